@@ -1,0 +1,119 @@
+"""Dimensions of traced tensors and how operations relate them.
+
+A *dimension* is one axis of one tensor seen by the trace. Rules (``moeverify.coupling.rules``) state relations
+between dimensions; the solver turns them into coupling classes. Four relations are enough:
+
+* ``equal``: position ``i`` of one is position ``i`` of the other;
+* ``segment``: ``part[i] == whole[start + step * i]`` (slice, split, concatenation);
+* ``product``: ``whole`` enumerates the positions of several factors in row-major order (view, reshape);
+* ``freeze``: positions can never be removed, with the operation that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``part[i]`` is ``whole[start + step * i]``."""
+
+    whole: int
+    part: int
+    start: int
+    step: int
+    operation: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """``whole`` has one position per combination of the factors' positions, the last factor fastest."""
+
+    whole: int
+    factors: tuple[int, ...]
+    operation: int
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A dimension that cannot be pruned, and why."""
+
+    dim: int
+    reason: str
+    operation: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One executed operation: its name (``aten.view``) and the path of the module that ran it."""
+
+    name: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.module or '(model)'}"
+
+
+@dataclass
+class Relations:
+    """Everything that a trace found out. Dimensions are integers; ``sizes[dim]`` is the number of positions."""
+
+    sizes: list[int] = field(default_factory=list)
+    equals: list[tuple[int, int, int]] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    balances: list[tuple[int, ...]] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+
+    def new_dims(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Register one dimension for each size in ``shape`` and return their numbers."""
+        first = len(self.sizes)
+        self.sizes.extend(int(size) for size in shape)
+        return tuple(range(first, first + len(shape)))
+
+    @property
+    def current(self) -> int:
+        """Number of the operation whose rule is running (-1 before the first)."""
+        return len(self.operations) - 1
+
+    def equal(self, first: int, second: int) -> None:
+        """Relate two dimensions position by position; a dimension of size 1 broadcasts and relates to nothing."""
+        if first == second or self.sizes[first] == 1 or self.sizes[second] == 1:
+            return
+        if self.sizes[first] != self.sizes[second]:
+            self.freeze(first, "sizes differ where they were expected to be equal")
+            self.freeze(second, "sizes differ where they were expected to be equal")
+            return
+        self.equals.append((first, second, self.current))
+
+    def equal_all(self, first: Sequence[int], second: Sequence[int]) -> None:
+        """Relate two shapes aligned at their last dimension, as broadcasting does."""
+        for a, b in zip(reversed(first), reversed(second), strict=False):
+            self.equal(a, b)
+
+    def segment(self, whole: int, part: int, start: int, step: int = 1) -> None:
+        """State that ``part`` is the slice ``whole[start::step]``, as long as ``part`` is."""
+        if start == 0 and step == 1 and self.sizes[whole] == self.sizes[part]:
+            self.equal(whole, part)
+        elif self.sizes[part]:
+            self.segments.append(Segment(whole, part, start, step, self.current))
+
+    def product(self, whole: int, factors: Sequence[int]) -> None:
+        """State that ``whole`` enumerates ``factors`` in row-major order."""
+        live = tuple(factor for factor in factors if self.sizes[factor] != 1)
+        if len(live) == 1:
+            self.equal(whole, live[0])
+        elif live:
+            self.products.append(Product(whole, live, self.current))
+
+    def freeze(self, dim: int, reason: str) -> None:
+        """Declare a dimension unprunable; size-1 dimensions have nothing to prune."""
+        if self.sizes[dim] > 1:
+            self.freezes.append(Freeze(dim, reason, self.current))
+
+    def freeze_all(self, dims: Sequence[int], reason: str) -> None:
+        """``freeze`` for each of ``dims``."""
+        for dim in dims:
+            self.freeze(dim, reason)

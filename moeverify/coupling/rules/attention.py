@@ -1,0 +1,34 @@
+"""Fused attention kernels: ``query, key, value`` of ``[batch, heads, length, head_dim]``."""
+
+from moeverify.coupling.dims import Relations
+from moeverify.coupling.rules.registry import Call, rule
+
+
+@rule(
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_flash_attention",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten._scaled_dot_product_attention_math",
+    "aten._scaled_dot_product_cudnn_attention",
+    "aten.scaled_dot_product_attention",
+)
+def attention(call: Call, relations: Relations) -> None:
+    """Heads go together; the head dimension of query and key sets the softmax scale and is frozen.
+
+    With fewer key than query heads (``enable_gqa``) query head ``h`` uses key head ``h // group``.
+    """
+    query, key, value, out = call.dims(0), call.dims(1), call.dims(2), call.out
+    relations.freeze_all((query[-1], key[-1]), "the softmax scale follows the head dimension")
+    relations.freeze_all((query[-2], key[-2], value[-2], out[-2]), "softmax over positions")
+    relations.equal(value[-1], out[-1])
+    for a, b, c, d in zip(query[:-2], key[:-2], value[:-2], out[:-2], strict=True):
+        relations.equal(a, d)
+        relations.equal(b, c)
+        many, few = relations.sizes[a], relations.sizes[b]
+        if few > 1 and many != few and many % few == 0:
+            (group,) = relations.new_dims([many // few])
+            relations.product(a, (b, group))
+        else:
+            relations.equal(a, b)
+    for other in call.outputs[1:]:
+        relations.freeze_all(call.dims_of(other), "statistics of the attention kernel")

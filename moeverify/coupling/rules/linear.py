@@ -1,0 +1,70 @@
+"""Contractions: matrix products and their grouped forms."""
+
+from moeverify.coupling.dims import Relations
+from moeverify.coupling.rules.registry import Call, rule
+
+
+def _matrix_product(left, right, out, relations: Relations) -> None:
+    """``[..., n, k] @ [..., k, m] -> [..., n, m]``: contraction, free and batch dimensions."""
+    relations.equal(left[-1], right[-2])
+    relations.equal(left[-2], out[-2])
+    relations.equal(right[-1], out[-1])
+    relations.equal_all(left[:-2], out[:-2])
+    relations.equal_all(right[:-2], out[:-2])
+
+
+@rule("aten.mm", "aten.bmm")
+def matrix_product(call: Call, relations: Relations) -> None:
+    """``mm``, ``bmm``."""
+    _matrix_product(call.dims(0), call.dims(1), call.out, relations)
+
+
+@rule("aten.addmm", "aten.baddbmm")
+def add_matrix_product(call: Call, relations: Relations) -> None:
+    """A bias broadcast to the product."""
+    relations.equal_all(call.dims(0), call.out)
+    _matrix_product(call.dims(1), call.dims(2), call.out, relations)
+
+
+@rule("aten.mv")
+def matrix_vector(call: Call, relations: Relations) -> None:
+    """``[n, k] @ [k] -> [n]``."""
+    matrix, vector = call.dims(0), call.dims(1)
+    relations.equal(matrix[1], vector[0])
+    relations.equal(matrix[0], call.out[0])
+
+
+@rule("aten.dot")
+def dot(call: Call, relations: Relations) -> None:
+    """``[k] . [k] -> []``."""
+    relations.equal(call.dims(0)[0], call.dims(1)[0])
+
+
+@rule("aten.linear")
+def linear(call: Call, relations: Relations) -> None:
+    """``[..., k], [m, k], [m] -> [..., m]``."""
+    left, weight, out = call.dims(0), call.dims(1), call.out
+    relations.equal(left[-1], weight[1])
+    relations.equal(weight[0], out[-1])
+    relations.equal_all(left[:-1], out[:-1])
+    bias = call.arg(2, "bias")
+    if bias is not None:
+        relations.equal(call.dims_of(bias)[0], out[-1])
+
+
+@rule("aten._grouped_mm", "transformers.grouped_mm_fallback")
+def grouped_product(call: Call, relations: Relations) -> None:
+    """Rows sorted by expert times one matrix an expert: ``[s, k] @ [e, k, m] -> [s, m]``.
+
+    The expert dimension chooses the matrix by offsets and is frozen.
+    """
+    left, right, out = call.dims(0), call.dims(1), call.out
+    if len(left) != 2 or len(right) != 3:
+        for dims in (left, right, out):
+            relations.freeze_all(dims, "grouped product of an unusual layout")
+        return
+    relations.equal(left[1], right[1])
+    relations.equal(right[2], out[1])
+    relations.equal(left[0], out[0])
+    relations.freeze(right[0], "experts are chosen by offset")
+    relations.freeze(out[0], "rows are grouped by expert")

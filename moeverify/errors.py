@@ -1,0 +1,25 @@
+"""Errors of ours: each says in one line what is wrong and what to do next."""
+
+
+class MoEVerifyError(Exception):
+    """Base of every error that moeverify raises on purpose."""
+
+
+class UsageError(MoEVerifyError):
+    """An argument that cannot be meant: a ratio outside (0, 1), an unknown check or parameter name."""
+
+
+class SourceError(MoEVerifyError):
+    """A model that cannot be loaded: unknown source, broken checkpoint, a factory that raises."""
+
+
+class TraceError(MoEVerifyError):
+    """The model's forward failed while it was traced."""
+
+
+class PruningRefused(MoEVerifyError):
+    """A pruning request that cannot be honoured; nothing was changed."""
+
+
+class ReportError(MoEVerifyError):
+    """A report document that does not follow its schema, or cannot be written."""
