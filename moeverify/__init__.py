@@ -11,6 +11,7 @@ Example::
 from moeverify.coupling.couplings import CouplingMap, Explanation, trace_couplings
 from moeverify.coupling.solve import CouplingClass, FrozenDim, Member
 from moeverify.errors import MoEVerifyError
+from moeverify.pruning import MoEDependencyGraph, MoEPruner
 from moeverify.roles import Roles, find_roles
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Explanation",
     "FrozenDim",
     "Member",
+    "MoEDependencyGraph",
+    "MoEPruner",
     "MoEVerifyError",
     "Roles",
     "find_roles",

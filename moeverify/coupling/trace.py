@@ -185,13 +185,18 @@ class _Recorder(TorchDispatchMode):
                 self.relations.freeze_all(self.dims_of(tensor), "produced and never used by a recorded operation")
 
 
+def _drop(modules: list[str]) -> None:
+    """Leave the innermost module; a hook that returned anything would replace the module's output."""
+    modules.pop()
+
+
 @contextlib.contextmanager
 def _module_paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Keep the path of the running module on ``recorder.modules``."""
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.modules.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: recorder.modules.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(lambda *_: _drop(recorder.modules), always_call=True))
     try:
         yield
     finally:

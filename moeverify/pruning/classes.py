@@ -1,0 +1,76 @@
+"""What a coupling class is to a Mixture-of-Experts model: hidden channels, one expert's channels, heads ..."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from moeverify.coupling.solve import CouplingClass
+from moeverify.roles import FoundRoles
+
+ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
+
+
+@dataclass(frozen=True, eq=False)
+class PruningClass:
+    """A coupling class with its role.
+
+    ``where`` is the module it lives in (empty for the residual stream). ``experts`` is the number of fused experts
+    whose channels the class holds: each of them may keep other channels, as many as the others; 0 elsewhere.
+    """
+
+    coupling: CouplingClass
+    role: str
+    where: str
+    experts: int = 0
+
+    @property
+    def name(self) -> str:
+        """A readable name, such as ``routed_experts of model.layers.0.mlp.experts``."""
+        return f"{self.role} of {self.where}" if self.where else self.role
+
+
+def _common_module(names: Iterable[str]) -> str:
+    parts = [name.split(".")[:-1] for name in names]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    return ".".join(common)
+
+
+def _contiguous_blocks(positions: np.ndarray) -> bool:
+    """Whether each unit holds runs of neighbouring positions, as attention heads do."""
+    return positions.shape[1] > 1 and bool((np.diff(np.sort(positions[:, :2], axis=1), axis=1) == 1).all())
+
+
+def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles) -> tuple[PruningClass, ...]:
+    """Give every class its role, from the modules it touches."""
+    embeddings = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name
+    }
+    fused = {layer.container: len(layer.experts) for layer in roles.layers if layer.fused}
+    result = []
+    for coupling in classes:
+        names = sorted(coupling.parameters)
+        boundaries = {roles.boundary(name) for name in names}
+        shared = {roles.shared(name) for name in names}
+        where = _common_module(names)
+        if boundaries != {None} and len(boundaries) == 1:
+            (container,) = boundaries
+            result.append(PruningClass(coupling, "routed_experts", container or "", fused.get(container or "", 0)))
+        elif any(m.parameter in embeddings and m.dim == 1 for m in coupling.members):
+            result.append(PruningClass(coupling, "hidden", ""))
+        elif shared != {None} and len(shared) == 1:
+            result.append(PruningClass(coupling, "shared_experts", shared.pop() or ""))
+        elif any(_contiguous_blocks(m.positions) for m in coupling.members):
+            result.append(PruningClass(coupling, "heads", where))
+        elif "mlp" in where or "ffn" in where or "feed_forward" in where:
+            result.append(PruningClass(coupling, "dense_mlp", where))
+        else:
+            result.append(PruningClass(coupling, "other", where))
+    return tuple(result)

@@ -1,0 +1,63 @@
+"""What will be removed, before anything is: units per class, positions per parameter, shapes afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeverify.pruning.classes import PruningClass
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The units that one class keeps: ``[kept]``, or ``[experts, kept]`` for fused experts, in ascending order."""
+
+    pruning_class: PruningClass
+    kept: np.ndarray
+
+    @property
+    def before(self) -> int:
+        """Units there were."""
+        return self.pruning_class.coupling.size
+
+    @property
+    def after(self) -> int:
+        """Units that stay (in each expert, if fused)."""
+        return self.kept.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``."""
+
+    cuts: tuple[Cut, ...]
+    keep: Mapping[tuple[str, int], np.ndarray]
+
+    def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of a parameter or buffer after the plan."""
+        new = list(shape)
+        for (parameter, dim), kept in self.keep.items():
+            if parameter == name:
+                new[dim] = kept.shape[-1]
+        return tuple(new)
+
+
+def make_plan(cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int]) -> Plan:
+    """Combine cuts; ``sizes`` gives the present size of each parameter's dimension."""
+    removed: dict[tuple[str, int], list[np.ndarray]] = {}
+    keep: dict[tuple[str, int], np.ndarray] = {}
+    for cut in cuts:
+        if cut.after == cut.before:
+            continue
+        for member in cut.pruning_class.coupling.members:
+            key = (member.parameter, member.dim)
+            if cut.pruning_class.experts:
+                keep[key] = np.stack([np.sort(member.positions[row].ravel()) for row in cut.kept])
+            else:
+                gone = np.setdiff1d(np.arange(cut.before), cut.kept)
+                removed.setdefault(key, []).append(member.positions[gone].ravel())
+    for key, parts in removed.items():
+        keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
+    return Plan(tuple(cuts), keep)
