@@ -1,0 +1,156 @@
+"""One case: load a source, let the subject prune it, run the checks. Runs in a process of its own."""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moeverify.checks import CHECKS
+from moeverify.checks.context import Context
+from moeverify.checks.expert_isolation import isolation
+from moeverify.errors import MoEVerifyError
+from moeverify.sources import load_source, parse_dtype
+from moeverify.subjects import Pruned, load_subject
+from moeverify.verdict import CaseFacts, Status, Verdict
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is verified: one source, one subject, one setting."""
+
+    source: str
+    subject: str = "moe"
+    pruning_ratio: float = 0.5
+    seed: int = 0
+    dtype: str = "float32"
+    checks: tuple[str, ...] = ()
+    trust_remote_code: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Case:
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "checks": tuple(data["checks"])})
+
+    def reproduce(self) -> str:
+        """A command that runs this case again."""
+        import shlex
+
+        words = ["moeverify", "verify", self.source]
+        if self.subject != "moe":
+            words += ["--subject", self.subject]
+        words += ["--pruning-ratio", str(self.pruning_ratio), "--seed", str(self.seed)]
+        if self.dtype != "float32":
+            words += ["--dtype", self.dtype]
+        if self.trust_remote_code:
+            words += ["--trust-remote-code"]
+        return shlex.join(words)
+
+
+Emit = Callable[[str | Verdict | CaseFacts], None]
+
+
+def run_case(case: Case, emit: Emit) -> None:
+    """Run one case and hand on stages (strings), facts and verdicts as they come.
+
+    Raises ``MoEVerifyError`` if the source or the subject cannot be loaded; a subject that crashes is a verdict.
+    """
+    seconds: dict[str, float] = {}
+    emit("load")
+    begin = time.perf_counter()
+    subject = load_subject(case.subject)
+    loaded = load_source(
+        case.source, seed=case.seed, dtype=parse_dtype(case.dtype), trust_remote_code=case.trust_remote_code
+    )
+    original = copy.deepcopy(loaded.model)
+    seconds["load"] = time.perf_counter() - begin
+
+    emit("prune")
+    begin = time.perf_counter()
+    try:
+        outcome = subject(loaded.model, loaded.example_inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
+    except Exception as error:
+        _crashed(case, error, time.perf_counter() - begin, emit)
+        return
+    seconds["prune"] = time.perf_counter() - begin
+    context = Context(
+        source=case.source,
+        original=original,
+        pruned=loaded.model.eval(),
+        example_inputs=loaded.example_inputs,
+        outcome=outcome if isinstance(outcome, Pruned) else Pruned(),
+        pruning_ratio=case.pruning_ratio,
+        seed=case.seed,
+        dtype=case.dtype,
+    )
+    for name in case.checks or CHECKS:
+        emit(name)
+        begin = time.perf_counter()
+        try:
+            finding = CHECKS[name](context)
+            status, message, evidence = finding.status, finding.message, dict(finding.evidence)
+        except Exception as error:
+            status, message = Status.ERROR, f"the check could not be carried out: {type(error).__name__}: {error}"
+            evidence = {"traceback": traceback.format_exc(limit=-12)}
+        seconds[name] = time.perf_counter() - begin
+        emit(_verdict(case, name, status, message, evidence, seconds[name]))
+    emit(CaseFacts(case.source, case.subject, _facts(case, context, loaded.notes, seconds)))
+
+
+def _verdict(
+    case: Case, check: str, status: Status, message: str, evidence: Mapping[str, Any], seconds: float = 0.0
+) -> Verdict:
+    return Verdict(case.source, case.subject, check, status, message, evidence, case.reproduce(), seconds)
+
+
+def _crashed(case: Case, error: Exception, seconds: float, emit: Emit) -> None:
+    line = " ".join(str(error).split())[:400]
+    kind = "refused" if isinstance(error, MoEVerifyError) else f"crashed ({type(error).__name__})"
+    evidence = {} if isinstance(error, MoEVerifyError) else {"traceback": traceback.format_exc(limit=-12)}
+    emit(_verdict(case, "terminates", Status.ERROR, f"the subject {kind}: {line}", evidence, seconds))
+    for name in case.checks or CHECKS:
+        if name != "terminates":
+            emit(_verdict(case, name, Status.SKIP, "not reached: the subject did not finish", {}))
+
+
+def _facts(case: Case, context: Context, notes: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+    outcome, roles = context.outcome, context.roles
+    after = {n: p.shape for n, p in context.pruned.named_parameters()}
+    sizes = []
+    for c in outcome.classes:
+        member = next(m for m in c.coupling.members if not m.buffer)
+        if member.positions.size == dict(context.original.named_parameters())[member.parameter].shape[member.dim]:
+            left = after[member.parameter][member.dim] // member.positions.shape[1]
+            sizes.append({"role": c.role, "where": c.where, "before": c.coupling.size, "after": left})
+    notes = list(notes)
+    if not roles.layers:
+        notes.append("no MoE layer was found in this model; it is verified all the same")
+    return {
+        "model_type": str(
+            getattr(getattr(context.original, "config", None), "model_type", type(context.original).__name__)
+        ),
+        "dtype": case.dtype,
+        "seed": case.seed,
+        "pruning_ratio": case.pruning_ratio,
+        "parameters_before": sum(p.numel() for p in context.original.parameters()),
+        "parameters_after": sum(p.numel() for p in context.pruned.parameters()),
+        "sizes": sizes,
+        "isolation": isolation(context) if outcome.classes else [],
+        "roles": {
+            "experts": list(roles.experts),
+            "routers": list(roles.routers),
+            "shared_experts": list(roles.shared_experts),
+        },
+        "frozen": list(outcome.frozen),
+        "unknown_operations": list(outcome.unknown_operations),
+        "notes": notes,
+        "seconds": dict(seconds),
+        **({"expansions": outcome.expansions} if outcome.expansions is not None else {}),
+    }

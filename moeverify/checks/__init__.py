@@ -1,0 +1,21 @@
+"""The checks, in the order of the report; importing the package registers them all."""
+
+from moeverify.checks import (  # noqa: F401, I001  the order is the report's
+    terminates,
+    something_pruned,
+    expert_isolation,
+    shapes,
+    forward_every_expert,
+    masked_equivalence,
+    ratio_honoured,
+    config_in_step,
+    reload,
+)
+from moeverify.checks.registry import CHECKS, Finding, check
+
+__all__ = ["CHECKS", "Finding", "check", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """The stable names of all checks."""
+    return tuple(CHECKS)

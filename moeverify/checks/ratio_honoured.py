@@ -1,0 +1,56 @@
+"""``ratio-honoured``"""
+
+from __future__ import annotations
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.pruning.pruner import kept_units
+
+# Torch-Pruning's round_to and whole heads leave a few units of play.
+ROUNDING = 4
+
+
+@check("ratio-honoured")
+def ratio_honoured(context: Context) -> Finding:
+    """Proves that each prunable class lost the share that was asked for, counted in the pruned weights.
+
+    Sizes may be rounded down to a multiple of four; at least one head group stays. For a subject without groups
+    every dimension that shrank is held to the ratio, give or take a tenth and the rounding, attention excepted.
+    """
+    after = {n: p.shape for n, p in context.pruned.named_parameters()}
+    before = {n: p.shape for n, p in context.original.named_parameters()}
+    wrong = []
+    counted = 0
+    for pruning_class in context.outcome.classes:
+        size = pruning_class.coupling.size
+        if size < 2:
+            continue
+        wanted = kept_units(size, context.pruning_ratio)
+        low, high = (max(wanted, 1),) * 2 if pruning_class.role == "heads" else (max(wanted - ROUNDING + 1, 1), wanted)
+        for member in pruning_class.coupling.members:
+            if member.buffer or member.positions.size != before[member.parameter][member.dim]:
+                continue
+            kept = after[member.parameter][member.dim] / member.positions.shape[1]
+            counted += 1
+            if not low <= kept <= high:
+                wrong.append({"class": pruning_class.name, "parameter": member.parameter, "dim": member.dim,
+                              "before": size, "after": kept, "wanted": wanted})  # fmt: skip
+    if not context.outcome.classes:
+        for name, shape in before.items():
+            for dim, size in enumerate(shape):
+                new = after.get(name, shape)[dim]
+                if new == size or "attn" in name or "attention" in name:
+                    continue
+                counted += 1
+                if abs(new - size * (1 - context.pruning_ratio)) > 0.1 * size + ROUNDING:
+                    wrong.append({"parameter": name, "dim": dim, "before": size, "after": new,
+                                  "wanted": kept_units(size, context.pruning_ratio)})  # fmt: skip
+    if wrong:
+        first = wrong[0]
+        return failed(
+            f"{first['parameter']} keeps {first['after']:g} of {first['before']}, wanted {first['wanted']}",
+            wrong=wrong[:50],
+        )
+    if not counted:
+        return failed("no prunable dimension lost anything", ratio=context.pruning_ratio)
+    return passed(f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding")

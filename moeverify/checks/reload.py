@@ -1,0 +1,78 @@
+"""``reload``"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.exercise import run, vary_inputs
+from moeverify.pruning.config_sync import has_config
+
+# What a fresh process runs: plain transformers, nothing of ours except the registration of synthetic models.
+PROGRAM = """
+import json, sys, torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+folder, dtype, experts, threads = sys.argv[1:5]
+torch.set_num_threads(int(threads))
+if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
+    import synthetic_models
+more = {"experts_implementation": experts} if experts else {}
+model, info = AutoModelForCausalLM.from_pretrained(
+    folder + "/model", dtype=getattr(torch, dtype), attn_implementation="eager", output_loading_info=True, **more)
+model.eval()
+with torch.no_grad():
+    logits = model(**load_file(folder + "/inputs.safetensors"), use_cache=False).logits
+save_file({"logits": logits.contiguous()}, folder + "/logits.safetensors")
+json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
+"""
+
+
+@check("reload")
+def reload(context: Context) -> Finding:
+    """Proves that ``save_pretrained`` and ``from_pretrained`` in a fresh process of plain transformers give the same
+    logits bit for bit, with no missing, unexpected or mismatched key.
+
+    Says nothing of other transformers releases.
+    """
+    model = context.pruned
+    if not has_config(model) or not hasattr(model, "lm_head"):
+        return skipped("not a causal language model of transformers; there is no standard way to reload it")
+    inputs = vary_inputs(context.original, context.example_inputs, context.seed + 7)
+    if not isinstance(inputs, dict):
+        inputs = {"input_ids": inputs if isinstance(inputs, torch.Tensor) else inputs[0]}
+    expected = run(model, inputs)
+    with tempfile.TemporaryDirectory(prefix="moeverify-reload-") as folder:
+        try:
+            model.save_pretrained(f"{folder}/model")
+        except Exception as error:
+            return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
+        save_file({k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}, f"{folder}/inputs.safetensors")
+        experts = getattr(model.config, "_experts_implementation", None) or ""
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, folder, context.dtype, experts, str(torch.get_num_threads())],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return failed(f"a fresh process cannot load the saved model: {last}", stderr=done.stderr[-4000:])
+        info = json.loads(Path(folder, "info.json").read_text("utf-8"))
+        logits = load_file(f"{folder}/logits.safetensors")["logits"]
+    if info:
+        kind = next(iter(info))
+        return failed(f"{kind.replace('_', ' ')} on reload: {info[kind][0]}", keys=info)
+    if logits.dtype != expected.dtype or not torch.equal(logits, expected):
+        worst = float((logits.double() - expected.double()).abs().max())
+        return failed(f"the reloaded model's logits differ by up to {worst:.1e}", difference=worst)
+    return passed("a fresh process gives the same logits bit for bit, all keys accounted for")
