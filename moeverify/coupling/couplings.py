@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from moeverify.coupling.solve import CouplingClass, FrozenDim, solve
+from moeverify.coupling.solve import CouplingClass, FrozenDim, Links, link, solve
 from moeverify.coupling.trace import Trace, trace
 from moeverify.errors import UsageError
 from moeverify.roles import Roles, find_roles
@@ -36,13 +36,14 @@ class CouplingMap:
     """Coupling classes of a model.
 
     ``classes`` in the order of the parameters, ``frozen`` with the operation that froze each dimension,
-    ``unknown_operations`` with the number of their calls.
+    ``unknown_operations`` with the number of their calls, ``links`` with the decided relations between dimensions.
     """
 
     classes: tuple[CouplingClass, ...]
     frozen: tuple[FrozenDim, ...]
     unknown_operations: Mapping[str, int]
     trace: Trace
+    links: Links
 
     @cached_property
     def _edges(self) -> dict[int, list[tuple[int, int]]]:
@@ -119,5 +120,6 @@ def trace_couplings(
         output_transform=output_transform,
         expert_lists=[layer.experts for layer in found.layers if not layer.fused],
     )
-    classes, frozen = solve(traced)
-    return CouplingMap(classes, frozen, traced.unknown, traced)
+    links = link(traced)
+    classes, frozen = solve(traced, links)
+    return CouplingMap(classes, frozen, traced.unknown, traced, links)

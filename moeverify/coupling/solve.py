@@ -136,8 +136,23 @@ def _choose_factors(
     return chosen
 
 
-def solve(trace: Trace) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
-    """Coupling classes and frozen dimensions of a trace, in the order of the parameters."""
+@dataclass(frozen=True, eq=False)
+class Links:
+    """The relations of a trace, decided: what a walk from one channel to its coupled ones may follow.
+
+    ``root[dim]`` names the dimension that stands for all those equal to it. ``frozen`` maps roots to the freeze that
+    holds them. ``chosen`` gives for each product that is followed ``(root of the factor, factor size, inner stride)``:
+    position ``i`` of the whole belongs to position ``i // inner % size`` of the factor.
+    """
+
+    relations: Relations
+    root: list[int]
+    frozen: Mapping[int, Freeze]
+    chosen: Mapping[int, tuple[int, int, int]]
+
+
+def link(trace: Trace) -> Links:
+    """Merge equal dimensions, freeze what must stay and choose the factor of each product that can be removed."""
     relations = trace.relations
     count = len(relations.sizes)
     finder = _UnionFind(count)
@@ -155,7 +170,16 @@ def solve(trace: Trace) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...
                 reason = "part of an equal split whose parts would have to shrink alike"
                 frozen.setdefault(root[part], Freeze(part, reason, relations.current))
     chosen = _choose_factors(relations, root, frozen)
+    return Links(relations, root, frozen, chosen)
 
+
+def solve(trace: Trace, links: Links | None = None) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
+    """Coupling classes and frozen dimensions of a trace, in the order of the parameters.
+
+    ``links`` are those of ``link(trace)`` if they are known already.
+    """
+    links = links or link(trace)
+    relations, root, frozen, chosen = links.relations, links.root, links.frozen, links.chosen
     roots = sorted(set(root))
     offset = dict(zip(roots, np.cumsum([0, *(relations.sizes[r] for r in roots)])[:-1].tolist(), strict=True))
     total = sum(relations.sizes[r] for r in roots)
