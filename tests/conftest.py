@@ -1,0 +1,12 @@
+"""Hypothesis profiles, chosen by ``MOEVERIFY_HYPOTHESIS_PROFILE``: ``ci`` (the default) and ``nightly``."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A machine's load is no property of the code: no deadline, and slow drawing is no failure.
+UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+
+settings.register_profile("ci", derandomize=True, max_examples=20, **UNHURRIED)
+settings.register_profile("nightly", max_examples=500, print_blob=True, **UNHURRIED)
+settings.load_profile(os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci"))
