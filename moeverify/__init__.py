@@ -13,6 +13,8 @@ from moeverify.coupling.solve import CouplingClass, FrozenDim, Member
 from moeverify.errors import MoEVerifyError
 from moeverify.pruning import MoEDependencyGraph, MoEPruner
 from moeverify.roles import Roles, find_roles
+from moeverify.run import verify
+from moeverify.verdict import Status, Verdict, VerificationResult
 
 __all__ = [
     "CouplingClass",
@@ -24,6 +26,10 @@ __all__ = [
     "MoEPruner",
     "MoEVerifyError",
     "Roles",
+    "Status",
+    "Verdict",
+    "VerificationResult",
     "find_roles",
     "trace_couplings",
+    "verify",
 ]

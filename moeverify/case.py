@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,8 @@ from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
 from moeverify.checks.expert_isolation import isolation
 from moeverify.errors import MoEVerifyError
-from moeverify.sources import load_source, parse_dtype
-from moeverify.subjects import Pruned, load_subject
+from moeverify.sources import LoadedModel, load_source, parse_dtype
+from moeverify.subjects import Pruned, Subject, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
 
 
@@ -39,10 +40,12 @@ class Case:
         """The inverse of ``to_dict``."""
         return cls(**{**data, "checks": tuple(data["checks"])})
 
+    def check_names(self) -> tuple[str, ...]:
+        """The checks of this case, in the report's order."""
+        return self.checks or tuple(CHECKS)
+
     def reproduce(self) -> str:
         """A command that runs this case again."""
-        import shlex
-
         words = ["moeverify", "verify", self.source]
         if self.subject != "moe":
             words += ["--subject", self.subject]
@@ -57,16 +60,19 @@ class Case:
 Emit = Callable[[str | Verdict | CaseFacts], None]
 
 
-def run_case(case: Case, emit: Emit) -> None:
+def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subject: Subject | None = None) -> None:
     """Run one case and hand on stages (strings), facts and verdicts as they come.
 
-    Raises ``MoEVerifyError`` if the source or the subject cannot be loaded; a subject that crashes is a verdict.
+    ``loaded`` and ``subject`` take the place of what the case names, for a model or a function that lives in this
+    process. A subject that crashes is a verdict.
+
+    Raises ``MoEVerifyError`` if the source or the subject cannot be loaded.
     """
     seconds: dict[str, float] = {}
     emit("load")
     begin = time.perf_counter()
-    subject = load_subject(case.subject)
-    loaded = load_source(
+    subject = subject or load_subject(case.subject)
+    loaded = loaded or load_source(
         case.source, seed=case.seed, dtype=parse_dtype(case.dtype), trust_remote_code=case.trust_remote_code
     )
     original = copy.deepcopy(loaded.model)
@@ -90,7 +96,7 @@ def run_case(case: Case, emit: Emit) -> None:
         seed=case.seed,
         dtype=case.dtype,
     )
-    for name in case.checks or CHECKS:
+    for name in case.check_names():
         emit(name)
         begin = time.perf_counter()
         try:
@@ -100,13 +106,14 @@ def run_case(case: Case, emit: Emit) -> None:
             status, message = Status.ERROR, f"the check could not be carried out: {type(error).__name__}: {error}"
             evidence = {"traceback": traceback.format_exc(limit=-12)}
         seconds[name] = time.perf_counter() - begin
-        emit(_verdict(case, name, status, message, evidence, seconds[name]))
+        emit(verdict_of(case, name, status, message, evidence, seconds[name]))
     emit(CaseFacts(case.source, case.subject, _facts(case, context, loaded.notes, seconds)))
 
 
-def _verdict(
+def verdict_of(
     case: Case, check: str, status: Status, message: str, evidence: Mapping[str, Any], seconds: float = 0.0
 ) -> Verdict:
+    """A verdict on ``case``."""
     return Verdict(case.source, case.subject, check, status, message, evidence, case.reproduce(), seconds)
 
 
@@ -114,10 +121,10 @@ def _crashed(case: Case, error: Exception, seconds: float, emit: Emit) -> None:
     line = " ".join(str(error).split())[:400]
     kind = "refused" if isinstance(error, MoEVerifyError) else f"crashed ({type(error).__name__})"
     evidence = {} if isinstance(error, MoEVerifyError) else {"traceback": traceback.format_exc(limit=-12)}
-    emit(_verdict(case, "terminates", Status.ERROR, f"the subject {kind}: {line}", evidence, seconds))
-    for name in case.checks or CHECKS:
+    emit(verdict_of(case, "terminates", Status.ERROR, f"the subject {kind}: {line}", evidence, seconds))
+    for name in case.check_names():
         if name != "terminates":
-            emit(_verdict(case, name, Status.SKIP, "not reached: the subject did not finish", {}))
+            emit(verdict_of(case, name, Status.SKIP, "not reached: the subject did not finish", {}))
 
 
 def _facts(case: Case, context: Context, notes: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -42,18 +42,40 @@ def parse_dtype(name: str) -> torch.dtype:
 
 
 def expand_sources(names: Sequence[str] = ()) -> tuple[str, ...]:
-    """One name for each model: ``synthetic`` and ``zoo:all`` stand for several, nothing for the default set."""
-    from synthetic_models import default_specs
+    """One name for each model: ``synthetic`` and ``zoo:all`` stand for several, nothing for the default set.
 
+    Raises ``SourceError`` for a name that is none.
+    """
     result: list[str] = []
     for name in names or DEFAULT:
         if name == "synthetic":
+            from synthetic_models import default_specs
+
             result += [f"synthetic:{key}" for key in default_specs()]
         elif name == "zoo:all":
             result += [f"zoo:{key}" for key in sorted(ZOO)]
         else:
+            source_kind(name)
             result.append(name)
     return tuple(dict.fromkeys(result))
+
+
+def source_kind(name: str) -> tuple[str, str]:
+    """What a source is (``synthetic``, ``zoo``, ``folder``, ``factory`` or ``hub``), and what follows the colon.
+
+    Raises ``SourceError`` for a name that is none of them; nothing is loaded.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in ("synthetic", "zoo") and rest:
+        return kind, rest
+    path = Path(name).expanduser()
+    if path.exists():
+        return "folder", str(path)
+    if rest and os.sep not in kind:
+        return "factory", name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return "hub", name
+    raise SourceError(f"no such source: {name!r}; use {FORMS}")
 
 
 def load_source(
@@ -63,20 +85,17 @@ def load_source(
 
     Raises ``SourceError`` with one line that says what is wrong with it.
     """
-    kind, _, rest = name.partition(":")
-    if kind == "synthetic" and rest:
+    kind, rest = source_kind(name)
+    if kind == "synthetic":
         return _synthetic(name, rest, seed, dtype)
-    if kind == "zoo" and rest:
+    if kind == "zoo":
         model = build_zoo(rest, seed=seed, dtype=dtype)
         return LoadedModel(name, model, _token_inputs(model, seed))
-    path = Path(name).expanduser()
-    if path.exists():
-        return _checkpoint(name, path, seed, dtype, trust_remote_code)
-    if rest and os.sep not in kind:
+    if kind == "folder":
+        return _checkpoint(name, Path(rest), seed, dtype, trust_remote_code)
+    if kind == "factory":
         return _factory(name, dtype)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _hub(name, seed, dtype, trust_remote_code)
-    raise SourceError(f"no such source: {name!r}; use {FORMS}")
+    return _hub(name, seed, dtype, trust_remote_code)
 
 
 def _token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -28,6 +28,8 @@ class Status(StrEnum):
     SKIP = "skip"
 
 
+# Not a check: the name under which a source that cannot be loaded is reported.
+LOAD = "load"
 PROBLEMS = (Status.FAIL, Status.ERROR, Status.TIMEOUT)
 
 
@@ -56,6 +58,15 @@ class Verdict:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     reproduce: str = ""
     seconds: float = 0.0
+
+    def expected_to_fail(self) -> Verdict:
+        """The verdict of a check that is expected to fail: a problem passes, a pass becomes a failure."""
+        if self.status in PROBLEMS:
+            return replace(self, status=Status.PASS, message=f"{self.status.value}, as expected: {self.message}")
+        if self.status is Status.PASS:
+            message = f"passed although it was expected to fail; take {self.check} off the expected failures"
+            return replace(self, status=Status.FAIL, message=message)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -104,7 +115,9 @@ class VerificationResult:
 
     @property
     def exit_code(self) -> int:
-        """0 if ``ok``, else 1."""
+        """0 if ``ok``, 2 if a source could not even be loaded, else 1."""
+        if any(v.check == LOAD for v in self.verdicts):
+            return 2
         return 0 if self.ok else 1
 
     @property
@@ -146,6 +159,12 @@ class VerificationResult:
             seconds=data["seconds"],
         )
 
+    def write_json(self, path: str | Path) -> Path:
+        """Write the JSON document."""
+        from moeverify.report.files import write_text
+
+        return write_text(Path(path), self.to_json())
+
     def to_html(self, path: str | Path) -> Path:
         """Write the self-contained HTML report."""
         from moeverify.report.files import write_text
@@ -162,9 +181,7 @@ class VerificationResult:
 
     def write(self, folder: str | Path) -> Path:
         """Write ``report.json``, ``junit.xml`` and ``report.html`` into ``folder``; return the HTML's path."""
-        from moeverify.report.files import write_text
-
         folder = Path(folder)
-        write_text(folder / "report.json", self.to_json())
+        self.write_json(folder / "report.json")
         self.to_junit(folder / "junit.xml")
         return self.to_html(folder / "report.html")

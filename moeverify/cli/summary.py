@@ -1,0 +1,49 @@
+"""What a run says at its end on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moeverify.report.html import SYMBOLS
+from moeverify.verdict import PROBLEMS, Status, VerificationResult
+
+_COLOURS = {
+    Status.PASS: "green",
+    Status.FAIL: "red",
+    Status.ERROR: "red",
+    Status.TIMEOUT: "yellow",
+    Status.SKIP: "bright_black",
+}
+_MOST_PROBLEMS = 20
+
+
+def print_summary(result: VerificationResult, report: Path | None = None) -> None:
+    """One row a model, every problem with the line that reproduces it, the counts, and the report's path."""
+    console = Console(highlight=False)
+    table = Table(title=f"subject {escape(str(result.settings['subject']))}", title_justify="left")
+    table.add_column("model", overflow="fold")
+    for status in Status:
+        if result.summary[status.value]:
+            table.add_column(status.value, justify="right", style=_COLOURS[status])
+    for source in dict.fromkeys(v.source for v in result.verdicts):
+        found = [v.status for v in result.verdicts if v.source == source]
+        table.add_row(escape(source), *(str(found.count(s) or "") for s in Status if result.summary[s.value]))
+    console.print(table)
+    problems = [v for v in result.verdicts if v.status in PROBLEMS]
+    for verdict in problems[:_MOST_PROBLEMS]:
+        colour = _COLOURS[verdict.status]
+        console.print(
+            f"[{colour}]{SYMBOLS[verdict.status]} {escape(verdict.source)} {verdict.check}: {verdict.status.value}[/] "
+            f"{escape(verdict.message)}\n  {escape(verdict.reproduce)}",
+            soft_wrap=True,
+        )
+    if len(problems) > _MOST_PROBLEMS:
+        console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems; the report has them all")
+    counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)
+    console.print(f"{'✓' if result.ok else '✗'} {counts} in {result.seconds:.0f} s")
+    if report is not None:
+        print(f"report: {report.resolve()}")

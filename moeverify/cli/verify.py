@@ -1,0 +1,66 @@
+"""``moeverify verify``"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeverify.cli.app import app
+from moeverify.cli.options import Dtype, Ratio, Seed, SourceNames, TrustRemoteCode
+from moeverify.cli.progress import watch
+from moeverify.cli.summary import print_summary
+from moeverify.run import verify
+
+
+@app.command("verify")
+def verify_command(
+    sources: SourceNames = None,
+    subject: Annotated[str, typer.Option(help="The pruner: moe, torch-pruning or module:attribute.")] = "moe",
+    pruning_ratio: Ratio = 0.5,
+    checks: Annotated[str, typer.Option(help="Only these checks, separated by commas.")] = "",
+    skip_checks: Annotated[str, typer.Option(help="All but these checks, separated by commas.")] = "",
+    expect_fail: Annotated[str, typer.Option(help="Checks that must fail, separated by commas.")] = "",
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    timeout: Annotated[float, typer.Option(help="Seconds that one model may take.", min=0.1)] = 120.0,
+    memory: Annotated[float, typer.Option(help="GiB of memory that one model may take.", min=0.1)] = 12.0,
+    workers: Annotated[int | None, typer.Option(help="Models verified at a time; one a core.", min=1)] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder of the report; a new one under reports/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the killed run in --report.")] = False,
+    json: Annotated[str | None, typer.Option(help="Also write report.json there; - is standard output.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """Prune models and check the outcome: verdicts on the terminal, in report.json, report.html and junit.xml."""
+    folder = report or Path("reports", datetime.datetime.now().strftime("%Y%m%d-%H%M%S"))
+    with watch(quiet=json == "-") as listen:
+        result = verify(
+            sources or (),
+            subject=subject,
+            pruning_ratio=pruning_ratio,
+            seed=seed,
+            dtype=dtype,
+            checks=_words(checks) or None,
+            skip_checks=_words(skip_checks),
+            expect_fail=_words(expect_fail),
+            timeout=timeout,
+            memory=memory,
+            workers=workers,
+            trust_remote_code=trust_remote_code,
+            report=folder,
+            resume=resume,
+            listen=listen,
+        )
+    if json == "-":
+        typer.echo(result.to_json(), nl=False)
+    else:
+        if json:
+            result.write_json(json)
+        print_summary(result, folder / "report.html")
+    return result.exit_code
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.replace(",", " ").split() if word]
