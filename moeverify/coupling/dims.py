@@ -99,6 +99,8 @@ class Relations:
             self.equal(whole, part)
         elif self.sizes[part]:
             self.segments.append(Segment(whole, part, start, step, self.current))
+            if self.sizes[part] == 1:
+                self.freezes.append(Freeze(part, "a single position is taken, which cannot become none", self.current))
 
     def product(self, whole: int, factors: Sequence[int]) -> None:
         """State that ``whole`` enumerates ``factors`` in row-major order."""

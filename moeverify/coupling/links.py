@@ -1,0 +1,151 @@
+"""Whole dimensions decided: which are one, which are frozen, and which factor of a product can be removed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moeverify.coupling.dims import Freeze, Relations
+from moeverify.coupling.trace import Trace
+
+OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """The relations of a trace, decided: what a walk from one channel to its coupled ones may follow.
+
+    ``root[dim]`` names the dimension that stands for all those equal to it. ``frozen`` maps roots to the freeze that
+    holds them. ``chosen`` gives for each product that is followed ``(root of the factor, factor size, inner stride)``:
+    position ``i`` of the whole belongs to position ``i // inner % size`` of the factor.
+    """
+
+    relations: Relations
+    root: list[int]
+    frozen: Mapping[int, Freeze]
+    chosen: Mapping[int, tuple[int, int, int]]
+
+
+def link(trace: Trace) -> Links:
+    """Merge equal dimensions, freeze what must stay and choose the factor of each product that can be removed."""
+    relations = trace.relations
+    finder = _UnionFind(len(relations.sizes))
+    for a, b, _ in relations.equals:
+        finder.union(a, b)
+    _unify_factors(relations, finder)
+    root = [finder.find(dim) for dim in range(len(relations.sizes))]
+    freezing = _Freezing(relations, root)
+    for freeze in relations.freezes:
+        freezing.start(root[freeze.dim], freeze)
+    _freeze_untouched(trace, root, freezing)
+    for parts in relations.balances:
+        if len({root[p] for p in parts}) > 1:
+            for part in parts:
+                reason = "part of an equal split whose parts would have to shrink alike"
+                freezing.start(root[part], Freeze(part, reason, relations.current))
+    freezing.spread()
+    return Links(relations, root, freezing.frozen, freezing.choose())
+
+
+class _UnionFind:
+    def __init__(self, count: int) -> None:
+        self.parent = list(range(count))
+
+    def find(self, item: int) -> int:
+        parent = self.parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def union(self, first: int, second: int) -> None:
+        self.parent[self.find(first)] = self.find(second)
+
+
+def _unify_factors(relations: Relations, finder: _UnionFind) -> None:
+    """The same dimension split twice into the same sizes gives the same factors; repeat until nothing changes."""
+    shapes = [tuple(relations.sizes[f] for f in product.factors) for product in relations.products]
+    changed = True
+    while changed:
+        changed = False
+        first: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+        for product, sizes in zip(relations.products, shapes, strict=True):
+            factors = first.setdefault((finder.find(product.whole), sizes), product.factors)
+            if factors is product.factors:
+                continue
+            for a, b in zip(factors, product.factors, strict=True):
+                if finder.find(a) != finder.find(b):
+                    finder.union(a, b)
+                    changed = True
+
+
+class _Freezing:
+    """Spreads freezes to the dimensions that they hold, each visited once."""
+
+    def __init__(self, relations: Relations, root: list[int]) -> None:
+        self.relations = relations
+        self.frozen: dict[int, Freeze] = {}
+        self.products = [(root[p.whole], tuple(root[f] for f in p.factors)) for p in relations.products]
+        self._waiting: list[int] = []
+        self._parts: dict[int, list[int]] = defaultdict(list)
+        for segment in relations.segments:
+            self._parts[root[segment.whole]].append(root[segment.part])
+        self._of: dict[int, list[int]] = defaultdict(list)
+        for number, (whole, factors) in enumerate(self.products):
+            for dim in {whole, *factors}:
+                self._of[dim].append(number)
+
+    def start(self, dim: int, freeze: Freeze) -> None:
+        """Freeze a root; the first reason given stays."""
+        if dim not in self.frozen:
+            self.frozen[dim] = freeze
+            self._waiting.append(dim)
+
+    def spread(self) -> None:
+        """Freeze the parts and factors of a frozen dimension, and a dimension whose factors are all frozen."""
+        while self._waiting:
+            dim = self._waiting.pop()
+            freeze = self.frozen[dim]
+            for part in self._parts[dim]:
+                self.start(part, freeze)
+            for number in self._of[dim]:
+                whole, factors = self.products[number]
+                if whole in self.frozen:
+                    for factor in factors:
+                        self.start(factor, self.frozen[whole])
+                elif all(factor in self.frozen for factor in factors):
+                    self.start(whole, self.frozen[factors[0]])
+
+    def choose(self) -> dict[int, tuple[int, int, int]]:
+        """For each product pick the outermost factor that is not frozen; freeze what cannot be removed then.
+
+        Removing a row of heads x head_dim and a column of it are two different cuts; only one can be offered. The
+        outer factor (heads, key/value groups) is preferred. One choice is made at a time and its consequences are
+        drawn before the next. Returns product number -> (factor root, factor size, inner stride).
+        """
+        for product, (_, factors) in zip(self.relations.products, self.products, strict=True):
+            live = [k for k, factor in enumerate(factors) if factor not in self.frozen]
+            for k in live[1:]:
+                self.start(factors[k], Freeze(product.factors[k], OTHER_FACTOR, product.operation))
+            self.spread()
+        chosen: dict[int, tuple[int, int, int]] = {}
+        for number, (_, factors) in enumerate(self.products):
+            sizes = [self.relations.sizes[f] for f in self.relations.products[number].factors]
+            for k, factor in enumerate(factors):
+                if factor not in self.frozen:
+                    chosen[number] = (factor, sizes[k], math.prod(sizes[k + 1 :]))
+                    break
+        return chosen
+
+
+def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:
+    """A parameter that no operation touched might belong to any class of its sizes: those classes are vetoed."""
+    relations = trace.relations
+    sizes = {relations.sizes[d]: name for name in trace.untouched for d in trace.tensors[name]}
+    for name, dims in trace.tensors.items():
+        for dim in dims:
+            if relations.sizes[dim] in sizes and name not in trace.buffers:
+                reason = f"{sizes[relations.sizes[dim]]} was not used by the example input and has this size"
+                freezing.start(root[dim], Freeze(dim, reason, relations.current))
