@@ -1,0 +1,1 @@
+"""Parts of a synthetic model. No forward has a size written into it that pruning changes."""
