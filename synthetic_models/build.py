@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 from torch import nn
 
@@ -48,8 +46,8 @@ class SyntheticModule(nn.Module):
         if spec.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, input_ids: torch.Tensor, features: torch.Tensor | None = None) -> SimpleNamespace:
-        """An object with ``logits [batch, length, vocab]``."""
+    def forward(self, input_ids: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits ``[batch, length, vocab]``."""
         return self.lm_head(self.model(input_ids, features))
 
 

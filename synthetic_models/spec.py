@@ -207,7 +207,7 @@ def _check(spec: Spec) -> None:
     if spec.head_dim % 2:
         raise ValueError(f"head_dim must be even, not {spec.head_dim}")
     if spec.attention == "multi_head" and spec.group != 1:
-        raise ValueError(f"multi_head attention has one query head for each key head; group must be 1, not {spec.group}")
+        raise ValueError(f"multi_head attention has one query head a key head; group must be 1, not {spec.group}")
     if spec.attention == "latent" and spec.group != 1:
         raise ValueError(f"latent attention expands its keys for every head; group must be 1, not {spec.group}")
     if spec.attention != "none" and spec.kv_heads * spec.group < 2:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.roles import fused_expert_count
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -88,7 +90,7 @@ def recover_kept(original: nn.Module, pruned: nn.Module) -> dict[tuple[str, int]
         for dim in range(source.dim()):
             if source.shape[dim] == parameter.shape[dim]:
                 continue
-            if source.dim() == 3 and dim > 0 and source.shape[0] == parameter.shape[0]:
+            if dim > 0 and source.shape[0] == parameter.shape[0] and (source.dim() == 3 or _stacked(original, name)):
                 found = [_along(new[e], old[e], dim - 1) for e in range(len(new))]
                 rows = np.stack([positions for positions, _ in found])
                 result[name, dim] = Kept(rows, all(exact for _, exact in found))
@@ -105,6 +107,12 @@ def recover_kept(original: nn.Module, pruned: nn.Module) -> dict[tuple[str, int]
         else:
             result[name, 0] = Kept(positions, exact)
     return result
+
+
+def _stacked(original: nn.Module, name: str) -> bool:
+    """Whether a parameter belongs to fused experts: a bias ``[experts, n]`` beside weights ``[experts, ..., ...]``."""
+    owner = original.get_submodule(name.rpartition(".")[0])
+    return fused_expert_count(owner) == original.get_parameter(name).shape[0]
 
 
 def _hidden(original: nn.Module, found: Mapping[tuple[str, int], Kept]) -> Kept | None:

@@ -107,14 +107,16 @@ def plan_config(model: nn.Module, plan: Plan) -> ConfigUpdate:
         shapes = _try(model, trial)
         if shapes is None or shapes.keys() != before.keys():
             continue
-        touched = {(n, d) for n in before for d in range(len(before[n])) if shapes[n][d] != before[n][d]}
-        if touched and touched <= changed:
+        grown = {(n, d): shapes[n][d] - size for n in before for d, size in enumerate(before[n])}
+        touched = {place: more for place, more in grown.items() if more}
+        if touched and touched.keys() <= changed:
             candidates[key] = touched
     # The entry that explains most goes first; one that only repeats what another says changes nothing and is dropped.
     left = _mismatches(before, expected)
     for key, touched in sorted(candidates.items(), key=lambda item: -len(item[1])):
         value = getattr(config, key)
-        values = {value * expected[n][d] / before[n][d] for n, d in touched}
+        # A size may be the entry times something plus something else (latent plus rotary channels): go by its growth.
+        values = {value + value * (expected[n][d] - before[n][d]) / more for (n, d), more in touched.items()}
         if len(values) != 1 or not (new := values.pop()).is_integer():
             continue
         trial = copy.deepcopy(config)

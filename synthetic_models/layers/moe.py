@@ -21,9 +21,7 @@ class MoE(nn.Module):
         self.names = FAMILIES[spec.names]
         self.ring, self.chain = spec.strength("ring"), spec.strength("chain")
         hidden, prefix = sizes["hidden_size"], f"layer_{number}_"
-        router = Router(
-            spec.router, hidden, sizes.get(f"{prefix}router_size", 0), spec.experts, spec.top_k, spec.vocab
-        )
+        router = Router(spec.router, hidden, sizes.get(f"{prefix}router_size", 0), spec.experts, spec.top_k, spec.vocab)
         self.add_module(self.names.router, router)
         experts: nn.Module
         if spec.storage == "listed":
