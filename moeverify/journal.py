@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moeverify.errors import ReportError, UsageError
+from moeverify.errors import MoEVerifyError, ReportError, UsageError
 from moeverify.events import CaseFinished, Event, VerdictReached
 from moeverify.report.files import write_text
 from moeverify.verdict import CaseFacts, Verdict, plain
@@ -71,10 +72,13 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if kind is None:  # a run that came to its end leaves its report instead
+        # A run that came to its end leaves its report instead, and a wrong call leaves nothing.
+        if kind is None or issubclass(kind, MoEVerifyError):
             self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
 
     def __call__(self, event: Event) -> None:
         """Write down a verdict or the end of a case."""

@@ -1,0 +1,57 @@
+"""Small models and pruners under test that the tests name as ``module:attribute``."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+
+from moeverify.subjects import prune_moe
+
+
+class TwoLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+
+
+def two_layers():
+    return TwoLayers(), torch.randn(5, 8)
+
+
+def raises():
+    raise ZeroDivisionError("by design")
+
+
+def not_a_model():
+    return "a string", None
+
+
+def hangs(model, example_inputs, *, pruning_ratio, seed):
+    while True:
+        time.sleep(0.01)
+
+
+def crashes(model, example_inputs, *, pruning_ratio, seed):
+    raise ZeroDivisionError("by design")
+
+
+def dies(model, example_inputs, *, pruning_ratio, seed):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def eats_memory(model, example_inputs, *, pruning_ratio, seed):
+    held = []
+    while True:
+        held.append(torch.ones(1 << 24))
+        time.sleep(0.05)
+
+
+def slow(model, example_inputs, *, pruning_ratio, seed):
+    time.sleep(0.5)
+    return prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
