@@ -95,6 +95,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         pruning_ratio=case.pruning_ratio,
         seed=case.seed,
         dtype=case.dtype,
+        subject=subject,
     )
     for name in case.check_names():
         emit(name)

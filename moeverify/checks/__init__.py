@@ -7,7 +7,10 @@ from moeverify.checks import (  # noqa: F401, I001  the order is the report's
     shapes,
     forward_every_expert,
     masked_equivalence,
+    router_intact,
+    untouched_identical,
     ratio_honoured,
+    deterministic,
     config_in_step,
     reload,
 )

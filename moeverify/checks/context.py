@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
-from moeverify.checks.kept import Kept, recover_kept
+from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.roles import FoundRoles, find_roles
 from moeverify.subjects import Pruned
 
@@ -19,7 +20,8 @@ class Context:
     """One case after the subject has pruned.
 
     ``original`` is an untouched copy, ``pruned`` the model that the subject changed in place, ``outcome`` what it
-    says of its groups (empty for a plain function), ``example_inputs`` those of the source.
+    says of its groups (empty for a plain function), ``example_inputs`` those of the source. ``subject`` is the
+    function itself, for checks that let it prune again.
     """
 
     source: str
@@ -31,6 +33,7 @@ class Context:
     seed: int
     dtype: str
     shared: dict[str, Any] = field(default_factory=dict)
+    subject: Callable[..., Any] | None = None
 
     @cached_property
     def roles(self) -> FoundRoles:
@@ -38,6 +41,19 @@ class Context:
         return find_roles(self.original)
 
     @cached_property
+    def source_names(self) -> Mapping[str, str]:
+        """For each tensor of the pruned model its name in the original (removed experts shift the others)."""
+        return source_names(self.original, self.pruned, self.roles)
+
+    @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:
-        """Which positions of each parameter dimension were kept, recovered from the values alone."""
-        return recover_kept(self.original, self.pruned)
+        """Which positions of each tensor's dimension were kept, by original name, recovered from values alone."""
+        return recover_kept(self.original, self.pruned, self.source_names)
+
+    def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Each tensor of the pruned model that the original has too: its original name, original, pruned."""
+        before = tensors_of(self.original)
+        for name, tensor in tensors_of(self.pruned).items():
+            source = self.source_names.get(name, name)
+            if source in before:
+                yield source, before[source], tensor

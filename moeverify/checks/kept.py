@@ -1,145 +1,316 @@
 """Which channels were kept, recovered by matching the pruned tensors against the original ones.
 
-Nothing that the subject says is used, so a wrong bookkeeping cannot hide. Pruning never changes a kept value:
-a pruned matrix is a sub-matrix of the original, and a row of it can be recognised by the values it holds.
+Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
+tensor is the original at some positions of each dimension. Values that the original holds only once vote for their
+coordinates, which settles most tensors; slices along the last open dimension are recognised as a whole. Where the
+values of a tensor do not tell (a norm weight of ones, a bias of zeros, bfloat16 with few distinct values), the kept
+positions of a neighbouring tensor are tried, and taken only if they give the pruned values exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from moeverify.roles import fused_expert_count
+from moeverify.roles import FoundRoles, MoELayer, fused_expert_count
+
+# Neighbours tried for a tensor whose own values do not tell.
+MAX_HINTS = 12
+
+Positions = dict[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """Kept positions along one dimension, ``[n]``, or ``[experts, n]`` for a stacked parameter.
+    """Kept positions along one dimension, ``[n]``, or ``[experts, n]`` where the experts of a stack differ.
 
-    ``exact`` is ``False`` where the values do not tell (equal rows), or where no row of the original fits.
+    ``exact`` is ``False`` where the tensor's own values do not tell, or where no position of the original fits.
     """
 
     positions: np.ndarray
     exact: bool
 
 
-def _bits(values: torch.Tensor) -> np.ndarray:
-    """Values as integers: equality of bits, NaN included."""
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, each once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def bits(values: torch.Tensor) -> np.ndarray:
+    """Values as integers of their size: equality of bits, NaN included."""
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     values = values.detach().cpu().contiguous()
     return values.view(kinds[values.element_size()]).numpy()
 
 
-def match_rows(pruned: np.ndarray, original: np.ndarray) -> tuple[np.ndarray, bool]:
-    """For each row of ``pruned`` the row of ``original`` that holds most of its values.
+def take(values: np.ndarray, positions: Positions) -> np.ndarray:
+    """``values`` at ``positions`` of some dimensions."""
+    for dim, index in positions.items():
+        values = np.take(values, index, axis=dim)
+    return values
 
-    Shapes ``[m, a]`` and ``[n, b]`` with ``a <= b``; returns ``[m]`` and whether each match is complete and unique.
+
+def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarray, bool] | None:
+    """For each slice of ``new`` along ``dim`` the slice of ``old`` that equals it; ``None`` if one has none.
+
+    Equal slices of ``old`` are handed out in ascending order; the flag says whether there were none.
     """
-    if pruned.shape[1] == original.shape[1]:
-        lookup: dict[bytes, list[int]] = {}
-        for number, row in enumerate(original):
-            lookup.setdefault(row.tobytes(), []).append(number)
-        hits = [lookup.get(row.tobytes(), []) for row in pruned]
-        exact = all(len(hit) == 1 for hit in hits)
-        return np.array([hit[0] if hit else -1 for hit in hits], dtype=np.int64), exact
-    positions, exact = [], True
-    owners: dict[int, list[int]] = {}
-    for number, row in enumerate(original):
-        for value in np.unique(row).tolist():
-            owners.setdefault(value, []).append(number)
-    for row in pruned:
-        count = np.zeros(len(original), dtype=np.int64)
-        values = np.unique(row).tolist()
-        for value in values:
-            count[owners.get(value, [])] += 1
-        best = int(count.argmax())
-        exact &= bool(count[best] == len(values) and (count == count[best]).sum() == 1)
-        positions.append(best)
-    return np.array(positions, dtype=np.int64), exact
+    rows_new = np.ascontiguousarray(np.moveaxis(new, dim, 0)).reshape(new.shape[dim], -1)
+    rows_old = np.ascontiguousarray(np.moveaxis(old, dim, 0)).reshape(old.shape[dim], -1)
+    owners: dict[bytes, list[int]] = {}
+    for number, row in enumerate(rows_old):
+        owners.setdefault(row.tobytes(), []).append(number)
+    unique = True
+    taken: dict[bytes, int] = {}
+    found = []
+    for row in rows_new:
+        key = row.tobytes()
+        candidates = owners.get(key)
+        if not candidates:
+            return None
+        turn = taken.get(key, 0)
+        taken[key] = turn + 1
+        found.append(candidates[min(turn, len(candidates) - 1)])
+        unique &= len(candidates) == 1
+    return np.array(found, dtype=np.int64), unique
 
 
-def _matrix(bits: np.ndarray, dim: int) -> np.ndarray:
-    return np.moveaxis(bits, dim, 0).reshape(bits.shape[dim], -1)
+def _vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positions, set[int]]:
+    """Positions along ``dims`` by the votes of values that ``old`` holds once; second, the dims where a position got
+    no vote (it is -1 there) or contradictory ones."""
+    flat = old.ravel()
+    order = np.argsort(flat, kind="stable")
+    ranked = flat[order]
+    alone = np.ones(len(ranked), dtype=bool)
+    alone[1:] &= ranked[1:] != ranked[:-1]
+    alone[:-1] &= ranked[:-1] != ranked[1:]
+    values, sources = ranked[alone], order[alone]
+    result: Positions = {dim: np.full(new.shape[dim], -1, dtype=np.int64) for dim in dims}
+    if not len(values):
+        return result, set(dims)
+    wanted = new.ravel()
+    spot = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
+    hits = np.flatnonzero(values[spot] == wanted)
+    there = np.unravel_index(sources[spot[hits]], old.shape)
+    here = np.unravel_index(hits, new.shape)
+    unsure = set()
+    for dim in dims:
+        keys, counts = np.unique(here[dim] * old.shape[dim] + there[dim], return_counts=True)
+        rank = np.argsort(counts, kind="stable")
+        positions = result[dim]
+        positions[keys[rank] // old.shape[dim]] = keys[rank] % old.shape[dim]
+        if len(keys) != new.shape[dim] or (positions < 0).any():
+            unsure.add(dim)
+    return result, unsure
 
 
-def _along(pruned: np.ndarray, original: np.ndarray, dim: int) -> tuple[np.ndarray, bool]:
-    return match_rows(_matrix(pruned, dim), _matrix(original, dim))
+def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> tuple[Positions, set[int], bool]:
+    """Where ``new`` lies in ``old``: positions of each dimension that shrank, the dimensions whose values do not
+    tell, and whether ``old`` at these positions is ``new``, bit for bit. ``known`` fixes some dimensions.
 
-
-def recover_kept(original: nn.Module, pruned: nn.Module) -> dict[tuple[str, int], Kept]:
-    """Kept positions of every parameter dimension whose size changed.
-
-    A vector's values need not tell (norm weights of one): a linear layer's bias takes the positions of its weight's
-    outputs, any other ambiguous vector those of the embedding's channels if it has as many.
+    >>> old = np.arange(12).reshape(3, 4)
+    >>> found, unsure, equal = locate(old[[0, 2]][:, [1, 3]], old)
+    >>> found[0].tolist(), found[1].tolist(), unsure, equal
+    ([0, 2], [1, 3], set(), True)
     """
-    before = dict(original.named_parameters())
-    result: dict[tuple[str, int], Kept] = {}
-    vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, parameter in pruned.named_parameters():
-        source = before.get(name)
-        if source is None or source.dim() != parameter.dim() or source.shape == parameter.shape:
-            continue
-        if source.dim() == 1:
-            vectors[name] = (_bits(parameter), _bits(source))
-            continue
-        new, old = _bits(parameter), _bits(source)
-        for dim in range(source.dim()):
-            if source.shape[dim] == parameter.shape[dim]:
-                continue
-            if dim > 0 and source.shape[0] == parameter.shape[0] and (source.dim() == 3 or _stacked(original, name)):
-                found = [_along(new[e], old[e], dim - 1) for e in range(len(new))]
-                rows = np.stack([positions for positions, _ in found])
-                result[name, dim] = Kept(rows, all(exact for _, exact in found))
-            else:
-                positions, exact = _along(new, old, dim)
-                result[name, dim] = Kept(positions, exact)
-    hidden = _hidden(original, result)
-    for name, (new, old) in vectors.items():
-        weight = result.get((f"{name.removesuffix('bias')}weight", 0)) if name.endswith(".bias") else None
-        positions, exact = match_rows(new[:, None], old[:, None])
-        fallback = weight or (hidden if len(old) == before_size(original, hidden) else None)
-        if not exact and fallback is not None and np.array_equal(old[fallback.positions], new):
-            result[name, 0] = fallback
+    known = dict(known or {})
+    open_dims = [d for d in range(old.ndim) if old.shape[d] != new.shape[d] and d not in known]
+    rest = take(old, known)
+    found, unsure = _vote(new, rest, open_dims) if len(open_dims) > 1 else ({}, set(open_dims))
+    # With all other dimensions settled, whole slices are compared along the last one.
+    if len(unsure) == 1:
+        (dim,) = unsure
+        matched = _match_slices(new, take(rest, {d: p for d, p in found.items() if d != dim}), dim)
+        if matched is None:
+            found[dim] = _vote(new, rest, [dim])[0][dim]
         else:
-            result[name, 0] = Kept(positions, exact)
+            found[dim], unique = matched
+            unsure = set() if unique else unsure
+    found = {**known, **found}
+    equal = all((p >= 0).all() for p in found.values()) and np.array_equal(take(old, found), new)
+    return found, unsure, equal
+
+
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """Positions that are known, of one dimension that had ``size`` before."""
+
+    name: str
+    expert: int | None
+    size: int
+    positions: np.ndarray
+
+
+@dataclass
+class _Part:
+    """A tensor, or one expert of a stack, while its positions are looked for."""
+
+    name: str
+    new: np.ndarray
+    old: np.ndarray
+    expert: int | None
+    found: Positions
+    unsure: set[int]
+    equal: bool
+
+
+def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
+    """A stack whose inner dimensions shrank is looked at expert by expert: each may keep other channels.
+
+    Every 3-D tensor is taken for one (it costs nothing if it is none), a matrix only if it is ``stacked``: a bias
+    ``[experts, n]`` of fused experts.
+    """
+    if not (new.ndim == 3 or stacked) or new.shape[1:] == old.shape[1:]:
+        yield _Part(name, new, old, None, *locate(new, old))
+        return
+    sources = np.arange(len(old))
+    if len(new) < len(old):
+        sources = _vote(new, old, [0])[0][0]
+        first = (slice(None), *[0] * (new.ndim - 1))
+        yield _Part(name, new[first], old[first], None, {0: sources}, set(), bool((sources >= 0).all()))
+    for number, source in enumerate(sources):
+        if source >= 0:
+            yield _Part(name, new[number], old[source], number, *locate(new[number], old[source]))
+
+
+def _stacked(original: nn.Module, name: str, experts: int) -> bool:
+    """Whether a tensor belongs to fused experts, ``[experts, ...]``."""
+    return fused_expert_count(original.get_submodule(name.rpartition(".")[0])) == experts
+
+
+def _alike(first: str, second: str) -> int:
+    """Number of characters that two names begin with alike: ``q_norm`` is nearer to ``q_proj`` than ``k_proj`` is."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+
+
+def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.ndarray]:
+    """Kept positions of neighbours of the same size before and after: of the same expert first, then by path."""
+    fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
+    seen: set[bytes] = set()
+    for neighbour in sorted(fitting, key=lambda s: (s.expert != part.expert, -_alike(s.name, part.name), s.name)):
+        if (key := neighbour.positions.tobytes()) not in seen:
+            seen.add(key)
+            yield neighbour.positions
+
+
+def _settle(part: _Part, settled: Sequence[_Settled]) -> None:
+    """Try neighbours' positions for what the values do not tell."""
+    for dim in sorted(part.unsure or part.found):
+        for hint in islice(_hints(part, dim, settled), MAX_HINTS):
+            found, _, equal = locate(part.new, part.old, {dim: hint})
+            if equal:
+                part.found, part.equal = found, True
+                return
+
+
+def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> dict[str, str]:
+    """For each tensor of the pruned model the name it had: where listed experts were removed, the others moved up.
+
+    Which experts stayed is told by the rows of the router.
+    """
+    before = tensors_of(original)
+    names = {name: name for name in tensors_of(pruned)}
+    for layer in roles.layers:
+        if layer.fused or not _listed(pruned, layer.container) < len(layer.experts):
+            continue
+        stayed = _kept_experts(before, tensors_of(pruned), layer)
+        moved = {f"{layer.container}.{new}.": layer.experts[int(old)] + "." for new, old in enumerate(stayed)}
+        for name in names:
+            for now, then in moved.items():
+                if name.startswith(now):
+                    names[name] = then + name.removeprefix(now)
+    return names
+
+
+def _listed(model: nn.Module, container: str) -> int:
+    try:
+        return sum(1 for _ in model.get_submodule(container).children())
+    except AttributeError:
+        return 0
+
+
+def _kept_experts(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
+    """Experts that stayed, by the router's rows; empty where there is no router to tell."""
+    for router in layer.routers:
+        for name, tensor in before.items():
+            if name.startswith(router + ".") and tensor.dim() == 2 and tensor.shape[0] == len(layer.experts):
+                new = after.get(name)
+                if new is not None and new.dim() == 2 and new.shape[0] < tensor.shape[0]:
+                    positions = locate(bits(new), bits(tensor))[0].get(0, np.empty(0, dtype=np.int64))
+                    return positions[positions >= 0]
+    return np.empty(0, dtype=np.int64)
+
+
+def recover_kept(
+    original: nn.Module, pruned: nn.Module, names: Mapping[str, str] | None = None
+) -> dict[tuple[str, int], Kept]:
+    """Kept positions of every dimension of a parameter or buffer whose size changed, under its original name.
+
+    ``names`` gives the original names, where they differ (see ``source_names``).
+    """
+    before = tensors_of(original)
+    parts: list[_Part] = []
+    for name, tensor in tensors_of(pruned).items():
+        name = name if names is None else names.get(name, name)
+        source = before.get(name)
+        if source is None or source.dtype != tensor.dtype or source.dim() != tensor.dim():
+            continue
+        if (
+            source.shape == tensor.shape
+            or not source.dim()
+            or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True))
+        ):
+            continue
+        parts += _split(name, bits(tensor), bits(source), _stacked(original, name, len(source)))
+    settled = [
+        _Settled(part.name, part.expert, part.old.shape[dim], positions)
+        for part in parts
+        if part.equal
+        for dim, positions in part.found.items()
+        if dim not in part.unsure
+    ]
+    for part in parts:
+        if part.unsure or not part.equal:
+            _settle(part, settled)
+    result: dict[tuple[str, int], Kept] = {}
+    stacks: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
+    for part in parts:
+        for dim, positions in part.found.items():
+            exact = part.equal and dim not in part.unsure
+            if part.expert is None:
+                result[part.name, dim] = Kept(positions, exact)
+            else:
+                stacks.setdefault((part.name, dim + 1), []).append((positions, exact))
+    for key, rows in stacks.items():
+        table = np.stack([positions for positions, _ in rows])
+        same = bool((table == table[0]).all())
+        result[key] = Kept(table[0] if same else table, all(exact for _, exact in rows))
     return result
 
 
-def _stacked(original: nn.Module, name: str) -> bool:
-    """Whether a parameter belongs to fused experts: a bias ``[experts, n]`` beside weights ``[experts, ..., ...]``."""
-    owner = original.get_submodule(name.rpartition(".")[0])
-    return fused_expert_count(owner) == original.get_parameter(name).shape[0]
-
-
-def _hidden(original: nn.Module, found: Mapping[tuple[str, int], Kept]) -> Kept | None:
-    """Kept channels of the first embedding that lost some."""
-    for name, module in original.named_modules():
-        if isinstance(module, nn.Embedding) and (kept := found.get((f"{name}.weight", 1))):
-            return kept
-    return None
-
-
-def before_size(original: nn.Module, hidden: Kept | None) -> int:
-    """Number of hidden channels before pruning; 0 if none was pruned."""
-    if hidden is None:
-        return 0
-    return next(m.embedding_dim for m in original.modules() if isinstance(m, nn.Embedding))
-
-
-def is_submatrix(pruned: torch.Tensor, original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], Kept]) -> bool:
-    """Whether the pruned values are those of the original at the recovered positions, in that order."""
+def kept_part(original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], Kept]) -> torch.Tensor | None:
+    """The original values at the recovered positions, in that order; ``None`` where a position is unknown."""
     values = original.detach()
     for dim in range(original.dim()):
         found = kept.get((name, dim))
         if found is None:
             continue
-        index = torch.as_tensor(found.positions)
+        if (found.positions < 0).any():
+            return None
+        index = torch.as_tensor(found.positions, device=values.device)
         if index.dim() == 1:
             values = values.index_select(dim, index)
         else:
             values = torch.stack([values[e].index_select(dim - 1, row) for e, row in enumerate(index)])
-    return values.shape == pruned.shape and torch.equal(values, pruned.detach())
+    return values
+
+
+def is_part(pruned: torch.Tensor, original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], Kept]) -> bool:
+    """Whether the pruned values are those of the original at the recovered positions, in that order, bit for bit."""
+    values = kept_part(original, name, kept)
+    return values is not None and values.shape == pruned.shape and np.array_equal(bits(values), bits(pruned))

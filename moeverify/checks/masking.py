@@ -1,57 +1,130 @@
 """The masked reference: the original model, in float64, with the removed channels held at zero.
 
 Intermediate channels and heads: zeroing every weight at a removed position is exact. A removed hidden channel is
-zero everywhere in the residual stream then, but a norm would still average over it, so norms are computed on the
-kept channels only, by the architecture's own norm module.
+zero everywhere in the residual stream then, but a norm would still average over it, so a norm is computed on the
+kept channels only, by the architecture's own module: statistics, zero-centred weights and eps are its own. A removed
+expert must not be chosen: see ``routing``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from moeverify.checks.kept import Kept
+from moeverify.checks.kept import Kept, tensors_of
 
 
-class KeptChannelsNorm(nn.Module):
-    """A norm over the kept channels of the last dimension; the others come out as zero."""
+class KeptChannels(nn.Module):
+    """A module over the last dimension, computed on the kept channels only; the others come out as zero.
 
-    def __init__(self, norm: nn.Module, kept: torch.Tensor) -> None:
+    Every tensor argument whose last dimension has the full size is cut alike (gated norms take two).
+    """
+
+    def __init__(self, module: nn.Module, kept: torch.Tensor, size: int, pruned: nn.Module | None = None) -> None:
         super().__init__()
-        self.norm = copy.deepcopy(norm)
+        self.small = copy.deepcopy(module)
+        self.size = size
         self.register_buffer("kept", kept, persistent=False)
-        for name, parameter in list(self.norm.named_parameters(recurse=False)):
-            setattr(self.norm, name, nn.Parameter(parameter.detach()[kept], requires_grad=False))
-        if hasattr(self.norm, "normalized_shape"):
-            self.norm.normalized_shape = (len(kept),)
+        for name, parameter in list(self.small.named_parameters(recurse=False)):
+            if parameter.shape == (size,):
+                setattr(self.small, name, nn.Parameter(parameter.detach()[kept], requires_grad=False))
+        # Sizes (normalized_shape, the width of a group) are those of the pruned module, eps and the like our own.
+        for name, value in vars(pruned).items() if pruned is not None else ():
+            if not name.startswith("_") and _is_size(value) and name in vars(module):
+                setattr(self.small, name, value)
+
+    def _cut(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[-1] == self.size:
+            return value.index_select(-1, self.kept)
+        return value
 
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """``[..., n]`` to ``[..., n]``."""
-        small = self.norm(hidden.index_select(-1, self.kept), *args, **kwargs)
-        out = torch.zeros(hidden.shape, dtype=small.dtype, device=small.device)
+        small = self.small(self._cut(hidden), *map(self._cut, args), **{k: self._cut(v) for k, v in kwargs.items()})
+        out = torch.zeros(*small.shape[:-1], self.size, dtype=small.dtype, device=small.device)
         return out.index_copy(-1, self.kept, small)
 
 
-def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> None:
-    """Hold every removed channel of ``model`` at zero, in place."""
-    parameters = dict(model.named_parameters())
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
+    """Set ``tensor`` to zero outside ``kept`` (``[n]``, or ``[experts, n]``) along ``dim``, in place."""
+    index = torch.as_tensor(kept, device=tensor.device)
+    mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+    if index.dim() == 1:
+        mask.movedim(dim, 0)[index] = True
+    else:
+        for expert, row in enumerate(index):
+            mask[expert].movedim(dim - 1, 0)[row] = True
     with torch.no_grad():
-        for (name, dim), found in kept.items():
-            parameter = parameters[name]
-            index = torch.as_tensor(found.positions)
-            mask = torch.zeros(parameter.shape, dtype=torch.bool)
-            if index.dim() == 1:
-                mask.movedim(dim, 0)[index] = True
-            else:
-                for expert, row in enumerate(index):
-                    mask[expert].movedim(dim - 1, 0)[row] = True
-            parameter.masked_fill_(~mask.to(parameter.device), 0)
-    for path, module in list(model.named_modules()):
-        weight = kept.get((f"{path}.weight", 0))
-        if weight is None or "norm" not in type(module).__name__.lower() or parameters[f"{path}.weight"].dim() != 1:
+        tensor.masked_fill_(~mask, 0)
+
+
+def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
+    """Leaf modules whose own parameters are vectors over channels of which some were removed: norms and scales.
+
+    Yields the path, the number of channels there were, and those kept.
+    """
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not path or not own or any(True for _ in module.children()) or any(p.dim() != 1 for p in own.values()):
             continue
-        owner_name, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(owner_name), leaf, KeptChannelsNorm(module, torch.as_tensor(weight.positions)))
+        found = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
+        if found is not None:
+            yield path, next(iter(own.values())).shape[0], found.positions
+    yield from _weightless_norms(model, kept)
+
+
+def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
+    """Norms without parameters that stand in the residual stream: they take the hidden channels."""
+    for name, embedding in model.named_modules():
+        if isinstance(embedding, nn.Embedding) and (found := kept.get((f"{name}.weight", 1))):
+            break
+    else:
+        return
+    for path, module in model.named_modules():
+        if "norm" in type(module).__name__.lower() and not any(True for _ in module.parameters()):
+            yield path, embedding.embedding_dim, found.positions
+
+
+def hold_channels(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
+    """Let norms see the kept channels only, in place; ``pruned`` lends the sizes of grouped norms."""
+    theirs = dict(pruned.named_modules()) if pruned is not None else {}
+    for path, size, positions in list(channel_modules(model, kept)):
+        owner, _, leaf = path.rpartition(".")
+        module = model.get_submodule(path)
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        wrapped = KeptChannels(module, torch.as_tensor(positions, device=device), size, theirs.get(path))
+        setattr(model.get_submodule(owner), leaf, _OfSize(wrapped, module))
+
+
+class _OfSize(nn.Module):
+    """Uses the cut module where the input has the full size, and the original one elsewhere."""
+
+    def __init__(self, cut: KeptChannels, whole: nn.Module) -> None:
+        super().__init__()
+        self.cut = cut
+        self.whole = whole
+
+    def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Any shape to the same."""
+        module = self.cut if hidden.shape[-1] == self.cut.size else self.whole
+        return module(hidden, *args, **kwargs)
+
+
+def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
+    """Hold every removed channel of ``model`` at zero, in place."""
+    tensors = tensors_of(model)
+    for (name, dim), found in kept.items():
+        if name in tensors and tensors[name].is_floating_point():
+            zero_removed(tensors[name], dim, found.positions)
+    hold_channels(model, kept, pruned)

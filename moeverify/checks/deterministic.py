@@ -1,0 +1,53 @@
+"""``deterministic``"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from moeverify.checks.context import Context
+from moeverify.checks.kept import bits, tensors_of
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+
+
+@check("deterministic")
+def deterministic(context: Context) -> Finding:
+    """Proves that the subject, given an equal model, equal inputs and the same seed once more, gives the same tensors
+    bit for bit: nothing depends on a counter, on the random state it finds, or on addresses in memory.
+
+    The second time runs in the same process, so an order that Python's hash seed decides once for a process is not
+    seen, nor are other machines. Does not say that other seeds give other results.
+    """
+    if context.subject is None:
+        return skipped("the subject cannot be called once more")
+    again = copy.deepcopy(context.original)
+    # Whatever the subject leaves to the global random state must not matter.
+    state = torch.random.get_rng_state()
+    torch.manual_seed(context.seed + 987_654_321)
+    try:
+        context.subject(again, context.example_inputs, pruning_ratio=context.pruning_ratio, seed=context.seed)
+    except Exception as error:
+        return failed(f"the second time the subject crashed: {type(error).__name__}: {error}")
+    finally:
+        torch.random.set_rng_state(state)
+    first, second = tensors_of(context.pruned), tensors_of(again)
+    if first.keys() != second.keys():
+        names = sorted(first.keys() ^ second.keys())
+        return failed(f"{names[0]} is there after one of two equal runs only", tensors=names[:50])
+    for name, one in first.items():
+        two = second[name]
+        if one.shape != two.shape:
+            return failed(
+                f"{name} has shape {list(one.shape)} after one run and {list(two.shape)} after an equal one",
+                parameter=name,
+                first=tuple(one.shape),
+                second=tuple(two.shape),
+            )
+        if not np.array_equal(bits(one), bits(two)):
+            where = tuple(int(i) for i in np.argwhere(bits(one) != bits(two))[0])
+            return failed(
+                f"{name} differs between two equal runs, first at {list(where)}", parameter=name, position=where
+            )
+    return passed(f"{len(first)} tensors are the same bit for bit the second time")

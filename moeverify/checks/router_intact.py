@@ -1,0 +1,137 @@
+"""``router-intact``"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.kept import is_part, tensors_of
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.removed_experts import expert_dim, kept_experts, router_tensors
+from moeverify.roles import MoELayer, fused_expert_count
+
+# Attribute names under which architectures keep these numbers, on the router or on the MoE block.
+TOP_K = ("top_k", "num_experts_per_tok", "moe_top_k", "topk", "k")
+GROUPS = ("n_group", "num_expert_group", "n_groups")
+GROUP_LIMITS = ("topk_group", "topk_groups")
+COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "num_routed_experts", "out_features")
+
+
+@check("router-intact")
+def router_intact(context: Context) -> Finding:
+    """Proves for each MoE layer that the router still speaks of the experts that are there: one row, bias and
+    correction bias entry for each, the right ones, with their old values; its hidden channels those that the
+    experts read; top-k no larger than the number of experts it chooses from, groups of equal size and no more
+    of them chosen than there are.
+
+    Does not prove that tokens go to the same experts as before: with fewer hidden channels the logits change, and
+    should. Whether the whole computes what it must is said by ``masked-equivalence``.
+    """
+    if not context.roles.layers:
+        return skipped("the model has no MoE layer")
+    stayed = kept_experts(context)
+    routers = 0
+    for layer in context.roles.layers:
+        experts = _experts_now(context.pruned, layer)
+        for judge in (_rows, _channels, _limits):
+            if (finding := judge(context, layer, stayed[layer.name], experts)) is not None:
+                return finding
+        routers += len(router_tensors(context.original, layer))
+    if not routers:
+        return skipped("no router with one entry for each expert was found")
+    return passed(f"{routers} router tensors of {len(context.roles.layers)} MoE layers fit their experts")
+
+
+def _experts_now(model: nn.Module, layer: MoELayer) -> int:
+    container = model.get_submodule(layer.container)
+    return fused_expert_count(container) if layer.fused else sum(1 for _ in container.children())
+
+
+def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    after = tensors_of(context.pruned)
+    for name, before in router_tensors(context.original, layer).items():
+        if name not in after:
+            return failed(f"the router's {name} is gone", parameter=name)
+        dim = expert_dim(before, len(layer.experts))
+        new = after[name]
+        if new.dim() != before.dim() or new.shape[dim] != experts:
+            return failed(
+                f"{name} has shape {list(new.shape)} for {experts} experts",
+                parameter=name,
+                dim=dim,
+                before=tuple(before.shape),
+                after=tuple(new.shape),
+            )
+        if not is_part(new, before, name, context.kept):
+            return failed(f"{name} holds other values than before", parameter=name, dim=dim)
+        found = context.kept.get((name, dim))
+        if found is not None and found.exact and found.positions.tolist() != stayed:
+            positions = found.positions.tolist()
+            return failed(f"{name} keeps experts {positions}, the router rows {stayed}", parameter=name, dim=dim)
+    return None
+
+
+def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    """The router and the experts read the same hidden channels."""
+    read: dict[str, np.ndarray] = {}
+    for name, tensor in router_tensors(context.original, layer).items():
+        if tensor.dim() == 2:
+            other = 1 - expert_dim(tensor, len(layer.experts))
+            if (found := context.kept.get((name, other))) is not None and found.exact:
+                read[name] = found.positions
+    for name, mine in read.items():
+        size = dict(context.original.named_parameters())[name].shape
+        for (theirs, dim), found in context.kept.items():
+            before = tensors_of(context.original)[theirs]
+            if not theirs.startswith(layer.container + ".") or not found.exact or found.positions.ndim > 1:
+                continue
+            if before.shape[dim] == max(size) and len(found.positions) == len(mine) and _reads(theirs, dim, before):
+                gone = sorted(set(mine.tolist()) ^ set(found.positions.tolist()))
+                if gone:
+                    return failed(
+                        f"{name} reads other hidden channels than {theirs}: they differ in {gone[:6]}",
+                        router=name,
+                        expert=theirs,
+                        channels=gone[:50],
+                    )
+    return None
+
+
+def _reads(name: str, dim: int, tensor: torch.Tensor) -> bool:
+    """Whether a dimension of an expert's weight is the one that a linear map contracts: its last."""
+    return dim == tensor.dim() - 1 and ("gate" in name or "up" in name or "w1" in name or "w3" in name)
+
+
+def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[str, int]:
+    """Attributes of the block and its routers that go by one of ``names``."""
+    found: dict[str, int] = {}
+    for path in (layer.name, *layer.routers):
+        module: Any = context.pruned.get_submodule(path)
+        for attribute in names:
+            value = vars(module).get(attribute)
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                found[f"{path}.{attribute}" if path else attribute] = value
+    return found
+
+
+def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    for where, count in _numbers(context, layer, COUNTS).items():
+        if count != experts:
+            return failed(f"{where} says {count} experts, there are {experts}", attribute=where, says=count)
+    groups, chosen = _numbers(context, layer, GROUPS), _numbers(context, layer, GROUP_LIMITS)
+    available = experts
+    for where, count in groups.items():
+        if experts % count:
+            return failed(f"{experts} experts do not make {count} equal groups ({where})", attribute=where)
+        for limit, number in chosen.items():
+            if number > count:
+                return failed(f"{limit} chooses {number} groups of {count}", attribute=limit)
+            available = min(available, number * (experts // count))
+    for where, k in _numbers(context, layer, TOP_K).items():
+        if k > available:
+            return failed(f"{where} chooses {k} of {available} experts", attribute=where, experts=available)
+    return None

@@ -1,0 +1,78 @@
+"""Router logits and top-k choices, seen and changed while a model runs.
+
+A reference for removed experts needs their selection scores at minus infinity, an expert that no token chooses needs
+tokens sent to it, and a comparison is only fair where the choice of experts is not a near-tie. All three look at the
+same two places: the linear map of a router, and ``topk``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from moeverify.roles import FoundRoles
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+TOPK = (torch.topk, torch.Tensor.topk)
+
+
+class Routing(TorchFunctionMode):
+    """While active, ``change[layer](logits)`` replaces a router's logits ``[..., experts]``.
+
+    ``margin`` is the smallest relative distance seen between the last score chosen by a ``topk`` and the first one
+    that was not; ``seen`` names the layers whose logits passed by.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        roles: FoundRoles,
+        change: Mapping[str, Change] | None = None,
+    ) -> None:
+        super().__init__()
+        self.change = dict(change or {})
+        self.margin = float("inf")
+        self.seen: set[str] = set()
+        self._layers: dict[int, str] = {}
+        for layer in roles.layers:
+            for router in layer.routers:
+                for parameter in model.get_submodule(router).parameters():
+                    if parameter.dim() == 2 and len(layer.experts) in parameter.shape:
+                        self._layers[id(parameter)] = layer.name
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is F.linear and (layer := self._layers.get(id(args[1] if len(args) > 1 else None))):
+            self.seen.add(layer)
+            return self.change[layer](result) if layer in self.change else result
+        if func in TOPK:
+            self._watch(args, kwargs or {})
+        return result
+
+    def _watch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        scores = args[0] if args else kwargs["input"]
+        k = args[1] if len(args) > 1 else kwargs["k"]
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+        if not scores.is_floating_point() or not 0 < k < scores.shape[dim]:
+            return
+        ranked = scores.detach().sort(dim=dim, descending=True).values.movedim(dim, -1)
+        gap, size = ranked[..., k - 1] - ranked[..., k], ranked[..., k - 1].abs()
+        gap = (gap / size.clamp_min(1e-300))[gap.isfinite()]
+        if gap.numel():
+            self.margin = min(self.margin, float(gap.min()))
+
+
+def towards(expert: int) -> Change:
+    """Makes one expert the first choice of every token, by a margin of one."""
+
+    def change(logits: torch.Tensor) -> torch.Tensor:
+        raised = logits.clone()
+        raised[..., expert] = logits.amax(-1) + 1
+        return raised
+
+    return change

@@ -1,0 +1,129 @@
+"""``untouched-identical``"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.kept import bits, is_part, kept_part, tensors_of
+from moeverify.checks.registry import Finding, check, failed, passed
+
+
+@check("untouched-identical")
+def untouched_identical(context: Context) -> Finding:
+    """Proves that pruning removed and did nothing else: the same names, each still a Parameter or a buffer (saved or
+    not) as before, of the same dtype and device, trainable as before, tied as before; every kept value identical bit
+    for bit, and kept channels in their old order.
+
+    A permutation shared by all tensors would leave the outputs alone, and is refused all the same: whoever maps
+    channels back to the original (adapters, optimiser states, activation statistics) relies on the order. Where the
+    values do not tell the order (all equal), nothing is claimed. Buffers that a forward fills anew are held to the
+    same rule. Does not say whether enough was removed, or the right channels.
+    """
+    for judge in (_names, _kinds, _ties, _values, _order):
+        if (finding := judge(context)) is not None:
+            return finding
+    count = sum(1 for _ in context.pairs())
+    return passed(f"{count} tensors hold their old values in their old order, as what they were")
+
+
+def _names(context: Context) -> Finding | None:
+    gone_experts = {
+        name
+        for layer in context.roles.layers
+        if not layer.fused
+        for expert in layer.experts
+        for name in tensors_of(context.original)
+        if name.startswith(expert + ".") and not _expert_stays(context, expert)
+    }
+    before = set(tensors_of(context.original)) - gone_experts
+    after = {context.source_names.get(n, n) for n in tensors_of(context.pruned)}
+    missing, added = sorted(before - after), sorted(after - before)
+    if missing:
+        return failed(f"{missing[0]} is gone: no parameter or buffer any more", missing=missing[:50], added=added[:50])
+    if added:
+        return failed(f"{added[0]} was not there before", added=added[:50])
+    return None
+
+
+def _expert_stays(context: Context, expert: str) -> bool:
+    return any(source.startswith(expert + ".") for source in context.source_names.values())
+
+
+def _kinds(context: Context) -> Finding | None:
+    saved_before, saved_after = set(context.original.state_dict()), set(context.pruned.state_dict())
+    before = tensors_of(context.original)
+    for name, tensor in tensors_of(context.pruned).items():
+        source = context.source_names.get(name, name)
+        was = before[source]
+        for what, old, new in (
+            ("kind", _kind(was), _kind(tensor)),
+            ("dtype", str(was.dtype), str(tensor.dtype)),
+            ("device", str(was.device), str(tensor.device)),
+            ("requires_grad", was.requires_grad, tensor.requires_grad),
+            ("saved with the model", source in saved_before, name in saved_after),
+        ):
+            if old != new:
+                return failed(f"{name}: {what} was {old}, is {new}", parameter=name, what=what, before=old, after=new)
+    return None
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return "Parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+
+
+def _tied(model: nn.Module) -> set[frozenset[str]]:
+    groups: dict[int, set[str]] = defaultdict(set)
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        groups[id(tensor)].add(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}
+
+
+def _ties(context: Context) -> Finding | None:
+    names = {name: context.source_names.get(name, name) for name, _ in _all_names(context.pruned)}
+    before = _tied(context.original)
+    after = {frozenset(names.get(n, n) for n in group) for group in _tied(context.pruned)}
+    for kind, groups in (("no longer", before - after), ("now", after - before)):
+        if groups:
+            group = sorted(sorted(groups, key=sorted)[0])
+            return failed(f"{' and '.join(group)} are {kind} one tensor", tied=group)
+    return None
+
+
+def _all_names(model: nn.Module) -> Any:
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _values(context: Context) -> Finding | None:
+    for name, before, after in context.pairs():
+        if is_part(after, before, name, context.kept):
+            continue
+        expected = kept_part(before, name, context.kept)
+        evidence: dict[str, Any] = {"parameter": name, "before": tuple(before.shape), "after": tuple(after.shape)}
+        if expected is None or expected.shape != after.shape:
+            return failed(f"{name} holds values that the original does not have there", **evidence)
+        differing = np.argwhere(bits(expected) != bits(after))
+        where = tuple(int(i) for i in differing[0])
+        evidence |= {"position": where, "differing": len(differing), "of": after.numel()}
+        evidence |= {"expected": str(expected[where].item()), "is": str(after[where].item())}
+        return failed(f"{name}: {len(differing)} of {after.numel()} kept values were altered", **evidence)
+    return None
+
+
+def _order(context: Context) -> Finding | None:
+    for (name, dim), found in context.kept.items():
+        steps = np.diff(found.positions, axis=-1)
+        if found.exact and (steps <= 0).any():
+            kind = "repeated" if (steps == 0).any() else "out of order"
+            return failed(
+                f"{name} dim {dim}: kept channels are {kind}",
+                parameter=name,
+                dim=dim,
+                positions=found.positions.tolist(),
+            )
+    return None
