@@ -1,10 +1,9 @@
 """Which channels were kept, recovered by matching the pruned tensors against the original ones.
 
 Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
-tensor is the original at some positions of each dimension. Values that the original holds only once vote for their
-coordinates, which settles most tensors; slices along the last open dimension are recognised as a whole. Where the
-values of a tensor do not tell (a norm weight of ones, a bias of zeros, bfloat16 with few distinct values), the kept
-positions of a neighbouring tensor are tried, and taken only if they give the pruned values exactly.
+tensor is the original at some positions of each dimension (see ``locate``). Where the values of a tensor do not tell
+(a norm weight of ones, a bias of zeros, bfloat16 with few distinct values), the kept positions of a neighbouring
+tensor are tried, and taken only if they give the pruned values exactly.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.checks.locate import Positions, bits, locate, vote
 from moeverify.roles import FoundRoles, MoELayer, fused_expert_count
 
 # Neighbours tried for a tensor whose own values do not tell.
 MAX_HINTS = 12
-
-Positions = dict[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,101 +37,6 @@ class Kept:
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name, each once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def bits(values: torch.Tensor) -> np.ndarray:
-    """Values as integers of their size: equality of bits, NaN included."""
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    values = values.detach().cpu().contiguous()
-    return values.view(kinds[values.element_size()]).numpy()
-
-
-def take(values: np.ndarray, positions: Positions) -> np.ndarray:
-    """``values`` at ``positions`` of some dimensions."""
-    for dim, index in positions.items():
-        values = np.take(values, index, axis=dim)
-    return values
-
-
-def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarray, bool] | None:
-    """For each slice of ``new`` along ``dim`` the slice of ``old`` that equals it; ``None`` if one has none.
-
-    Equal slices of ``old`` are handed out in ascending order; the flag says whether there were none.
-    """
-    rows_new = np.ascontiguousarray(np.moveaxis(new, dim, 0)).reshape(new.shape[dim], -1)
-    rows_old = np.ascontiguousarray(np.moveaxis(old, dim, 0)).reshape(old.shape[dim], -1)
-    owners: dict[bytes, list[int]] = {}
-    for number, row in enumerate(rows_old):
-        owners.setdefault(row.tobytes(), []).append(number)
-    unique = True
-    taken: dict[bytes, int] = {}
-    found = []
-    for row in rows_new:
-        key = row.tobytes()
-        candidates = owners.get(key)
-        if not candidates:
-            return None
-        turn = taken.get(key, 0)
-        taken[key] = turn + 1
-        found.append(candidates[min(turn, len(candidates) - 1)])
-        unique &= len(candidates) == 1
-    return np.array(found, dtype=np.int64), unique
-
-
-def _vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positions, set[int]]:
-    """Positions along ``dims`` by the votes of values that ``old`` holds once; second, the dims where a position got
-    no vote (it is -1 there) or contradictory ones."""
-    flat = old.ravel()
-    order = np.argsort(flat, kind="stable")
-    ranked = flat[order]
-    alone = np.ones(len(ranked), dtype=bool)
-    alone[1:] &= ranked[1:] != ranked[:-1]
-    alone[:-1] &= ranked[:-1] != ranked[1:]
-    values, sources = ranked[alone], order[alone]
-    result: Positions = {dim: np.full(new.shape[dim], -1, dtype=np.int64) for dim in dims}
-    if not len(values):
-        return result, set(dims)
-    wanted = new.ravel()
-    spot = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    hits = np.flatnonzero(values[spot] == wanted)
-    there = np.unravel_index(sources[spot[hits]], old.shape)
-    here = np.unravel_index(hits, new.shape)
-    unsure = set()
-    for dim in dims:
-        keys, counts = np.unique(here[dim] * old.shape[dim] + there[dim], return_counts=True)
-        rank = np.argsort(counts, kind="stable")
-        positions = result[dim]
-        positions[keys[rank] // old.shape[dim]] = keys[rank] % old.shape[dim]
-        if len(keys) != new.shape[dim] or (positions < 0).any():
-            unsure.add(dim)
-    return result, unsure
-
-
-def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> tuple[Positions, set[int], bool]:
-    """Where ``new`` lies in ``old``: positions of each dimension that shrank, the dimensions whose values do not
-    tell, and whether ``old`` at these positions is ``new``, bit for bit. ``known`` fixes some dimensions.
-
-    >>> old = np.arange(12).reshape(3, 4)
-    >>> found, unsure, equal = locate(old[[0, 2]][:, [1, 3]], old)
-    >>> found[0].tolist(), found[1].tolist(), unsure, equal
-    ([0, 2], [1, 3], set(), True)
-    """
-    known = dict(known or {})
-    open_dims = [d for d in range(old.ndim) if old.shape[d] != new.shape[d] and d not in known]
-    rest = take(old, known)
-    found, unsure = _vote(new, rest, open_dims) if len(open_dims) > 1 else ({}, set(open_dims))
-    # With all other dimensions settled, whole slices are compared along the last one.
-    if len(unsure) == 1:
-        (dim,) = unsure
-        matched = _match_slices(new, take(rest, {d: p for d, p in found.items() if d != dim}), dim)
-        if matched is None:
-            found[dim] = _vote(new, rest, [dim])[0][dim]
-        else:
-            found[dim], unique = matched
-            unsure = set() if unique else unsure
-    found = {**known, **found}
-    equal = all((p >= 0).all() for p in found.values()) and np.array_equal(take(old, found), new)
-    return found, unsure, equal
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +73,9 @@ def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterab
         return
     sources = np.arange(len(old))
     if len(new) < len(old):
-        sources = _vote(new, old, [0])[0][0]
-        first = (slice(None), *[0] * (new.ndim - 1))
-        yield _Part(name, new[first], old[first], None, {0: sources}, set(), bool((sources >= 0).all()))
+        sources = vote(new, old, [0])[0][0]
+        first_new, first_old = new.reshape(len(new), -1)[:, 0], old.reshape(len(old), -1)[:, 0]
+        yield _Part(name, first_new, first_old, None, {0: sources}, set(), bool((sources >= 0).all()))
     for number, source in enumerate(sources):
         if source >= 0:
             yield _Part(name, new[number], old[source], number, *locate(new[number], old[source]))

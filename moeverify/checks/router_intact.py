@@ -109,7 +109,8 @@ def _reads(name: str, dim: int, tensor: torch.Tensor) -> bool:
 def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[str, int]:
     """Attributes of the block and its routers that go by one of ``names``."""
     found: dict[str, int] = {}
-    for path in (layer.name, *layer.routers):
+    routing = {name.rpartition(".")[0] for name in router_tensors(context.original, layer)}
+    for path in (layer.name, *(r for r in layer.routers if r in routing)):
         module: Any = context.pruned.get_submodule(path)
         for attribute in names:
             value = vars(module).get(attribute)
