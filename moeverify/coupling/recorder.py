@@ -1,0 +1,209 @@
+"""Watches a running forward and lets a rule relate the dimensions of every operation.
+
+Sources: PyTorch's ``TorchDispatchMode``, which sees each aten operation with its real tensors, so control flow
+that depends on data simply runs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.rules import RULES, Call
+from moeverify.coupling.rules.pointwise import pointwise
+from moeverify.coupling.rules.registry import Rule
+
+RESHAPED = "its shape was changed in place"
+UNSEEN_VIEW = "seen through a view that no recorded operation made"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Seen:
+    """A tensor that the recorder knows: ``layout`` says where in its storage it lies."""
+
+    alive: weakref.ref
+    dims: tuple[int, ...]
+    shape: torch.Size
+    storage: int
+    layout: tuple
+
+
+class Recorder(TorchDispatchMode):
+    """Applies a rule to every operation while the forward runs.
+
+    Tensors are held weakly, so that a traced forward keeps no activation longer than a plain one does. ``run``
+    executes an operation; a weightless trace puts its own in place.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.relations = Relations()
+        self.unknown: Counter[str] = Counter()
+        self.modules: list[str] = []
+        self.tensors: dict[str, tuple[int, ...]] = {}
+        self.aliases: dict[str, str] = {}
+        self.touched: set[str] = set()
+        self._run = run or _execute
+        self._known: dict[int, _Seen] = {}
+        self._names: dict[int, str] = {}
+        self._operators: dict[Any, tuple[str, Rule | None]] = {}
+        # A weak reference keeps the address of a storage from being used again.
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
+        self._produced: list[tuple[tuple[int, ...], int, int]] = []
+        self._reads: dict[int, int] = {}
+        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        for name, tensor in named:
+            first = self._names.get(id(tensor))
+            if first is not None:
+                self.aliases[name] = first
+                continue
+            self._names[id(tensor)] = name
+            seen = self._register(tensor, name=name)
+            self.tensors[name] = seen.dims
+            for layout, dims, _ in self._views[seen.storage][:-1]:
+                if layout == seen.layout:  # two parameters over one memory are tied as well
+                    self.relations.equal_all(dims, seen.dims)
+
+    def _register(self, tensor: torch.Tensor, dims: tuple[int, ...] | None = None, name: str = "") -> _Seen:
+        key = id(tensor)
+        storage = tensor.untyped_storage()
+        where = storage._cdata
+        if where not in self._storages:
+            self._storages[where] = StorageWeakRef(storage)
+        new = dims is None
+        if dims is None:
+            dims = self.relations.new_dims(tensor.shape)
+        alive = weakref.ref(tensor, lambda _: self._known.pop(key, None))
+        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        seen = self._known[key] = _Seen(alive, dims, tensor.shape, where, layout)
+        if new and tensor.numel():
+            self._views[where].append((layout, dims, name))
+        return seen
+
+    def _look_up(self, tensor: torch.Tensor) -> _Seen:
+        """What is known of a tensor; one never seen before is an alias of a known one or a frozen constant."""
+        seen = self._known.get(id(tensor))
+        if seen is not None:
+            if seen.shape == tensor.shape:
+                return seen
+            # An in-place operation changed the shape under the tensor's identity: nothing is known any more.
+            self.relations.freeze_all(seen.dims, RESHAPED)
+            seen = self._register(tensor)
+            self.relations.freeze_all(seen.dims, RESHAPED)
+            return seen
+        views = self._views.get(tensor.untyped_storage()._cdata, ())
+        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        for known, dims, name in views:
+            if known == layout:
+                self.touched.update([name] if name else ())
+                return self._register(tensor, dims)
+        span = _span(layout)
+        for known, dims, name in views:
+            low, high = _span(known)
+            if low < span[1] and span[0] < high:
+                self.touched.update([name] if name else ())
+                self.relations.freeze_all(dims, UNSEEN_VIEW)
+        seen = self._register(tensor)
+        self.relations.freeze_all(seen.dims, UNSEEN_VIEW if views else "a constant or input of the program")
+        return seen
+
+    def dims_of(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """The dimensions of a tensor, in order."""
+        return self._look_up(tensor).dims
+
+    def read(self, tensor: torch.Tensor) -> None:
+        """Say that the operation that runs now uses a tensor's data."""
+        self._reads[self._look_up(tensor).storage] = self.relations.current
+
+    def freeze(self, value: Any, reason: str) -> None:
+        """Freeze every dimension of every tensor in a nested value, which is thereby consumed."""
+        self.relations.operations.append(Operation("(model)", ""))
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                seen = self._look_up(leaf)
+                self.relations.freeze_all(seen.dims, reason)
+                self._reads[seen.storage] = self.relations.current + 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # asks for a device or layout, not for data
+            return func(*args, **kwargs)
+        known = self._operators.get(func)
+        if known is None:
+            known = self._operators[func] = _operator(func)
+        name, rule = known
+        self.relations.operations.append(Operation(name, self.modules[-1] if self.modules else ""))
+        number = self.relations.current
+        given = []
+        for tensor in _tensors(args, kwargs):
+            seen = self._look_up(tensor)  # before the operation: in-place ones may change the shape
+            self._reads[seen.storage] = number
+            given.append(id(tensor))
+            parameter = self._names.get(id(tensor))
+            if parameter is not None:
+                self.touched.add(parameter)
+        result = self._run(func, args, kwargs)
+        outputs = (result,) if isinstance(result, torch.Tensor) else tuple(_tensors((result,), {}))
+        for output in outputs:
+            if id(output) not in given:
+                seen = self._known.get(id(output)) or self._register(output)
+                self._produced.append((seen.dims, number, seen.storage))
+        call = Call(name, tuple(args), dict(kwargs), outputs, self.dims_of)
+        if rule is not None:
+            rule(call, self.relations)
+        else:
+            self.unknown[name] += 1
+            for tensor in (*call.tensors(), *outputs):
+                self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name}")
+        return result
+
+    def freeze_unconsumed(self) -> None:
+        """Data can leave the dispatcher (``.numpy()``): what was produced and never read again is frozen."""
+        self.relations.operations.append(Operation("(program)", ""))
+        for dims, number, storage in self._produced:
+            if self._reads.get(storage, -1) <= number:
+                self.relations.freeze_all(dims, "produced and never used by a recorded operation")
+
+
+def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
+    return func(*args, **kwargs)
+
+
+def _operator(func: Any) -> tuple[str, Rule | None]:
+    """An operation's packet name and the rule for it, if there is one."""
+    name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+    rule = RULES.get(name)
+    if rule is None and torch.Tag.pointwise in func.tags:
+        rule = pointwise
+    return name, rule
+
+
+def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """The tensors among the values of a schema: tensors, or lists of tensors."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            for item in value:
+                if isinstance(item, torch.Tensor):
+                    yield item
+
+
+def _span(layout: tuple) -> tuple[int, int]:
+    """The bytes of its storage that a tensor lies in, as a half-open range."""
+    offset, shape, stride, dtype = layout
+    if 0 in shape:
+        return 0, 0
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    return offset * dtype.itemsize, (last + 1) * dtype.itemsize

@@ -1,0 +1,127 @@
+"""Trace a model that has no weights: parameters on the meta device, or fake ones.
+
+For the time of the trace every parameter and buffer is replaced by a fake tensor, which has a shape, a type and a
+device but no data. Source: PyTorch's ``FakeTensorMode``. Where the forward asks for data all the same (which expert
+was hit, how many tokens), an answer is imagined; relations between dimensions do not depend on it, and what was
+imagined is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._pytree import tree_map
+
+# So many rows an imagined selection has; more than one, since a dimension of size 1 relates to nothing.
+CHOSEN = 2
+
+
+def is_weightless(model: nn.Module) -> bool:
+    """Whether any parameter or buffer has no data."""
+    return any(t.is_meta or isinstance(t, FakeTensor) for t in (*model.parameters(), *model.buffers()))
+
+
+@contextlib.contextmanager
+def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
+    """Put fake tensors in place of every parameter and buffer, and yield fake inputs; undone at the end.
+
+    Parameters that are one tensor, or share memory, stay so.
+    """
+    own = next((t.fake_mode for t in model.parameters() if isinstance(t, FakeTensor)), None)
+    mode = own or FakeTensorMode(allow_non_fake_inputs=True)
+    storages: dict[int, torch.Tensor] = {}
+    fakes: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if id(tensor) not in fakes:
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key not in storages:
+                storages[key] = torch.empty(storage.nbytes(), dtype=torch.uint8, device="cpu")
+            whole = storages[key]
+            size = tensor.dtype.itemsize
+            typed = whole[: whole.numel() // size * size].view(tensor.dtype)
+            fakes[id(tensor)] = typed.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        return fakes[id(tensor)]
+
+    replaced: list[tuple[dict, str, Any]] = []
+    try:
+        with mode:
+            for module in model.modules():
+                for slots in (module._parameters, module._buffers):
+                    for name, tensor in slots.items():
+                        if tensor is not None:
+                            replaced.append((slots, name, tensor))
+                            slots[name] = fake(tensor)
+            yield tree_map(lambda x: fake(x) if isinstance(x, torch.Tensor) else x, example_inputs)
+    finally:
+        for slots, name, tensor in replaced:
+            slots[name] = tensor
+
+
+class Imagination:
+    """Runs operations on fake tensors; answers those whose result depends on data. ``told`` counts the answers.
+
+    Every mask is taken to hold, every choice to be of ``CHOSEN`` positions, every number to be 1.
+    """
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+
+    def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
+        try:
+            return func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            name = func._schema.name
+            answer = _ANSWERS.get(name)
+            if answer is None:
+                raise
+            self.told[name.replace("::", ".")] += 1
+            return answer(*args, **kwargs)
+
+
+def _number(tensor: torch.Tensor) -> bool | int | float:
+    if tensor.dtype is torch.bool:
+        return True
+    return 1.0 if tensor.is_floating_point() else 1
+
+
+def _nonzero(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.new_empty((CHOSEN, tensor.dim()), dtype=torch.int64)
+
+
+def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return tensor.new_empty((CHOSEN,))
+
+
+def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
+    """A mask of several dimensions stands for as many lists of positions."""
+    listed: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            listed += [index.new_empty((CHOSEN,), dtype=torch.int64)] * index.dim()
+        else:
+            listed.append(index)
+    return torch.ops.aten.index.Tensor(tensor, listed)
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "aten::_local_scalar_dense": _number,
+    "aten::nonzero": _nonzero,
+    "aten::masked_select": _masked_select,
+    "aten::index": _index,
+}
