@@ -21,13 +21,15 @@ class Region:
 
     ``links`` are ``(source, target, start, step, inner, period)``: position ``i`` of ``source`` is position
     ``start + step * (i // inner % period)`` of ``target``. ``seeds`` are ``(dim, start, step, count)``: positions
-    that are frozen from outside. ``anchored`` tells which dimensions belong to a parameter or buffer.
+    that are frozen from outside. ``anchored`` tells which dimensions belong to a parameter or buffer. ``pairs`` are
+    ``(dim, positions, other dim, positions there)``, coupled one by one.
     """
 
     sizes: tuple[int, ...]
     links: tuple[tuple[int, int, int, int, int, int], ...]
     seeds: tuple[tuple[int, int, int, int], ...]
     anchored: tuple[bool, ...]
+    pairs: tuple[tuple[int, tuple[int, ...], int, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ def _components(region: Region, offsets: np.ndarray) -> np.ndarray:
         positions = np.arange(region.sizes[source], dtype=np.int32)
         sources.append(positions + offsets[source].astype(np.int32))
         targets.append((offsets[target] + start + step * (positions // inner % period)).astype(np.int32))
+    for first, here, second, there in region.pairs:
+        sources.append((offsets[first] + np.array(here)).astype(np.int32))
+        targets.append((offsets[second] + np.array(there)).astype(np.int32))
     rows, columns = np.concatenate(sources), np.concatenate(targets)
     total = int(offsets[-1])
     graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))

@@ -25,12 +25,16 @@ __all__ = ["CouplingClass", "FrozenDim", "Links", "Member", "link", "solve"]
 
 # One parameter or buffer that a root holds: its number in the order of the trace, its name and the dimension.
 _Place = tuple[int, str, int]
+Pairs = tuple[int, np.ndarray, int, np.ndarray]
 
 
-def solve(trace: Trace, links: Links | None = None) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
+def solve(
+    trace: Trace, links: Links | None = None, extra: Sequence[Pairs] = ()
+) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
     """Coupling classes and frozen dimensions of a trace, in the order of the parameters.
 
-    ``links`` are those of ``link(trace)`` if they are known already.
+    ``links`` are those of ``link(trace)`` if they are known already. ``extra`` couples further positions pair by pair:
+    ``(dim, positions, other dim, positions there)``.
     """
     links = links or link(trace)
     sizes = links.relations.sizes
@@ -44,7 +48,7 @@ def solve(trace: Trace, links: Links | None = None) -> tuple[tuple[CouplingClass
     stuck: list[tuple[_Place, Freeze, Sequence[int]]] = []
     solutions = cache(solve_region)
     linked: set[int] = set()
-    for roots, region, reasons in _regions(links, places):
+    for roots, region, reasons in _regions(links, places, extra):
         linked.update(roots)
         solution = solutions(region)
         owners = {k: places[r] for k, r in enumerate(roots) if r in places}
@@ -74,7 +78,9 @@ def _compact(positions: np.ndarray) -> Sequence[int]:
     return tuple(positions.tolist())
 
 
-def _regions(links: Links, places: dict[int, list[_Place]]) -> list[tuple[list[int], Region, list[Freeze]]]:
+def _regions(
+    links: Links, places: dict[int, list[_Place]], extra: Sequence[Pairs]
+) -> list[tuple[list[int], Region, list[Freeze]]]:
     """Sets of linked live roots, each with its description and the freeze behind every seed.
 
     A frozen root links nothing: the positions that it holds in a live one become seeds.
@@ -92,10 +98,20 @@ def _regions(links: Links, places: dict[int, list[_Place]]) -> list[tuple[list[i
             edges.append((part, whole, segment.start, segment.step, 1, count))
     for number, (factor, size, inner) in links.chosen.items():
         edges.append((root[relations.products[number].whole], factor, 0, 1, inner, size))
+    pairs: list[tuple[int, tuple[int, ...], int, tuple[int, ...]]] = []
+    for first, here, second, there in extra:
+        a, b = root[first], root[second]
+        for live, held, positions in ((a, b, here), (b, a, there)):
+            if held in frozen and live not in frozen:
+                for position in positions.tolist():
+                    seeds[live].setdefault((position, 1, 1), frozen[held])
+        if a not in frozen and b not in frozen:
+            pairs.append((a, tuple(here.tolist()), b, tuple(there.tolist())))
 
-    roots = sorted({r for edge in edges for r in edge[:2]} | set(seeds))
+    joined = [*(edge[:2] for edge in edges), *((a, b) for a, _, b, _ in pairs)]
+    roots = sorted({r for ends in joined for r in ends} | set(seeds))
     index = {r: k for k, r in enumerate(roots)}
-    ends = np.array([(index[a], index[b]) for a, b, *_ in edges], dtype=np.int64).reshape(-1, 2)
+    ends = np.array([(index[a], index[b]) for a, b in joined], dtype=np.int64).reshape(-1, 2)
     graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(len(roots), len(roots)))
     labels = connected_components(graph, directed=False)[1].tolist() if roots else []
     grouped: dict[int, list[int]] = defaultdict(list)
@@ -104,6 +120,9 @@ def _regions(links: Links, places: dict[int, list[_Place]]) -> list[tuple[list[i
     by_group: dict[int, set[tuple]] = defaultdict(set)
     for edge in edges:
         by_group[labels[index[edge[0]]]].add(edge)
+    pairs_of: dict[int, list[tuple]] = defaultdict(list)
+    for pair in pairs:
+        pairs_of[labels[index[pair[0]]]].append(pair)
 
     result = []
     for label, members in grouped.items():
@@ -116,6 +135,7 @@ def _regions(links: Links, places: dict[int, list[_Place]]) -> list[tuple[list[i
             links=tuple(sorted((local[a], local[b], *rest) for a, b, *rest in by_group[label])),
             seeds=tuple((k, *seed) for k, seed, _ in own),
             anchored=tuple(r in places for r in members),
+            pairs=tuple((local[a], here, local[b], there) for a, here, b, there in pairs_of[label]),
         )
         result.append((members, region, [freeze for *_, freeze in own]))
     return result

@@ -139,3 +139,15 @@ def test_cost_follows_dimensions_not_channels():
     assert found.size == 10_000_000
     assert len({id(m.positions) for m in found.members}) == 1
     assert np.array_equal(found.members[0].positions[-3:, 0], np.arange(10_000_000)[-3:])
+
+
+def test_extra_pairs_couple_and_freeze():
+    relations = Relations(operations=[Operation("aten.test", "")])
+    a, b, c = relations.new_dims([4, 4, 4])
+    relations.freeze(c, "test")
+    pairs = [(a, np.array([0, 1]), b, np.array([3, 2])), (b, np.array([0]), c, np.array([1]))]
+    classes, frozen = solve(as_trace(relations), extra=pairs)
+    units = {frozenset((d, tuple(p)) for d, p in removed_by(k, u).items()) for k in classes for u in range(k.size)}
+    expected = [{(a, (0,)), (b, (3,))}, {(a, (1,)), (b, (2,))}, {(a, (2,))}, {(a, (3,))}, {(b, (1,))}]
+    assert units == {frozenset(unit) for unit in expected}
+    assert {(f.parameter, tuple(f.positions)) for f in frozen} == {("p001", (0,)), ("p002", (0, 1, 2, 3))}
