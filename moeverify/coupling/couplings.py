@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
+from moeverify.coupling.opaque import Opaque
 from moeverify.coupling.solve import CouplingClass, FrozenDim, Links, link, solve
 from moeverify.coupling.trace import Trace, trace
 from moeverify.errors import UsageError
@@ -106,10 +107,14 @@ def trace_couplings(
     roles: Roles | None = None,
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     output_transform: Callable[[Any], Any] | None = None,
+    opaque: Mapping[str, Opaque] | None = None,
+    held: Sequence[tuple[str, int, str]] = (),
 ) -> CouplingMap:
     """Trace one forward of ``model`` and return its coupling classes.
 
-    ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. The model is left as it was.
+    ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``opaque`` gives layers, by
+    path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay. The
+    model is left as it was.
     Raises ``TraceError`` if its forward fails.
     """
     found = find_roles(model, roles)
@@ -119,7 +124,10 @@ def trace_couplings(
         forward_fn=forward_fn,
         output_transform=output_transform,
         expert_lists=[layer.experts for layer in found.layers if not layer.fused],
+        opaque=opaque,
     )
+    for name, dim, reason in held:
+        traced.relations.freeze(traced.tensors[traced.aliases.get(name, name)][dim], reason)
     links = link(traced)
     classes, frozen = solve(traced, links)
     return CouplingMap(classes, frozen, traced.unknown, traced, links)
