@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moeverify.coupling.dims import Freeze
-from moeverify.coupling.solve import Links
+from moeverify.coupling.links import Links
 from moeverify.pruning.relations import (
     FactorToWhole,
     Identity,

@@ -11,7 +11,7 @@ import numpy as np
 from torch_pruning.dependency import Dependency
 
 from moeverify.coupling.dims import Freeze
-from moeverify.coupling.solve import link
+from moeverify.coupling.links import link
 from moeverify.errors import PruningRefused
 from moeverify.pruning.expansion import DimensionGraph, Edge, Expansion, Walk, dimension_graph
 from moeverify.pruning.groups import Item, Place, PruningGroup, repeated
