@@ -193,6 +193,8 @@ def _hidden(spec: Spec) -> Axis:
         folded = spec.hidden // cat_slice_parts(spec.strength("cat_slice"))
         if spec.strength("rotate_half"):
             folded = min(folded, spec.hidden // 2)
+    if folded == 1:
+        return Axis.fixed(spec.hidden, "all channels would have to go together")
     return Axis("hidden", tuple(channel % folded for channel in range(spec.hidden)))
 
 
