@@ -289,7 +289,7 @@ class Walk:
 
     def _path(self, path: list[_Frame], edge: Edge) -> tuple[str, ...]:
         """The closed part of the present path, as readable steps."""
-        start = next(number for number, frame in enumerate(path) if frame.node == edge.target)
+        start = max(number for number, frame in enumerate(path) if frame.node == edge.target)
         steps = [self.describe(path[start].node)]
         for frame in path[start + 1 :]:
             steps.append(f"{self.describe(frame.node)} ({frame.via.operation if frame.via else 'root'})")
