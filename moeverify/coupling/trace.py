@@ -68,16 +68,26 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def static_experts(model: nn.Module) -> Iterator[None]:
-    """Let fused experts of a transformers model run as one grouped product, whose shapes depend on no data."""
+    """Let fused experts of a transformers model run as one product, whose shapes depend on no data.
+
+    A model that offers none keeps its loop over the experts, and is told which ones were hit.
+    """
     previous = getattr(getattr(model, "config", None), "_experts_implementation", None)
-    if previous in (None, "grouped_mm") or not hasattr(model, "set_experts_implementation"):
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    # Without data PyTorch knows the grouped product in bfloat16 only.
+    wanted = "grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm"
+    if previous is None or not hasattr(model, "set_experts_implementation"):
         yield
         return
-    model.set_experts_implementation("grouped_mm")
+    try:
+        model.set_experts_implementation(wanted)
+    except ValueError:
+        previous = None
     try:
         yield
     finally:
-        model.set_experts_implementation(previous)
+        if previous is not None:
+            model.set_experts_implementation(previous)
 
 
 def _drop(modules: list[str]) -> None:
