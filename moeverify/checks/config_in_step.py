@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.pruning.config_sync import has_config, shapes_of, skeleton
+from moeverify.pruning.configuration import has_config, shapes_of, skeleton
 
 
 @check("config-in-step")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.exercise import run, vary_inputs
-from moeverify.pruning.config_sync import has_config
+from moeverify.pruning.configuration import has_config
 
 # What a fresh process runs: plain transformers, nothing of ours except the registration of synthetic models.
 PROGRAM = """

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-
-from moeverify.coupling.dims import Freeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +43,7 @@ class CouplingClass:
 class FrozenDim:
     """A parameter's dimension with positions that can never be removed, and the operation that froze it.
 
-    ``positions`` are ascending, a ``range`` where they are consecutive. ``cause`` is the statement of the trace that
-    the freeze spread from.
+    ``positions`` are ascending, a ``range`` where they are consecutive.
     """
 
     parameter: str
@@ -54,4 +51,3 @@ class FrozenDim:
     positions: Sequence[int]
     reason: str
     operation: str
-    cause: Freeze | None = field(default=None, repr=False, compare=False)

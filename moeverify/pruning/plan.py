@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.configuration import Adjustment
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +31,14 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``."""
+    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``.
+
+    ``adjustments`` names the classes that keep another number of units than was asked, and why.
+    """
 
     cuts: tuple[Cut, ...]
     keep: Mapping[tuple[str, int], np.ndarray]
+    adjustments: tuple[Adjustment, ...] = ()
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a parameter or buffer after the plan."""
@@ -44,7 +49,9 @@ class Plan:
         return tuple(new)
 
 
-def make_plan(cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int]) -> Plan:
+def make_plan(
+    cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int], adjustments: Sequence[Adjustment] = ()
+) -> Plan:
     """Combine cuts; ``sizes`` gives the present size of each parameter's dimension."""
     removed: dict[tuple[str, int], list[np.ndarray]] = {}
     keep: dict[tuple[str, int], np.ndarray] = {}
@@ -60,4 +67,4 @@ def make_plan(cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int]) -> Plan
                 removed.setdefault(key, []).append(member.positions[gone].ravel())
     for key, parts in removed.items():
         keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
-    return Plan(tuple(cuts), keep)
+    return Plan(tuple(cuts), keep, tuple(adjustments))

@@ -15,7 +15,17 @@ from moeverify.coupling.trace import call_model
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.classes import ROLES, PruningClass
-from moeverify.pruning.config_sync import apply_config, has_config, plan_config, shapes_of
+from moeverify.pruning.configuration import (
+    ConfigUpdate,
+    Expression,
+    Probe,
+    apply_update,
+    express,
+    has_config,
+    plan_update,
+    shapes_of,
+    wanted_shapes,
+)
 from moeverify.pruning.graph import MAX_EXPANSIONS, MoEDependencyGraph
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.scores import score_units
@@ -106,8 +116,8 @@ class MoEPruner:
         """The ratio asked for a class, by its role."""
         return self.ratios.get(pruning_class.role, self.pruning_ratio)
 
-    def cut_of(self, pruning_class: PruningClass) -> Cut | None:
-        """The units that a class keeps, or ``None`` if it is left alone.
+    def count_of(self, pruning_class: PruningClass) -> int | None:
+        """How many units a class is to keep, or ``None`` if it is left alone.
 
         At least one unit stays; a class of one unit is left alone. Heads are counted whole and never rounded.
         """
@@ -123,21 +133,42 @@ class MoEPruner:
                 f"ratio {ratio} with round_to={self.round_to} would remove all {size} units of {pruning_class.name}; "
                 "lower one of them"
             )
-        if kept == size:
-            return None
+        return None if kept == size else kept
+
+    def cut_of(self, pruning_class: PruningClass, kept: int) -> Cut:
+        """The ``kept`` units of a class with the best scores."""
         scores = score_units(self.model, pruning_class, self.importance)
         best = scores.topk(kept, dim=-1).indices.sort(dim=-1).values
         return Cut(pruning_class, best.numpy().astype(np.int64))
 
     def plan(self) -> Plan:
-        """What ``step`` would remove; nothing is changed."""
+        """What ``step`` would remove; nothing is changed.
+
+        Raises ``PruningRefused`` if the configuration cannot say what was asked by role.
+        """
         self.DG.expansions = 0
         for pruning_class in self.DG.classes:
             self.DG.group_of(pruning_class, range(pruning_class.coupling.size))
-        cuts = [cut for c in self.DG.classes if (cut := self.cut_of(c)) is not None]
+        counts = {c: kept for c in self.DG.classes if (kept := self.count_of(c)) is not None}
+        expression = self._express(counts)
+        if expression is not None:
+            counts = dict(expression.counts)
+        cuts = [self.cut_of(c, kept) for c, kept in counts.items() if kept < c.coupling.size]
         shapes = shapes_of(self.model)
         sizes = {(name, dim): size for name, shape in shapes.items() for dim, size in enumerate(shape)}
-        return make_plan(cuts, sizes)
+        return make_plan(cuts, sizes, () if expression is None else expression.adjustments)
+
+    def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
+        """The counts that the model's configuration can say; ``None`` if it has no configuration."""
+        self._update: ConfigUpdate | None = None
+        if not has_config(self.model):
+            return None
+        probe = Probe(self.model)
+        named = [c for c in counts if c.role in self.ratios]
+        expression = express(probe, counts, round_to=self.round_to, named=named)
+        wanted = wanted_shapes(probe.base, expression.counts)
+        self._update = plan_update(probe, expression.entries, wanted)
+        return expression
 
     @torch.no_grad()
     def step(self) -> Plan:
@@ -147,13 +178,14 @@ class MoEPruner:
         """
         plan = self.plan()
         if not plan.cuts:
+            because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
             raise PruningRefused(
-                "nothing can be pruned: every dimension is frozen or ignored; `moeverify inspect` says by what"
+                f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
+                "`moeverify inspect` says by what"
             )
-        if has_config(self.model):
-            update = plan_config(self.model, plan)
+        if self._update is not None:
             apply_plan(self.model, plan)
-            apply_config(self.model, update)
+            apply_update(self.model, self._update)
         else:
             self._rehearse(plan)
             apply_plan(self.model, plan)

@@ -2,7 +2,6 @@
 
 from moeverify.coupling.rules import (  # noqa: F401
     attention,
-    convolution,
     creation,
     indexing,
     linear,

@@ -1,0 +1,26 @@
+"""Configuration in step with the weights, without a table per architecture (G10).
+
+``probe`` finds what each entry means, ``search`` the entries for wanted shapes, ``express`` the counts that entries can
+say, ``update`` writes them; ``constants`` keeps what an architecture derives from a size.
+"""
+
+from moeverify.pruning.configuration.express import Adjustment, Expression, describe, express, wanted_shapes
+from moeverify.pruning.configuration.probe import Probe
+from moeverify.pruning.configuration.skeleton import Shapes, has_config, shapes_of, skeleton
+from moeverify.pruning.configuration.update import ConfigUpdate, apply_update, plan_update
+
+__all__ = [
+    "Adjustment",
+    "ConfigUpdate",
+    "Expression",
+    "Probe",
+    "Shapes",
+    "apply_update",
+    "describe",
+    "express",
+    "has_config",
+    "plan_update",
+    "shapes_of",
+    "skeleton",
+    "wanted_shapes",
+]

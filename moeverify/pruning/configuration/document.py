@@ -1,0 +1,89 @@
+"""A configuration as the plain document that ``config.json`` holds: its entries by path, and back.
+
+Working on the document, not on the object, makes nested text configurations, lists with one number for each layer and
+transformers' ``per_layer_config`` alike: all of them are paths such as ``("text_config", "hidden_size")`` or
+``("intermediate_size", 3)``.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Path = tuple[str | int, ...]
+Document = dict[str, Any]
+
+# Sizes never depend on which token ends a text, nor on the library that wrote the file.
+_NO_SIZES = ("_token_id", "_token_ids", "_token_index", "transformers_version", "id2label", "label2id")
+
+
+def document_of(config: Any) -> Document:
+    """The configuration as plain data, every entry written out."""
+    return config.to_dict()
+
+
+def config_from(config: Any, document: Document) -> Any:
+    """A configuration of the same class with the entries of ``document``, made as loading ``config.json`` makes it.
+
+    Whatever the class raises for entries that it does not accept comes through.
+    """
+    made = type(config).from_dict(copy.deepcopy(document))
+    for private in ("_attn_implementation", "_experts_implementation"):
+        if getattr(config, private, None) is not None:
+            setattr(made, private, getattr(config, private))
+    return made
+
+
+def written_and_loaded(config: Any) -> Any:
+    """The configuration that comes back from a file. ``save_pretrained`` leaves out what equals the class's defaults,
+    and the class works out some entries anew, so this need not be the same."""
+    with tempfile.TemporaryDirectory(prefix="moeverify-config-") as folder:
+        config.to_json_file(f"{folder}/config.json", use_diff=True)
+        return type(config).from_json_file(f"{folder}/config.json")
+
+
+def integers(document: Mapping | Sequence, path: Path = ()) -> Iterator[tuple[Path, int]]:
+    """Every positive integer of the document with its path."""
+    items = document.items() if isinstance(document, Mapping) else enumerate(document)
+    for key, value in items:
+        if isinstance(key, str) and key.endswith(_NO_SIZES):
+            continue
+        if isinstance(value, Mapping | list | tuple):
+            yield from integers(value, (*path, key))
+        elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            yield (*path, key), value
+
+
+def get(document: Document, path: Path) -> Any:
+    """The entry at ``path``, ``None`` if there is none."""
+    value: Any = document
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def with_entries(document: Document, entries: Mapping[Path, Any]) -> Document:
+    """A copy of ``document`` with other values at some paths."""
+    result = copy.deepcopy(document)
+    for path, value in entries.items():
+        owner: Any = result
+        for key in path[:-1]:
+            if isinstance(owner[key], tuple):
+                owner[key] = list(owner[key])
+            owner = owner[key]
+        owner[path[-1]] = value
+    return result
+
+
+def name_of(path: Path) -> str:
+    """A path as users write it.
+
+    >>> name_of(("text_config", "layer_sizes", 3))
+    'text_config.layer_sizes[3]'
+    """
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")

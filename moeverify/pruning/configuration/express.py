@@ -1,0 +1,181 @@
+"""How many units each class may keep so that some configuration says the result.
+
+Classes that one entry of the configuration sizes must keep the same share. What no configuration can say is left alone,
+by name and with the rule, or refused if it was asked for by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moeverify.errors import PruningRefused
+from moeverify.pruning.classes import ROLES, PruningClass
+from moeverify.pruning.configuration.document import name_of
+from moeverify.pruning.configuration.probe import Dim, Entries, Probe
+from moeverify.pruning.configuration.search import Found, find_entries, without_needless
+from moeverify.pruning.configuration.skeleton import Shapes
+
+Counts = Mapping[PruningClass, int]
+_CANDIDATES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Adjustment:
+    """A class that keeps another number of units than asked, and the rule that asks for it."""
+
+    pruning_class: PruningClass
+    wanted: int
+    kept: int
+    reason: str
+
+    def __str__(self) -> str:
+        size = self.pruning_class.coupling.size
+        return (
+            f"{self.pruning_class.name} keeps {self.kept} of {size} units where {self.wanted} were asked: {self.reason}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """Counts that a configuration can say, with its entries."""
+
+    counts: Counts
+    entries: Entries
+    adjustments: tuple[Adjustment, ...] = ()
+
+
+def wanted_shapes(base: Shapes, counts: Counts) -> Shapes:
+    """Shapes of all tensors when each class keeps so many units."""
+    sizes = {name: list(shape) for name, shape in base.items()}
+    for pruning_class, kept in counts.items():
+        for member in pruning_class.coupling.members:
+            gone = (pruning_class.coupling.size - kept) * member.positions.shape[1]
+            sizes[member.parameter][member.dim] -= gone
+    return {name: tuple(shape) for name, shape in sizes.items()}
+
+
+def express(
+    probe: Probe, wanted: Counts, *, round_to: int | None = None, named: Iterable[PruningClass] = ()
+) -> Expression:
+    """Counts as near to ``wanted`` as a configuration can say.
+
+    ``wanted`` holds the classes to be pruned. Counts that are changed stay multiples of ``round_to`` where possible.
+    Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep what was asked.
+    """
+    found = _solve(probe, wanted)
+    counts = dict(wanted)
+    reasons: dict[PruningClass, str] = {}
+    if found.wrong:
+        for component in _components(probe, wanted):
+            counts.update(_express_component(probe, {c: wanted[c] for c in component}, round_to, reasons))
+        found = _solve(probe, counts)
+        if found.wrong:  # the components do not go together: nothing of them is safe
+            raise PruningRefused(f"no configuration says all the sizes together; {_rule(probe, found)}")
+    adjustments = tuple(
+        Adjustment(c, wanted[c], kept, reasons.get(c, "")) for c, kept in counts.items() if kept != wanted[c]
+    )
+    insisted = set(named)
+    for adjustment in adjustments:
+        if adjustment.pruning_class in insisted:
+            raise PruningRefused(str(adjustment))
+    shapes = wanted_shapes(probe.base, counts)
+    return Expression(counts, without_needless(probe, found.entries, shapes), adjustments)
+
+
+def _solve(probe: Probe, counts: Counts) -> Found:
+    return find_entries(probe, wanted_shapes(probe.base, counts))
+
+
+def _dims(pruning_class: PruningClass) -> set[Dim]:
+    return {(m.parameter, m.dim) for m in pruning_class.coupling.members}
+
+
+def _components(probe: Probe, classes: Iterable[PruningClass]) -> list[list[PruningClass]]:
+    """Classes that share an entry, directly or through others."""
+    groups: list[tuple[set[int], list[PruningClass]]] = []
+    for pruning_class in classes:
+        dims = _dims(pruning_class)
+        moves = {number for number, move in enumerate(probe.moves) if not dims.isdisjoint(move.slopes)}
+        members = [pruning_class]
+        for group in [g for g in groups if g[0] & moves]:
+            groups.remove(group)
+            moves |= group[0]
+            members = [*group[1], *members]
+        groups.append((moves, members))
+    return [members for _, members in groups]
+
+
+def _candidates(counts: Counts, round_to: int | None) -> list[dict[PruningClass, int]]:
+    """Common shares for all classes, the nearest to what was asked first, multiples of ``round_to`` before others."""
+    sizes = {c: c.coupling.size for c in counts}
+    steps = math.gcd(*sizes.values())
+    share = sum(k / sizes[c] for c, k in counts.items()) / len(counts)
+
+    def rank(step: int) -> tuple[bool, float, int]:
+        uneven = round_to is not None and any(
+            (size * step // steps) % round_to and c.role != "heads" for c, size in sizes.items()
+        )
+        return uneven, abs(step / steps - share), -step
+
+    best = sorted(range(1, steps), key=rank)[:_CANDIDATES]
+    return [{c: size * step // steps for c, size in sizes.items()} for step in best]
+
+
+def _express_component(
+    probe: Probe, wanted: Counts, round_to: int | None, reasons: dict[PruningClass, str]
+) -> dict[PruningClass, int]:
+    """The best counts for classes that share entries: alike first, then with some roles left alone."""
+    found = _solve(probe, wanted)
+    if not found.wrong:
+        return dict(wanted)
+    rule = _rule(probe, found)
+    untouched = {c: c.coupling.size for c in wanted}
+    for left_alone in _subsets(wanted):
+        kept = {c: k for c, k in wanted.items() if c not in left_alone}
+        if not kept:
+            continue
+        for candidate in ([kept] if left_alone else []) + _candidates(kept, round_to):
+            if all(candidate[c] == c.coupling.size for c in candidate):
+                continue
+            if abs(sum(candidate[c] / c.coupling.size - kept[c] / c.coupling.size for c in kept)) > 0.13 * len(kept):
+                continue  # nearer to nothing than to what was asked
+            if not _solve(probe, candidate).wrong:
+                result = {**untouched, **candidate}
+                reasons.update({c: rule for c in wanted if result[c] != wanted[c]})
+                return result
+    reasons.update(dict.fromkeys(wanted, rule))
+    return untouched
+
+
+def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
+    """What to leave alone: nothing, one role, all but one role."""
+    roles = [role for role in reversed(ROLES) if any(c.role == role for c in wanted)]
+    subsets: list[Sequence[PruningClass]] = [[]]
+    if len(roles) > 1:
+        subsets += [[c for c in wanted if c.role == role] for role in roles]
+    if len(roles) > 2:
+        subsets += [[c for c in wanted if c.role != role] for role in roles]
+    singles = list(wanted)
+    if 1 < len(singles) <= 8:
+        subsets += [[c] for c in singles] + [[c for c in singles if c is not one] for one in singles]
+    return subsets
+
+
+def _rule(probe: Probe, found: Found) -> str:
+    """Which rule of the configuration stands in the way."""
+    name, dim = found.wrong[0]
+    entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
+    config = type(probe.model.config).__name__
+    if not entries:
+        return f"no entry of {config} sizes dimension {dim} of {name}"
+    said = f"dimension {dim} of {name} follows {', '.join(entries[:3])} of {config}, which cannot say it"
+    rules = probe.rules_on(word for entry in entries for word in re.split(r"\W+", entry))
+    return said + (f" ({rules[-1][:200]})" if rules else "")
+
+
+def describe(entries: Entries) -> dict[str, int]:
+    """Entries under the names that users write."""
+    return {name_of(path): value for path, value in entries.items()}

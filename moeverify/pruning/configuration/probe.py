@@ -1,0 +1,228 @@
+"""What each entry of a configuration means: change one, rebuild on the meta device, see which dimensions change.
+
+No table of architectures is needed; whatever an architecture calls its hidden size, doubling it doubles the dimensions
+that are hidden channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from moeverify.errors import PruningRefused
+from moeverify.pruning.configuration import document as doc
+from moeverify.pruning.configuration.document import Path
+from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
+
+Dim = tuple[str, int]
+Entries = dict[Path, int]
+Attribute = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a skeleton says: all shapes, and the plain attributes ``(module, name)`` that differ from the original's."""
+
+    shapes: Shapes
+    attributes: Mapping[Attribute, Any]
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether a floating-point attribute differs: a constant that the architecture derives from a size."""
+        return any(isinstance(value, float) for value in self.attributes.values())
+
+
+@dataclass(frozen=True)
+class Move:
+    """Entries that change together, by a factor (``up``) or by its inverse (``down``), and what that does.
+
+    ``slopes`` gives for each parameter dimension how many positions a doubling adds, ``attributes`` the attributes of
+    modules that it changes. Most moves have one entry; an architecture that insists on a relation between two (heads x
+    head size = expansion x hidden size) has them moved both. A move without slopes is *silent*: no shape tells of it.
+    """
+
+    up: tuple[Path, ...]
+    down: tuple[Path, ...]
+    slopes: Mapping[Dim, int]
+    attributes: frozenset[Attribute] = frozenset()
+    constants: bool = False
+
+    @property
+    def name(self) -> str:
+        """The entries as users write them."""
+        return " with ".join(doc.name_of(path) for path in (*self.up, *self.down))
+
+    def scaled(self, values: Mapping[Path, int], numerator: int, denominator: int) -> Entries | None:
+        """The entries times ``numerator / denominator``; ``None`` if one of them is no whole number then."""
+        result = {}
+        for paths, over, under in ((self.up, numerator, denominator), (self.down, denominator, numerator)):
+            for path in paths:
+                new, rest = divmod(values[path] * over, under)
+                if rest or new < 1:
+                    return None
+                result[path] = new
+        return result
+
+
+class Probe:
+    """Builds and remembers skeletons of one model under changed configurations."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.document = doc.document_of(model.config)
+        self.base = shapes_of(model)
+        self.built = 0
+        self._rules: dict[tuple, str] = {}
+        self._remembered: dict[tuple, Built | None] = {}
+        try:
+            original = self.build({})
+        except Exception as error:
+            raise PruningRefused(
+                f"{type(model.config).__name__} cannot build the model again ({type(error).__name__}: {error}); "
+                "without that no pruned size can be written into it"
+            ) from error
+        self.original = original
+        shapes = shapes_of(original)
+        wrong = [n for n in self.base.keys() | shapes.keys() if self.base.get(n) != shapes.get(n)]
+        if wrong:
+            raise PruningRefused(
+                f"the model's weights do not agree with its own configuration ({min(wrong)}); load or build it afresh"
+            )
+
+    def build(self, entries: Mapping[Path, int]) -> nn.Module:
+        """The skeleton with changed entries. Raises what the architecture raises."""
+        self.built += 1
+        config = doc.config_from(self.model.config, doc.with_entries(self.document, entries))
+        return skeleton(self.model, config)
+
+    def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
+        """What changed entries give; ``None`` if the architecture does not accept them or has other parameters."""
+        key = _key(entries)
+        if key not in self._remembered:
+            self._remembered[key] = self._built(entries)
+        return self._remembered[key]
+
+    def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
+        """Shapes under changed entries, ``None`` if there are none."""
+        built = self.try_entries(entries)
+        return None if built is None else built.shapes
+
+    def refuses(self, entries: Mapping[Path, int]) -> bool:
+        """Whether the architecture raises for these entries (already tried)."""
+        return _key(entries) in self._rules
+
+    def rules_on(self, names: Iterable[str]) -> list[str]:
+        """What the architecture said when it refused entries, as far as it speaks of one of ``names``."""
+        words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
+        said = dict.fromkeys(self._rules.values())
+        return [rule for rule in said if any(word.search(rule) for word in words)]
+
+    def _built(self, entries: Mapping[Path, int]) -> Built | None:
+        try:
+            model = self.build(entries)
+        except Exception as error:  # a configuration that the architecture does not accept
+            self._rules[_key(entries)] = " ".join(str(error).split())
+            return None
+        shapes = shapes_of(model)
+        if shapes.keys() != self.base.keys():
+            return None
+        return Built(shapes, changed_attributes(self.original, model))
+
+    @cached_property
+    def pins(self) -> Entries:
+        """Entries that say explicitly what the architecture derives otherwise, such as the size of a head.
+
+        An entry that is absent or empty takes the value that modules of the model hold under its name, if the same
+        model comes out and the entry has a say in it.
+        """
+        found: dict[str, set[int]] = {}
+        for module in self.original.modules():
+            if type(module).__module__.startswith("torch."):
+                continue
+            for name, value in vars(module).items():
+                if type(value) is int and value > 0 and not name.startswith("_") and name != "layer_idx":
+                    found.setdefault(name, set()).add(value)
+        pins: Entries = {}
+        for name, values in found.items():
+            if self.document.get(name) is not None or len(values) > 4:
+                continue
+            for value in sorted(values):
+                pinned = {**pins, (name,): value}
+                if self.shapes(pinned) == self.base and self.shapes({**pinned, (name,): 2 * value}) != self.base:
+                    pins = pinned
+                    break
+        return pins
+
+    @cached_property
+    def values(self) -> Entries:
+        """Present value of every integer entry, pins included."""
+        return {**dict(doc.integers(self.document)), **self.pins}
+
+    @cached_property
+    def _all_moves(self) -> tuple[Move, ...]:
+        moves, refused = [], []
+        for path, value in self.values.items():
+            doubled = {**self.pins, path: 2 * value}
+            if (built := self.try_entries(doubled)) is None:
+                refused += [path] if self.refuses(doubled) else []
+            else:
+                moves.append(self._move((path,), (), built))
+        for path in refused:
+            moves += self._pairs(path, [p for m in moves if m.slopes for p in m.up] + refused)
+        return tuple(moves)
+
+    @cached_property
+    def moves(self) -> tuple[Move, ...]:
+        """What changes shapes, the most far-reaching first."""
+        return tuple(sorted((m for m in self._all_moves if m.slopes), key=lambda move: -len(move.slopes)))
+
+    @cached_property
+    def silent_moves(self) -> tuple[Move, ...]:
+        """What changes attributes of modules but no shape, such as the number of key heads in latent attention."""
+        return tuple(m for m in self._all_moves if m.attributes and not m.slopes)
+
+    def _pairs(self, path: Path, others: Iterable[Path]) -> list[Move]:
+        """Moves of an entry that is not accepted alone with one other."""
+        result = []
+        for other in dict.fromkeys(others):
+            if other == path:
+                continue
+            both = {**self.pins, path: 2 * self.values[path]}
+            if built := self.try_entries({**both, other: 2 * self.values[other]}):
+                result.append(self._move((path, other), (), built))
+            if self.values[other] % 2 == 0 and (built := self.try_entries({**both, other: self.values[other] // 2})):
+                result.append(self._move((path,), (other,), built))
+        return [move for move in result if move.slopes]
+
+    def _move(self, up: tuple[Path, ...], down: tuple[Path, ...], built: Built) -> Move:
+        slopes = {
+            (name, dim): new - old
+            for name, shape in self.base.items()
+            for dim, (old, new) in enumerate(zip(shape, built.shapes[name], strict=True))
+            if new != old
+        }
+        return Move(up, down, slopes, frozenset(built.attributes), built.has_constants)
+
+
+def _key(entries: Mapping[Path, int]) -> tuple:
+    return tuple(sorted((str(path), value) for path, value in entries.items()))
+
+
+def changed_attributes(before: nn.Module, after: nn.Module) -> dict[Attribute, Any]:
+    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value."""
+    plain = int | float | str | tuple | list | None
+    modules = dict(before.named_modules())
+    changes = {}
+    for path, module in after.named_modules():
+        old = vars(modules[path]) if path in modules else {}
+        for name, value in vars(module).items():
+            if name.startswith("_") or name not in old or old[name] is value:
+                continue
+            if isinstance(value, plain) and isinstance(old[name], plain) and old[name] != value:
+                changes[path, name] = value
+    return changes

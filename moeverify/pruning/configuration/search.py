@@ -1,0 +1,136 @@
+"""The entries under which a model has the wanted shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+
+from moeverify.pruning.configuration.probe import Dim, Entries, Move, Probe
+from moeverify.pruning.configuration.skeleton import Shapes
+
+_PATHS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best entries found; ``wrong`` names the dimensions that still have another size than wanted."""
+
+    entries: Entries
+    wrong: tuple[Dim, ...]
+
+
+def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
+    """Dimensions of another size than wanted."""
+    return [
+        (name, dim)
+        for name, shape in wanted.items()
+        for dim, (size, real) in enumerate(zip(shape, shapes[name], strict=True))
+        if size != real
+    ]
+
+
+def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: Shapes) -> list[tuple[int, Entries]]:
+    """Changes of one move with the number of wrong dimensions that each would put right, by the slopes."""
+    votes: Counter[Fraction] = Counter()
+    for (name, dim), slope in move.slopes.items():
+        size, goal, old = now[name][dim], wanted[name][dim], base[name][dim]
+        if size == goal:
+            continue
+        if slope in (old, -old // 2):  # the entry is a factor of this size, or its inverse is
+            votes[Fraction(goal, size)] += 1
+        else:  # the entry is a part of it
+            lead = values[move.up[0]]
+            step = Fraction(slope, lead)
+            votes[(lead + (goal - size) / step) / lead] += 1
+    result = []
+    for factor, count in votes.most_common(3):
+        if factor > 0 and (entries := move.scaled(values, factor.numerator, factor.denominator)) is not None:
+            result.append((count, entries))
+    return result
+
+
+def find_entries(probe: Probe, wanted: Shapes) -> Found:
+    """Entries that give ``wanted``, each change checked by building.
+
+    A path that leads nowhere is tried again without the moves that put wrong what no other can put right.
+    """
+    best: Found | None = None
+    banned: set[int] = set()
+    for _ in range(_PATHS):
+        found, taken = _descend(probe, wanted, banned)
+        if best is None or len(found.wrong) < len(best.wrong):
+            best = found
+        guilty = {n for n in taken if not set(found.wrong).isdisjoint(probe.moves[n].slopes)}
+        if not found.wrong or not guilty:
+            break
+        banned |= guilty
+    assert best is not None
+    return best if best.wrong else Found(_keep_ratios(probe, best.entries), ())
+
+
+def _descend(probe: Probe, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
+    """One move after the other, each leaving fewer wrong dimensions than before, so it ends; also the moves taken.
+
+    Moves that only put things right go first: fewer heads, not smaller ones, which would change the softmax scale and
+    the rotary table. What a change puts wrong elsewhere another may put right (an expansion factor that multiplies a
+    hidden size).
+    """
+    entries: Entries = dict(probe.pins)
+    now = probe.shapes(entries)
+    assert now is not None
+    wrong = differing(now, wanted)
+    taken: set[int] = set()
+    while wrong:
+        values, bad = {**probe.values, **entries}, set(wrong)
+        options = [
+            (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
+            for number, move in enumerate(probe.moves)
+            if number not in banned
+            for votes, change in _proposals(move, values, probe.base, now, wanted)
+        ]
+        for *_, number, change in sorted(options, key=lambda option: option[:3]):
+            shapes = probe.shapes({**entries, **change})
+            if shapes is None:
+                continue
+            left = differing(shapes, wanted)
+            if len(left) < len(wrong):
+                entries, now, wrong = {**entries, **change}, shapes, left
+                taken.add(number)
+                break
+        else:
+            break
+    return Found(entries, tuple(wrong)), taken
+
+
+def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
+    """Change silent entries along where that keeps an attribute of the modules as it was.
+
+    Latent attention has no key heads to be seen in any shape, and yet a number of them, of which modules compute how
+    many query heads share one; it goes down with the query heads.
+    """
+    factors = {Fraction(v, probe.values[p]) for p, v in entries.items() if v != probe.values[p]}
+    for move in probe.silent_moves:
+        built = probe.try_entries(entries)
+        disturbed = set() if built is None else move.attributes & set(built.attributes)
+        if not disturbed:
+            continue
+        for factor in sorted(factors):
+            change = move.scaled(probe.values, factor.numerator, factor.denominator)
+            trial = None if change is None else probe.try_entries({**entries, **change})
+            if change is None or trial is None or trial.shapes != built.shapes:  # type: ignore[union-attr]
+                continue
+            if disturbed.isdisjoint(trial.attributes):
+                entries = {**entries, **change}
+                break
+    return entries
+
+
+def without_needless(probe: Probe, entries: Entries, wanted: Shapes) -> Entries:
+    """``entries`` without the pins that change nothing and those that keep their value."""
+    needed = {p: v for p, v in entries.items() if p in probe.pins or v != probe.values[p]}
+    for path in probe.pins:
+        trial = {p: v for p, v in needed.items() if p != path}
+        if needed.get(path) == probe.pins[path] and probe.shapes(trial) == wanted:
+            needed = trial
+    return needed

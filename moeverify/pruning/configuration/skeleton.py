@@ -1,0 +1,28 @@
+"""A model built from a configuration on the meta device: shapes and attributes, no memory."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def has_config(model: nn.Module) -> bool:
+    """Whether the model is rebuilt from a configuration, as transformers' models are."""
+    return hasattr(model, "config") and hasattr(model.config, "to_dict") and hasattr(model, "save_pretrained")
+
+
+def skeleton(model: nn.Module, config: Any) -> nn.Module:
+    """The model's class built from ``config`` on the meta device."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(config))
+
+
+def shapes_of(model: nn.Module) -> Shapes:
+    """Shapes of all parameters and buffers by name."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tuple(tensor.shape) for name, tensor in tensors}

@@ -1,0 +1,82 @@
+"""Write new entries into a model's configuration, and the sizes that follow from them into its modules."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from moeverify.errors import PruningRefused
+from moeverify.pruning.configuration import document as doc
+from moeverify.pruning.configuration.probe import Attribute, Entries, Probe, changed_attributes
+from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class ConfigUpdate:
+    """The new entries, and the skeletons built without and with them."""
+
+    entries: Entries
+    before: nn.Module
+    after: nn.Module
+
+    def sizes(self) -> dict[Attribute, Any]:
+        """Whole-number attributes ``(module path, name)`` that change, with the new value."""
+        return {key: v for key, v in changed_attributes(self.before, self.after).items() if _is_size(v)}
+
+    def constants(self) -> dict[Attribute, tuple[float, float]]:
+        """Floating-point attributes that change, old and new: constants derived from a size."""
+        modules = dict(self.before.named_modules())
+        changes = changed_attributes(self.before, self.after).items()
+        return {(path, n): (getattr(modules[path], n), v) for (path, n), v in changes if isinstance(v, float)}
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(isinstance(v, int) for v in value)
+    return isinstance(value, int)
+
+
+def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
+    """The update for ``entries``, after making sure that a written and loaded configuration says the same sizes.
+
+    Raises ``PruningRefused`` if it does not: an entry that the class works out anew while loading.
+    """
+    after = probe.build(entries)
+    config = type(after.config)
+    loaded = skeleton(probe.model, doc.written_and_loaded(after.config))
+    shapes = shapes_of(loaded)
+    wrong = [name for name in wanted if shapes.get(name) != wanted[name]]
+    if wrong:
+        raise PruningRefused(
+            f"{config.__name__} says another size for {wrong[0]} once it is written and loaded "
+            f"({list(shapes.get(wrong[0], ()))}, not {list(wanted[wrong[0]])}); leave that role out"
+        )
+    return ConfigUpdate(entries, probe.original, after)
+
+
+def apply_update(model: nn.Module, update: ConfigUpdate) -> None:
+    """Bring configuration and module attributes of a pruned model in step, objects keeping their identity."""
+    before, after = dict(update.before.named_modules()), dict(update.after.named_modules())
+    done: set[int] = set()
+    for path, module in model.named_modules():
+        for name, config in vars(module).items():
+            if hasattr(config, "to_dict") and id(config) not in done:
+                old, new = getattr(before[path], name, None), getattr(after[path], name, None)
+                if type(old) is type(new) is type(config):
+                    _copy_changes(config, old, new, done)
+    for (path, name), value in update.sizes().items():
+        setattr(model.get_submodule(path), name, value)
+
+
+def _copy_changes(config: Any, old: Any, new: Any, done: set[int]) -> None:
+    done.add(id(config))
+    for key, value in vars(new).items():
+        previous = vars(old).get(key)
+        if hasattr(value, "to_dict") and hasattr(vars(config).get(key), "to_dict"):
+            if id(vars(config)[key]) not in done:
+                _copy_changes(vars(config)[key], previous, value, done)
+        elif key not in vars(old) or previous != value:
+            vars(config)[key] = copy.deepcopy(value)
