@@ -13,9 +13,9 @@ from typing import Any
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
 from moeverify.checks.expert_isolation import isolation
-from moeverify.errors import MoEVerifyError
+from moeverify.errors import ExpansionsExceeded, MoEVerifyError
 from moeverify.sources import LoadedModel, load_source, parse_dtype
-from moeverify.subjects import Pruned, Subject, load_subject
+from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
 
 
@@ -71,7 +71,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
     seconds: dict[str, float] = {}
     emit("load")
     begin = time.perf_counter()
-    subject = subject or load_subject(case.subject)
+    subject = adapt(subject) if subject else load_subject(case.subject)
     loaded = loaded or load_source(
         case.source, seed=case.seed, dtype=parse_dtype(case.dtype), trust_remote_code=case.trust_remote_code
     )
@@ -122,7 +122,10 @@ def _crashed(case: Case, error: Exception, seconds: float, emit: Emit) -> None:
     line = " ".join(str(error).split())[:400]
     kind = "refused" if isinstance(error, MoEVerifyError) else f"crashed ({type(error).__name__})"
     evidence = {} if isinstance(error, MoEVerifyError) else {"traceback": traceback.format_exc(limit=-12)}
-    emit(verdict_of(case, "terminates", Status.ERROR, f"the subject {kind}: {line}", evidence, seconds))
+    status = Status.ERROR
+    if isinstance(error, ExpansionsExceeded):
+        status, kind, evidence = Status.TIMEOUT, "does not come to an end", {"frames": list(error.frames)}
+    emit(verdict_of(case, "terminates", status, f"the subject {kind}: {line}", evidence, seconds))
     for name in case.check_names():
         if name != "terminates":
             emit(verdict_of(case, name, Status.SKIP, "not reached: the subject did not finish", {}))

@@ -1,5 +1,7 @@
 """Errors of ours: each says in one line what is wrong and what to do next."""
 
+from collections.abc import Sequence
+
 
 class MoEVerifyError(Exception):
     """Base of every error that moeverify raises on purpose."""
@@ -23,3 +25,11 @@ class PruningRefused(MoEVerifyError):
 
 class ReportError(MoEVerifyError):
     """A report document that does not follow its schema, or cannot be written."""
+
+
+class ExpansionsExceeded(MoEVerifyError):
+    """A group of the subject grew past the limit of expansions; ``frames`` says where, innermost first."""
+
+    def __init__(self, message: str, frames: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.frames = tuple(frames)

@@ -13,12 +13,13 @@ from moeverify.cli.options import Dtype, Ratio, Seed, SourceNames, TrustRemoteCo
 from moeverify.cli.progress import watch
 from moeverify.cli.summary import print_summary
 from moeverify.run import verify
+from moeverify.subjects import FORMS
 
 
 @app.command("verify")
 def verify_command(
     sources: SourceNames = None,
-    subject: Annotated[str, typer.Option(help="The pruner: moe, torch-pruning or module:attribute.")] = "moe",
+    subject: Annotated[str, typer.Option(help=f"The pruner: {FORMS}.")] = "moe",
     pruning_ratio: Ratio = 0.5,
     checks: Annotated[str, typer.Option(help="Only these checks, separated by commas.")] = "",
     skip_checks: Annotated[str, typer.Option(help="All but these checks, separated by commas.")] = "",

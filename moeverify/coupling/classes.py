@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from moeverify.coupling.dims import Freeze
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class CouplingClass:
 class FrozenDim:
     """A parameter's dimension with positions that can never be removed, and the operation that froze it.
 
-    ``positions`` are ascending, a ``range`` where they are consecutive.
+    ``positions`` are ascending, a ``range`` where they are consecutive. ``cause`` is the statement of the trace that
+    the freeze spread from.
     """
 
     parameter: str
@@ -51,3 +54,4 @@ class FrozenDim:
     positions: Sequence[int]
     reason: str
     operation: str
+    cause: Freeze | None = field(default=None, repr=False, compare=False)

@@ -50,6 +50,7 @@ class Recorder(TorchDispatchMode):
         self.relations = Relations()
         self.unknown: Counter[str] = Counter()
         self.modules: list[str] = []
+        self.paused = 0
         self.tensors: dict[str, tuple[int, ...]] = {}
         self.aliases: dict[str, str] = {}
         self.touched: set[str] = set()
@@ -126,6 +127,10 @@ class Recorder(TorchDispatchMode):
         """Say that the operation that runs now uses a tensor's data."""
         self._reads[self._look_up(tensor).storage] = self.relations.current
 
+    def produce(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """Dimensions of a tensor that came from outside the record; unlike those of a constant they are free."""
+        return (self._known.get(id(tensor)) or self._register(tensor)).dims
+
     def freeze(self, value: Any, reason: str) -> None:
         """Freeze every dimension of every tensor in a nested value, which is thereby consumed."""
         self.relations.operations.append(Operation("(model)", ""))
@@ -139,6 +144,8 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks for a device or layout, not for data
             return func(*args, **kwargs)
+        if self.paused:
+            return self._run(func, args, kwargs)
         known = self._operators.get(func)
         if known is None:
             known = self._operators[func] = _operator(func)

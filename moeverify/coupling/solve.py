@@ -170,7 +170,7 @@ def _in_order(
     stuck.sort(key=lambda item: (item[0][0], item[0][2], item[2][0]))
     operations = trace.relations.operations
     frozen = tuple(
-        FrozenDim(name, axis, positions, freeze.reason, _named(operations, freeze.operation))
+        FrozenDim(name, axis, positions, freeze.reason, _named(operations, freeze.operation), freeze)
         for (_, name, axis), freeze, positions in stuck
     )
     return classes, frozen

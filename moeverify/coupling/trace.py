@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.opaque import Opaque, opaque_layers
 from moeverify.coupling.recorder import Recorder
 from moeverify.coupling.weightless import Imagination, fake_weights, is_weightless
 from moeverify.errors import TraceError
@@ -67,16 +68,26 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def static_experts(model: nn.Module) -> Iterator[None]:
-    """Let fused experts of a transformers model run as one grouped product, whose shapes depend on no data."""
+    """Let fused experts of a transformers model run as one product, whose shapes depend on no data.
+
+    A model that offers none keeps its loop over the experts, and is told which ones were hit.
+    """
     previous = getattr(getattr(model, "config", None), "_experts_implementation", None)
-    if previous in (None, "grouped_mm") or not hasattr(model, "set_experts_implementation"):
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    # Without data PyTorch knows the grouped product in bfloat16 only.
+    wanted = "grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm"
+    if previous is None or not hasattr(model, "set_experts_implementation"):
         yield
         return
-    model.set_experts_implementation("grouped_mm")
+    try:
+        model.set_experts_implementation(wanted)
+    except ValueError:
+        previous = None
     try:
         yield
     finally:
-        model.set_experts_implementation(previous)
+        if previous is not None:
+            model.set_experts_implementation(previous)
 
 
 def _drop(modules: list[str]) -> None:
@@ -123,22 +134,24 @@ def trace(
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     output_transform: Callable[[Any], Any] | None = None,
     expert_lists: Sequence[Sequence[str]] = (),
+    opaque: Mapping[str, Opaque] | None = None,
 ) -> Trace:
     """Trace one forward of ``model``.
 
     ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
-    does not reach is run on what a reached sibling received, so that its dimensions are known as well.
+    does not reach is run on what a reached sibling received, so that its dimensions are known as well. ``opaque``
+    gives layers, by path, that are not looked into.
     Raises ``TraceError`` if the model's forward fails.
     """
     if is_weightless(model):
         imagination = Imagination()
         with fake_weights(model, example_inputs) as fake_inputs, static_experts(model):
             recorder = _record(
-                model, fake_inputs, Recorder(model, imagination), forward_fn, output_transform, expert_lists
+                model, fake_inputs, Recorder(model, imagination), forward_fn, output_transform, expert_lists, opaque
             )
         imagined = dict(imagination.told)
     else:
-        recorder = _record(model, example_inputs, Recorder(model), forward_fn, output_transform, expert_lists)
+        recorder = _record(model, example_inputs, Recorder(model), forward_fn, output_transform, expert_lists, opaque)
         imagined = {}
     return Trace(
         relations=recorder.relations,
@@ -158,16 +171,23 @@ def _record(
     forward_fn: Callable[[nn.Module, Any], Any] | None,
     output_transform: Callable[[Any], Any] | None,
     expert_lists: Sequence[Sequence[str]],
+    opaque: Mapping[str, Opaque] | None,
 ) -> Recorder:
     modules = dict(model.named_modules())
     experts = {name: modules[name] for names in expert_lists for name in names}
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), eager_attention(model), _module_paths(model, recorder), recorder:
+        with (
+            torch.no_grad(),
+            eager_attention(model),
+            _module_paths(model, recorder),
+            opaque_layers(modules, recorder, opaque or {}),
+            recorder,
+        ):
             for leaf in tree_leaves(example_inputs):
                 if isinstance(leaf, torch.Tensor):
-                    recorder.relations.freeze_all(recorder.dims_of(leaf), "dimension of the model's input")
+                    recorder.relations.freeze_all(recorder.produce(leaf), "dimension of the model's input")
             with _remember_calls(experts) as calls:
                 if forward_fn is not None:
                     output = forward_fn(model, example_inputs)

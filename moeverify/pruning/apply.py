@@ -1,15 +1,23 @@
-"""Carry out a plan: slice every parameter and buffer, keep ties, modes and gradients' flags as they were."""
+"""Carry out what was decided: slice every parameter and buffer, and leave all else as it was.
+
+Values are exchanged inside the parameters that are there, so that tied weights stay tied, and ``requires_grad``,
+hooks and the training mode stay. Everything is checked before the first value is touched.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from torch import nn
 
+from moeverify.errors import PruningRefused
 from moeverify.pruning.plan import Plan
+from moeverify.pruning.sites import update_sizes
+
+Keep = Mapping[tuple[str, int], np.ndarray]
+OwnFunctions = Mapping[str, tuple[nn.Module, Callable]]
 
 
 def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor:
@@ -21,77 +29,72 @@ def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor
     return torch.stack([values[e].index_select(dim - 1, row) for e, row in enumerate(index)])
 
 
-def _set(model: nn.Module, name: str, value: torch.Tensor) -> None:
-    owner_name, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    if leaf in owner._buffers:
-        owner._buffers[leaf] = value
-    else:
-        setattr(owner, leaf, value)
+def apply_plan(model: nn.Module, plan: Plan, own_functions: OwnFunctions | None = None) -> None:
+    """Prune ``model`` in place as ``plan`` says; see ``apply_keep``."""
+    apply_keep(model, plan.keep, own_functions)
 
 
-def apply_plan(model: nn.Module, plan: Plan) -> None:
-    """Prune ``model`` in place, one parameter after the other.
+@torch.no_grad()
+def apply_keep(model: nn.Module, keep: Keep, own_functions: OwnFunctions | None = None) -> None:
+    """Keep only the positions ``keep[name, dim]`` of each parameter and buffer, one tensor after the other.
 
-    Plain linear and embedding layers go through Torch-Pruning's functions; the rest is sliced here.
+    ``own_functions`` are the pruning functions of layers that cut themselves, by the name of their channels. Raises
+    ``PruningRefused``, with the model untouched, if ``keep`` does not fit the model.
     """
-    names: dict[int, list[str]] = defaultdict(list)
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in tensors:
-        names[id(tensor)].append(name)
-    aliases = {group[0]: group for group in names.values()}
-    by_name: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-    for (name, dim), kept in plan.keep.items():
-        by_name[name][dim] = kept
-    lookup = dict(tensors)
+    functions = own_functions or {}
+    tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    check_keep(tensors, keep, functions)
+    by_name: dict[str, dict[int, np.ndarray]] = {}
+    for (name, dim), kept in keep.items():
+        by_name.setdefault(name, {})[dim] = kept
     for name, cuts in by_name.items():
-        tensor = lookup[name]
-        owner = model.get_submodule(name.rpartition(".")[0])
-        if type(owner) in (nn.Linear, nn.Embedding) and name.endswith(".weight"):
-            for dim, kept in cuts.items():
-                gone = np.setdiff1d(np.arange(tensor.shape[dim]), kept).tolist()
-                _prune_layer(owner, dim, gone)
-            new: torch.Tensor = owner.weight  # type: ignore[assignment]
-            new.requires_grad_(tensor.requires_grad)
-        elif type(owner) is nn.Linear and name.endswith(".bias"):
-            continue  # Torch-Pruning cut it with the weight's outputs
-        else:
-            with torch.no_grad():
-                sliced, gradient = tensor.detach(), tensor.grad
-                for dim, kept in cuts.items():
-                    sliced = slice_kept(sliced, dim, kept)
-                    gradient = None if gradient is None else slice_kept(gradient, dim, kept)
-            new = sliced.contiguous()
-            if isinstance(tensor, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-                new.grad = gradient
-        for alias in aliases[name]:
-            _set(model, alias, new)
-    _update_sizes(model)
+        if name not in functions:
+            _cut_tensor(tensors[name], cuts)
+    done: set[tuple[int, Callable]] = set()
+    for name, cuts in by_name.items():
+        if name in functions:
+            layer, function = functions[name]
+            key = (id(layer), function.__func__)  # type: ignore[attr-defined]
+            if key not in done:  # inputs and outputs that are the same channels go by one call
+                done.add(key)
+                _cut_layer(layer, function, name, cuts[0], functions)
+    update_sizes(model)
 
 
-def _prune_layer(layer: nn.Module, dim: int, gone: list[int]) -> None:
-    trains = None if getattr(layer, "bias", None) is None else layer.bias.requires_grad  # type: ignore[union-attr]
-    with torch.no_grad():
-        if isinstance(layer, nn.Embedding):
-            tp.prune_embedding_out_channels(layer, gone)
-        elif dim == 0:
-            tp.prune_linear_out_channels(layer, gone)
-        else:
-            tp.prune_linear_in_channels(layer, gone)
-    if trains is not None:
-        layer.bias.requires_grad_(trains)  # type: ignore[union-attr]
-
-
-def _update_sizes(model: nn.Module) -> None:
-    """Bring the size attributes of torch's own layers in step with their weights."""
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if weight is None:
+def check_keep(tensors: Mapping[str, torch.Tensor], keep: Keep, functions: OwnFunctions) -> None:
+    """Raise ``PruningRefused`` unless every entry names a tensor, and positions that it has, in ascending order."""
+    for (name, dim), kept in keep.items():
+        if name in functions:
             continue
-        if isinstance(module, nn.Linear):
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, nn.Embedding):
-            module.num_embeddings, module.embedding_dim = weight.shape
-        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
-            module.normalized_shape = tuple(weight.shape)
+        if name not in tensors:
+            raise PruningRefused(f"the model has no parameter or buffer {name}; nothing was changed")
+        shape = tuple(tensors[name].shape)
+        if not 0 <= dim < len(shape) or kept.size == 0:
+            raise PruningRefused(f"nothing would be left of {name} {list(shape)} along dimension {dim}")
+        rows = kept.ndim == 2
+        fits = not rows or (dim > 0 and kept.shape[0] == shape[0])
+        if not fits or kept.min() < 0 or kept.max() >= shape[dim] or (np.diff(kept, axis=-1) <= 0).any():
+            raise PruningRefused(
+                f"positions of dimension {dim} do not fit {name} {list(shape)}; the model was changed after it was "
+                "traced: build the dependency graph again"
+            )
+
+
+def _cut_tensor(tensor: torch.Tensor, cuts: Mapping[int, np.ndarray]) -> None:
+    values, gradient = tensor.data, tensor.grad
+    for dim, kept in cuts.items():
+        values = slice_kept(values, dim, kept)
+        gradient = None if gradient is None else slice_kept(gradient, dim, kept)
+    tensor.grad = None
+    tensor.data = values.contiguous()
+    tensor.grad = gradient
+
+
+def _cut_layer(layer: nn.Module, function: Callable, name: str, kept: np.ndarray, functions: OwnFunctions) -> None:
+    trains = {path: parameter.requires_grad for path, parameter in layer.named_parameters()}
+    owner = function.__self__  # type: ignore[attr-defined]
+    is_output = name.endswith("::out")
+    size = owner.get_out_channels(layer) if is_output else owner.get_in_channels(layer)
+    function(layer, np.setdiff1d(np.arange(size), kept).tolist())
+    for path, parameter in layer.named_parameters():
+        parameter.requires_grad_(trains.get(path, True))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
-from moeverify.coupling.solve import CouplingClass
+from moeverify.coupling.solve import CouplingClass, Member
+from moeverify.pruning.live import LiveIndex
 from moeverify.roles import FoundRoles
 
 ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
@@ -73,4 +74,24 @@ def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRol
             result.append(PruningClass(coupling, "dense_mlp", where))
         else:
             result.append(PruningClass(coupling, "other", where))
+    return tuple(result)
+
+
+def renumber(classes: Iterable[PruningClass], live: LiveIndex) -> tuple[PruningClass, ...]:
+    """Classes as they are after parts were cut: units that are gone left out, positions as they are numbered now."""
+    if not live.version:
+        return tuple(classes)
+    result = []
+    for pruning_class in classes:
+        members: list[Member] = []
+        left = np.arange(pruning_class.coupling.size)
+        for member in pruning_class.coupling.members:
+            _, rows = live.present((member.parameter, member.dim), member.positions[:, 0])
+            left = np.intersect1d(left, rows)
+        for member in pruning_class.coupling.members:
+            positions = member.positions[left]
+            present, _ = live.present((member.parameter, member.dim), positions.ravel())
+            members.append(replace(member, positions=present.reshape(positions.shape)))
+        if len(left):
+            result.append(replace(pruning_class, coupling=CouplingClass(tuple(members))))
     return tuple(result)

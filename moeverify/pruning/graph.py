@@ -3,168 +3,329 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch_pruning import _helpers, ops
-from torch_pruning.dependency import Dependency, Group, Node
+from torch_pruning import ops
+from torch_pruning.dependency import Dependency, Node
 
-from moeverify.coupling.couplings import trace_couplings
-from moeverify.errors import PruningRefused, UsageError
-from moeverify.pruning.classes import PruningClass, classify
-from moeverify.roles import Roles, find_roles
+from moeverify.coupling.couplings import CouplingMap, trace_couplings
+from moeverify.coupling.opaque import INPUTS, OUTPUTS, Opaque
+from moeverify.coupling.solve import solve
+from moeverify.errors import UsageError
+from moeverify.pruning.apply import apply_keep
+from moeverify.pruning.classes import PruningClass, classify, renumber
+from moeverify.pruning.expansion import GUARDS, MAX_EXPANSIONS, Crossing, Expansion
+from moeverify.pruning.groups import Place, PruningGroup
+from moeverify.pruning.injection import index_mapping
+from moeverify.pruning.live import LiveIndex
+from moeverify.pruning.nodes import Nodes
+from moeverify.pruning.search import GroupSearch
+from moeverify.pruning.sites import is_depthwise, layer_side
+from moeverify.roles import FoundRoles, Roles, find_roles
 
-MAX_EXPANSIONS = 200_000
-
-# (module type, parameter, dimension) -> whether Torch-Pruning calls it an output.
-_SIDES = {
-    (nn.Linear, "weight", 0): True,
-    (nn.Linear, "weight", 1): False,
-    (nn.Embedding, "weight", 1): True,
-    (nn.LayerNorm, "weight", 0): True,
-}
+Roots = Sequence[Any]
 
 
 class MoEDependencyGraph(tp.DependencyGraph):
     """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.
 
-    ``max_expansions`` bounds the members visited while one group is built; past it a warning is given, the
-    expansion is recorded in ``overflowed`` and no group comes out. ``classes`` holds the coupling classes with
-    their roles, ``couplings`` the whole result of the trace.
+    ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
+    and no group comes out. ``guards`` are those of ``moeverify.pruning.expansion`` and are left out only to show what
+    each is for.
+
+    After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
+    of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
+    while one was built, ``crossings`` are the steps that the expert boundary stopped.
+
+    Example::
+
+        graph = MoEDependencyGraph().build_dependency(model, {"input_ids": ids})
+        group = graph.get_pruning_group(model.model.layers[0].mlp.up_proj, tp.prune_linear_out_channels, [0, 1])
+        if graph.check_pruning_group(group):
+            group.prune()
     """
 
-    def __init__(self, max_expansions: int = MAX_EXPANSIONS, roles: Roles | None = None) -> None:
+    def __init__(
+        self,
+        max_expansions: int = MAX_EXPANSIONS,
+        roles: Roles | None = None,
+        *,
+        guards: Iterable[str] = GUARDS,
+    ) -> None:
         super().__init__()
+        if max_expansions < 1:
+            raise UsageError(f"max_expansions must be a positive number, not {max_expansions!r}")
+        self.guards = frozenset(guards)
+        if unknown := self.guards - GUARDS:
+            raise UsageError(f"unknown guard {sorted(unknown)[0]!r}; the guards are {', '.join(sorted(GUARDS))}")
         self.max_expansions = max_expansions
         self.roles = roles
         self.expansions = 0
         self.overflowed = False
+        self.cycles = 0
+        self.last_cycle: tuple[str, ...] = ()
+        self.crossings: list[Crossing] = []
 
-    def build_dependency(  # type: ignore[override]
+    def build_dependency(
         self,
         model: nn.Module,
         example_inputs: Any,
         forward_fn: Callable | None = None,
         output_transform: Callable | None = None,
+        unwrapped_parameters: Mapping[nn.Parameter, int] | Sequence[tuple[nn.Parameter, int]] | None = None,
+        customized_pruners: Mapping[Any, tp.pruner.function.BasePruningFunc] | None = None,
+        ignored_layers: Sequence[nn.Module] | None = None,
         ignored_params: Sequence[nn.Parameter] | None = None,
         verbose: bool = True,
     ) -> MoEDependencyGraph:
-        """Trace ``model`` once and find its coupling classes. Works under ``torch.no_grad``."""
+        """Trace ``model`` once and find its coupling classes. Works under ``torch.no_grad``.
+
+        ``unwrapped_parameters`` names the one dimension along which a parameter may be cut, ``customized_pruners``
+        maps a layer or a type of layers to its own pruning function. ``ignored_layers`` and ``ignored_params`` stay as
+        they are, with all that is coupled to their outputs. Raises ``TraceError`` if the forward fails.
+        """
         self.verbose = verbose
         self.model = model
+        for kind, function in (customized_pruners or {}).items():
+            self.register_customized_layer(kind, function)
+        self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or [])
         self.ignored_params = list(ignored_params or [])
-        self._module2name = {module: name for name, module in model.named_modules()}
-        self._param_to_name = {p: n for n, p in model.named_parameters()}
-        self.found_roles = find_roles(model, self.roles)
-        self.couplings = trace_couplings(
-            model, example_inputs, roles=self.roles, forward_fn=forward_fn, output_transform=output_transform
+        pairs = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
+        self.unwrapped_parameters = list(pairs or [])
+        self.found_roles: FoundRoles = find_roles(model, self.roles)
+        self.nodes = Nodes(self, model)
+        self.couplings: CouplingMap = trace_couplings(
+            model,
+            example_inputs,
+            roles=self.roles,
+            forward_fn=forward_fn,
+            output_transform=output_transform,
+            opaque=self._opaque_layers(),
+            held=self._held_dimensions(),
         )
-        self.classes = classify(model, self.couplings.classes, self.found_roles)
-        self.module2node = {module: Node(module, None, name) for name, module in model.named_modules() if name}
-        self._parameters = dict(model.named_parameters())
+        trace = self.couplings.trace
+        sizes = {
+            (name, axis): trace.relations.sizes[dim]
+            for name, dims in trace.tensors.items()
+            for axis, dim in enumerate(dims)
+        }
+        self.live = LiveIndex(sizes)
+        self._search = GroupSearch(self)
+        self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
         return self
 
-    def boundary(self, module: nn.Module | str) -> str | None:
-        """The routed expert that a module (or path) belongs to, ``None`` outside the experts (G4)."""
-        name = module if isinstance(module, str) else self._module2name[module]
-        return self.found_roles.boundary(name)
+    @property
+    def module2node(self) -> dict[Any, Node]:
+        """Torch-Pruning's node of every layer and of every parameter outside of one."""
+        return self.nodes.module2node
 
-    def _site(self, parameter: str, dim: int) -> tuple[Any, Callable] | None:
-        """The object and Torch-Pruning function that prune ``dim`` of ``parameter``; ``None`` if another does."""
-        owner_name, _, leaf = parameter.rpartition(".")
-        owner = self.model.get_submodule(owner_name)
-        for (kind, attribute, axis), is_output in _SIDES.items():
-            if isinstance(owner, kind) and leaf == attribute and dim == axis:
-                functions = self.get_pruner_of_module(owner)
-                return owner, functions.prune_out_channels if is_output else functions.prune_in_channels
-        if leaf == "bias" and isinstance(owner, nn.Linear | nn.LayerNorm):
-            return None  # goes with the weight
-        return self._parameters[parameter], tp.prune_parameter_out_channels
+    @property
+    def _module2name(self) -> dict[Any, str]:
+        return self.nodes.names
 
-    def group_of(self, pruning_class: PruningClass, units: Sequence[int]) -> Group:
-        """A Torch-Pruning group that removes ``units`` of a class; the root index of a position is its unit."""
-        group = Group()
-        group._DG = self
-        expansions = 0
-        for member in pruning_class.coupling.members:
-            expansions += 1
-            if expansions > self.max_expansions:
-                self.overflowed = True
-                warnings.warn(
-                    f"Dependency expansion overflow: more than {self.max_expansions} members in the group of "
-                    f"{pruning_class.name}; the group was dropped",
-                    stacklevel=2,
-                )
-                raise PruningRefused(
-                    f"the group of {pruning_class.name} exceeds max_expansions={self.max_expansions}; raise it"
-                )
-            site = None if member.buffer else self._site(member.parameter, member.dim)
-            if site is None:
+    @property
+    def _param_to_name(self) -> dict[nn.Parameter, str]:
+        return {p: n for n, p in self.model.named_parameters()}
+
+    @property
+    def classes(self) -> tuple[PruningClass, ...]:
+        """The coupling classes with their roles, as the model is now; injected dependencies join units."""
+        state = (self.nodes.injected_count(), self.live.version)
+        if self._classes is None or self._classes[0] != state:
+            found = self.couplings.classes
+            if state[0]:
+                found, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
+            classified = classify(self.model, found, self.found_roles)
+            self._classes = state, renumber(classified, self.live)
+        return self._classes[1]
+
+    def _opaque_layers(self) -> dict[str, Opaque]:
+        """Layers with a pruning function of their own, as the trace wants them; a layer inside one is not listed."""
+        found: dict[str, Opaque] = {}
+        for name, module in self.model.named_modules():
+            if not self.nodes.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in found):
                 continue
-            target, handler = site
-            node = Node(target, None, member.parameter)
-            node.pruning_dim = member.dim
-            source = group[0].dep.target if len(group) else node
-            dep = Dependency(trigger=handler, handler=handler, source=source, target=node)
-            rows = member.positions[list(units)]
-            item = _helpers.GroupItem(dep, [int(p) for p in rows.ravel()])
-            item.root_idxs = [int(u) for u in units for _ in range(rows.shape[1])]
-            group._group.append(item)
-        self.expansions += expansions
-        return group
+            function = self.get_pruner_of_module(module)
+            tied = function.prune_out_channels == function.prune_in_channels
+            found[name] = Opaque(function.get_in_channels(module), function.get_out_channels(module), tied)
+        return found
 
-    def class_of(self, module: nn.Module, pruning_fn: Callable) -> PruningClass:
-        """The class that a Torch-Pruning function on a module cuts. Raises ``UsageError`` if that is frozen."""
-        name = self._module2name[module]
-        is_output = self.is_out_channel_pruning_fn(pruning_fn)
-        for pruning_class in self.classes:
-            for member in pruning_class.coupling.members:
+    def _held_dimensions(self) -> list[tuple[str, int, str]]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [
+            (names[id(parameter)], axis, f"only dimension {dim} of it was given as prunable")
+            for parameter, dim in self.unwrapped_parameters
+            for axis in range(parameter.dim())
+            if axis != dim % parameter.dim()
+        ]
+
+    def get_pruner_of_module(self, module: Any) -> Any:
+        """The functions that prune a layer: its own registered ones first, then those of its type."""
+        if isinstance(module, nn.Module) and module in self.CUSTOMIZED_PRUNERS:
+            return self.CUSTOMIZED_PRUNERS[module]
+        for kind, function in self.CUSTOMIZED_PRUNERS.items():
+            if isinstance(kind, type) and isinstance(module, kind):
+                return function
+        return super().get_pruner_of_module(module)
+
+    def boundary(self, module: nn.Module | str) -> str | None:
+        """The routed expert that a module (or path) belongs to, ``None`` outside the experts (G4).
+
+        Shared experts and routers are outside (G5, G6); all fused experts of a layer share their module's name.
+        """
+        return self.found_roles.boundary(module if isinstance(module, str) else self.name_of(module))
+
+    def name_of(self, module: Any) -> str:
+        """The path of a layer or parameter. Raises ``ValueError``, as Torch-Pruning does, for one of another model."""
+        return self.nodes.name_of(module)
+
+    def inject(
+        self,
+        source: Any,
+        target: Any,
+        mapping: Callable[[int], int | Iterable[int] | None] | None = None,
+        *,
+        trigger: Callable | None = None,
+        handler: Callable | None = None,
+        both_ways: bool = False,
+    ) -> Dependency:
+        """Add a dependency: pruning ``source`` prunes ``target`` as well.
+
+        Both are layers or parameters or their paths; ``trigger`` and ``handler`` are their Torch-Pruning functions
+        (outputs if not given). ``mapping`` tells the position of the target for one of the source, several, or
+        ``None``; without it they are the same. ``both_ways`` adds the same dependency backwards, position by position.
+        """
+        first, second = self.nodes.end(source, trigger), self.nodes.end(target, handler)
+        dependency = Dependency(first.function, second.function, first.node, second.node)
+        if mapping is not None:
+            dependency.index_mapping[0] = index_mapping(mapping)
+        first.node.dependencies.append(dependency)
+        if both_ways:
+            back = Dependency(second.function, first.function, second.node, first.node)
+            if mapping is not None:
+                back.index_mapping[0] = index_mapping(self._search.inverse(mapping, first.place))
+            second.node.dependencies.append(back)
+        return dependency
+
+    def place_of(self, module: Any, pruning_fn: Callable) -> Place:
+        """The tensor and axis that a pruning function on a layer or parameter is about."""
+        return self.nodes.end(module, pruning_fn).place
+
+    def get_pruning_group(self, module: Any, pruning_fn: Callable, idxs: Sequence[int] | int) -> PruningGroup:
+        """The group that removes ``idxs`` of a layer's or parameter's channels, and everything coupled with them.
+
+        ``idxs`` are completed: heads go whole. The model's own inputs and outputs can be pruned this way, and only
+        this way. Raises ``ValueError`` for a module outside the graph, ``PruningRefused`` for channels that are frozen
+        or that would take two routed experts along, or if the expansion overflows.
+        """
+        if isinstance(module, nn.Module) and is_depthwise(module):
+            pruning_fn = tp.prune_depthwise_conv_out_channels
+        end = self.nodes.end(module, pruning_fn)
+        wanted = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
+        positions = np.array(wanted, dtype=np.int64) % end.span if end.span else np.array(wanted, dtype=np.int64)
+        original = self.live.original(end.place, positions)
+        return self._search.group(end, original, original, interface=True)
+
+    def group_of(self, pruning_class: PruningClass, units: Sequence[int] | None = None) -> PruningGroup:
+        """A group that removes ``units`` of a class (all if not given); the root index of a position is its unit.
+
+        Raises ``PruningRefused`` if the expansion overflows or would take another routed expert along.
+        """
+        member = pruning_class.coupling.members[self._root_member(pruning_class)]
+        place = (member.parameter, member.dim)
+        rows = member.positions if units is None else member.positions[list(units)]
+        numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
+        original = self.live.original(place, rows.ravel())
+        end = self.nodes.end_of_place(place)
+        return self._search.group(end, original, np.repeat(numbers, rows.shape[1]), units=True)
+
+    def _root_member(self, pruning_class: PruningClass, types: tuple[type, ...] = ()) -> int:
+        """Number of the member that serves as root: an output of ``types``, else of any layer, else the first."""
+        members = pruning_class.coupling.members
+        for wanted in (types, (nn.Linear, nn.modules.conv._ConvNd), (nn.Module,)):
+            for number, member in enumerate(members):
                 owner, _, leaf = member.parameter.rpartition(".")
-                if owner != name:
-                    continue
-                side = _SIDES.get((type(module), leaf, member.dim))
-                if side is None:
-                    side = True
-                if side == is_output:
-                    return pruning_class
-        side_name = "output" if is_output else "input"
-        raise UsageError(f"the {side_name} channels of {name} are frozen; `moeverify inspect` says by what")
+                module = self.model.get_submodule(owner) if not member.parameter.endswith((INPUTS, OUTPUTS)) else None
+                if isinstance(module, wanted) and leaf != "bias" and layer_side(module, leaf, member.dim):
+                    return number
+        return next((n for n, m in enumerate(members) if not m.buffer), 0)
 
-    def get_pruning_group(self, module: nn.Module, pruning_fn: Callable, idxs: Sequence[int]) -> Group:
-        """The group that removes ``idxs`` of a module's channels, and everything that is coupled with them."""
-        pruning_class = self.class_of(module, pruning_fn)
-        name = self._module2name[module]
-        is_output = self.is_out_channel_pruning_fn(pruning_fn)
-        for member in pruning_class.coupling.members:
-            owner, _, leaf = member.parameter.rpartition(".")
-            if owner == name and _SIDES.get((type(module), leaf, member.dim), True) == is_output:
-                wanted = torch.as_tensor(list(idxs))
-                hit = torch.isin(torch.as_tensor(member.positions), wanted).any(dim=1)
-                return self.group_of(pruning_class, hit.nonzero().flatten().tolist())
-        raise UsageError(f"no channels of {name} to prune")
-
-    def get_all_groups(  # type: ignore[override]
+    def get_all_groups(
         self,
         ignored_layers: Sequence[nn.Module] = (),
-        root_module_types: Sequence[ops.OPTYPE | type] = (),
-        root_instances: Sequence[nn.Module] | None = None,
-    ) -> Iterator[Group]:
-        """One full group for each class that no ignored layer has among its outputs."""
-        for pruning_class in self.classes:
-            if not self.is_ignored(pruning_class, ignored_layers):
-                yield self.group_of(pruning_class, range(pruning_class.coupling.size))
+        root_module_types: Sequence[Any] = (ops.TORCH_CONV, ops.TORCH_LINEAR),
+    ) -> Iterator[PruningGroup]:
+        """One full group for each class that has a root of these types and cuts no ignored layer's outputs.
 
-    def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
-        """Whether a class cuts the outputs of an ignored layer or an ignored parameter."""
-        names = {self._module2name[m] for layer in ignored_layers for m in layer.modules()}
-        ignored = {self._param_to_name[p] for p in self.ignored_params}
+        A matrix outside of torch's layers, such as fused experts, counts as a linear layer. The model's outputs are
+        not among them: cutting those changes what the model answers.
+        """
+        for pruning_class in self.classes:
+            if self.has_root(pruning_class, root_module_types) and not self.is_ignored(pruning_class, ignored_layers):
+                yield self.group_of(pruning_class)
+
+    def has_root(self, pruning_class: PruningClass, root_module_types: Sequence[Any]) -> bool:
+        """Whether a class cuts the outputs of a layer of one of these types."""
+        types = tuple(root_module_types)
         for member in pruning_class.coupling.members:
-            owner, _, leaf = member.parameter.rpartition(".")
-            module = self.model.get_submodule(owner)
-            is_input = isinstance(module, nn.Linear) and leaf == "weight" and member.dim == 1
-            if member.parameter in ignored or (owner in names and not is_input):
+            end = self.nodes.end_of_place((member.parameter, member.dim))
+            target = end.node.module
+            if isinstance(target, types) and end.output:
+                return True
+            if isinstance(target, nn.Parameter) and target.dim() > 1 and nn.Linear in types:
                 return True
         return False
+
+    def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
+        """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
+        layers = {m for layer in (*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
+        parameters = {self.nodes.name_of(p) for p in self.ignored_params}
+        for member in pruning_class.coupling.members:
+            if member.parameter in parameters:
+                return True
+            if layers and self.nodes.owner(member.parameter) in layers:
+                end = self.nodes.end_of_place((member.parameter, member.dim))
+                if end.output or not isinstance(end.node.module, nn.Module):
+                    return True
+        return False
+
+    def check_pruning_group(self, group: PruningGroup) -> bool:
+        """Whether something is left of every layer and parameter after the group is pruned."""
+        return all(len(gone) < self.live.size(place) for place, gone in group.removed().items())
+
+    def record(self, found: Expansion) -> None:
+        """Add what a walk found to the graph's own account; an overflow is warned of."""
+        self.expansions += found.expansions
+        self.cycles += found.cycles
+        self.last_cycle = found.last_cycle or self.last_cycle
+        self.crossings += [c for c in found.crossings if c not in self.crossings]
+        if found.overflowed:
+            self.overflowed = True
+            warnings.warn(
+                f"Dependency expansion overflow: a group needs more than max_expansions={self.max_expansions} steps; "
+                "it was dropped",
+                stacklevel=4,
+            )
+
+    @torch.no_grad()
+    def cut(self, removed: Mapping[Place, np.ndarray]) -> None:
+        """Remove present positions from the model, all or nothing."""
+        keep = {place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()}
+        apply_keep(self.model, keep, self.nodes.own_functions())
+        self.live.cut(keep)
+
+    def remember(self, name: str, is_output: bool, indices: Sequence[int]) -> None:
+        """Add a pruned root to the history."""
+        self._pruning_history.append([name, is_output, list(indices)])
+
+    def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
+        """Prune again what a history (of ``pruning_history()``) lists, in its order."""
+        for name, is_output, indices in pruning_history:
+            end = self.nodes.end_of_name(name, is_output)
+            self.get_pruning_group(end.node.module, end.function, indices).prune(record_history=False)
+        self._pruning_history = [list(entry) for entry in pruning_history]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -183,6 +184,8 @@ class MoEPruner:
                 f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
                 "`moeverify inspect` says by what"
             )
+        for adjustment in plan.adjustments:
+            warnings.warn(str(adjustment), stacklevel=2)
         if self._update is not None:
             apply_plan(self.model, plan)
             apply_update(self.model, self._update)

@@ -2,6 +2,7 @@
 
 from moeverify.coupling.rules import (  # noqa: F401
     attention,
+    convolution,
     creation,
     indexing,
     linear,

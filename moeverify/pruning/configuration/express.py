@@ -33,9 +33,8 @@ class Adjustment:
 
     def __str__(self) -> str:
         size = self.pruning_class.coupling.size
-        return (
-            f"{self.pruning_class.name} keeps {self.kept} of {size} units where {self.wanted} were asked: {self.reason}"
-        )
+        kept = "is left alone" if self.kept == size else f"keeps {self.kept} of {size} units"
+        return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -172,7 +172,7 @@ def test_explain_names_members_and_operations():
         ("model.layers.0.mlp.experts.gate_up_proj", 1, (3, 35)),
         ("model.layers.0.mlp.experts.down_proj", 2, (3,)),
     }
-    assert any("_grouped_mm" in step for *_, chain in answer.together for step in chain)
+    assert any("_grouped_mm" in step.name for *_, chain in answer.together for step in chain)
     assert found.explain("model.embed_tokens.weight", 0, 1).frozen.reason.startswith("rows of an embedding")
     with pytest.raises(UsageError):
         found.explain("no.such", 0, 0)

@@ -128,12 +128,22 @@ def test_refusals_change_nothing():
     with pytest.raises(PruningRefused, match="would remove all"):
         mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5, round_to=64).step()
     layer_one = [model.model.layers[0].mlp]  # one layer's experts keep their size: no scalar entry can say so
-    with pytest.raises(PruningRefused, match="no entry of Qwen3MoeConfig"):
-        mv.MoEPruner(
-            model, {"input_ids": IDS}, pruning_ratio=0.5, ignored_layers=layer_one, ratios={"hidden": 0}
-        ).step()
+    asked = {"hidden": 0, "routed_experts": 0.5}
+    with pytest.raises(PruningRefused, match="follows moe_intermediate_size of Qwen3MoeConfig"):
+        mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5, ignored_layers=layer_one, ratios=asked).step()
     assert {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in before.items()}
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_what_no_entry_can_say_is_left_alone_by_name():
+    model = build("qwen3_moe")
+    ignored = [model.model.layers[0].mlp]
+    with pytest.warns(UserWarning, match=r"routed_experts of model.layers.2.mlp.experts is left alone"):
+        plan = mv.MoEPruner(
+            model, {"input_ids": IDS}, pruning_ratio=0.5, ignored_layers=ignored, ratios={"hidden": 0}
+        ).step()
+    assert {c.pruning_class.role for c in plan.cuts} == {"heads", "dense_mlp"}
+    assert "moe_intermediate_size" in str(plan.adjustments[0])
 
 
 class HardCoded(nn.Module):

@@ -1,0 +1,64 @@
+"""What a subject is.
+
+The simplest subject is a plain function ``prune(model, example_inputs, *, pruning_ratio, seed)`` that prunes ``model``
+in place. It has no groups, and is judged by every check that needs only the result. Two things more may be given:
+
+* the function returns a pruner of Torch-Pruning's kind (with ``step`` and a dependency graph ``DG``) instead of
+  pruning: its groups are read, its expansions counted, and ``step`` is called;
+* the function returns a ``Pruned`` that tells its groups.
+
+Whatever else it returns is ignored.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What a subject tells of its work: the groups it had, the plan it carried out, expansions counted.
+
+    ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them.
+    """
+
+    classes: tuple[PruningClass, ...] = ()
+    plan: Plan | None = None
+    expansions: int | None = None
+    frozen: tuple[dict[str, str], ...] = ()
+    unknown_operations: tuple[str, ...] = ()
+    of_trace: bool = False
+
+
+Subject = Callable[..., Any]
+
+
+def adapt(function: Callable[..., Any]) -> Subject:
+    """A subject from a user's function: see the module for what it may return. Expansions are counted.
+
+    Raises ``ExpansionsExceeded`` where a group of Torch-Pruning's grows past the limit.
+    """
+    from moeverify.subjects.expansions import counted
+    from moeverify.subjects.groups import classes_of
+
+    @functools.wraps(function)
+    def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
+        with counted() as count:
+            answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+            if isinstance(answer, Pruned):
+                return answer
+            if not (callable(getattr(answer, "step", None)) and hasattr(answer, "DG")):
+                return Pruned(expansions=count.total or None)
+            classes = classes_of(answer, model)
+            answer.step()
+        return Pruned(classes=classes, expansions=count.total or None)
+
+    return prune

@@ -1,0 +1,75 @@
+"""Torch-Pruning as a subject: the one that is installed, or a fork in a folder."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moeverify.errors import SourceError
+
+
+def make_stock_pruner(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
+    """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call."""
+    tp: Any = importlib.import_module("torch_pruning")
+    torch.manual_seed(seed)
+    head = getattr(model, "lm_head", None)
+    return tp.pruner.BasePruner(
+        model,
+        example_inputs,
+        importance=tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
+        global_pruning=False,
+        output_transform=lambda out: getattr(out, "logits", out),
+        pruning_ratio=pruning_ratio,
+        ignored_layers=[head] if head is not None else [],
+        round_to=4,
+    )
+
+
+def prune_stock(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
+    """Stock Torch-Pruning by its ``BasePruner``; returns the pruner, whose ``step`` is still to be called."""
+    return make_stock_pruner(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+
+
+def fork_package(folder: Path) -> Path | None:
+    """The folder to import a fork from: ``folder`` itself, its ``src``, or its parent if it is the package itself."""
+    if folder.name == "torch_pruning" and (folder / "__init__.py").is_file():
+        return folder.parent
+    for place in (folder, folder / "src"):
+        if (place / "torch_pruning" / "__init__.py").is_file():
+            return place
+    return None
+
+
+def use_fork(folder: Path) -> Callable[..., Any]:
+    """Import ``torch_pruning`` from a folder in place of the installed one, in this process, and return the subject.
+
+    Our own pruner keeps the one that it was imported with. Raises ``SourceError`` if the folder holds no such package
+    or it cannot be imported.
+    """
+    place = fork_package(folder)
+    if place is None:
+        raise SourceError(
+            f"{folder} holds no torch_pruning package; name the fork's checkout or its torch_pruning folder"
+        )
+
+    def prune_fork(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
+        return make_stock_pruner(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+
+    for name in [n for n in sys.modules if n == "torch_pruning" or n.startswith("torch_pruning.")]:
+        del sys.modules[name]
+    sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    try:
+        found = importlib.import_module("torch_pruning")
+    except Exception as error:
+        raise SourceError(f"cannot import the fork in {folder}: {type(error).__name__}: {error}") from error
+    if not Path(found.__file__ or "").resolve().is_relative_to(place.resolve()):
+        raise SourceError(f"torch_pruning was imported from {found.__file__}, not from {place}")
+    prune_fork.__doc__ = f"Torch-Pruning {getattr(found, '__version__', '')} in {folder}."
+    return prune_fork

@@ -1,0 +1,126 @@
+"""Subjects by name: plain functions, factories of Torch-Pruning's kind, forks; an endless expansion is known early."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from moeverify.case import Case, run_case
+from moeverify.errors import ExpansionsExceeded, SourceError, UsageError
+from moeverify.subjects import Pruned, adapt, load_subject, prune_stock
+from moeverify.subjects.expansions import VARIABLE
+from moeverify.subjects.torch_pruning import fork_package, use_fork
+from moeverify.verdict import Status, Verdict
+from moeverify.zoo import build_zoo
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.down(self.gate(x) * self.up(x))
+
+
+def make_pruner(model, example_inputs, *, pruning_ratio, seed):
+    return tp.pruner.BasePruner(
+        model,
+        example_inputs,
+        importance=tp.importance.RandomImportance(),
+        pruning_ratio=pruning_ratio,
+        ignored_layers=[model.down],
+    )
+
+
+def test_a_factory_is_asked_for_its_groups_and_stepped():
+    torch.manual_seed(0)
+    model = Gated()
+    outcome = adapt(make_pruner)(model, torch.randn(3, 6), pruning_ratio=0.5, seed=0)
+    assert model.gate.out_features == model.up.out_features == model.down.in_features == 4
+    (group,) = outcome.classes
+    assert {(m.parameter, m.dim) for m in group.coupling.members} == {
+        ("gate.weight", 0), ("up.weight", 0), ("down.weight", 1),
+    }  # fmt: skip
+    assert all(m.positions.tolist() == [[i] for i in range(8)] for m in group.coupling.members)
+    assert outcome.expansions > 3
+
+
+def test_a_plain_functions_answer_is_ignored():
+    outcome = adapt(lambda model, inputs, *, pruning_ratio, seed: 7)(Gated(), None, pruning_ratio=0.5, seed=0)
+    assert outcome == Pruned() or (outcome.classes == () and outcome.expansions is None)
+
+
+def test_an_endless_expansion_is_a_verdict_that_names_the_frames(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "2000")
+    verdicts = []
+    run_case(Case("zoo:mixtral", subject="torch-pruning"), lambda e: isinstance(e, Verdict) and verdicts.append(e))
+    first = verdicts[0]
+    assert (first.check, first.status) == ("terminates", Status.TIMEOUT)
+    assert "exceeded MAX_EXPANSIONS=2,000" in first.message
+    assert "get_pruning_group" in first.evidence["frames"][1]
+    assert {v.status for v in verdicts[1:]} == {Status.SKIP}
+    assert "add_dep" in vars(tp.dependency.Group)
+    assert tp.dependency.Group.add_dep.__name__ == "add_dep"
+
+
+def test_counting_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "0")
+    outcome = adapt(make_pruner)(Gated(), torch.randn(3, 6), pruning_ratio=0.5, seed=0)
+    assert outcome.expansions is None
+
+
+def test_counting_changes_no_group(monkeypatch):
+    def groups():
+        graph = tp.DependencyGraph().build_dependency(Gated(), torch.randn(3, 6))
+        return [[(str(d), i) for d, i in g] for g in graph.get_all_groups()]
+
+    plain = groups()
+    counted = []
+    adapt(lambda *a, **k: counted.extend(groups()))(None, None, pruning_ratio=0.5, seed=0)
+    assert counted == plain
+
+
+@pytest.fixture
+def fork(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    saved = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "torch_pruning"}
+    folder = tmp_path / "fork" / "src" / "torch_pruning"
+    shutil.copytree(Path(tp.__file__).parent, folder)
+    with (folder / "__init__.py").open("a") as file:
+        file.write("\nOURS = 'the fork'\n")
+    yield tmp_path / "fork"
+    for name in [n for n in sys.modules if n.split(".")[0] == "torch_pruning"]:
+        del sys.modules[name]
+    sys.modules.update(saved)
+
+
+def test_a_fork_by_its_folder(fork, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "1000")
+    subject = load_subject(str(fork))
+    assert sys.modules["torch_pruning"].OURS == "the fork"
+    assert "fork" in subject.__doc__
+    model = build_zoo("mixtral")
+    with pytest.raises(ExpansionsExceeded, match="exceeded MAX_EXPANSIONS=1,000"):
+        subject(model, {"input_ids": torch.arange(16).view(1, 16)}, pruning_ratio=0.5, seed=0)
+
+
+def test_wrong_names_are_refused_in_one_line(tmp_path):
+    with pytest.raises(UsageError, match="unknown subject 'mou'; use moe, torch-pruning"):
+        load_subject("mou")
+    with pytest.raises(SourceError, match="cannot import nowhere:f"):
+        load_subject("nowhere:f")
+    with pytest.raises(UsageError, match="is not a function prune"):
+        load_subject("sys:path")
+    with pytest.raises(SourceError, match="holds no torch_pruning package"):
+        use_fork(tmp_path)
+    assert fork_package(Path(tp.__file__).parent) == Path(tp.__file__).parent.parent
+
+
+def test_stock_is_counted_like_a_factory():
+    pruner = prune_stock(Gated(), torch.randn(3, 6), pruning_ratio=0.5, seed=0)
+    assert isinstance(pruner, tp.pruner.BasePruner)
