@@ -94,7 +94,10 @@ class Relations:
             self.equal(a, b)
 
     def segment(self, whole: int, part: int, start: int, step: int = 1) -> None:
-        """State that ``part`` is the slice ``whole[start::step]``, as long as ``part`` is."""
+        """State that ``part`` is the slice ``whole[start::step]``, as long as ``part`` is.
+
+        A part of one position holds on to it: nothing of a size-1 dimension can be removed.
+        """
         if start == 0 and step == 1 and self.sizes[whole] == self.sizes[part]:
             self.equal(whole, part)
         elif self.sizes[part]:

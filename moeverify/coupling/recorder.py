@@ -19,9 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.dims import Operation, Relations
-from moeverify.coupling.rules import RULES, Call
-from moeverify.coupling.rules.pointwise import pointwise
-from moeverify.coupling.rules.registry import Rule
+from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
 
 RESHAPED = "its shape was changed in place"
 UNSEEN_VIEW = "seen through a view that no recorded operation made"
@@ -162,9 +160,11 @@ class Recorder(TorchDispatchMode):
                 self.touched.add(parameter)
         result = self._run(func, args, kwargs)
         outputs = (result,) if isinstance(result, torch.Tensor) else tuple(_tensors((result,), {}))
-        for output in outputs:
+        for position, output in enumerate(outputs):
             if id(output) not in given:
                 seen = self._known.get(id(output)) or self._register(output)
+                if position and name in SPARE:
+                    continue  # serves the backward pass
                 self._produced.append((seen.dims, number, seen.storage))
         call = Call(name, tuple(args), dict(kwargs), outputs, self.dims_of)
         if rule is not None:
@@ -190,10 +190,7 @@ def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
 def _operator(func: Any) -> tuple[str, Rule | None]:
     """An operation's packet name and the rule for it, if there is one."""
     name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
-    rule = RULES.get(name)
-    if rule is None and torch.Tag.pointwise in func.tags:
-        rule = pointwise
-    return name, rule
+    return name, rule_for(name, func.tags)
 
 
 def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:

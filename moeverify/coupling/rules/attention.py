@@ -11,6 +11,7 @@ from moeverify.coupling.rules.registry import Call, rule
     "aten._scaled_dot_product_attention_math",
     "aten._scaled_dot_product_cudnn_attention",
     "aten.scaled_dot_product_attention",
+    spare=True,
 )
 def attention(call: Call, relations: Relations) -> None:
     """Heads go together; the head dimension of query and key sets the softmax scale and is frozen.
@@ -30,5 +31,9 @@ def attention(call: Call, relations: Relations) -> None:
             relations.product(a, (b, group))
         else:
             relations.equal(a, b)
+    for tensor in call.tensors()[3:]:  # a mask or a bias, broadcast to [..., length, length]
+        mask = call.dims_of(tensor)
+        relations.freeze_all(mask[-2:], "softmax over positions")
+        relations.equal_all(mask[:-2], query[:-2])
     for other in call.outputs[1:]:
         relations.freeze_all(call.dims_of(other), "statistics of the attention kernel")

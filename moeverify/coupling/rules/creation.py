@@ -20,7 +20,18 @@ def constant(call: Call, relations: Relations) -> None:
     """Every position holds the same value."""
 
 
-@rule("aten.arange", "aten.linspace", "aten.eye", "aten.rand", "aten.randn", "aten.randint", "aten.randperm")
+@rule(
+    "aten.arange",
+    "aten.linspace",
+    "aten.logspace",
+    "aten.eye",
+    "aten.tril_indices",
+    "aten.triu_indices",
+    "aten.rand",
+    "aten.randn",
+    "aten.randint",
+    "aten.randperm",
+)
 def counted(call: Call, relations: Relations) -> None:
     """The value depends on the position: removing one would renumber the others."""
     relations.freeze_all(call.out, "values are generated from the position")
@@ -31,10 +42,17 @@ def counted(call: Call, relations: Relations) -> None:
     "aten.normal_",
     "aten.bernoulli_",
     "aten.exponential_",
+    "aten.cauchy_",
+    "aten.geometric_",
+    "aten.log_normal_",
+    "aten.bernoulli",
+    "aten.normal",
     "aten.multinomial",
     "aten.rand_like",
+    "aten.randn_like",
+    "aten.randint_like",
 )
 def random(call: Call, relations: Relations) -> None:
-    """Random values follow the number of elements."""
-    for output in call.outputs:
-        relations.freeze_all(call.dims_of(output), "random values follow the number of elements")
+    """Random values follow the number of elements: fewer of them would all be others."""
+    for tensor in (*call.tensors(), *call.outputs):
+        relations.freeze_all(call.dims_of(tensor), "random values follow the number of elements")

@@ -34,7 +34,25 @@ def matrix_vector(call: Call, relations: Relations) -> None:
     relations.equal(matrix[0], call.out[0])
 
 
-@rule("aten.dot")
+@rule("aten.addmv")
+def add_matrix_vector(call: Call, relations: Relations) -> None:
+    """``[n] + [n, k] @ [k]``."""
+    matrix, vector = call.dims(1), call.dims(2)
+    relations.equal_all(call.dims(0), call.out)
+    relations.equal(matrix[1], vector[0])
+    relations.equal(matrix[0], call.out[0])
+
+
+@rule("aten.addbmm")
+def add_summed_products(call: Call, relations: Relations) -> None:
+    """``[n, m] + sum over b of [b, n, k] @ [b, k, m]``: the batch is consumed too."""
+    left, right = call.dims(1), call.dims(2)
+    relations.equal_all(call.dims(0), call.out)
+    relations.equal(left[0], right[0])
+    _matrix_product(left[1:], right[1:], call.out, relations)
+
+
+@rule("aten.dot", "aten.vdot")
 def dot(call: Call, relations: Relations) -> None:
     """``[k] . [k] -> []``."""
     relations.equal(call.dims(0)[0], call.dims(1)[0])
@@ -67,4 +85,8 @@ def grouped_product(call: Call, relations: Relations) -> None:
     relations.equal(right[2], out[1])
     relations.equal(left[0], out[0])
     relations.freeze(right[0], "experts are chosen by offset")
+    if (offsets := call.arg(2, "offs")) is not None:
+        relations.freeze_all(call.dims_of(offsets), "experts are chosen by offset")
+    if (bias := call.arg(3, "bias")) is not None:
+        relations.freeze_all((*call.dims_of(bias), out[1]), "bias of a grouped product")
     relations.freeze(out[0], "rows are grouped by expert")

@@ -1,7 +1,9 @@
 """Element by element: every input is broadcast to the output."""
 
+import torch
+
 from moeverify.coupling.dims import Relations
-from moeverify.coupling.rules.registry import Call, rule
+from moeverify.coupling.rules.registry import Call, normalise, rule
 
 
 @rule(
@@ -22,9 +24,13 @@ from moeverify.coupling.rules.registry import Call, rule
     "aten._conj",
     "aten.masked_fill",
     "aten.masked_fill_",
-    "aten.isin",
     "aten.bitwise_and",
     "aten.floor_divide",
+    "aten.hardswish",
+    "aten.hardswish_",
+    "aten._prelu_kernel",
+    "aten.complex",
+    "aten.polar",
 )
 def pointwise(call: Call, relations: Relations) -> None:
     """All shapes agree after broadcasting, aligned at the last dimension."""
@@ -32,6 +38,38 @@ def pointwise(call: Call, relations: Relations) -> None:
         out = call.dims_of(output)
         for tensor in call.tensors():
             relations.equal_all(call.dims_of(tensor), out)
+
+
+@rule("aten.isin")
+def is_in(call: Call, relations: Relations) -> None:
+    """Every element is looked up in a set, whose values all matter."""
+    elements, test = call.args[:2]
+    if isinstance(elements, torch.Tensor):
+        relations.equal_all(call.dims(0), call.out)
+    if isinstance(test, torch.Tensor):
+        relations.freeze_all(call.dims(1), "every value of the set matters")
+
+
+@rule("aten.view_as_complex", "aten.view_as_real")
+def complex_pair(call: Call, relations: Relations) -> None:
+    """``[..., 2]`` real to ``[...]`` complex and back."""
+    pair, single = (call.dims(0), call.out) if call.name == "aten.view_as_complex" else (call.out, call.dims(0))
+    relations.freeze(pair[-1], "real and imaginary part")
+    for a, b in zip(pair[:-1], single, strict=True):
+        relations.equal(a, b)
+
+
+@rule("aten.glu")
+def glu(call: Call, relations: Relations) -> None:
+    """``a * sigmoid(b)`` of the two halves of a dimension."""
+    source, out = call.dims(0), call.out
+    dim = normalise(call.arg(1, "dim", -1), len(source))
+    for position, (a, b) in enumerate(zip(source, out, strict=True)):
+        if position == dim:
+            relations.segment(a, b, 0)
+            relations.segment(a, b, relations.sizes[b])
+        else:
+            relations.equal(a, b)
 
 
 @rule("aten.dropout", "aten._fused_dropout")

@@ -15,11 +15,28 @@ def _pass_through(call: Call, relations: Relations, reduced: set[int]) -> None:
             relations.equal(a, b)
 
 
-@rule("aten.sum", "aten.mean", "aten.linalg_vector_norm")
+def _freeze_reduced(call: Call, relations: Relations, reduced: set[int]) -> None:
+    """Freeze what is reduced, relate the rest."""
+    source = call.dims(0)
+    relations.freeze_all([source[i] for i in reduced], f"{call.name} over this dimension")
+    _pass_through(call, relations, reduced)
+
+
+@rule("aten.sum", "aten.mean", "aten.nansum", "aten.count_nonzero")
 def consume(call: Call, relations: Relations) -> None:
-    """Sums, means and norms: the dimension ends here, each position counts for itself."""
-    position = 2 if call.name == "aten.linalg_vector_norm" else 1
-    _pass_through(call, relations, dims_set(call.arg(position, "dim", None), len(call.dims(0))))
+    """Sums and means: the dimension ends here, each position counts for itself."""
+    _pass_through(call, relations, dims_set(call.arg(1, "dim", None), len(call.dims(0))))
+
+
+@rule("aten.linalg_vector_norm", "aten.norm")
+def norm(call: Call, relations: Relations) -> None:
+    """A norm is a sum over positions unless its order is negative: then a zero decides it."""
+    reduced = dims_set(call.arg(2, "dim", None), len(call.dims(0)))
+    order = call.arg(1, "ord", None)
+    if order is not None and order < 0:
+        _freeze_reduced(call, relations, reduced)
+    else:
+        _pass_through(call, relations, reduced)
 
 
 @rule(
@@ -30,8 +47,15 @@ def consume(call: Call, relations: Relations) -> None:
     "aten.prod",
     "aten.var",
     "aten.var_mean",
+    "aten.std",
+    "aten.std_mean",
     "aten.any",
     "aten.all",
+    "aten.logsumexp",
+    "aten.argmax",
+    "aten.argmin",
+    "aten.median",
+    "aten.nanmedian",
 )
 def extreme(call: Call, relations: Relations) -> None:
     """Removing a position could change the result in a way that no mask reproduces: frozen."""
@@ -40,9 +64,20 @@ def extreme(call: Call, relations: Relations) -> None:
         relations.equal_all(source, call.out)
         relations.equal_all(call.dims(1), call.out)
         return
-    reduced = dims_set(call.arg(1, "dim", None), len(source))
-    relations.freeze_all([source[i] for i in reduced], f"{call.name} over this dimension")
-    _pass_through(call, relations, reduced)
+    _freeze_reduced(call, relations, dims_set(call.arg(1, "dim", None), len(source)))
+
+
+@rule("aten.kthvalue", "aten.mode")
+def order_statistic(call: Call, relations: Relations) -> None:
+    """``kthvalue(x, k, dim)``, ``mode(x, dim)``; the last dimension unless said otherwise."""
+    position = 2 if call.name == "aten.kthvalue" else 1
+    _freeze_reduced(call, relations, dims_set(call.arg(position, "dim", -1), len(call.dims(0))))
+
+
+@rule("aten.aminmax")
+def extremes(call: Call, relations: Relations) -> None:
+    """Smallest and largest value, its dimension by keyword."""
+    _freeze_reduced(call, relations, dims_set(call.kwargs.get("dim"), len(call.dims(0))))
 
 
 @rule(
@@ -52,9 +87,13 @@ def extreme(call: Call, relations: Relations) -> None:
     "aten.cumsum",
     "aten.cumprod",
     "aten.logcumsumexp",
+    "aten.cummax",
+    "aten.cummin",
 )
 def ordered(call: Call, relations: Relations) -> None:
     """Every position of the dimension depends on the others: frozen."""
     source = call.dims(0)
-    relations.freeze(source[normalise(call.args[1], len(source))], f"{call.name} over this dimension")
-    relations.equal_all(source, call.out)
+    if source:
+        relations.freeze(source[normalise(call.args[1], len(source))], f"{call.name} over this dimension")
+    for output in call.outputs:
+        relations.equal_all(source, call.dims_of(output))

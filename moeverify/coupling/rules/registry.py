@@ -52,11 +52,13 @@ class Call:
 
 Rule = Callable[[Call, Relations], None]
 RULES: dict[str, Rule] = {}
+SPARE: set[str] = set()
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str, spare: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for operations by packet name, such as ``aten.view``.
 
+    ``spare`` says that outputs after the first serve the backward pass: that nobody reads them means nothing.
     Raises ``ValueError`` if a name already has a rule: one operation, one rule.
     """
 
@@ -65,6 +67,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
             if name in RULES:
                 raise ValueError(f"{name} already has a rule: {RULES[name].__name__}")
             RULES[name] = function
+        if spare:
+            SPARE.update(names)
         return function
 
     return register

@@ -79,16 +79,37 @@ def expand(call: Call, relations: Relations) -> None:
 @rule("aten.slice")
 def slice_(call: Call, relations: Relations) -> None:
     """``x[start:end:step]`` along one dimension."""
-    source, out = call.dims(0), call.out
-    dim = normalise(call.arg(1, "dim", 0), len(source))
-    size = relations.sizes[source[dim]]
-    start = call.arg(2, "start", None) or 0
-    start = min(max(start + size if start < 0 else start, 0), size)
-    for position, (a, b) in enumerate(zip(source, out, strict=True)):
-        if position == dim:
-            relations.segment(a, b, start, call.arg(4, "step", 1))
-        else:
+    _slice(call, call.dims(0), call.out, 1, relations)
+
+
+@rule("aten.slice_scatter")
+def slice_scatter(call: Call, relations: Relations) -> None:
+    """A copy of the first tensor whose slice is the second."""
+    relations.equal_all(call.dims(0), call.out)
+    _slice(call, call.out, call.dims(1), 2, relations)
+
+
+def _slice(call: Call, whole: Sequence[int], part: Sequence[int], first: int, relations: Relations) -> None:
+    """Relate a tensor and its slice; ``first`` is where ``dim, start, end, step`` begin in the schema.
+
+    With a step only whole periods can go (``x[..., ::2]`` of interleaved gate and up): removing one position would
+    shift the phase of those behind it.
+    """
+    dim = normalise(call.arg(first, "dim", 0), len(whole))
+    size = relations.sizes[whole[dim]]
+    start, _, step = slice(*(call.arg(first + i, n) for i, n in enumerate(("start", "end", "step"), 1))).indices(size)
+    for position, (a, b) in enumerate(zip(whole, part, strict=True)):
+        if position != dim:
             relations.equal(a, b)
+        elif step == 1:
+            relations.segment(a, b, start)
+        elif start < step and size == step * relations.sizes[b]:
+            period, phase = relations.new_dims([relations.sizes[b], step])
+            relations.freeze(phase, "the phase of a slice with a step")
+            relations.product(a, (period, phase))
+            relations.equal(period, b)
+        else:
+            relations.freeze_all((a, b), "a slice with a step that does not divide the dimension")
 
 
 @rule("aten.select")
@@ -98,6 +119,17 @@ def select(call: Call, relations: Relations) -> None:
     dim = normalise(call.args[1], len(source))
     relations.freeze(source[dim], "a position is selected by number")
     for a, b in zip((d for i, d in enumerate(source) if i != dim), call.out, strict=True):
+        relations.equal(a, b)
+
+
+@rule("aten.select_scatter")
+def select_scatter(call: Call, relations: Relations) -> None:
+    """A copy of the first tensor whose position ``index`` is the second."""
+    source = call.dims(0)
+    dim = normalise(call.args[2], len(source))
+    relations.equal_all(source, call.out)
+    relations.freeze(source[dim], "a position is selected by number")
+    for a, b in zip((d for i, d in enumerate(source) if i != dim), call.dims(1), strict=True):
         relations.equal(a, b)
 
 
@@ -113,7 +145,7 @@ def unbind(call: Call, relations: Relations) -> None:
             relations.equal(a, b)
 
 
-@rule("aten.split", "aten.split_with_sizes", "aten.chunk")
+@rule("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unsafe_split", "aten.unsafe_split_with_sizes")
 def split(call: Call, relations: Relations) -> None:
     """Consecutive parts; parts of equal size must stay of equal size (``chunk(2)`` after pruning)."""
     source = call.dims(0)
@@ -129,7 +161,7 @@ def split(call: Call, relations: Relations) -> None:
                 parts.append(b)
             else:
                 relations.equal(a, b)
-    if call.name != "aten.split_with_sizes" and len(parts) > 1:
+    if not call.name.endswith("_with_sizes") and len(parts) > 1:
         relations.balances.append(tuple(parts))
 
 
@@ -176,9 +208,3 @@ def repeat(call: Call, relations: Relations) -> None:
             (copies,) = relations.new_dims([count])
             relations.freeze(copies, "the number of copies is fixed in the program")
             relations.product(target, (copies, source[position]))
-
-
-@rule("aten.roll", "aten.flip", "aten.constant_pad_nd", "aten.tril", "aten.triu")
-def positional(call: Call, relations: Relations) -> None:
-    """What happens to an element depends on its position: dimensions stay as they are."""
-    relations.freeze_all((*call.dims(0), *call.out), "what happens to an element depends on its position")

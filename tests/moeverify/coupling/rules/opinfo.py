@@ -1,0 +1,65 @@
+"""Cases from PyTorch's own operator samples (OpInfo), taken apart into the operations that they run."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch.utils._pytree import tree_map
+
+from tests.moeverify.coupling.rules.removal import OneCall, Recording
+
+NIGHTLY = os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE") == "nightly"
+SAMPLES = 200 if NIGHTLY else 12  # of each operator
+CASES = 400 if NIGHTLY else 24  # of each operation
+LARGEST = 4096  # elements of an input
+
+
+@functools.cache
+def opinfo_calls() -> Mapping[str, tuple[OneCall, ...]]:
+    """Different executed operations by name, as the samples of every operator run them in float64 and int64."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    found: dict[str, dict[str, OneCall]] = defaultdict(dict)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for operator in op_db:
+            for dtype in (torch.float64, torch.int64):
+                if not operator.supports_dtype(dtype, "cpu"):
+                    continue
+                samples = operator.sample_inputs("cpu", dtype, requires_grad=False)
+                for sample in itertools.islice(samples, SAMPLES):
+                    for call in _executed(operator, sample):
+                        if len(found[call.name]) < CASES:
+                            found[call.name].setdefault(_signature(call), call)
+    return {name: tuple(calls.values()) for name, calls in found.items()}
+
+
+def _executed(operator, sample) -> list[OneCall]:
+    try:
+        with torch.no_grad(), Recording() as recording:
+            operator(sample.input, *sample.args, **sample.kwargs)
+    except (AssertionError, RuntimeError):  # made for an accelerator, or a sample of an error
+        return []
+    return [call for call in recording.calls if _usable(call)]
+
+
+def _usable(call: OneCall) -> bool:
+    """Dense tensors of a moderate size with something to remove."""
+    inputs = call.inputs
+    return all(t.layout is torch.strided and t.numel() <= LARGEST for t in inputs) and (
+        not inputs or any(size > 1 for t in inputs for size in t.shape)
+    )
+
+
+def _signature(call: OneCall) -> str:
+    def shape(value):
+        return (value.dtype, tuple(value.shape)) if isinstance(value, torch.Tensor) else value
+
+    return repr((str(call.func), tree_map(shape, call.args), tree_map(shape, dict(call.kwargs))))
