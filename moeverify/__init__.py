@@ -6,30 +6,67 @@ Example::
 
     couplings = mv.trace_couplings(model, {"input_ids": ids})
     print(couplings.explain("model.embed_tokens.weight", 1, 0))
+    result = mv.verify("zoo:mixtral", pruning_ratio=0.25)
+
+Names are imported when they are first used: pytest loads our plugin in every project where moeverify is installed.
 """
 
-from moeverify.coupling.couplings import CouplingMap, Explanation, trace_couplings
-from moeverify.coupling.solve import CouplingClass, FrozenDim, Member
-from moeverify.errors import MoEVerifyError
-from moeverify.pruning import MoEDependencyGraph, MoEPruner
-from moeverify.roles import Roles, find_roles
-from moeverify.run import verify
-from moeverify.verdict import Status, Verdict, VerificationResult
+from __future__ import annotations
 
-__all__ = [
-    "CouplingClass",
-    "CouplingMap",
-    "Explanation",
-    "FrozenDim",
-    "Member",
-    "MoEDependencyGraph",
-    "MoEPruner",
-    "MoEVerifyError",
-    "Roles",
-    "Status",
-    "Verdict",
-    "VerificationResult",
-    "find_roles",
-    "trace_couplings",
-    "verify",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moeverify.coupling.couplings import (
+        CouplingMap as CouplingMap,
+    )
+    from moeverify.coupling.couplings import (
+        Explanation as Explanation,
+    )
+    from moeverify.coupling.couplings import (
+        trace_couplings as trace_couplings,
+    )
+    from moeverify.coupling.solve import CouplingClass as CouplingClass
+    from moeverify.coupling.solve import FrozenDim as FrozenDim
+    from moeverify.coupling.solve import Member as Member
+    from moeverify.errors import MoEVerifyError as MoEVerifyError
+    from moeverify.pruning import MoEDependencyGraph as MoEDependencyGraph
+    from moeverify.pruning import MoEPruner as MoEPruner
+    from moeverify.roles import Roles as Roles
+    from moeverify.roles import find_roles as find_roles
+    from moeverify.run import verify as verify
+    from moeverify.verdict import Status as Status
+    from moeverify.verdict import Verdict as Verdict
+    from moeverify.verdict import VerificationResult as VerificationResult
+
+_HOME = {
+    "CouplingMap": "moeverify.coupling.couplings",
+    "Explanation": "moeverify.coupling.couplings",
+    "trace_couplings": "moeverify.coupling.couplings",
+    "CouplingClass": "moeverify.coupling.solve",
+    "FrozenDim": "moeverify.coupling.solve",
+    "Member": "moeverify.coupling.solve",
+    "MoEVerifyError": "moeverify.errors",
+    "MoEDependencyGraph": "moeverify.pruning",
+    "MoEPruner": "moeverify.pruning",
+    "Roles": "moeverify.roles",
+    "find_roles": "moeverify.roles",
+    "verify": "moeverify.run",
+    "Status": "moeverify.verdict",
+    "Verdict": "moeverify.verdict",
+    "VerificationResult": "moeverify.verdict",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(_HOME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -34,15 +35,18 @@ PROBLEMS = (Status.FAIL, Status.ERROR, Status.TIMEOUT)
 
 
 def plain(value: Any) -> Any:
-    """``value`` as strict JSON can hold it: tuples become lists, infinities and NaN become strings."""
+    """``value`` as strict JSON can hold it: tuples become lists, numbers and strings of other libraries
+    plain ones, infinities and NaN strings."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else str(value)
     return str(value)
 
 

@@ -1,0 +1,36 @@
+"""One problem in plain text, for terminals and test reports."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from moeverify.verdict import Verdict
+
+_MOST_LINES = 40
+_MOST_ITEMS = 12
+
+
+def _shortened(value: Any) -> Any:
+    """Long lists cut, so that evidence of a big model can be read."""
+    if isinstance(value, dict):
+        return {k: _shortened(v) for k, v in value.items()}
+    if isinstance(value, list) and len(value) > _MOST_ITEMS:
+        return [*map(_shortened, value[:_MOST_ITEMS]), f"... {len(value) - _MOST_ITEMS} more"]
+    return [_shortened(v) for v in value] if isinstance(value, list) else value
+
+
+def describe_problem(verdict: Verdict) -> str:
+    """What is wrong in one line, the evidence, and the line that reproduces it."""
+    lines = [f"{verdict.source} {verdict.check}: {verdict.status.value}: {verdict.message}"]
+    evidence = _shortened(verdict.to_dict()["evidence"])
+    for key, value in evidence.items():
+        if key in ("traceback", "output", "stderr"):
+            lines += [f"  {key}:", *(f"    {line}" for line in str(value).splitlines()[-_MOST_LINES:])]
+        elif isinstance(value, list) and value and isinstance(value[0], dict | list | str):
+            lines += [f"  {key}:", *(f"    {v if isinstance(v, str) else json.dumps(v)}" for v in value)]
+        else:
+            lines.append(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+    if verdict.reproduce:
+        lines.append(f"  reproduce: {verdict.reproduce}")
+    return "\n".join(lines)

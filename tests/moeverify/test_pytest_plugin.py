@@ -1,0 +1,90 @@
+"""The plugin as another project uses it: a consumer package is installed and its suite run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONSUMER = Path(__file__).parents[1] / "consumer"
+ROOT = Path(__file__).parents[2]
+CHECKS = "terminates,something-pruned,masked-equivalence,untouched-identical"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the consumer package installed from its own project file."""
+    folder = tmp_path_factory.mktemp("site")
+    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(folder)]
+    subprocess.run([sys.executable, *words, str(CONSUMER)], check=True)
+    return folder
+
+
+@pytest.fixture
+def consumer(site, tmp_path):
+    """Run the consumer's pytest in an empty folder."""
+
+    def run(*words, tests=()):
+        path = os.pathsep.join([str(site), str(ROOT)])
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        plugin = [] if _installed() else ["-p", "moeverify.pytest_plugin"]
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-c", str(CONSUMER / "pyproject.toml"), "--rootdir", str(tmp_path),
+             "-p", "no:cacheprovider", *plugin, *words, *(str(CONSUMER / "tests" / t) for t in tests)],
+            capture_output=True, text=True, cwd=tmp_path, env={**environment, "PYTHONPATH": path},
+        )  # fmt: skip
+
+    return run
+
+
+def _installed():
+    from importlib.metadata import entry_points
+
+    return any(e.value == "moeverify.pytest_plugin" for e in entry_points(group="pytest11"))
+
+
+@pytest.mark.slow
+def test_a_good_pruner_passes_on_two_workers_with_one_report(consumer, tmp_path):
+    words = ["--moeverify-subject", "acme_pruner:good", "--moeverify-sources", "zoo:mixtral,synthetic:listed"]
+    done = consumer(
+        *words, "--moeverify-checks", CHECKS, "--moeverify-report", "out", "-n", "2", "-v", "-k", "moeverify"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "moeverify::zoo:mixtral::masked-equivalence" in done.stdout
+    document = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    assert [(v["source"], v["check"], v["status"]) for v in document["verdicts"]] == [
+        (source, check, "pass") for source in ("zoo:mixtral", "synthetic:listed") for check in CHECKS.split(",")
+    ]
+    assert {case["source"] for case in document["cases"]} == {"zoo:mixtral", "synthetic:listed"}
+    assert "out/report.html" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer):
+    words = ["--moeverify-subject", "acme_pruner:broken", "--moeverify-sources", "zoo:mixtral"]
+    done = consumer(*words, "--moeverify-checks", CHECKS, "-k", "moeverify")
+    assert done.returncode == 1
+    assert "zoo:mixtral masked-equivalence: fail" in done.stdout
+    assert re.search(r"reproduce: moeverify verify zoo:mixtral --subject acme_pruner:broken .*--seed 0", done.stdout)
+    assert "moeverify/pytest_session.py" not in done.stdout
+    expected = "untouched-identical,zoo:mixtral::masked-equivalence"
+    done = consumer(*words, "--moeverify-checks", CHECKS, "-k", "moeverify", "--moeverify-expect-fail", expected)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+    assert "2 xfailed" in done.stdout
+
+
+@pytest.mark.slow
+def test_fixtures_and_marker(consumer):
+    done = consumer(tests=["test_acme.py"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_wrong_options_are_one_line(consumer):
+    done = consumer("--moeverify-subject", "nobody")
+    assert done.returncode == 4
+    assert "ERROR: unknown subject 'nobody'" in done.stderr
+    assert "Traceback" not in done.stderr
