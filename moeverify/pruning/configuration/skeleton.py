@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+try:
+    from transformers.initialization import no_init_weights as _no_initial_values
+except ImportError:  # only a saving of time; on the meta device there is nothing to fill
+    from contextlib import nullcontext as _no_initial_values  # type: ignore[assignment]
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -18,8 +23,11 @@ def has_config(model: nn.Module) -> bool:
 
 def skeleton(model: nn.Module, config: Any) -> nn.Module:
     """The model's class built from ``config`` on the meta device."""
-    with torch.device("meta"):
-        return type(model)(copy.deepcopy(config))
+    with torch.device("meta"), _no_initial_values():
+        built = type(model)(copy.deepcopy(config))
+    if hasattr(built, "tie_weights"):
+        built.tie_weights()  # left out together with the initial values
+    return built
 
 
 def shapes_of(model: nn.Module) -> Shapes:
