@@ -7,13 +7,14 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moeverify.checks import CHECKS
+from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
 from moeverify.checks.expert_isolation import isolation
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError
+from moeverify.evaluation.settings import QualitySettings
 from moeverify.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
@@ -30,6 +31,8 @@ class Case:
     dtype: str = "float32"
     checks: tuple[str, ...] = ()
     trust_remote_code: bool = False
+    device: str = "cpu"
+    quality: QualitySettings = field(default_factory=QualitySettings)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -38,11 +41,12 @@ class Case:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Case:
         """The inverse of ``to_dict``."""
-        return cls(**{**data, "checks": tuple(data["checks"])})
+        quality = QualitySettings.from_dict(data.get("quality", {}))
+        return cls(**{**data, "checks": tuple(data["checks"]), "quality": quality})
 
     def check_names(self) -> tuple[str, ...]:
         """The checks of this case, in the report's order."""
-        return self.checks or tuple(CHECKS)
+        return self.checks or default_names()
 
     def reproduce(self) -> str:
         """A command that runs this case again."""
@@ -54,6 +58,10 @@ class Case:
             words += ["--dtype", self.dtype]
         if self.trust_remote_code:
             words += ["--trust-remote-code"]
+        if self.device != "cpu":
+            words += ["--device", self.device]
+        if "quality" in self.check_names():
+            words += ["--checks", "quality", *self.quality.options()]
         return shlex.join(words)
 
 
@@ -73,7 +81,11 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
     begin = time.perf_counter()
     subject = adapt(subject) if subject else load_subject(case.subject)
     loaded = loaded or load_source(
-        case.source, seed=case.seed, dtype=parse_dtype(case.dtype), trust_remote_code=case.trust_remote_code
+        case.source,
+        seed=case.seed,
+        dtype=parse_dtype(case.dtype),
+        trust_remote_code=case.trust_remote_code,
+        device=case.device,
     )
     original = copy.deepcopy(loaded.model)
     seconds["load"] = time.perf_counter() - begin
@@ -96,6 +108,8 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         seed=case.seed,
         dtype=case.dtype,
         subject=subject,
+        tokenizer=loaded.tokenizer,
+        quality=case.quality.or_local(loaded.tasks),
     )
     for name in case.check_names():
         emit(name)
@@ -163,5 +177,6 @@ def _facts(case: Case, context: Context, notes: Sequence[str], seconds: Mapping[
         "unknown_operations": list(outcome.unknown_operations),
         "notes": notes,
         "seconds": dict(seconds),
+        **context.facts,
         **({"expansions": outcome.expansions} if outcome.expansions is not None else {}),
     }

@@ -33,3 +33,7 @@ class ExpansionsExceeded(MoEVerifyError):
     def __init__(self, message: str, frames: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.frames = tuple(frames)
+
+
+class EvaluationError(MoEVerifyError):
+    """An evaluation that cannot be made, or two that cannot be compared."""

@@ -67,10 +67,10 @@ def vary_inputs(model: nn.Module, example_inputs: Any, seed: int, dtype: torch.d
         if not isinstance(value, torch.Tensor):
             return value
         if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator).to(dtype or value.dtype)
+            return torch.randn(value.shape, generator=generator).to(value.device, dtype or value.dtype)
         if isinstance(example_inputs, Mapping) and value is not example_inputs.get("input_ids"):
             return value
-        return torch.randint(0, vocabulary, value.shape, generator=generator)
+        return torch.randint(0, vocabulary, value.shape, generator=generator).to(value.device)
 
     return tree_map(draw, example_inputs)
 

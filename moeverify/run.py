@@ -18,8 +18,10 @@ import torch
 from torch import nn
 
 from moeverify.case import Case, run_case, verdict_of
-from moeverify.checks import CHECKS
+from moeverify.checks import CHECKS, default_names
+from moeverify.device import check_device
 from moeverify.errors import MoEVerifyError, SourceError, UsageError
+from moeverify.evaluation.settings import QualitySettings
 from moeverify.events import CaseFinished, CaseStarted, Event, Listener, StageReached, VerdictReached
 from moeverify.isolate import Limits, Worker
 from moeverify.journal import Journal, Past, read_journal
@@ -57,7 +59,7 @@ class _Collector:
 
 def select_checks(checks: Iterable[str] | None, skip: Iterable[str] = ()) -> tuple[str, ...]:
     """The checks to run, in the report's order. Raises ``UsageError`` for a name that no check has."""
-    chosen, skipped = list(checks or CHECKS), set(skip)
+    chosen, skipped = list(checks or default_names()), set(skip)
     for name in (*chosen, *skipped):
         if name not in CHECKS:
             raise UsageError(f"unknown check {name!r}; the checks are {', '.join(CHECKS)}")
@@ -75,6 +77,8 @@ def verify(
     pruning_ratio: float = 0.5,
     seed: int = 0,
     dtype: str = "float32",
+    device: str = "cpu",
+    quality: QualitySettings | None = None,
     checks: Iterable[str] | None = None,
     skip_checks: Iterable[str] = (),
     expect_fail: Iterable[str] = (),
@@ -93,7 +97,8 @@ def verify(
     ``prune(model, example_inputs, *, pruning_ratio, seed)``. Named ones run in processes of their own, limited to
     ``timeout`` seconds and ``memory`` GiB each, ``workers`` at a time; a model or function given as an object runs in
     this process, without limits, on a copy. ``expect_fail`` names checks whose failure is right and whose pass is a
-    failure. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml`` are written into it, and
+    failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what the check of that name
+    evaluates. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml`` are written into it, and
     ``resume`` continues a run that was killed there. ``listen`` hears every event.
 
     Raises ``UsageError`` for arguments that cannot be meant, and ``SourceError`` if no source can be loaded.
@@ -106,9 +111,11 @@ def verify(
     begin = time.monotonic()
     check_ratio(pruning_ratio)
     parse_dtype(dtype)
+    check_device(device)
     expected = frozenset(select_checks(expect_fail)) if (expect_fail := tuple(expect_fail)) else frozenset()
     names = select_checks(checks, skip_checks)
-    base = Case("", _subject_name(subject), float(pruning_ratio), seed, dtype, names, trust_remote_code)
+    base = Case("", _subject_name(subject), float(pruning_ratio), seed, dtype, names, trust_remote_code,
+                device, quality or QualitySettings())  # fmt: skip
     if isinstance(sources, nn.Module):
         cases = [replace(base, source=type(sources).__name__)]
     else:
@@ -120,6 +127,7 @@ def verify(
         "pruning_ratio": base.pruning_ratio,
         "seed": seed,
         "dtype": dtype,
+        **({"device": device} if device != "cpu" else {}),
         "checks": list(names),
         "expect_fail": sorted(expected),
     }

@@ -13,25 +13,33 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.device import check_device, input_device, move_inputs
 from moeverify.errors import SourceError, UsageError
 from moeverify.subjects import find_attribute
 from moeverify.zoo import ZOO, build_zoo
 
 DEFAULT = ("synthetic", "zoo:qwen2_moe", "zoo:qwen3_moe", "zoo:mixtral")
 FORMS = (
-    "synthetic, synthetic:NAME, synthetic:SPEC.json, zoo:TYPE, zoo:all, a checkpoint folder, org/name, module:factory"
+    "synthetic, synthetic:NAME, synthetic:SPEC.json, zoo:TYPE, zoo:all, small, a checkpoint folder, org/name, "
+    "module:factory"
 )
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode with inputs that it accepts."""
+    """A model in evaluation mode with inputs that it accepts.
+
+    ``tokenizer`` is the folder or hub name that its tokenizer is loaded from, if it has one; ``tasks`` are lm-eval
+    tasks of its own.
+    """
 
     name: str
     model: nn.Module
     example_inputs: Any
     notes: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    tasks: tuple[str, ...] = ()
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -61,12 +69,13 @@ def expand_sources(names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def source_kind(name: str) -> tuple[str, str]:
-    """What a source is (``synthetic``, ``zoo``, ``folder``, ``factory`` or ``hub``), and what follows the colon.
+    """What a source is (``synthetic``, ``zoo``, ``small``, ``folder``, ``factory`` or ``hub``), and what is
+    named of that kind.
 
     Raises ``SourceError`` for a name that is none of them; nothing is loaded.
     """
     kind, _, rest = name.partition(":")
-    if kind in ("synthetic", "zoo") and rest:
+    if name == "small" or (kind in ("synthetic", "zoo") and rest):
         return kind, rest
     path = Path(name).expanduser()
     if path.exists():
@@ -79,23 +88,44 @@ def source_kind(name: str) -> tuple[str, str]:
 
 
 def load_source(
-    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    name: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> LoadedModel:
-    """Load the model that a source names.
+    """Load the model that a source names, and place it and its inputs.
 
-    Raises ``SourceError`` with one line that says what is wrong with it.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a checkpoint is then spread over all devices, main memory
+    included, as accelerate sees fit.
+
+    Raises ``SourceError`` with one line that says what is wrong with the source, ``UsageError`` for a device that is
+    not there.
     """
+    check_device(device)
+    loaded = _load(name, seed, dtype, trust_remote_code, device)
+    if device not in ("cpu", "auto"):
+        loaded.model.to(device)
+    return replace(loaded, example_inputs=move_inputs(loaded.example_inputs, input_device(loaded.model)))
+
+
+def _load(name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str) -> LoadedModel:
     kind, rest = source_kind(name)
     if kind == "synthetic":
         return _synthetic(name, rest, seed, dtype)
     if kind == "zoo":
         model = build_zoo(rest, seed=seed, dtype=dtype)
         return LoadedModel(name, model, _token_inputs(model, seed))
+    if kind == "small":
+        from synthetic_models.small import MODEL
+
+        return replace(_checkpoint(name, MODEL, seed, dtype, False, device), tasks=("small",))
     if kind == "folder":
-        return _checkpoint(name, Path(rest), seed, dtype, trust_remote_code)
+        return _checkpoint(name, Path(rest), seed, dtype, trust_remote_code, device)
     if kind == "factory":
         return _factory(name, dtype)
-    return _hub(name, seed, dtype, trust_remote_code)
+    return _pretrained(name, name, "", seed, dtype, trust_remote_code, device)
 
 
 def _token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -139,7 +169,9 @@ def _quiet_transformers() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
-def _checkpoint(name: str, path: Path, seed: int, dtype: torch.dtype, trust_remote_code: bool) -> LoadedModel:
+def _checkpoint(
+    name: str, path: Path, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str
+) -> LoadedModel:
     config = path / "config.json"
     if not path.is_dir() or not config.is_file():
         raise SourceError(f"{name} is not a checkpoint folder: it has no config.json (save_pretrained writes one)")
@@ -149,15 +181,12 @@ def _checkpoint(name: str, path: Path, seed: int, dtype: torch.dtype, trust_remo
         raise SourceError(f"{config} is not valid JSON: {error}") from error
     if not model_type:
         raise SourceError(f"{config} has no model_type; take the config.json that save_pretrained wrote")
-    return _pretrained(name, str(path), model_type, seed, dtype, trust_remote_code)
-
-
-def _hub(name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool) -> LoadedModel:
-    return _pretrained(name, name, "", seed, dtype, trust_remote_code)
+    loaded = _pretrained(name, str(path), model_type, seed, dtype, trust_remote_code, device)
+    return loaded if list(path.glob("tokenizer*")) else replace(loaded, tokenizer=None)
 
 
 def _pretrained(
-    name: str, where: str, model_type: str, seed: int, dtype: torch.dtype, trust_remote_code: bool
+    name: str, where: str, model_type: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str
 ) -> LoadedModel:
     from transformers import AutoModelForCausalLM
 
@@ -172,6 +201,7 @@ def _pretrained(
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **({} if device == "cpu" else {"device_map": device}),
             )
     except Exception as error:
         line = " ".join(str(error).split())[:300]
@@ -182,7 +212,7 @@ def _pretrained(
                 f"{name}: {kind.replace('_', ' ')} such as {sorted(map(str, info[kind]))[0]}; "
                 "the weights do not belong to this config.json"
             )
-    return LoadedModel(name, model.eval(), _token_inputs(model, seed))
+    return LoadedModel(name, model.eval(), _token_inputs(model, seed), tokenizer=where)
 
 
 def _factory(name: str, dtype: torch.dtype) -> LoadedModel:

@@ -13,10 +13,11 @@ from moeverify.checks import (  # noqa: F401, I001  the order is the report's
     deterministic,
     config_in_step,
     reload,
+    quality,
 )
-from moeverify.checks.registry import CHECKS, Finding, check
+from moeverify.checks.registry import CHECKS, Finding, check, default_names
 
-__all__ = ["CHECKS", "Finding", "check", "names"]
+__all__ = ["CHECKS", "Finding", "check", "default_names", "names"]
 
 
 def names() -> tuple[str, ...]:

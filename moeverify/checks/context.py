@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
+from moeverify.evaluation.settings import QualitySettings
 from moeverify.roles import FoundRoles, find_roles
-from moeverify.subjects import Pruned
+from moeverify.subjects import Pruned, Subject
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Context:
 
     ``original`` is an untouched copy, ``pruned`` the model that the subject changed in place, ``outcome`` what it
     says of its groups (empty for a plain function), ``example_inputs`` those of the source. ``subject`` is the
-    function itself, for checks that let it prune again.
+    function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
+    ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report.
     """
 
     source: str
@@ -32,8 +34,10 @@ class Context:
     pruning_ratio: float
     seed: int
     dtype: str
-    shared: dict[str, Any] = field(default_factory=dict)
-    subject: Callable[..., Any] | None = None
+    subject: Subject | None = None
+    tokenizer: str | None = None
+    quality: QualitySettings = field(default_factory=QualitySettings)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def roles(self) -> FoundRoles:

@@ -38,15 +38,26 @@ def skipped(reason: str, **evidence: Any) -> Finding:
 
 Check = Callable[["Context"], Finding]
 CHECKS: dict[str, Check] = {}
+_OPTIONAL: set[str] = set()
 
 
-def check(name: str) -> Callable[[Check], Check]:
-    """Register a check under its stable name, in the order of the report."""
+def default_names() -> tuple[str, ...]:
+    """The checks that run unless others are named."""
+    return tuple(name for name in CHECKS if name not in _OPTIONAL)
+
+
+def check(name: str, *, optional: bool = False) -> Callable[[Check], Check]:
+    """Register a check under its stable name, in the order of the report.
+
+    An ``optional`` one needs what not every model or installation has, and runs only when it is named.
+    """
 
     def register(function: Check) -> Check:
         if name in CHECKS:
             raise ValueError(f"two checks are named {name}")
         CHECKS[name] = function
+        if optional:
+            _OPTIONAL.add(name)
         return function
 
     return register

@@ -14,25 +14,29 @@ from safetensors.torch import load_file, save_file
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.device import input_device
 from moeverify.exercise import run, vary_inputs
 from moeverify.pruning.configuration import has_config
+
+# Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
+GPU_ROUNDINGS = 64
 
 # What a fresh process runs: plain transformers, nothing of ours except the registration of synthetic models.
 PROGRAM = """
 import json, sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-folder, dtype, experts, threads = sys.argv[1:5]
+folder, dtype, experts, threads, device = sys.argv[1:6]
 torch.set_num_threads(int(threads))
 if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
     import synthetic_models
 more = {"experts_implementation": experts} if experts else {}
 model, info = AutoModelForCausalLM.from_pretrained(
     folder + "/model", dtype=getattr(torch, dtype), attn_implementation="eager", output_loading_info=True, **more)
-model.eval()
+model.eval().to(device)
 with torch.no_grad():
-    logits = model(**load_file(folder + "/inputs.safetensors"), use_cache=False).logits
-save_file({"logits": logits.contiguous()}, folder + "/logits.safetensors")
+    logits = model(**load_file(folder + "/inputs.safetensors", device=device), use_cache=False).logits
+save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
 json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
 """
 
@@ -40,7 +44,7 @@ json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + 
 @check("reload")
 def reload(context: Context) -> Finding:
     """Proves that ``save_pretrained`` and ``from_pretrained`` in a fresh process of plain transformers give the same
-    logits bit for bit, with no missing, unexpected or mismatched key.
+    logits (on a CPU bit for bit, on a GPU up to the order of additions), with no missing, unexpected or mismatched key.
 
     Says nothing of other transformers releases.
     """
@@ -50,7 +54,8 @@ def reload(context: Context) -> Finding:
     inputs = vary_inputs(context.original, context.example_inputs, context.seed + 7)
     if not isinstance(inputs, dict):
         inputs = {"input_ids": inputs if isinstance(inputs, torch.Tensor) else inputs[0]}
-    expected = run(model, inputs)
+    device = input_device(model)
+    expected = run(model, inputs).cpu()
     with tempfile.TemporaryDirectory(prefix="moeverify-reload-") as folder:
         try:
             model.save_pretrained(f"{folder}/model")
@@ -59,7 +64,7 @@ def reload(context: Context) -> Finding:
         save_file({k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}, f"{folder}/inputs.safetensors")
         experts = getattr(model.config, "_experts_implementation", None) or ""
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, folder, context.dtype, experts, str(torch.get_num_threads())],
+            [sys.executable, "-c", PROGRAM, folder, context.dtype, experts, str(torch.get_num_threads()), str(device)],
             capture_output=True,
             text=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -72,7 +77,11 @@ def reload(context: Context) -> Finding:
     if info:
         kind = next(iter(info))
         return failed(f"{kind.replace('_', ' ')} on reload: {info[kind][0]}", keys=info)
-    if logits.dtype != expected.dtype or not torch.equal(logits, expected):
-        worst = float((logits.double() - expected.double()).abs().max())
-        return failed(f"the reloaded model's logits differ by up to {worst:.1e}", difference=worst)
-    return passed("a fresh process gives the same logits bit for bit, all keys accounted for")
+    allowed = 0.0 if device.type == "cpu" else GPU_ROUNDINGS * torch.finfo(expected.dtype).eps
+    worst = float((logits.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-30))
+    same = worst <= allowed if allowed else torch.equal(logits, expected)
+    if logits.dtype != expected.dtype or not same:
+        return failed(f"the reloaded model's logits differ by up to {worst:.1e} of their largest (allowed "
+                      f"{allowed:.0e})", difference=worst, tolerance=allowed)  # fmt: skip
+    how = "bit for bit" if not allowed else f"to {worst:.1e} (allowed {allowed:.0e} on {device.type})"
+    return passed(f"a fresh process gives the same logits {how}, all keys accounted for")

@@ -13,6 +13,10 @@ SourceName = Annotated[str, typer.Argument(help=f"The model: {FORMS}.")]
 Ratio = Annotated[float, typer.Option(help="Share of the channels to remove, between 0 and 1.")]
 Seed = Annotated[int, typer.Option(help="Seed of random weights, inputs and pruning.", min=0)]
 Dtype = Annotated[str, typer.Option(help="Precision that models are stored in: float32, bfloat16, float16, float64.")]
+Device = Annotated[str, typer.Option(help="Where models lie: cpu, cuda, cuda:N, or auto for several devices.")]
+Tasks = Annotated[str, typer.Option(help="lm-eval tasks of the check quality, separated by commas.")]
+Fewshot = Annotated[int | None, typer.Option(help="Examples before each question; each task's own number.", min=0)]
+Limit = Annotated[float | None, typer.Option(help="Documents of each task, or a share of them below 1; all.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a checkpoint run Python code of its own.")
 ]

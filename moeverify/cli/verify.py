@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from moeverify.cli.app import app
-from moeverify.cli.options import Dtype, Ratio, Seed, SourceNames, TrustRemoteCode
+from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Ratio, Seed, SourceNames, Tasks, TrustRemoteCode
 from moeverify.cli.progress import watch
 from moeverify.cli.summary import print_summary
+from moeverify.evaluation.settings import QualitySettings, parse_ratios
 from moeverify.run import verify
 from moeverify.subjects import FORMS
 
@@ -26,6 +27,15 @@ def verify_command(
     expect_fail: Annotated[str, typer.Option(help="Checks that must fail, separated by commas.")] = "",
     seed: Seed = 0,
     dtype: Dtype = "float32",
+    device: Device = "cpu",
+    tasks: Tasks = "",
+    num_fewshot: Fewshot = None,
+    limit: Limit = None,
+    batch_size: Annotated[int, typer.Option(help="Documents that lm-eval runs at a time.", min=1)] = 64,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Loss of score that quality allows, 0.05: five points.")
+    ] = None,
+    curve: Annotated[str, typer.Option(help="More ratios to evaluate quality at, separated by commas.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds that one model may take.", min=0.1)] = 120.0,
     memory: Annotated[float, typer.Option(help="GiB of memory that one model may take.", min=0.1)] = 12.0,
     workers: Annotated[int | None, typer.Option(help="Models verified at a time; one a core.", min=1)] = None,
@@ -43,6 +53,10 @@ def verify_command(
             pruning_ratio=pruning_ratio,
             seed=seed,
             dtype=dtype,
+            device=device,
+            quality=QualitySettings(
+                tuple(_words(tasks)), num_fewshot, limit, batch_size, max_drop, parse_ratios(curve) if curve else None
+            ),
             checks=_words(checks) or None,
             skip_checks=_words(skip_checks),
             expect_fail=_words(expect_fail),

@@ -47,8 +47,11 @@ def score_units(
 ) -> torch.Tensor:
     """Scores ``[units]``, or ``[experts, units]`` for a class of fused experts; higher is kept.
 
-    Raises ``PruningRefused`` if the importance has no opinion on the class.
+    An importance that knows more than a group shows may have a method ``score_class`` that gives them for a class, or
+    ``None`` to be asked as usual. Raises ``PruningRefused`` if the importance has no opinion on the class.
     """
+    if (known := getattr(importance, "score_class", None)) and (scores := known(pruning_class)) is not None:
+        return scores
     scores = [_score(model, pruning_class, importance, e) for e in range(max(pruning_class.experts, 1))]
     return torch.stack(scores) if pruning_class.experts else scores[0]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from moeverify.report.quality import quality_view
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
 
 SYMBOLS = {
@@ -70,6 +71,7 @@ def render_html(result: VerificationResult) -> str:
                 "verdicts": verdicts,
                 "problem": any(v["status"] in PROBLEMS for v in verdicts),
                 "facts": known,
+                "quality": quality_view(known),
                 "matrices": [_matrix(layer) for layer in known.get("isolation", [])],
             }
         )

@@ -5,7 +5,7 @@ import torch
 
 from moeverify import case as case_module
 from moeverify.case import Case, run_case
-from moeverify.checks import names
+from moeverify.checks import default_names
 from moeverify.subjects import BUILT_IN, prune_moe
 from moeverify.verdict import CaseFacts, Status, Verdict
 from moeverify.zoo import ZOO, build_zoo
@@ -24,7 +24,7 @@ def collect(case):
 @pytest.mark.parametrize("model_type", ZOO)
 def test_our_pruner_passes_every_check(model_type, dtype):
     verdicts, facts = collect(Case(f"zoo:{model_type}", dtype=dtype, pruning_ratio=0.25, seed=1))
-    assert list(verdicts) == list(names())
+    assert list(verdicts) == list(default_names())
     assert {n: (v.status, v.message) for n, v in verdicts.items() if v.status is not Status.PASS} == {}
     assert facts[0].facts["parameters_after"] < facts[0].facts["parameters_before"]
 

@@ -1,0 +1,123 @@
+"""``quality``"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.errors import EvaluationError, MoEVerifyError
+from moeverify.evaluation import Difference, Evaluation, EvaluationSettings, compare, evaluate
+from moeverify.evaluation.at_random import prune_at_random
+from moeverify.evaluation.tokenizer import load_tokenizer
+from moeverify.verdict import Status
+
+# Against removal at random a deficit counts from so many standard errors of the paired difference.
+STANDARD_ERRORS = 2.0
+
+
+@check("quality", optional=True)
+def quality(context: Context) -> Finding:
+    """Shows what pruning costs on lm-eval tasks: the same version, tasks, shots, limit and seeds before and after.
+
+    With ``max_drop`` it fails if a task's score drops by more than that. Without, it fails if the pruned model does
+    worse, beyond two standard errors of the mean over all documents, than the original with as many channels removed
+    at random: then the pruner chose badly, or did not keep what it chose. Does not say where a loss comes from, nor
+    that a model without loss was pruned correctly.
+    """
+    settings = context.quality
+    if not settings.tasks:
+        return skipped("this source has no tasks of its own; name lm-eval tasks with --tasks, such as arc_easy")
+    if context.tokenizer is None:
+        return skipped("this source has no tokenizer, so it cannot read text; use small, a checkpoint or a hub name")
+    try:
+        tokenizer = load_tokenizer(context.tokenizer)
+        asked = settings.evaluation(context.seed)
+        before = evaluate(context.original, tokenizer, asked)
+        after = evaluate(context.pruned, tokenizer, asked)
+        changes = [d for d in compare(before, after) if d.primary]
+        at_random = None if settings.max_drop is not None else _at_random(context, tokenizer, asked)
+        points = [_point(0.0, before), *_curve(context, tokenizer, asked, after)]
+    except EvaluationError as error:
+        return Finding(Status.ERROR, str(error))
+    context.facts["quality"] = {
+        "tasks": [_task(d) for d in changes],
+        "points": points,
+        "at_random": None if at_random is None else _point(context.pruning_ratio, at_random),
+        "settings": {**asked.to_dict(), "max_drop": settings.max_drop},
+        "versions": dict(before.versions),
+    }
+    evidence: dict[str, Any] = {
+        "tasks": [_task(d) for d in changes],
+        "settings": asked.to_dict(),
+        "versions": dict(before.versions),
+    }
+    said = f"{_mean(before)} before, {_mean(after)} after"
+    if settings.max_drop is not None:
+        for d in changes:
+            if d.loss > settings.max_drop:
+                return failed(
+                    f"{d.name} goes from {d.before:.3f} to {d.after:.3f}; a loss of {settings.max_drop:g} is allowed",
+                    **evidence,
+                )
+        return passed(f"{said}; no task drops by more than {settings.max_drop:g}", **evidence)
+    if at_random is None:
+        return skipped(f"{said}; nothing to hold that to: give --max-drop", **evidence)
+    deficit, stderr = _mean_loss(at_random, after)
+    evidence |= {"at_random": at_random.mean, "below_random": deficit, "stderr": stderr}
+    if deficit > STANDARD_ERRORS * stderr:
+        return failed(f"{said}; worse than {_mean(at_random)} with as many channels removed at random", **evidence)
+    return passed(f"{said}; with as many channels removed at random {_mean(at_random)}", **evidence)
+
+
+def _at_random(context: Context, tokenizer: Any, asked: EvaluationSettings) -> Evaluation | None:
+    model = prune_at_random(context.original, context.pruned, context.example_inputs, context.seed)
+    return None if model is None else evaluate(model, tokenizer, asked)
+
+
+def _curve(context: Context, tokenizer: Any, asked: EvaluationSettings, after: Evaluation) -> Iterator[dict[str, Any]]:
+    """Scores at each ratio in ascending order, the case's own among them; a ratio that is refused is left out."""
+    for ratio in sorted({context.pruning_ratio, *(context.quality.curve or ())}):
+        if ratio == context.pruning_ratio:
+            yield _point(ratio, after)
+        elif context.subject is not None and (model := _pruned(context, ratio)) is not None:
+            yield _point(ratio, evaluate(model, tokenizer, asked))
+
+
+def _pruned(context: Context, ratio: float) -> nn.Module | None:
+    model = copy.deepcopy(context.original)
+    try:
+        context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]
+    except MoEVerifyError as error:
+        context.facts.setdefault("quality_refused", []).append({"ratio": ratio, "reason": str(error)})
+        return None
+    return model.eval()
+
+
+def _point(ratio: float, evaluation: Evaluation) -> dict[str, Any]:
+    scores = {s.name: {"value": s.value, "stderr": s.stderr, "chance": s.chance} for s in evaluation.primary}
+    return {"ratio": ratio, "mean": evaluation.mean, "scores": scores}
+
+
+def _task(change: Difference) -> dict[str, Any]:
+    return {"name": change.name, "before": change.before, "after": change.after, "drop": change.drop,
+            "stderr": change.stderr, "chance": change.chance}  # fmt: skip
+
+
+def _mean(evaluation: Evaluation) -> str:
+    mean = evaluation.mean
+    if mean is not None:
+        return f"mean score {mean:.3f}"
+    return ", ".join(f"{s.name} {s.value:.4g}" for s in evaluation.primary)
+
+
+def _mean_loss(before: Evaluation, after: Evaluation) -> tuple[float, float]:
+    """The mean loss over tasks, and its standard error."""
+    changes: Sequence[Difference] = [d for d in compare(before, after) if d.primary]
+    scale = [d.loss / d.drop if d.drop else 1.0 for d in changes]
+    error = sum((s * (d.stderr or 0.0)) ** 2 for d, s in zip(changes, scale, strict=True)) ** 0.5
+    return sum(d.loss for d in changes) / len(changes), error / len(changes)

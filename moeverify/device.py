@@ -1,0 +1,47 @@
+"""Where a model lies: one device, or several by accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from moeverify.errors import UsageError
+
+
+def check_device(name: str) -> str:
+    """``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for as many devices as it takes.
+
+    Raises ``UsageError`` with one line for a device that is not there.
+    """
+    if name == "auto":
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}; use cpu, cuda, cuda:N or auto") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError("no CUDA device is available here; leave --device out, or use cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"there is no {name}; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    elif device.type != "cpu":
+        raise UsageError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
+    return name
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where the model takes its inputs: at the embedding, or at the first parameter."""
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    hook = getattr(embedding, "_hf_hook", None)
+    if (device := getattr(hook, "execution_device", None)) is not None:
+        return torch.device(device)
+    parameter = next((embedding or model).parameters(), None)
+    return torch.device("cpu") if parameter is None or parameter.is_meta else parameter.device
+
+
+def move_inputs(inputs: Any, device: torch.device) -> Any:
+    """Every tensor of ``inputs`` on ``device``."""
+    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, inputs)
