@@ -18,20 +18,29 @@ from moeverify.roles import FoundRoles
 def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int]]:
     """Count the tokens that reach each routed expert while the model runs.
 
-    Listed experts count the rows of their input; fused ones the entries of the index that their module receives.
+    Listed experts count the rows of their input. Experts in common parameters count what their module is told: an
+    index with the expert of each token, or a list with the number of tokens of each expert. Where they are told
+    nothing, every expert sees every token, and the router's scores count: exactly zero for those not chosen.
     """
     reached = dict.fromkeys(roles.experts, 0)
     handles = []
 
-    def fused(layer):
-        def hook(_, args, kwargs):
-            index = next(
-                (t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.dtype is torch.int64), None
-            )
-            if index is not None:
-                counts = torch.bincount(index.flatten(), minlength=len(layer.experts)).tolist()
-                for name, count in zip(layer.experts, counts, strict=False):
-                    reached[name] += count
+    def told(layer, state):
+        def hook(module, args, kwargs):
+            counts = _tokens_of_each(args, kwargs, len(layer.experts)) or state.pop("scored", None)
+            if counts is None or state.setdefault("module", module) is not module:
+                return
+            for name, count in zip(layer.experts, counts, strict=False):
+                reached[name] += count
+
+        return hook
+
+    def scored(layer, state):
+        def hook(module, _, output):
+            for scores in tree_leaves(output):
+                if isinstance(scores, torch.Tensor) and scores.dim() > 1 and scores.shape[-1] == len(layer.experts):
+                    state["scored"] = (scores != 0).flatten(0, -2).sum(0).tolist()
+                    return
 
         return hook
 
@@ -44,17 +53,30 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
         return hook
 
     for layer in roles.layers:
-        if layer.fused:
-            module = model.get_submodule(layer.container)
-            handles.append(module.register_forward_pre_hook(fused(layer), with_kwargs=True))
-        else:
-            for name in layer.experts:
-                handles.append(model.get_submodule(name).register_forward_pre_hook(listed(name), with_kwargs=True))
+        state: dict[str, Any] = {}
+        if layer.layout == "listed":
+            hooks = {name: listed(name) for name in layer.experts}
+        else:  # whichever module is told first is believed
+            hooks = dict.fromkeys((layer.container, *layer.holders), told(layer, state))
+            for name in layer.routers:
+                handles.append(model.get_submodule(name).register_forward_hook(scored(layer, state)))
+        for name, hook in hooks.items():
+            handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield reached
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _tokens_of_each(args: tuple, kwargs: Mapping[str, Any], experts: int) -> list[int] | None:
+    """How many tokens go to each expert, if the arguments of a module say so."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, list) and len(value) == experts and all(isinstance(n, int) for n in value):
+            return value
+        if isinstance(value, torch.Tensor) and value.dtype is torch.int64:
+            return torch.bincount(value.flatten(), minlength=experts).tolist()
+    return None
 
 
 def vary_inputs(model: nn.Module, example_inputs: Any, seed: int, dtype: torch.dtype | None = None) -> Any:

@@ -3,44 +3,84 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from torch import nn
+
+from moeverify.errors import UsageError
+
+Rule = str | Callable[[str, nn.Module], bool]
+Layout = Literal["fused", "listed", "rows"]
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Naming rules, as regular expressions searched in the last part of a module's path.
+    """Naming rules: each a regular expression searched in the last part of a module's path, or a function of the
+    whole path and the module.
 
-    ``experts`` names the container of the routed experts (a ``ModuleList`` or a module of fused parameters),
-    ``routers`` and ``shared_experts`` the modules themselves.
+    ``experts`` names the container of the routed experts (a ``ModuleList`` or a module that holds the parameters of
+    all of them), ``routers`` and ``shared_experts`` the modules themselves. Example: ``Roles(experts="^bank$",
+    routers=lambda path, module: path.endswith(".moe.choose"))``.
+
+    Raises ``UsageError`` for a pattern that is not a regular expression.
     """
 
-    experts: str = r"^(experts?|expert_list|expert_modules|moe_experts)$"
-    routers: str = r"^(gate|router|gating|gate_network|router_gate|wg|shared_expert_gate)$"
-    shared_experts: str = r"^(shared_experts?|shared_mlp|residual_mlp|shared_expert_mlp)$"
+    experts: Rule = r"^(experts?|expert_list|expert_modules|moe_experts)$"
+    routers: Rule = r"^(gate|router|gating|gate_network|router_gate|moe_gate|wg|shared_expert_gate)$"
+    shared_experts: Rule = r"^(shared_(experts?|mlp|expert_mlp)|residual_mlp)$"
+
+    def __post_init__(self) -> None:
+        for role in ("experts", "routers", "shared_experts"):
+            rule = getattr(self, role)
+            if isinstance(rule, str):
+                try:
+                    re.compile(rule)
+                except re.error as error:
+                    raise UsageError(f"{role}={rule!r} is not a regular expression: {error}") from error
+            elif not callable(rule):
+                raise UsageError(f"{role} must be a regular expression or a function of (path, module)")
 
 
 @dataclass(frozen=True)
 class MoELayer:
     """One MoE layer: paths of its modules.
 
-    For listed experts ``experts`` are module paths; for fused ones they are ``container[number]``.
+    ``layout`` says how the routed experts are kept: ``listed`` as modules of their own (``experts`` are their
+    paths), ``fused`` in parameters ``[experts, ..., ...]`` that leave each expert its own channels, ``rows`` in
+    matrices whose rows belong to one expert after the other (``experts`` are ``container[number]`` in both cases).
+    ``stacks`` names the parameters that hold all experts; it is empty for listed ones.
     """
 
     name: str
     container: str
     experts: tuple[str, ...]
-    fused: bool
+    layout: Layout
     routers: tuple[str, ...]
     shared_experts: tuple[str, ...]
+    stacks: tuple[str, ...] = ()
+
+    @property
+    def fused(self) -> bool:
+        """Whether each expert's channels can be chosen apart although one parameter holds all of them."""
+        return self.layout == "fused"
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The modules that own the experts' parameters: the experts themselves if listed."""
+        if self.layout == "listed":
+            return self.experts
+        return tuple(dict.fromkeys(stack.rpartition(".")[0] for stack in self.stacks))
 
 
 @dataclass(frozen=True)
 class FoundRoles:
-    """All MoE layers of a model, in the order of its modules."""
+    """All MoE layers of a model, in the order of its modules, and ``notes`` on what could not be found."""
 
     layers: tuple[MoELayer, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -57,61 +97,174 @@ class FoundRoles:
         """Every shared expert."""
         return tuple(s for layer in self.layers for s in layer.shared_experts)
 
-    def boundary(self, name: str) -> str | None:
-        """The routed expert that a module or parameter path lies in: ``None`` outside, the container if fused."""
+    @cached_property
+    def _boundaries(self) -> dict[str, str]:
+        found = {}
         for layer in self.layers:
-            if layer.fused and _inside(name, layer.container):
-                return layer.container
-            for expert in () if layer.fused else layer.experts:
-                if _inside(name, expert):
-                    return expert
-        return None
+            for holder in layer.holders:
+                found[holder] = holder if layer.layout == "listed" else layer.container
+        return found
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        return frozenset(self.shared_experts)
+
+    def boundary(self, name: str) -> str | None:
+        """The routed expert that a module or parameter path lies in: ``None`` outside, the container where one
+        parameter holds all experts."""
+        return next((self._boundaries[p] for p in _ancestors(name) if p in self._boundaries), None)
 
     def shared(self, name: str) -> str | None:
         """The shared expert that a path lies in, if any."""
-        return next((s for s in self.shared_experts if _inside(name, s)), None)
+        return next((p for p in _ancestors(name) if p in self._shared), None)
 
 
-def _inside(name: str, container: str) -> bool:
-    return name == container or name.startswith(container + ".")
+def _ancestors(name: str) -> Iterator[str]:
+    """The path itself and every path above it, innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
 
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def fused_expert_count(module: nn.Module) -> int:
     """Number of experts of a module whose own parameters are stacked ``[experts, ..., ...]``; 0 if it is none."""
     stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-    counts = {p.shape[0] for p in stacked}
-    return counts.pop() if len(stacked) >= 2 and len(counts) == 1 else 0
+    return min(p.shape[0] for p in stacked) if len(stacked) >= 2 else 0
 
 
 def find_roles(model: nn.Module, roles: Roles | None = None) -> FoundRoles:
-    """Find the MoE layers of ``model``."""
-    roles = roles or Roles()
-    modules = dict(model.named_modules())
-    layers = []
-    for name, module in modules.items():
-        if not name or not re.search(roles.experts, _last(name)):
-            continue
-        fused = fused_expert_count(module)
-        if isinstance(module, nn.ModuleList | nn.ModuleDict) and len(module) > 1:
-            experts = tuple(f"{name}.{child}" for child, _ in module.named_children())
-        elif fused > 1:
-            experts = tuple(f"{name}[{number}]" for number in range(fused))
-        else:
-            continue
-        parent = name.rpartition(".")[0]
-        siblings = [n for n in modules if n and n != name and n.rpartition(".")[0] == parent]
-        layers.append(
-            MoELayer(
-                name=parent,
-                container=name,
-                experts=experts,
-                fused=fused > 1,
-                routers=tuple(n for n in siblings if re.search(roles.routers, _last(n))),
-                shared_experts=tuple(n for n in siblings if re.search(roles.shared_experts, _last(n))),
-            )
-        )
-    return FoundRoles(tuple(layers))
+    """Find the MoE layers of ``model``: containers named as experts first, then what has the structure of one.
+
+    Structure: a module with a router that also holds stacked parameters of one size, or a ``ModuleList`` of modules
+    that are all alike beside a linear layer with one output for each of them.
+    """
+    return _Search(model, roles or Roles()).run()
+
+
+class _Search:
+    def __init__(self, model: nn.Module, roles: Roles) -> None:
+        self.modules = dict(model.named_modules())
+        self.roles = roles
+        self.children: dict[str, list[str]] = {}
+        for name in self.modules:
+            if name:
+                self.children.setdefault(_parent(name), []).append(name)
+
+    def run(self) -> FoundRoles:
+        layers, notes = [], []
+        for name in self.modules:
+            if name and self._is(self.roles.experts, name):
+                layer = self._container(name)
+                if layer is not None:
+                    layers.append(layer)
+                elif not any(_parent(name) in _ancestors(other.container) for other in layers):
+                    notes.append(f"{name} is named as experts but holds neither several modules nor stacked parameters")
+        taken = {p for layer in layers for p in (layer.container, layer.name, *layer.shared_experts)}
+        for name in self.modules:
+            if not any(p in taken for p in _ancestors(name)) and (layer := self._by_structure(name)) is not None:
+                layers.append(layer)
+                taken |= {layer.container, layer.name}
+                notes.append(f"{layer.container}: experts recognised by structure, not by name")
+        order = {name: position for position, name in enumerate(self.modules)}
+        layers.sort(key=lambda layer: order[layer.container])
+        notes += [f"{layer.name}: no router found beside its experts" for layer in layers if not layer.routers]
+        if not layers:
+            notes.append("no routed experts found; name them with Roles(experts=...)")
+        return FoundRoles(tuple(layers), tuple(notes))
+
+    def _is(self, rule: Rule, name: str) -> bool:
+        return bool(re.search(rule, _last(name)) if isinstance(rule, str) else rule(name, self.modules[name]))
+
+    def _container(self, name: str) -> MoELayer | None:
+        """The MoE layer whose experts a module named as their container holds."""
+        module = self.modules[name]
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            if len(module) < 2:
+                return None
+            return self._layer(_parent(name), name, tuple(self.children[name]), "listed")
+        inside = any(self._is(self.roles.routers, child) for child in self.children.get(name, ()))
+        return self._stacked(name if inside else _parent(name), name)
+
+    def _stacked(self, layer: str, container: str) -> MoELayer | None:
+        """Experts kept in common parameters of the container or of modules in it."""
+        own = {f"{container}.{n}" if container else n: p for n, p in self.modules[container].named_parameters()}
+        routers = self._named(layer, self.roles.routers)
+        own = {n: p for n, p in own.items() if not any(r in _ancestors(n) for r in routers)}
+        blocks = {n: p for n, p in own.items() if p.dim() == 3}
+        if len(blocks) >= 2 and (count := min(p.shape[0] for p in blocks.values())) > 1:
+            stacks = tuple(n for n, p in own.items() if n in blocks or (p.dim() == 2 and p.shape[0] == count))
+            return self._layer(layer, container, _numbered(container, count), "fused", stacks)
+        counts = {p.shape[0] for r in routers for p in self.modules[r].parameters() if p.dim() == 2}
+        for count in sorted(counts - {0, 1}):
+            rows = tuple(n for n, p in own.items() if p.dim() == 2 and p.shape[0] % count == 0)
+            if len(rows) >= 2 and self._alike(rows):
+                return self._layer(layer, container, _numbered(container, count), "rows", rows)
+        return None
+
+    def _alike(self, parameters: tuple[str, ...]) -> bool:
+        """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
+        owners = [self.modules[_parent(n)] for n in parameters]
+        shapes = {tuple(o.get_parameter(_last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
+        return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
+
+    def _by_structure(self, name: str) -> MoELayer | None:
+        module = self.modules[name]
+        if isinstance(module, nn.ModuleList) and len(module) > 1:
+            experts = tuple(self.children[name])
+            if self._interchangeable(experts) and (routers := self._scorers(_parent(name), experts)):
+                return self._layer(_parent(name), name, experts, "listed", routers=routers)
+        elif name and self._named(name, self.roles.routers):
+            tables = tuple(n for n in self.children[name] if isinstance(self.modules[n], nn.Embedding))
+            sizes = {self.modules[n].weight.shape for n in tables}
+            if len(tables) >= 2 and len(sizes) == 1:
+                stacks = tuple(f"{n}.weight" for n in tables)
+                return self._layer(name, name, _numbered(name, sizes.pop()[0]), "rows", stacks)
+            return self._stacked(name, name)
+        return None
+
+    def _interchangeable(self, experts: tuple[str, ...]) -> bool:
+        """Whether modules have the same parameters, among them two matrices, and no layers of their own."""
+        forms = {tuple((n, tuple(p.shape)) for n, p in self.modules[e].named_parameters()) for e in experts}
+        if len(forms) != 1 or sum(len(shape) == 2 for _, shape in next(iter(forms))) < 2:
+            return False
+        return not any(isinstance(m, nn.ModuleList) for m in self.modules[experts[0]].modules())
+
+    def _scorers(self, parent: str, experts: tuple[str, ...]) -> tuple[str, ...]:
+        """Linear layers in ``parent`` with one output for each expert and the experts' input size."""
+        inputs = {p.shape[1] for p in self.modules[experts[0]].parameters() if p.dim() == 2}
+        linears = {n: m for n in self.children.get(parent, ()) if isinstance(m := self.modules[n], nn.Linear)}
+        return tuple(n for n, m in linears.items() if m.out_features == len(experts) and m.in_features in inputs)
+
+    def _named(self, parent: str, rule: Rule) -> tuple[str, ...]:
+        return tuple(child for child in self.children.get(parent, ()) if self._is(rule, child))
+
+    def _layer(
+        self,
+        name: str,
+        container: str,
+        experts: tuple[str, ...],
+        layout: Layout,
+        stacks: tuple[str, ...] = (),
+        routers: tuple[str, ...] = (),
+    ) -> MoELayer:
+        beside = [child for child in self.children.get(name, ()) if child != container]
+        shared = [child for child in beside if self._is(self.roles.shared_experts, child)]
+        if not shared and name != container:
+            # A dense MLP in the very module that holds router and experts runs beside them; some families put the
+            # shared expert one level up, beside the whole MoE block.
+            shared = [child for child in beside if re.search(r"^(mlp|ffn|feed_forward)$", _last(child))]
+            shared = shared or list(self._named(_parent(name), self.roles.shared_experts))
+        routers = routers or tuple(child for child in beside if self._is(self.roles.routers, child))
+        return MoELayer(name, container, experts, layout, routers, tuple(shared), stacks)
+
+
+def _numbered(container: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{container}[{number}]" for number in range(count))

@@ -16,7 +16,7 @@ from torch import nn
 from moeverify.device import check_device, input_device, move_inputs
 from moeverify.errors import SourceError, UsageError
 from moeverify.subjects import find_attribute
-from moeverify.zoo import ZOO, build_zoo
+from moeverify.zoo import build_zoo, zoo_types
 
 DEFAULT = ("synthetic", "zoo:qwen2_moe", "zoo:qwen3_moe", "zoo:mixtral")
 FORMS = (
@@ -61,7 +61,7 @@ def expand_sources(names: Sequence[str] = ()) -> tuple[str, ...]:
 
             result += [f"synthetic:{key}" for key in default_specs()]
         elif name == "zoo:all":
-            result += [f"zoo:{key}" for key in sorted(ZOO)]
+            result += [f"zoo:{key}" for key in zoo_types()]
         else:
             source_kind(name)
             result.append(name)

@@ -67,7 +67,7 @@ def trace_couplings(
         example_inputs,
         forward_fn=forward_fn,
         output_transform=output_transform,
-        expert_lists=[layer.experts for layer in found.layers if not layer.fused],
+        expert_lists=[layer.experts for layer in found.layers if layer.layout == "listed"],
         opaque=opaque,
     )
     for name, dim, reason in held:

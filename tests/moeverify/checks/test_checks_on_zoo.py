@@ -8,7 +8,7 @@ from moeverify.case import Case, run_case
 from moeverify.checks import default_names
 from moeverify.subjects import BUILT_IN, prune_moe
 from moeverify.verdict import CaseFacts, Status, Verdict
-from moeverify.zoo import ZOO, build_zoo
+from moeverify.zoo import build_zoo
 
 
 def collect(case):
@@ -21,7 +21,7 @@ def collect(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model_type", ZOO)
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
 def test_our_pruner_passes_every_check(model_type, dtype):
     verdicts, facts = collect(Case(f"zoo:{model_type}", dtype=dtype, pruning_ratio=0.25, seed=1))
     assert list(verdicts) == list(default_names())

@@ -1,0 +1,37 @@
+"""``moeverify zoo``"""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moeverify.cli.app import app
+from moeverify.zoo import zoo_listing
+
+
+@app.command("zoo")
+def zoo_command(
+    types: Annotated[list[str] | None, typer.Argument(help="Only these model types.", show_default=False)] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the tiny random models of transformers' MoE types: each is a source, zoo:TYPE."""
+    entries = list(zoo_listing(types or ()))
+    if json:
+        typer.echo(json_module.dumps([entry.to_dict() for entry in entries], indent=2))
+        return
+    table = Table("type", "layers", "MoE", "experts", "router", "shared experts", "mixers", box=None, pad_edge=False)
+    for entry in entries:
+        experts = f"{entry.experts} {entry.layout}"
+        lists = [", ".join(values) for values in (entry.routers, entry.shared_experts, entry.mixers)]
+        if not entry.error:
+            table.add_row(entry.model_type, str(entry.layers), str(entry.moe_layers), experts, *lists)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    failed = [entry for entry in entries if entry.error]
+    for entry in failed:
+        console.print(f"{entry.model_type}: {entry.error}", markup=False)
+    console.print(f"{len(entries) - len(failed)} types, {len(failed)} that cannot be had", markup=False)

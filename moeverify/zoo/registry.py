@@ -1,0 +1,40 @@
+"""Which model types belong to the zoo: asked of transformers' own registry, so a new one appears by itself."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+# Entries that only a configuration with experts has: num_experts, n_routed_experts, moe_intermediate_size, is_moe ...
+EXPERT_ENTRY = re.compile(r"expert|moe(?![a-z])")
+
+
+@cache
+def zoo_types() -> tuple[str, ...]:
+    """Every causal language model type of the installed transformers that can have experts, sorted.
+
+    A type qualifies by an entry of its configuration class (or of a configuration nested in it) that speaks of
+    experts. Whether its shrunken model has MoE layers is asked when it is built.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = []
+    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            config_class = CONFIG_MAPPING[model_type]
+        except KeyError:  # a name kept for old checkpoints, without a configuration of its own
+            continue
+        if any(EXPERT_ENTRY.search(entry) for entry in _entries(config_class)):
+            found.append(model_type)
+    return tuple(sorted(found))
+
+
+def _entries(config_class: Any) -> set[str]:
+    """Names of the entries of a configuration class and of those nested in it."""
+    names = set(getattr(config_class, "__dataclass_fields__", ())) | set(vars(config_class))
+    for nested in getattr(config_class, "sub_configs", {}).values():
+        if isinstance(nested, type):
+            names |= _entries(nested)
+    return {name for name in names if not name.startswith(("_", "base_model_"))}
