@@ -156,7 +156,8 @@ def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedMod
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' remarks and progress bars off standard error."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -193,7 +194,7 @@ def _pretrained(
     if model_type == "synthetic_moe":
         import synthetic_models  # noqa: F401  registers the type
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=dtype,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,4 +20,15 @@ Fewshot = Annotated[int | None, typer.Option(help="Examples before each question
 Limit = Annotated[float | None, typer.Option(help="Documents of each task, or a share of them below 1; all.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a checkpoint run Python code of its own.")
+]
+RolesFile = Annotated[
+    Path | None,
+    typer.Option("--roles", metavar="FILE.toml", help="Who is an expert, router, shared expert: a [roles] table."),
+]
+ExpertsPattern = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Container of the routed experts: last part of its path.")
+]
+RoutersPattern = Annotated[str | None, typer.Option(metavar="REGEX", help="Routers: last part of their path.")]
+SharedExpertsPattern = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Shared experts: last part of their path.")
 ]

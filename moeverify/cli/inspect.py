@@ -1,0 +1,67 @@
+"""``moeverify inspect``"""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from moeverify.cli.app import app
+from moeverify.cli.inspect_view import print_explanation, print_inspection
+from moeverify.cli.options import ExpertsPattern, RolesFile, RoutersPattern, Seed, SharedExpertsPattern, TrustRemoteCode
+from moeverify.inspection import explain_words, inspect_source
+from moeverify.report.files import write_text
+from moeverify.report.picture import layer_picture
+from moeverify.roles_file import roles_from
+from moeverify.sources import FORMS
+
+_PAGE = 140  # columns where the output is no terminal
+
+
+@app.command("inspect")
+def inspect_command(
+    source: Annotated[str, typer.Argument(help=f"The model: {FORMS}, or a config.json (no weights needed).")],
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="The real size, without weights: zoo:deepseek_v3 is then 671B.")
+    ] = False,
+    explain: Annotated[
+        list[str] | None, typer.Option(metavar="PARAM:DIM:POS", help="Who goes along with a channel, and why.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw the coupling classes of one MoE layer into this file.")] = None,
+    layer: Annotated[str | None, typer.Option(help="The MoE layer to draw, by path; the first one.")] = None,
+    roles: RolesFile = None,
+    experts_pattern: ExpertsPattern = None,
+    routers_pattern: RoutersPattern = None,
+    shared_experts_pattern: SharedExpertsPattern = None,
+    seed: Seed = 0,
+    trust_remote_code: TrustRemoteCode = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Every module's boundary, whole chains, warnings.")
+    ] = False,
+) -> None:
+    """Show a model's experts, routers and boundaries, its coupling classes, and what is frozen and why."""
+    rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)
+    questions = [explain_words(question) for question in explain or ()]
+    inspection = inspect_source(
+        source, roles=rules, full_size=full_size, seed=seed, trust_remote_code=trust_remote_code, quiet=not verbose
+    )
+    answers = [inspection.couplings.explain(*question) for question in questions]
+    if svg is not None:
+        write_text(svg, layer_picture(inspection, layer))
+    if json:
+        data = inspection.to_dict() if not answers else {"explanations": [answer.to_dict() for answer in answers]}
+        typer.echo(json_module.dumps(data, indent=1))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PAGE)
+    if not answers:
+        print_inspection(inspection, console, verbose=verbose)
+    for answer in answers:
+        print_explanation(answer, console, verbose=verbose)
+    if svg is not None:
+        console.print(f"picture: {svg.resolve()}", markup=False, soft_wrap=True)
