@@ -23,6 +23,10 @@ class PruningRefused(MoEVerifyError):
     """A pruning request that cannot be honoured; nothing was changed."""
 
 
+class BoundaryRefused(PruningRefused):
+    """A group that would take channels of two routed experts: the expert boundary keeps them apart (G4)."""
+
+
 class ReportError(MoEVerifyError):
     """A report document that does not follow its schema, or cannot be written."""
 

@@ -22,7 +22,6 @@ class SyntheticMoEConfig(PretrainedConfig):
     def __init__(self, spec: dict[str, Any] | None = None, **entries: Any) -> None:
         described = Spec.from_dict(spec or {})
         self.spec = described.to_dict()
-        self.head_dim = described.head_dim
         self.vocab_size = described.vocab
         for name, size in sizes_of(described).items():
             setattr(self, name, entries.pop(name, size))

@@ -20,8 +20,10 @@ def sizes_of(spec: Spec) -> dict[str, int]:
         if spec.attention != "none":
             sizes[f"{prefix}kv_heads"] = spec.kv_heads
             sizes[f"{prefix}heads_per_kv_head"] = spec.group
+            sizes[f"{prefix}head_size"] = sizes[f"{prefix}value_head_size"] = spec.head_dim
         if spec.attention == "latent":
             sizes[f"{prefix}latent_size"] = spec.latent
+            sizes[f"{prefix}rotary_head_size"] = spec.head_dim
         if kind == "dense":
             sizes[f"{prefix}dense_size"] = spec.dense_width
             continue

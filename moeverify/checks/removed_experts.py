@@ -8,22 +8,9 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors
 from moeverify.checks.routing import Change
-from moeverify.roles import FoundRoles, MoELayer
-
-
-def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
-    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
-
-    A correction bias may sit on the MoE block instead of the router.
-    """
-    block = model.get_submodule(layer.name)
-    prefix = layer.name + "." if layer.name else ""
-    own = {prefix + n: t for n, t in (*block.named_parameters(recurse=False), *block.named_buffers(recurse=False))}
-    for router in layer.routers:
-        module = model.get_submodule(router)
-        own |= {f"{router}.{n}": t for n, t in (*module.named_parameters(), *module.named_buffers())}
-    return {name: tensor for name, tensor in own.items() if tensor.dim() and len(layer.experts) in tensor.shape}
+from moeverify.roles import FoundRoles
 
 
 def kept_experts(context: Context) -> dict[str, list[int]]:
@@ -31,17 +18,15 @@ def kept_experts(context: Context) -> dict[str, list[int]]:
     result = {}
     for layer in context.roles.layers:
         stayed = list(range(len(layer.experts)))
+        if experts_now(context.pruned, layer) == len(stayed):
+            result[layer.name] = stayed
+            continue
         for name, tensor in router_tensors(context.original, layer).items():
             dim = expert_dim(tensor, len(layer.experts))
             if tensor.dim() == 2 and (found := context.kept.get((name, dim))) is not None:
                 stayed = [int(p) for p in found.positions.ravel()]
         result[layer.name] = stayed
     return result
-
-
-def expert_dim(tensor: torch.Tensor, experts: int) -> int:
-    """The dimension of a router tensor that counts experts: the first of that size."""
-    return list(tensor.shape).index(experts)
 
 
 def forbid(model: nn.Module, roles: FoundRoles, stayed: Mapping[str, list[int]]) -> dict[str, Change]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.kept import is_part, tensors_of
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.checks.removed_experts import expert_dim, kept_experts, router_tensors
-from moeverify.roles import MoELayer, fused_expert_count
+from moeverify.checks.removed_experts import kept_experts
+from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.roles import MoELayer
 
 # Attribute names under which architectures keep these numbers, on the router or on the MoE block.
 TOP_K = ("top_k", "num_experts_per_tok", "moe_top_k", "topk", "k")
@@ -36,7 +36,7 @@ def router_intact(context: Context) -> Finding:
     stayed = kept_experts(context)
     routers = 0
     for layer in context.roles.layers:
-        experts = _experts_now(context.pruned, layer)
+        experts = experts_now(context.pruned, layer)
         for judge in (_rows, _channels, _limits):
             if (finding := judge(context, layer, stayed[layer.name], experts)) is not None:
                 return finding
@@ -44,11 +44,6 @@ def router_intact(context: Context) -> Finding:
     if not routers:
         return skipped("no router with one entry for each expert was found")
     return passed(f"{routers} router tensors of {len(context.roles.layers)} MoE layers fit their experts")
-
-
-def _experts_now(model: nn.Module, layer: MoELayer) -> int:
-    container = model.get_submodule(layer.container)
-    return fused_expert_count(container) if layer.fused else sum(1 for _ in container.children())
 
 
 def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:

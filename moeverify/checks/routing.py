@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from moeverify.checks.router_tensors import router_tensors
 from moeverify.roles import FoundRoles
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -40,10 +41,9 @@ class Routing(TorchFunctionMode):
         self.seen: set[str] = set()
         self._layers: dict[int, str] = {}
         for layer in roles.layers:
-            for router in layer.routers:
-                for parameter in model.get_submodule(router).parameters():
-                    if parameter.dim() == 2 and len(layer.experts) in parameter.shape:
-                        self._layers[id(parameter)] = layer.name
+            for tensor in router_tensors(model, layer).values():
+                if tensor.dim() == 2:
+                    self._layers[id(tensor)] = layer.name
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

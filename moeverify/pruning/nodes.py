@@ -46,13 +46,13 @@ class Nodes:
         self._model = model
         self.names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         self.names.update({parameter: name for name, parameter in model.named_parameters()})
-        self._modules = dict(model.named_modules())
+        self._modules = dict(model.named_modules(remove_duplicate=False))  # a layer may have several names
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._axes: dict[Place, Node] = {}
         self._ends: dict[Place, End] = {}
         self.module2node: dict[Any, Node] = {}
         inside_opaque: set[nn.Module] = set()
-        for name, module in self._modules.items():
+        for name, module in model.named_modules():
             opaque = self.is_opaque(module)
             if opaque:
                 inside_opaque.update(m for m in module.modules() if m is not module)

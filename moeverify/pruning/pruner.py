@@ -13,10 +13,11 @@ import torch_pruning as tp
 from torch import nn
 
 from moeverify.coupling.trace import call_model
-from moeverify.errors import PruningRefused, UsageError
+from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.classes import ROLES, PruningClass
 from moeverify.pruning.configuration import (
+    Adjustment,
     ConfigUpdate,
     Expression,
     Probe,
@@ -148,16 +149,27 @@ class MoEPruner:
         Raises ``PruningRefused`` if the configuration cannot say what was asked by role.
         """
         self.DG.expansions = 0
-        for pruning_class in self.DG.classes:
-            self.DG.group_of(pruning_class, range(pruning_class.coupling.size))
         counts = {c: kept for c in self.DG.classes if (kept := self.count_of(c)) is not None}
+        adjustments = self._stopped_at_boundary(counts)
         expression = self._express(counts)
         if expression is not None:
             counts = dict(expression.counts)
         cuts = [self.cut_of(c, kept) for c, kept in counts.items() if kept < c.coupling.size]
         shapes = shapes_of(self.model)
         sizes = {(name, dim): size for name, shape in shapes.items() for dim, size in enumerate(shape)}
-        return make_plan(cuts, sizes, () if expression is None else expression.adjustments)
+        adjustments += () if expression is None else expression.adjustments
+        return make_plan(cuts, sizes, adjustments)
+
+    def _stopped_at_boundary(self, counts: dict[PruningClass, int]) -> tuple[Adjustment, ...]:
+        """Expand every group; those that would take two routed experts are dropped from ``counts`` and told (G4)."""
+        stopped = []
+        for pruning_class in self.DG.classes:
+            try:
+                self.DG.group_of(pruning_class)
+            except BoundaryRefused as error:
+                if (wanted := counts.pop(pruning_class, None)) is not None:
+                    stopped.append(Adjustment(pruning_class, wanted, pruning_class.coupling.size, str(error)))
+        return tuple(stopped)
 
     def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
         """The counts that the model's configuration can say; ``None`` if it has no configuration."""

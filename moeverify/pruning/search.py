@@ -12,7 +12,7 @@ from torch_pruning.dependency import Dependency
 
 from moeverify.coupling.dims import Freeze
 from moeverify.coupling.links import link
-from moeverify.errors import PruningRefused
+from moeverify.errors import BoundaryRefused, PruningRefused
 from moeverify.pruning.expansion import DimensionGraph, Edge, Expansion, Walk, dimension_graph
 from moeverify.pruning.groups import Item, Place, PruningGroup, repeated
 from moeverify.pruning.injection import INJECTED, DependencyMap
@@ -156,7 +156,7 @@ class GroupSearch:
             )
         traced = [crossing for crossing in found.crossings if not crossing.injected]
         if traced:
-            raise PruningRefused(f"pruning {end.place[0]} would take another routed expert along ({traced[0]})")
+            raise BoundaryRefused(f"pruning {end.place[0]} would take another routed expert along ({traced[0]})")
         if frozen is not None:
             operations = self._trace.relations.operations
             where = f" by {operations[frozen.operation]}" if frozen.operation >= 0 else ""

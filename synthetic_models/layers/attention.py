@@ -1,4 +1,8 @@
-"""Self-attention in plain operations: multi-head, grouped-query with rotary embedding, per-head norms, latent."""
+"""Self-attention in plain operations: multi-head, grouped-query with rotary embedding, per-head norms, latent.
+
+Heads and their channels can both be pruned: how many channels a head has is read off a buffer that holds one number
+for each, everything else follows from the weights' sizes. The softmax scale stays what it was.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,16 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding; ``[..., length, dim]`` to the same."""
+    """Rotary position embedding; ``[..., length, dim]`` to the same. ``inv_freq`` is ``[dim / 2]``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", 100.0 ** -(torch.arange(0, dim, 2).float() / dim))
+
+    @property
+    def dim(self) -> int:
+        """Channels that are rotated."""
+        return 2 * self.inv_freq.shape[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Rotate each position's channels."""
@@ -30,6 +39,23 @@ class Rotary(nn.Module):
         angles = positions[:, None] * self.inv_freq[None, :].to(x.dtype)
         table = torch.cat((angles, angles), dim=-1)
         return x * table.cos() + rotate_half(x) * table.sin()
+
+
+class Temperature(nn.Module):
+    """A fixed factor for each channel, ``[dim]``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.linspace(0.5, 1.5, dim))
+
+    @property
+    def dim(self) -> int:
+        """Channels that are scaled."""
+        return self.factor.shape[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., dim]`` to the same."""
+        return x * self.factor
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
@@ -41,38 +67,41 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: f
     return out.transpose(1, 2).reshape(out.shape[0], length, -1)
 
 
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """``[batch, length, heads * dim]`` to ``[batch, length, heads, dim]``."""
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
 class Attention(nn.Module):
     """``multi_head``, ``grouped_query`` (rotary) and ``per_head_norm`` (rotary, norms on queries and keys)."""
 
     def __init__(self, spec: Spec, sizes: Sizes, number: int) -> None:
         super().__init__()
-        hidden, few = sizes["hidden_size"], sizes[f"layer_{number}_kv_heads"]
-        heads = few * sizes[f"layer_{number}_heads_per_kv_head"]
-        self.head_dim = spec.head_dim
-        self.q_proj = nn.Linear(hidden, heads * spec.head_dim, bias=spec.bias)
-        self.k_proj = nn.Linear(hidden, few * spec.head_dim, bias=spec.bias)
-        self.v_proj = nn.Linear(hidden, few * spec.head_dim, bias=spec.bias)
-        self.o_proj = nn.Linear(heads * spec.head_dim, hidden, bias=spec.bias)
-        self.rotary = Rotary(spec.head_dim) if spec.attention != "multi_head" else None
+        prefix, hidden = f"layer_{number}_", sizes["hidden_size"]
+        few, dim, passed = (sizes[f"{prefix}{n}"] for n in ("kv_heads", "head_size", "value_head_size"))
+        heads = few * sizes[f"{prefix}heads_per_kv_head"]
+        self.scale = spec.head_dim**-0.5
+        self.q_proj = nn.Linear(hidden, heads * dim, bias=spec.bias)
+        self.k_proj = nn.Linear(hidden, few * dim, bias=spec.bias)
+        self.v_proj = nn.Linear(hidden, few * passed, bias=spec.bias)
+        self.o_proj = nn.Linear(heads * passed, hidden, bias=spec.bias)
+        self.position = Temperature(dim) if spec.attention == "multi_head" else Rotary(dim)
         normed = spec.attention == "per_head_norm"
-        self.q_norm = RMSNorm(spec.head_dim) if normed else None
-        self.k_norm = RMSNorm(spec.head_dim) if normed else None
-
-    def _heads(self, x: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
-        x = x.view(*x.shape[:-1], -1, self.head_dim)
-        return (x if norm is None else norm(x)).transpose(1, 2)
+        self.q_norm = RMSNorm(dim) if normed else None
+        self.k_norm = RMSNorm(dim) if normed else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, length, hidden]`` to the same."""
-        query = self._heads(self.q_proj(x), self.q_norm)
-        key = self._heads(self.k_proj(x), self.k_norm)
-        value = self._heads(self.v_proj(x), None)
-        if self.rotary is not None:
-            query, key = self.rotary(query), self.rotary(key)
-        group = query.shape[1] // key.shape[1]
-        if group > 1:
-            key, value = (self._repeat(t, group) for t in (key, value))
-        return self.o_proj(attend(query, key, value, self.head_dim**-0.5))
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        heads, few = query.shape[-1] // self.position.dim, key.shape[-1] // self.position.dim
+        query, key, value = split_heads(query, heads), split_heads(key, few), split_heads(value, few)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+        query, key = self.position(query), self.position(key)
+        if heads > few:
+            key, value = (self._repeat(t, heads // few) for t in (key, value))
+        return self.o_proj(attend(query, key, value, self.scale))
 
     @staticmethod
     def _repeat(x: torch.Tensor, group: int) -> torch.Tensor:
@@ -88,28 +117,31 @@ class LatentAttention(nn.Module):
 
     def __init__(self, spec: Spec, sizes: Sizes, number: int) -> None:
         super().__init__()
-        hidden, dim = sizes["hidden_size"], spec.head_dim
-        heads, latent = sizes[f"layer_{number}_kv_heads"], sizes[f"layer_{number}_latent_size"]
-        self.head_dim = dim
-        self.q_proj = nn.Linear(hidden, heads * 2 * dim, bias=spec.bias)
-        self.kv_a_proj = nn.Linear(hidden, latent + dim, bias=spec.bias)
+        prefix, hidden = f"layer_{number}_", sizes["hidden_size"]
+        heads, latent, plain, turned, passed = (
+            sizes[f"{prefix}{n}"]
+            for n in ("kv_heads", "latent_size", "head_size", "rotary_head_size", "value_head_size")
+        )
+        self.scale = (2 * spec.head_dim) ** -0.5
+        self.q_proj = nn.Linear(hidden, heads * (plain + turned), bias=spec.bias)
+        self.kv_a_proj = nn.Linear(hidden, latent + turned, bias=spec.bias)
         self.kv_a_norm = RMSNorm(latent)
-        self.kv_b_proj = nn.Linear(latent, heads * 2 * dim, bias=spec.bias)
-        self.o_proj = nn.Linear(heads * dim, hidden, bias=spec.bias)
-        self.rotary = Rotary(dim)
+        self.kv_b_proj = nn.Linear(latent, heads * (plain + passed), bias=spec.bias)
+        self.o_proj = nn.Linear(heads * passed, hidden, bias=spec.bias)
+        self.temperature, self.rotary = Temperature(plain), Rotary(turned)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[batch, length, hidden]`` to the same."""
-        dim = self.head_dim
-        query = self.q_proj(x).view(*x.shape[:-1], -1, 2 * dim).transpose(1, 2)
-        compressed = self.kv_a_proj(x)
-        latent, turned = compressed.split([compressed.shape[-1] - dim, dim], dim=-1)
-        both = self.kv_b_proj(self.kv_a_norm(latent)).view(*x.shape[:-1], -1, 2 * dim).transpose(1, 2)
-        key, value = both.split([dim, dim], dim=-1)
-        turned = self.rotary(turned)[:, None].expand(-1, key.shape[1], -1, -1)
-        plain, rotated = query.split([dim, dim], dim=-1)
-        query = torch.cat((plain, self.rotary(rotated)), dim=-1)
-        return self.o_proj(attend(query, torch.cat((key, turned), dim=-1), value, (2 * dim) ** -0.5))
+        plain_dim, turned_dim = self.temperature.dim, self.rotary.dim
+        query, compressed = self.q_proj(x), self.kv_a_proj(x)
+        heads = query.shape[-1] // (plain_dim + turned_dim)
+        latent, turned = compressed.split([compressed.shape[-1] - turned_dim, turned_dim], dim=-1)
+        both = split_heads(self.kv_b_proj(self.kv_a_norm(latent)), heads).transpose(1, 2)
+        key, value = both.split([plain_dim, both.shape[-1] - plain_dim], dim=-1)
+        plain, rotated = split_heads(query, heads).transpose(1, 2).split([plain_dim, turned_dim], dim=-1)
+        turned = self.rotary(turned)[:, None].expand(-1, heads, -1, -1)
+        query = torch.cat((self.temperature(plain), self.rotary(rotated)), dim=-1)
+        return self.o_proj(attend(query, torch.cat((key, turned), dim=-1), value, self.scale))
 
 
 def make_attention(spec: Spec, sizes: Sizes, number: int) -> nn.Module | None:

@@ -1,0 +1,51 @@
+"""Which tensors of a router hold one entry or row for each expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from moeverify.roles import MoELayer
+
+
+def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
+    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
+
+    A correction bias may sit on the MoE block instead of the router. A router with layers inside decides by its last
+    one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else.
+    """
+    count = len(layer.experts)
+    block = model.get_submodule(layer.name)
+    found = {name: t for name, t in _own(block, layer.name) if t.dim() and t.shape[0] == count}
+    for router in layer.routers:
+        parts = list(model.get_submodule(router).named_modules(prefix=router))
+        root, *inner = [dict(_own(module, path)) for path, module in parts]
+        found |= {name: t for name, t in root.items() if t.dim() == 1 and t.shape[0] == count}
+        for part in (root, *reversed(inner)):
+            matrices = [t for t in part.values() if t.dim() == 2 and count in t.shape and min(t.shape) > 1]
+            if matrices:
+                rows = any(t.shape[0] == count for t in matrices)
+                found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}
+                break
+    return found
+
+
+def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    prefix = f"{path}." if path else ""
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield prefix + name, tensor
+
+
+def expert_dim(tensor: torch.Tensor, experts: int) -> int:
+    """The dimension of a router tensor that counts experts: the first of that size."""
+    return list(tensor.shape).index(experts)
+
+
+def experts_now(model: nn.Module, layer: MoELayer) -> int:
+    """How many routed experts a layer has in ``model``, be they listed or fused."""
+    container = model.get_submodule(layer.container)
+    if not layer.fused:
+        return sum(1 for _ in container.children())
+    return next((p.shape[0] for p in container.parameters(recurse=False) if p.dim() == 3), 0)

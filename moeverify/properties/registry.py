@@ -1,0 +1,107 @@
+"""The registry of properties, and the way one is tried on one spec."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moeverify.errors import UsageError
+
+if TYPE_CHECKING:
+    from moeverify.properties.trial import Trial
+    from synthetic_models import Spec
+
+# No tiny model takes a second; a subject that needs this long hangs.
+SECONDS = 30.0
+
+
+class PropertyFailed(AssertionError):
+    """The property does not hold; the message says in one line what is wrong."""
+
+
+class NotApplicable(Exception):
+    """The property says nothing about this spec and subject; the message says why."""
+
+
+@dataclass(frozen=True)
+class Property:
+    """A named function that raises ``PropertyFailed`` where the property does not hold.
+
+    ``own`` tells that it needs our own graph and plans, so that no other subject can be tried; ``share`` is how many
+    times the usual number of examples it gets.
+    """
+
+    name: str
+    run: Callable[[Trial], None]
+    own: bool = False
+    share: int = 1
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the function's docstring, in one line."""
+        return " ".join((self.run.__doc__ or "").split("\n\n")[0].split())
+
+
+PROPERTIES: dict[str, Property] = {}
+
+
+def prop(name: str, *, own: bool = False, share: int = 1) -> Callable[[Callable[[Trial], None]], Callable]:
+    """Register a property under its stable name."""
+
+    def register(function: Callable[[Trial], None]) -> Callable[[Trial], None]:
+        if name in PROPERTIES:
+            raise ValueError(f"two properties are named {name}")
+        PROPERTIES[name] = Property(name, function, own, share)
+        return function
+
+    return register
+
+
+def check_property(
+    name: str,
+    spec: Spec,
+    *,
+    subject: str = "moe",
+    pruning_ratio: float = 0.5,
+    seed: int = 0,
+    seconds: float = SECONDS,
+) -> None:
+    """Try one property on one spec.
+
+    Raises ``PropertyFailed`` if it does not hold (a subject that crashes or takes longer than ``seconds`` fails),
+    ``NotApplicable`` if it says nothing about this spec and subject, ``UsageError`` for an unknown name.
+
+    >>> from synthetic_models import Spec
+    >>> check_property("truth", Spec(router="hash"))
+    """
+    from moeverify.properties.trial import Trial
+
+    if name not in PROPERTIES:
+        raise UsageError(f"unknown property {name!r}; the properties are {', '.join(PROPERTIES)}")
+    if PROPERTIES[name].own and subject != "moe":
+        raise NotApplicable("it is about our own groups and plans")
+    with time_limit(seconds):
+        PROPERTIES[name].run(Trial(spec, subject, pruning_ratio, seed))
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise ``PropertyFailed`` in the running code after ``seconds``; without effect outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise PropertyFailed(f"the subject did not finish within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

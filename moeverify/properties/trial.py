@@ -1,0 +1,149 @@
+"""One trial: a spec, a subject, and what properties do with the two."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+import synthetic_models
+from moeverify.checks import CHECKS
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding
+from moeverify.errors import MoEVerifyError
+from moeverify.properties.registry import PropertyFailed
+from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.graph import MoEDependencyGraph
+from moeverify.roles import Roles
+from moeverify.subjects import Pruned, load_subject, prune_moe
+from synthetic_models import Spec, Truth
+from synthetic_models.axes import Unit
+from synthetic_models.names import FAMILIES
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a property is tried on."""
+
+    spec: Spec
+    subject: str = "moe"
+    pruning_ratio: float = 0.5
+    seed: int = 0
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What the spec says of itself."""
+        return synthetic_models.truth(self.spec)
+
+    @cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """Example inputs of the spec."""
+        return synthetic_models.example_inputs(self.spec)
+
+    def model(self, spec: Spec | None = None) -> nn.Module:
+        """A fresh plain model."""
+        return synthetic_models.build(spec or self.spec, plain=True)
+
+    def roles(self, spec: Spec | None = None) -> Roles | None:
+        """The naming rules of the spec's family, where its names are not usual ones."""
+        patterns = FAMILIES[(spec or self.spec).names].patterns
+        return Roles(*patterns) if patterns else None
+
+    def prune(
+        self, model: nn.Module, *, spec: Spec | None = None, ratio: float | None = None, again: bool = False
+    ) -> Pruned | None:
+        """Let the subject prune ``model`` in place. ``None`` if it is to prune ``again`` and finds nothing left.
+
+        Ours is told the roles and leaves out the rounding, which tiny sizes do not bear. Raises ``PropertyFailed`` if
+        the subject crashes or refuses.
+        """
+        ratio = self.pruning_ratio if ratio is None else ratio
+        try:
+            if self.subject == "moe":
+                return prune_moe(
+                    model, self.inputs, pruning_ratio=ratio, seed=self.seed, round_to=None, roles=self.roles(spec)
+                )
+            return load_subject(self.subject)(model, self.inputs, pruning_ratio=ratio, seed=self.seed)
+        except PropertyFailed:
+            raise
+        except MoEVerifyError as error:
+            if again and "nothing can be pruned" in str(error):
+                return None
+            raise PropertyFailed(f"the subject refused: {error}") from error
+        except Exception as error:
+            line = " ".join(str(error).split())[:300]
+            raise PropertyFailed(f"the subject crashed ({type(error).__name__}): {line}") from error
+
+    def graph(self, model: nn.Module, spec: Spec | None = None) -> MoEDependencyGraph:
+        """Our own dependency graph of ``model``."""
+        return MoEDependencyGraph(roles=self.roles(spec)).build_dependency(model, self.inputs)
+
+    def classes(self) -> tuple[PruningClass, ...]:
+        """The subject's coupling classes on a fresh model; empty if it shows none."""
+        if self.subject == "moe":
+            return self.graph(self.model()).classes
+        outcome = self.prune(self.model())
+        return outcome.classes if outcome is not None else ()
+
+    def finding(self, check: str, original: nn.Module, pruned: nn.Module) -> Finding:
+        """What a check says of a pruned model, judged by its result alone."""
+        context = Context(
+            source=f"synthetic:{self.spec!r}",
+            original=original,
+            pruned=pruned,
+            example_inputs=self.inputs,
+            outcome=Pruned(),
+            pruning_ratio=self.pruning_ratio,
+            seed=self.seed,
+            dtype=self.spec.dtype,
+        )
+        context.roles = synthetic_roles(original, self.roles())
+        return CHECKS[check](context)
+
+
+def synthetic_roles(model: nn.Module, roles: Roles | None) -> Any:
+    """Roles found under the spec's own naming rules."""
+    from moeverify.roles import find_roles
+
+    return find_roles(model, roles)
+
+
+def units_of(classes: Iterable[PruningClass]) -> set[Unit]:
+    """Units of classes as sets of ``(parameter, dimension, position)``; buffers are not part of the truth."""
+    units = set()
+    for pruning_class in classes:
+        members = [m for m in pruning_class.coupling.members if not m.buffer]
+        for number in range(pruning_class.coupling.size):
+            units.add(frozenset((m.parameter, m.dim, int(p)) for m in members for p in m.positions[number]))
+    return units
+
+
+def differing(first: nn.Module, second: nn.Module) -> list[str]:
+    """Names of the first model's tensors that are not bit for bit those of the second, in the order of each.
+
+    The two may have other names, but must have as many tensors. Also the shapes are told.
+    """
+    mine, theirs = list(first.state_dict().items()), list(second.state_dict().items())
+    if len(mine) != len(theirs):
+        return [f"{len(mine)} tensors against {len(theirs)}"]
+    return [
+        f"{name} {list(a.shape)} against {list(b.shape)}"
+        for (name, a), (_, b) in zip(mine, theirs, strict=True)
+        if a.dtype != b.dtype or not torch.equal(a, b)
+    ]
+
+
+def require(holds: object, message: str) -> None:
+    """Raise ``PropertyFailed`` unless something holds."""
+    if not holds:
+        raise PropertyFailed(message)
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A deep copy."""
+    return copy.deepcopy(model)
