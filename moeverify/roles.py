@@ -114,6 +114,14 @@ class FoundRoles:
         parameter holds all experts."""
         return next((self._boundaries[p] for p in _ancestors(name) if p in self._boundaries), None)
 
+    @cached_property
+    def _layers(self) -> dict[str, MoELayer]:
+        return {holder: layer for layer in self.layers for holder in layer.holders}
+
+    def layer_of(self, name: str) -> MoELayer | None:
+        """The MoE layer whose routed experts a path lies in, if any."""
+        return next((self._layers[p] for p in _ancestors(name) if p in self._layers), None)
+
     def shared(self, name: str) -> str | None:
         """The shared expert that a path lies in, if any."""
         return next((p for p in _ancestors(name) if p in self._shared), None)

@@ -25,7 +25,7 @@ from moeverify.evaluation.settings import QualitySettings
 from moeverify.events import CaseFinished, CaseStarted, Event, Listener, StageReached, VerdictReached
 from moeverify.isolate import Limits, Worker
 from moeverify.journal import Journal, Past, read_journal
-from moeverify.pruning.pruner import check_ratio
+from moeverify.pruning.arguments import check_ratio
 from moeverify.sources import LoadedModel, expand_sources, parse_dtype
 from moeverify.subjects import Subject, load_subject
 from moeverify.verdict import LOAD, CaseFacts, Status, Verdict, VerificationResult

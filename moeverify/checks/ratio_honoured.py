@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
-from moeverify.pruning.pruner import kept_units
+from moeverify.pruning.rounding import kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
 ROUNDING = 4

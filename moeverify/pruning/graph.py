@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,22 @@ from torch_pruning import ops
 from torch_pruning.dependency import Dependency, Node
 
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
-from moeverify.coupling.opaque import INPUTS, OUTPUTS, Opaque
+from moeverify.coupling.links import link
+from moeverify.coupling.opaque import Opaque
 from moeverify.coupling.solve import solve
 from moeverify.errors import UsageError
 from moeverify.pruning.apply import apply_keep
 from moeverify.pruning.classes import PruningClass, classify, renumber
 from moeverify.pruning.expansion import GUARDS, MAX_EXPANSIONS, Crossing, Expansion
 from moeverify.pruning.groups import Place, PruningGroup
+from moeverify.pruning.history import follow_plan, replay
 from moeverify.pruning.injection import index_mapping
 from moeverify.pruning.live import LiveIndex
 from moeverify.pruning.nodes import Nodes
+from moeverify.pruning.plan import Plan
 from moeverify.pruning.search import GroupSearch
-from moeverify.pruning.sites import is_depthwise, layer_side
+from moeverify.pruning.selection import has_root, is_ignored, root_member
+from moeverify.pruning.sites import is_depthwise
 from moeverify.roles import FoundRoles, Roles, find_roles
 
 Roots = Sequence[Any]
@@ -216,16 +221,19 @@ class MoEDependencyGraph(tp.DependencyGraph):
         """The tensor and axis that a pruning function on a layer or parameter is about."""
         return self.nodes.end(module, pruning_fn).place
 
-    def get_pruning_group(self, module: Any, pruning_fn: Callable, idxs: Sequence[int] | int) -> PruningGroup:
+    def get_pruning_group(
+        self, module: Any, pruning_fn: Callable, idxs: Sequence[int] | int, *, place: Place | None = None
+    ) -> PruningGroup:
         """The group that removes ``idxs`` of a layer's or parameter's channels, and everything coupled with them.
 
         ``idxs`` are completed: heads go whole. The model's own inputs and outputs can be pruned this way, and only
-        this way. Raises ``ValueError`` for a module outside the graph, ``PruningRefused`` for channels that are frozen
-        or that would take two routed experts along, or if the expansion overflows.
+        this way. ``place`` names the axis of a parameter that has several. Raises ``ValueError`` for a module outside
+        the graph, ``PruningRefused`` for channels that are frozen or that would take two routed experts along, or if
+        the expansion overflows.
         """
         if isinstance(module, nn.Module) and is_depthwise(module):
             pruning_fn = tp.prune_depthwise_conv_out_channels
-        end = self.nodes.end(module, pruning_fn)
+        end = self.nodes.end(module, pruning_fn) if place is None else self.nodes.end_of_place(place)
         wanted = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
         positions = np.array(wanted, dtype=np.int64) % end.span if end.span else np.array(wanted, dtype=np.int64)
         original = self.live.original(end.place, positions)
@@ -236,7 +244,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
         Raises ``PruningRefused`` if the expansion overflows or would take another routed expert along.
         """
-        member = pruning_class.coupling.members[self._root_member(pruning_class)]
+        member = root_member(self, pruning_class)
         place = (member.parameter, member.dim)
         rows = member.positions if units is None else member.positions[list(units)]
         numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
@@ -244,16 +252,9 @@ class MoEDependencyGraph(tp.DependencyGraph):
         end = self.nodes.end_of_place(place)
         return self._search.group(end, original, np.repeat(numbers, rows.shape[1]), units=True)
 
-    def _root_member(self, pruning_class: PruningClass, types: tuple[type, ...] = ()) -> int:
-        """Number of the member that serves as root: an output of ``types``, else of any layer, else the first."""
-        members = pruning_class.coupling.members
-        for wanted in (types, (nn.Linear, nn.modules.conv._ConvNd), (nn.Module,)):
-            for number, member in enumerate(members):
-                owner, _, leaf = member.parameter.rpartition(".")
-                module = self.model.get_submodule(owner) if not member.parameter.endswith((INPUTS, OUTPUTS)) else None
-                if isinstance(module, wanted) and leaf != "bias" and layer_side(module, leaf, member.dim):
-                    return number
-        return next((n for n, m in enumerate(members) if not m.buffer), 0)
+    def group_at(self, place: Place, original: np.ndarray) -> PruningGroup:
+        """The group of positions as they were numbered when the model was traced."""
+        return self._search.group(self.nodes.end_of_place(place), original, original)
 
     def get_all_groups(
         self,
@@ -266,33 +267,13 @@ class MoEDependencyGraph(tp.DependencyGraph):
         not among them: cutting those changes what the model answers.
         """
         for pruning_class in self.classes:
-            if self.has_root(pruning_class, root_module_types) and not self.is_ignored(pruning_class, ignored_layers):
+            if has_root(self, pruning_class, root_module_types) and not self.is_ignored(pruning_class, ignored_layers):
                 yield self.group_of(pruning_class)
-
-    def has_root(self, pruning_class: PruningClass, root_module_types: Sequence[Any]) -> bool:
-        """Whether a class cuts the outputs of a layer of one of these types."""
-        types = tuple(root_module_types)
-        for member in pruning_class.coupling.members:
-            end = self.nodes.end_of_place((member.parameter, member.dim))
-            target = end.node.module
-            if isinstance(target, types) and end.output:
-                return True
-            if isinstance(target, nn.Parameter) and target.dim() > 1 and nn.Linear in types:
-                return True
-        return False
 
     def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
         """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
         layers = {m for layer in (*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
-        parameters = {self.nodes.name_of(p) for p in self.ignored_params}
-        for member in pruning_class.coupling.members:
-            if member.parameter in parameters:
-                return True
-            if layers and self.nodes.owner(member.parameter) in layers:
-                end = self.nodes.end_of_place((member.parameter, member.dim))
-                if end.output or not isinstance(end.node.module, nn.Module):
-                    return True
-        return False
+        return is_ignored(self, pruning_class, layers)
 
     def check_pruning_group(self, group: PruningGroup) -> bool:
         """Whether something is left of every layer and parameter after the group is pruned."""
@@ -315,17 +296,36 @@ class MoEDependencyGraph(tp.DependencyGraph):
     @torch.no_grad()
     def cut(self, removed: Mapping[Place, np.ndarray]) -> None:
         """Remove present positions from the model, all or nothing."""
-        keep = {place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()}
+        self.keep({place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()})
+
+    def keep(self, keep: Mapping[Place, np.ndarray]) -> None:
+        """Keep only these present positions (a row for each fused expert, if two-dimensional), all or nothing."""
         apply_keep(self.model, keep, self.nodes.own_functions())
         self.live.cut(keep)
 
-    def remember(self, name: str, is_output: bool, indices: Sequence[int]) -> None:
-        """Add a pruned root to the history."""
+    def carried_out(self, plan: Plan) -> None:
+        """Note that ``plan`` was applied to the model: positions and history follow, cut by cut."""
+        follow_plan(self, plan)
+
+    def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
+        """Add a pruned root to the history: its present positions, or those of each fused expert."""
         self._pruning_history.append([name, is_output, list(indices)])
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
         """Prune again what a history (of ``pruning_history()``) lists, in its order."""
-        for name, is_output, indices in pruning_history:
-            end = self.nodes.end_of_name(name, is_output)
-            self.get_pruning_group(end.node.module, end.function, indices).prune(record_history=False)
+        replay(self, pruning_history)
         self._pruning_history = [list(entry) for entry in pruning_history]
+
+    def hold_heads(self, layers: Iterable[nn.Module]) -> None:
+        """Leave the heads of these projections whole in number: what can be cut is inside them, alike in each."""
+        trace, links = self.couplings.trace, self.couplings.links
+        roots = {links.root[trace.tensors[name][axis]] for name, axis in (self.nodes.end(m).place for m in layers)}
+        for number, (factor, _, _) in links.chosen.items():
+            product = trace.relations.products[number]
+            if links.root[product.whole] in roots:
+                held = next(f for f in product.factors if links.root[f] == factor)
+                trace.relations.freeze(held, "only dimensions inside heads were asked for")
+        links = link(trace)
+        classes, frozen = solve(trace, links)
+        self.couplings = replace(self.couplings, links=links, classes=classes, frozen=frozen)
+        self._search, self._classes = GroupSearch(self), None

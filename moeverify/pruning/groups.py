@@ -76,11 +76,10 @@ class PruningGroup(Group):
         root = self._group[0].dep
         if idxs is not None:
             group = self._DG.get_pruning_group(root.target.module, root.handler, idxs)
-        target, indices = group[0].dep.target.module, list(group[0].idxs)
-        name = self._DG.name_of(target)
+        indices = list(group[0].idxs)
         self._DG.cut(group.removed())
         if record_history:
-            self._DG.remember(name, self._DG.is_out_channel_pruning_fn(root.handler), indices)
+            self._DG.remember(*self._DG.nodes.entry(root.target, root.handler), indices)
 
 
 def repeated(positions: np.ndarray, roots: np.ndarray, repeats: int, span: int) -> tuple[list[int], list[int]]:

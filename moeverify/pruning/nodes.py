@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from torch_pruning.dependency import Node
 
 from moeverify.coupling.opaque import INPUTS, OUTPUTS
+from moeverify.coupling.solve import CouplingClass, Member
 from moeverify.errors import UsageError
 from moeverify.pruning.groups import Place
 from moeverify.pruning.sites import Site, layer_side, site_of
@@ -140,6 +141,17 @@ class Nodes:
             self._ends[place] = end
         return end
 
+    def ends(self, coupling: CouplingClass) -> Iterator[tuple[Member, End]]:
+        """The members of a class with the layer or parameter that each is cut at; loose buffers are left out."""
+        for member in coupling.members:
+            if not self.is_loose_buffer(member.parameter):
+                yield member, self.end_of_place((member.parameter, member.dim))
+
+    def output_layers(self, coupling: CouplingClass) -> list[nn.Module]:
+        """Layers whose outputs a class cuts."""
+        ends = (end for _, end in self.ends(coupling))
+        return [end.node.module for end in ends if end.output and isinstance(end.node.module, nn.Module)]
+
     def aliases(self, place: Place) -> list[End]:
         """Ends of other layers that hold the same tensor."""
         name, axis = place
@@ -174,6 +186,13 @@ class Nodes:
             if given is parameter:
                 return dim % parameter.dim()
         return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
+
+    def entry(self, node: Node, function: Callable) -> tuple[str, bool]:
+        """How the history names a root: a layer's path and side, or a parameter's as ``path@axis``."""
+        name = self.name_of(node.module)
+        if isinstance(node.module, nn.Parameter):
+            return f"{name}@{node.pruning_dim}", True
+        return name, self._graph.is_out_channel_pruning_fn(function)
 
     def is_loose_buffer(self, name: str) -> bool:
         """A buffer that no layer's pruning function covers."""

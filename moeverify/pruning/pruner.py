@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch_pruning import ops
+from torch_pruning.dependency import Group
+from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
-from moeverify.coupling.trace import call_model
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
-from moeverify.pruning.classes import ROLES, PruningClass
+from moeverify.pruning.arguments import (
+    EACH,
+    TOGETHER,
+    Request,
+    UserScope,
+    check_heads,
+    check_ratio,
+    check_schedule,
+    modules_of,
+    role_named,
+)
+from moeverify.pruning.channel_groups import group_channels
+from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.configuration import (
     Adjustment,
     ConfigUpdate,
@@ -25,39 +38,35 @@ from moeverify.pruning.configuration import (
     express,
     has_config,
     plan_update,
-    shapes_of,
     wanted_shapes,
 )
-from moeverify.pruning.graph import MAX_EXPANSIONS, MoEDependencyGraph
+from moeverify.pruning.expansion import MAX_EXPANSIONS
+from moeverify.pruning.graph import MoEDependencyGraph
+from moeverify.pruning.groups import PruningGroup
+from moeverify.pruning.heads import head_counts_after, write_head_counts
+from moeverify.pruning.interactive import cut_groups
 from moeverify.pruning.plan import Cut, Plan, make_plan
+from moeverify.pruning.ranking import Candidate, rank
+from moeverify.pruning.rehearsal import rehearse
+from moeverify.pruning.rounding import kept_units
 from moeverify.pruning.scores import score_units
+from moeverify.pruning.selection import has_root, signature, structure
 from moeverify.roles import Roles
-
-
-def check_ratio(ratio: float) -> float:
-    """A pruning ratio strictly between 0 and 1. Raises ``UsageError`` otherwise."""
-    if not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
-        raise UsageError(f"the pruning ratio must lie strictly between 0 and 1, not {ratio!r}")
-    return float(ratio)
-
-
-def kept_units(size: int, ratio: float, round_to: int | None = None) -> int:
-    """How many of ``size`` units stay: as Torch-Pruning counts, then down to a multiple of ``round_to``.
-
-    >>> kept_units(32, 0.5), kept_units(30, 0.25, round_to=4)
-    (16, 20)
-    """
-    kept = int(size * (1 - ratio) + 1e-9)
-    return kept - kept % round_to if round_to else kept
 
 
 class MoEPruner:
     """Structural pruning of a Mixture-of-Experts model: hidden channels, expert and MLP channels, heads.
 
-    Arguments are those of ``tp.pruner.BasePruner``; ``global_pruning`` must be ``False`` (every class is ranked by
-    itself). ``ratios`` overrides ``pruning_ratio`` by role (``hidden``, ``routed_experts``, ``shared_experts``,
-    ``dense_mlp``, ``heads``, ``other``); 0 leaves a role alone. ``max_expansions`` bounds one group. The default
-    importance is ``GroupMagnitudeImportance(p=2, group_reduction="mean")``.
+    The arguments up to ``output_transform`` are those of ``tp.pruner.BasePruner``, in its order and with its meaning;
+    docs/from-torch-pruning.md lists the few differences. The default importance is
+    ``GroupMagnitudeImportance(p=2, group_reduction="mean")``. Further ones:
+
+    ``ratios`` overrides ``pruning_ratio`` by role (``hidden``, ``routed_experts``, ``shared_experts``, ``dense_mlp``,
+    ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. ``prune_shared_experts=False`` leaves
+    shared experts' inner channels alone (G5). ``expert_ranking`` ranks the channels of each routed expert by themselves
+    (``"each"``, the default without ``global_pruning``) or those of a layer's experts together (``"together"``), which
+    may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions`` bounds the
+    building of one group.
 
     Example::
 
@@ -73,151 +82,325 @@ class MoEPruner:
         self,
         model: nn.Module,
         example_inputs: Any,
-        importance: Callable | None = None,
+        importance: Callable[[Group], torch.Tensor | None] | None = None,
         global_pruning: bool = False,
         pruning_ratio: float = 0.5,
+        pruning_ratio_dict: Mapping[Any, float] | None = None,
         max_pruning_ratio: float = 1.0,
-        ignored_layers: Sequence[nn.Module | nn.Parameter] | None = None,
+        iterative_steps: int = 1,
+        iterative_pruning_ratio_scheduler: Callable[[float, int], Sequence[float]] = linear_scheduler,
+        ignored_layers: Sequence[Any] | None = None,
         round_to: int | None = None,
+        isomorphic: bool = False,
+        in_channel_groups: Mapping[nn.Module, int] | None = None,
+        out_channel_groups: Mapping[nn.Module, int] | None = None,
+        num_heads: Mapping[nn.Module, int] | None = None,
+        prune_num_heads: bool = False,
+        prune_head_dims: bool = True,
+        head_pruning_ratio: float = 0.0,
+        head_pruning_ratio_dict: Mapping[nn.Module, float] | None = None,
+        customized_pruners: Mapping[Any, tp.pruner.function.BasePruningFunc] | None = None,
+        unwrapped_parameters: Any = None,
+        root_module_types: Sequence[type] = (ops.TORCH_CONV, ops.TORCH_LINEAR, ops.TORCH_LSTM),
         forward_fn: Callable | None = None,
         output_transform: Callable | None = None,
+        channel_groups: Mapping[nn.Module, int] | None = None,
+        ch_sparsity: float | None = None,
+        ch_sparsity_dict: Mapping[Any, float] | None = None,
         *,
         ratios: Mapping[str, float] | None = None,
+        prune_shared_experts: bool = True,
+        expert_ranking: str | None = None,
         roles: Roles | None = None,
         max_expansions: int = MAX_EXPANSIONS,
     ) -> None:
-        if global_pruning:
-            raise UsageError("global_pruning=True is not offered: every class is ranked by itself")
+        for old, new, value in (
+            ("ch_sparsity", "pruning_ratio", ch_sparsity),
+            ("ch_sparsity_dict", "pruning_ratio_dict", ch_sparsity_dict),
+            ("channel_groups", "out_channel_groups", channel_groups or None),
+        ):
+            if value is not None:
+                warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
+        pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
         self.model = model
         self.example_inputs = example_inputs
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
-        self.pruning_ratio = min(check_ratio(pruning_ratio), max_pruning_ratio)
-        self.ratios = dict(ratios or {})
-        if unknown := set(self.ratios) - set(ROLES):
-            raise UsageError(f"unknown role {sorted(unknown)[0]!r} in ratios; the roles are {', '.join(ROLES)}")
-        for role, ratio in self.ratios.items():
-            if ratio != 0 and not 0 < ratio < 1:
-                raise UsageError(f"the ratio of {role} must lie in [0, 1), not {ratio!r}")
         if round_to is not None and round_to < 1:
             raise UsageError(f"round_to must be a positive number, not {round_to!r}")
+        if iterative_steps < 1:
+            raise UsageError(f"iterative_steps must be a positive number, not {iterative_steps!r}")
+        if expert_ranking not in (None, EACH, TOGETHER):
+            raise UsageError(f"expert_ranking is {EACH!r} or {TOGETHER!r}, not {expert_ranking!r}")
         self.round_to = round_to
-        ignored = list(ignored_layers or [])
-        self.ignored_layers = [x for x in ignored if isinstance(x, nn.Module)]
+        self.root_module_types = tuple(root_module_types)
         self.forward_fn = forward_fn
         self.output_transform = output_transform
-        self.last_plan: Plan | None = None
+        ignored = list(ignored_layers or [])
+        self.ignored_params = [x for x in ignored if isinstance(x, nn.Parameter)]
+        self.ignored_layers = [
+            layer
+            for given in modules_of(model, [x for x in ignored if not isinstance(x, nn.Parameter)])
+            for layer in given.modules()
+        ]
+        self.in_channel_groups = dict(in_channel_groups or {})
+        self.out_channel_groups = {**(out_channel_groups or {}), **(channel_groups or {})}
         self.DG = MoEDependencyGraph(max_expansions, roles).build_dependency(
             model,
             example_inputs,
             forward_fn=forward_fn,
             output_transform=output_transform,
-            ignored_params=[x for x in ignored if isinstance(x, nn.Parameter)],
+            unwrapped_parameters=unwrapped_parameters,
+            customized_pruners=customized_pruners,
+            ignored_params=self.ignored_params,
+        )
+        self.num_heads = check_heads(num_heads or {}, self.DG.name_of)
+        if self.num_heads and prune_head_dims and not prune_num_heads:
+            self.DG.hold_heads(self.num_heads)
+        self.iterative_steps = iterative_steps
+        self.current_step = 0
+        self.last_plan: Plan | None = None
+        self._update: ConfigUpdate | None = None
+        self._initial: dict[Any, int] = {}
+
+        def schedule(ratio: float) -> list[float]:
+            return check_schedule(iterative_pruning_ratio_scheduler, ratio, iterative_steps)
+
+        by_role = {role_named(r): check_ratio(v, f"the ratio of {r}", zero=True) for r, v in (ratios or {}).items()}
+        if not prune_shared_experts:
+            if by_role.get("shared_experts"):
+                raise UsageError("prune_shared_experts=False, but `ratios` asks for shared experts; drop one of them")
+            by_role["shared_experts"] = 0.0
+        by_layer = pruning_ratio_dict or ch_sparsity_dict or {}
+        may_be_zero = bool(by_role or by_layer or head_pruning_ratio)
+        self.pruning_ratio = check_ratio(pruning_ratio, zero=may_be_zero)
+        head_ratio = check_ratio(head_pruning_ratio, "head_pruning_ratio", zero=True)
+        self.request = Request(
+            schedule=schedule(self.pruning_ratio),
+            by_role={role: schedule(ratio) for role, ratio in by_role.items()},
+            scopes=[self._scope(n, key, r, schedule, global_pruning) for n, (key, r) in enumerate(by_layer.items())],
+            head_schedule=schedule(head_ratio if prune_num_heads else 0.0),
+            head_schedules={
+                layer: schedule(check_ratio(ratio, "head_pruning_ratio_dict", zero=True) if prune_num_heads else 0.0)
+                for module, ratio in (head_pruning_ratio_dict or {}).items()
+                for layer in module.modules()
+            },
+            heads_named=bool(self.num_heads or prune_num_heads or head_ratio or head_pruning_ratio_dict),
+            max_ratio=max_pruning_ratio,
+            global_pruning=global_pruning,
+            isomorphic=isomorphic,
+            expert_ranking=expert_ranking,
+            round_to=round_to,
         )
 
-    def ratio_of(self, pruning_class: PruningClass) -> float:
-        """The ratio asked for a class, by its role."""
-        return self.ratios.get(pruning_class.role, self.pruning_ratio)
+    def _scope(self, number: int, key: Any, ratio: float, schedule: Callable, joint: bool) -> UserScope:
+        """An entry of ``pruning_ratio_dict``: its key is a layer (or its path) or a tuple of them."""
+        given = modules_of(self.model, key if isinstance(key, tuple) else (key,))
+        layers = tuple(layer for module in given for layer in module.modules())
+        name = ", ".join(self.DG.name_of(module) for module in given)
+        return UserScope(
+            f"{number}: {name}", layers, schedule(check_ratio(ratio, f"the ratio of {name}", zero=True)), joint
+        )
 
-    def count_of(self, pruning_class: PruningClass) -> int | None:
-        """How many units a class is to keep, or ``None`` if it is left alone.
+    # What Torch-Pruning's users and its importances call.
 
-        At least one unit stays; a class of one unit is left alone. Heads are counted whole and never rounded.
+    def estimate_importance(self, group: Group) -> torch.Tensor | None:
+        """The importance's scores of a group."""
+        return self.importance(group)
+
+    def pruning_history(self) -> list:
+        """What was pruned so far, for ``load_pruning_history`` on an unpruned model."""
+        return self.DG.pruning_history()
+
+    def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
+        """Prune again what a history lists."""
+        self.DG.load_pruning_history(pruning_history)
+
+    def reset(self) -> None:
+        """Start counting steps anew."""
+        self.current_step = 0
+
+    def update_regularizer(self) -> None:
+        """Nothing to bring up to date: this pruner has no regulariser of its own."""
+
+    def regularize(self, model: nn.Module, loss: Any = None) -> Any:
+        """No regulariser of its own; a subclass may add to the gradients here."""
+
+    def _downstream_node_as_root_if_attention(self, group: Group) -> Group:
+        """Torch-Pruning's OBDC importance asks for this; groups here need no other root."""
+        return group
+
+    # From classes to a plan.
+
+    def candidates(self) -> list[Candidate]:
+        """The classes that the present step may cut, with their scores.
+
+        Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen.
         """
-        ratio, size = self.ratio_of(pruning_class), pruning_class.coupling.size
-        if ratio == 0 or size < 2 or self.DG.is_ignored(pruning_class, self.ignored_layers):
-            return None
-        is_heads = pruning_class.role == "heads"
-        kept = kept_units(size, ratio, None if is_heads else self.round_to)
-        if is_heads:
-            kept = max(kept, 1)
-        if kept < 1:
-            raise PruningRefused(
-                f"ratio {ratio} with round_to={self.round_to} would remove all {size} units of {pruning_class.name}; "
-                "lower one of them"
-            )
-        return None if kept == size else kept
+        found = []
+        self._stopped: list[Adjustment] = []
+        reached: set[nn.Module] = set()
+        for pruning_class in self.DG.classes:
+            outputs = self.DG.nodes.output_layers(pruning_class.coupling)
+            reached.update(outputs)
+            ratio = self.request.ratio(pruning_class, outputs, self.current_step)
+            if ratio == 0 or not self._may_cut(pruning_class):
+                continue
+            try:
+                self.DG.group_of(pruning_class)  # counts the expansions; refuses if they overflow
+            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
+                size = pruning_class.coupling.size
+                self._stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
+                continue
+            grouped = group_channels(pruning_class, self.DG, self.in_channel_groups, self.out_channel_groups)
+            if grouped.coupling.size < 2:
+                continue
+            key_of = signature(grouped)
+            layer = self.DG.found_roles.layer_of(grouped.where)
+            key = self.request.ranked_with(grouped, outputs, structure(self.DG, grouped), layer)
+            initial = self._initial.setdefault(key_of, grouped.coupling.size)
+            if grouped.experts and key is not None and key[0] == "experts":
+                raise PruningRefused(
+                    f"the fused experts of {grouped.where} share one width; rank them each by itself "
+                    f"(expert_ranking={EACH!r})"
+                )
+            found.append(Candidate(grouped, score_units(self.DG, grouped, self.importance), initial, ratio, key))
+        self._refuse_frozen(reached)
+        return found
 
-    def cut_of(self, pruning_class: PruningClass, kept: int) -> Cut:
-        """The ``kept`` units of a class with the best scores."""
-        scores = score_units(self.model, pruning_class, self.importance)
-        best = scores.topk(kept, dim=-1).indices.sort(dim=-1).values
-        return Cut(pruning_class, best.numpy().astype(np.int64))
+    def _may_cut(self, pruning_class: PruningClass) -> bool:
+        return (
+            pruning_class.coupling.size > 1
+            and has_root(self.DG, pruning_class, self.root_module_types)
+            and not self.DG.is_ignored(pruning_class, self.ignored_layers)
+        )
+
+    def _refuse_frozen(self, reached: set[nn.Module]) -> None:
+        """A layer that the user gave a ratio of its own must have channels to remove."""
+        for scope in self.request.scopes:
+            prunable = [m for m in scope.layers if isinstance(m, self.root_module_types)]
+            if scope.schedule[self.current_step] == 0 or not prunable or not reached.isdisjoint(scope.layers):
+                continue
+            function = self.DG.get_pruner_of_module(prunable[0]).prune_out_channels
+            try:
+                self.DG.get_pruning_group(prunable[0], function, [0])
+                reason = "they are the model's own outputs"
+            except (PruningRefused, UsageError) as error:
+                reason = str(error)
+            raise PruningRefused(f"the channels of {self.DG.name_of(prunable[0])} cannot be pruned: {reason}")
 
     def plan(self) -> Plan:
         """What ``step`` would remove; nothing is changed.
 
-        Raises ``PruningRefused`` if the configuration cannot say what was asked by role.
+        Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
+        before, self.current_step = self.current_step, max(self.current_step, 1)
+        try:
+            return self._plan()
+        finally:
+            self.current_step = before
+
+    def _plan(self) -> Plan:
         self.DG.expansions = 0
-        counts = {c: kept for c in self.DG.classes if (kept := self.count_of(c)) is not None}
-        adjustments = self._stopped_at_boundary(counts)
+        candidates = {c.pruning_class: c for c in self.candidates()}
+        counts = rank(list(candidates.values()), round_to=self.round_to, max_ratio=self.request.max_ratio)
         expression = self._express(counts)
         if expression is not None:
             counts = dict(expression.counts)
-        cuts = [self.cut_of(c, kept) for c, kept in counts.items() if kept < c.coupling.size]
-        shapes = shapes_of(self.model)
-        sizes = {(name, dim): size for name, shape in shapes.items() for dim, size in enumerate(shape)}
-        adjustments += () if expression is None else expression.adjustments
+        cuts = []
+        for pruning_class, kept in counts.items():
+            if kept < pruning_class.coupling.size:
+                best = candidates[pruning_class].scores.topk(kept, dim=-1).indices.sort(dim=-1).values
+                cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
+        places = {(m.parameter, m.dim) for cut in cuts for m in cut.pruning_class.coupling.members}
+        sizes = {place: self.DG.live.size(place) for place in places}
+        adjustments = [*self._stopped, *(() if expression is None else expression.adjustments)]
         return make_plan(cuts, sizes, adjustments)
-
-    def _stopped_at_boundary(self, counts: dict[PruningClass, int]) -> tuple[Adjustment, ...]:
-        """Expand every group; those that would take two routed experts are dropped from ``counts`` and told (G4)."""
-        stopped = []
-        for pruning_class in self.DG.classes:
-            try:
-                self.DG.group_of(pruning_class)
-            except BoundaryRefused as error:
-                if (wanted := counts.pop(pruning_class, None)) is not None:
-                    stopped.append(Adjustment(pruning_class, wanted, pruning_class.coupling.size, str(error)))
-        return tuple(stopped)
 
     def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
         """The counts that the model's configuration can say; ``None`` if it has no configuration."""
-        self._update: ConfigUpdate | None = None
+        self._update = None
         if not has_config(self.model):
             return None
         probe = Probe(self.model)
-        named = [c for c in counts if c.role in self.ratios]
+        named = [
+            c
+            for c in counts
+            if self.request.by_role.get(c.role) or self.request.scope(self.DG.nodes.output_layers(c.coupling))
+        ]
         expression = express(probe, counts, round_to=self.round_to, named=named)
         wanted = wanted_shapes(probe.base, expression.counts)
         self._update = plan_update(probe, expression.entries, wanted)
         return expression
 
-    @torch.no_grad()
-    def step(self) -> Plan:
-        """Prune once, all or nothing, and bring configuration and module attributes in step.
+    # From a plan to a pruned model.
 
-        Raises ``PruningRefused`` before anything is changed.
+    @torch.no_grad()
+    def step(self, interactive: bool = False) -> Any:
+        """Prune once, all or nothing, and bring configuration and module attributes in step; returns the plan.
+
+        With ``interactive`` nothing is pruned yet: groups come one by one, for ``group.prune()``, and the configuration
+        follows after the last. Raises ``PruningRefused`` before anything is changed.
         """
-        plan = self.plan()
+        if self.current_step >= self.iterative_steps:
+            warnings.warn(
+                f"all {self.iterative_steps} iterative steps are done; nothing is pruned (`reset` starts anew)",
+                stacklevel=2,
+            )
+            return iter(()) if interactive else self.last_plan
+        self.current_step += 1
+        try:
+            plan = self._plan()
+            self._check(plan)
+        except Exception:
+            self.current_step -= 1
+            raise
+        for adjustment in plan.adjustments:
+            warnings.warn(str(adjustment), stacklevel=2)
+        if interactive:
+            return self._groups(plan)
+        heads = head_counts_after(self.num_heads, plan, self.DG)
+        apply_plan(self.model, plan, self.DG.nodes.own_functions())
+        self.DG.carried_out(plan)
+        self._follow(heads)
+        self.last_plan = plan
+        return plan
+
+    def _check(self, plan: Plan) -> None:
         if not plan.cuts:
             because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
             raise PruningRefused(
                 f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
                 "`moeverify inspect` says by what"
             )
-        for adjustment in plan.adjustments:
-            warnings.warn(str(adjustment), stacklevel=2)
+        if self._update is None:
+            heads = head_counts_after(self.num_heads, plan, self.DG)
+            rehearse(self.DG, plan, heads, self.example_inputs, self.forward_fn)
+
+    def _follow(self, heads: Mapping[str, tuple[int, int]]) -> None:
+        """Bring in step what says sizes: configuration, head counts."""
         if self._update is not None:
-            apply_plan(self.model, plan)
             apply_update(self.model, self._update)
         else:
-            self._rehearse(plan)
-            apply_plan(self.model, plan)
-        self.last_plan = plan
-        return plan
+            write_head_counts(self.model, heads)
+        self.num_heads.update({self.model.get_submodule(path): new for path, (_, new) in heads.items()})
 
-    def _rehearse(self, plan: Plan) -> None:
-        """Without a configuration to rebuild from, a copy is pruned first: sizes hard-coded in ``forward`` show."""
-        rehearsal = copy.deepcopy(self.model)
-        apply_plan(rehearsal, plan)
-        try:
-            if self.forward_fn is not None:
-                self.forward_fn(rehearsal, self.example_inputs)
-            else:
-                call_model(rehearsal, self.example_inputs, use_cache=False)
-        except Exception as error:
-            raise PruningRefused(
-                f"the model does not run with the pruned sizes ({type(error).__name__}: {error}); its forward has a "
-                "size written into it: leave that role out with `ratios`"
-            ) from error
+    def _groups(self, plan: Plan) -> Iterator[PruningGroup]:
+        heads = head_counts_after(self.num_heads, plan, self.DG)
+        yield from cut_groups(self.DG, plan)
+        self.last_plan = plan
+        self._follow(heads)
+
+    def manual_prune_width(
+        self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]
+    ) -> None:
+        """Prune a share of a layer's channels (the least important ones), or the given ones, at once."""
+        if isinstance(pruning_ratios_or_idxs, float):
+            place = self.DG.place_of(layer, pruning_fn)
+            count = self.DG.live.size(place)
+            scores = self.importance(self.DG.get_pruning_group(layer, pruning_fn, list(range(count))))
+            if scores is None:
+                raise PruningRefused(f"the importance gives no score for {place[0]}; name the channels instead")
+            chosen = torch.argsort(scores[:count])[: int(count * pruning_ratios_or_idxs)].tolist()
+        else:
+            chosen = list(pruning_ratios_or_idxs)
+        self.DG.get_pruning_group(layer, pruning_fn, chosen).prune()

@@ -1,24 +1,145 @@
 """Scores of units by any Torch-Pruning importance, on listed and on fused experts.
 
-Torch-Pruning's importances read ``nn.Linear`` layers. A stacked or otherwise shaped parameter is shown to them as
-linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer.
+Torch-Pruning's importances read layers. They get the model's own ones; a stacked or otherwise loose parameter is shown
+to them as linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning import _helpers
 from torch_pruning.dependency import Dependency, Group, Node
+from torch_pruning.pruner.importance import OBDCImportance
 
+from moeverify.coupling.solve import Member
 from moeverify.errors import PruningRefused
 from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.groups import repeated
 
-# A unit of more positions than this (a head) is scored position by position and averaged.
+if TYPE_CHECKING:
+    from moeverify.pruning.graph import MoEDependencyGraph
+
+# Without a member of one position a unit, up to this many are scored one by one and averaged.
 _FEW_POSITIONS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A layer that takes part in a class, and the positions ``[units, positions per unit]`` that each unit has."""
+
+    layer: nn.Module
+    handler: Callable
+    positions: np.ndarray
+    repeats: int = 1
+    span: int = 0
+
+    def item(self, columns: np.ndarray) -> _helpers.GroupItem:
+        """A group item of some of the columns; indices ascend, as Torch-Pruning's importances sort them."""
+        indices = columns.ravel()
+        order = np.argsort(indices, kind="stable")
+        units = np.repeat(np.arange(len(columns)), columns.shape[1])[order]
+        node = Node(self.layer, None, type(self.layer).__name__)
+        idxs, roots = indices[order].tolist(), units.tolist()
+        if self.span:
+            idxs, roots = repeated(indices[order], units, self.repeats, self.span)
+        item = _helpers.GroupItem(Dependency(self.handler, self.handler, node, node), idxs)
+        item.root_idxs = roots
+        return item
+
+
+def score_units(
+    graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable[[Group], torch.Tensor | None]
+) -> torch.Tensor:
+    """Scores ``[units]``, or ``[experts, units]`` for a class of fused experts; higher is kept.
+
+    An importance that knows more than a group shows may have a method ``score_class`` that gives them for a class, or
+    ``None`` to be asked as usual. Raises ``PruningRefused`` if the importance has no opinion on the class, or lacks
+    gradients or statistics.
+    """
+    known: Callable | None = getattr(importance, "score_class", None)
+    if known is not None and (given := known(pruning_class)) is not None:
+        return given
+    if isinstance(importance, tp.importance.GroupHessianImportance):
+        importance(Group())  # moves what was accumulated into the gradients, which the parts below share
+    scores = [_score(graph, pruning_class, importance, e) for e in range(max(pruning_class.experts, 1))]
+    return torch.stack(scores) if pruning_class.experts else scores[0]
+
+
+def _score(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable, expert: int) -> torch.Tensor:
+    size = pruning_class.coupling.size
+    group = Group()
+    wide: list[torch.Tensor] = []
+    try:
+        parts = _parts(graph, pruning_class, importance, expert)
+        single = any(part.positions.shape[1] == 1 for part in parts)
+        added_up = getattr(importance, "group_reduction", "mean") in ("sum", "mean")
+        for part in sorted(parts, key=lambda part: part.positions.shape[1] > 1):
+            if single and added_up:
+                group._group.append(part.item(part.positions))
+            elif single or part.positions.shape[1] <= _FEW_POSITIONS:
+                group._group += [part.item(column[:, None]) for column in part.positions.T]
+            else:  # a head: position by position, then averaged
+                wide += _position_scores(part, size, importance)
+        narrow = importance(group) if len(group) else None
+    except (AttributeError, KeyError, IndexError, RuntimeError) as error:
+        raise PruningRefused(
+            f"{type(importance).__name__} cannot score {pruning_class.name} ({type(error).__name__}: {error}); it may "
+            "need gradients (a backward pass) or statistics first"
+        ) from error
+    found = [*wide, *([narrow.float()[:size]] if narrow is not None and len(narrow) else [])]
+    if not found:
+        raise PruningRefused(f"the importance gives no score for {pruning_class.name}; leave it out or use another one")
+    return torch.stack([scores.cpu() for scores in found]).mean(0)
+
+
+def _position_scores(part: _Part, size: int, importance: Callable) -> list[torch.Tensor]:
+    """Each unit's mean over its positions, if the importance knows the layer."""
+    item = part.item(part.positions)
+    item.root_idxs = list(range(len(item.idxs)))
+    alone = Group()
+    alone._group.append(item)
+    scores = importance(alone)
+    if scores is None or not len(scores):
+        return []
+    order = np.argsort(part.positions.ravel(), kind="stable")
+    by_place = torch.empty(len(order), dtype=torch.float32)
+    by_place[torch.as_tensor(order)] = scores.float().cpu()[: len(order)]
+    return [by_place.view(size, -1).mean(1)]
+
+
+def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable, expert: int) -> list[_Part]:
+    """The layers of a class, each side once."""
+    parts: dict[tuple, _Part] = {}
+    for member, end in graph.nodes.ends(pruning_class.coupling):
+        target = end.node.module
+        if end.key in parts:
+            continue
+        if isinstance(target, nn.Parameter):
+            view = _view(target, member, expert if pruning_class.experts else None)
+            if view is not None:
+                parts[end.key] = _Part(view, tp.prune_linear_out_channels, member.positions)
+        else:
+            parts[end.key] = _Part(target, end.function, member.positions, end.repeats, end.span)
+    if isinstance(importance, OBDCImportance):
+        return [_with_fisher(part, importance) for part in parts.values() if _is_output(part)]
+    return list(parts.values())
+
+
+def _view(parameter: nn.Parameter, member: Member, expert: int | None) -> nn.Linear | None:
+    """A parameter as a linear layer whose outputs are the member's positions; ``None`` for a vector."""
+    values, gradient, dim = parameter.detach(), parameter.grad, member.dim
+    if expert is not None:
+        values, gradient, dim = values[expert], None if gradient is None else gradient[expert], dim - 1
+    if sum(size > 1 for size in values.shape) < 2:
+        return None  # Torch-Pruning leaves loose norm weights and biases out as well
+    return _as_linear(values, gradient, dim)
 
 
 def _as_linear(values: torch.Tensor, gradient: torch.Tensor | None, dim: int) -> nn.Linear:
@@ -33,58 +154,24 @@ def _as_linear(values: torch.Tensor, gradient: torch.Tensor | None, dim: int) ->
     return layer
 
 
-def _item(layer: nn.Linear, indices: list[int], roots: list[int]) -> _helpers.GroupItem:
-    node = Node(layer, None, "view")
-    item = _helpers.GroupItem(
-        Dependency(tp.prune_linear_out_channels, tp.prune_linear_out_channels, node, node), indices
-    )
-    item.root_idxs = roots
-    return item
+def _is_output(part: _Part) -> bool:
+    return part.handler in (tp.prune_linear_out_channels, tp.prune_conv_out_channels)
 
 
-def score_units(
-    model: nn.Module, pruning_class: PruningClass, importance: Callable[[Group], torch.Tensor | None]
-) -> torch.Tensor:
-    """Scores ``[units]``, or ``[experts, units]`` for a class of fused experts; higher is kept.
-
-    An importance that knows more than a group shows may have a method ``score_class`` that gives them for a class, or
-    ``None`` to be asked as usual. Raises ``PruningRefused`` if the importance has no opinion on the class.
-    """
-    if (known := getattr(importance, "score_class", None)) and (scores := known(pruning_class)) is not None:
-        return scores
-    scores = [_score(model, pruning_class, importance, e) for e in range(max(pruning_class.experts, 1))]
-    return torch.stack(scores) if pruning_class.experts else scores[0]
-
-
-def _score(model: nn.Module, pruning_class: PruningClass, importance: Callable, expert: int) -> torch.Tensor:
-    parameters = dict(model.named_parameters())
-    size = pruning_class.coupling.size
-    units = list(range(size))
-    group = Group()
-    wide: list[torch.Tensor] = []
-    for member in pruning_class.coupling.members:
-        if member.buffer:
-            continue
-        parameter, dim = parameters[member.parameter], member.dim
-        values, gradient = parameter.detach(), parameter.grad
-        if pruning_class.experts:
-            values, dim = values[expert], dim - 1
-            gradient = None if gradient is None else gradient[expert]
-        if values.dim() < 2:
-            continue  # norm weights and biases: Torch-Pruning's default leaves them out as well
-        layer = _as_linear(values, gradient, dim)
-        if member.positions.shape[1] <= _FEW_POSITIONS:
-            for column in member.positions.T:
-                group._group.append(_item(layer, column.tolist(), units))
-        else:
-            alone = Group()
-            order = member.positions.ravel().tolist()
-            alone._group.append(_item(layer, order, list(range(len(order)))))
-            score = importance(alone)
-            if score is not None:
-                wide.append(score.float().view(size, -1).mean(1))
-    narrow = importance(group) if len(group) else None
-    parts = [*wide, *([narrow.float()] if narrow is not None else [])]
-    if not parts:
-        raise PruningRefused(f"the importance gives no score for {pruning_class.name}; leave it out or use another one")
-    return torch.stack(parts).mean(0).cpu()
+def _with_fisher(part: _Part, importance: OBDCImportance) -> _Part:
+    """The part's rows as a layer of their own, with their statistics: Torch-Pruning expects those of whole layers
+    without bias. Where none were gathered (fused experts run outside of any layer) the squared gradient stands for
+    them."""
+    layer: Any = part.layer
+    rows = torch.as_tensor(part.positions.ravel())
+    gradient = None if layer.weight.grad is None else layer.weight.grad[rows]
+    view = _as_linear(layer.weight.detach()[rows], gradient, 0)
+    importance.steps = max(importance.steps, 1)
+    fisher = importance.Fisher.get(layer)
+    if fisher is not None:
+        importance.Fisher[view] = fisher[rows, : view.in_features]
+    elif view.weight.grad is not None:
+        importance.Fisher[view] = view.weight.grad.pow(2) * importance.steps
+    view.out_features = -1  # never taken for the classifier, which Torch-Pruning knows by its size
+    places = np.arange(len(rows)).reshape(part.positions.shape)
+    return _Part(view, tp.prune_linear_out_channels, places)

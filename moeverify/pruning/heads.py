@@ -1,0 +1,40 @@
+"""Head counts that a user gave by layer, and the attributes that repeat them where no configuration does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from moeverify.pruning.plan import Plan
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph import MoEDependencyGraph
+
+
+def head_counts_after(
+    num_heads: Mapping[nn.Module, int], plan: Plan, graph: MoEDependencyGraph
+) -> dict[str, tuple[int, int]]:
+    """Head counts, before and after ``plan``, of the layers that lose heads by it; by path."""
+    counts = {}
+    for cut in plan.cuts:
+        if cut.pruning_class.role == "heads":
+            for layer in graph.nodes.output_layers(cut.pruning_class.coupling):
+                if layer in num_heads:
+                    old = num_heads[layer]
+                    counts[graph.name_of(layer)] = (old, old * cut.after // cut.before)
+    return counts
+
+
+def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Bring head counts in step in a model without configuration.
+
+    ``counts`` gives the old and new count by the path of a projection. An integer attribute with ``head`` in its name
+    and the old value, on the module that holds the projection, is a copy of it.
+    """
+    for path, (old, new) in counts.items():
+        owner = model.get_submodule(path.rpartition(".")[0])
+        for name, value in vars(owner).items():
+            if "head" in name and "dim" not in name and type(value) is int and value == old:
+                setattr(owner, name, new)
