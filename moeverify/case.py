@@ -6,15 +6,15 @@ import copy
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
-from moeverify.checks.expert_isolation import isolation
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
+from moeverify.facts import model_facts, outcome_facts
 from moeverify.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
@@ -22,7 +22,7 @@ from moeverify.verdict import CaseFacts, Status, Verdict
 
 @dataclass(frozen=True)
 class Case:
-    """What is verified: one source, one subject, one setting."""
+    """What is verified: one source, one subject, one setting. With ``groups`` the facts tell the subject's groups."""
 
     source: str
     subject: str = "moe"
@@ -33,6 +33,7 @@ class Case:
     trust_remote_code: bool = False
     device: str = "cpu"
     quality: QualitySettings = field(default_factory=QualitySettings)
+    groups: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -88,6 +89,8 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         device=case.device,
     )
     original = copy.deepcopy(loaded.model)
+    known = model_facts(original, loaded.notes)
+    known |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio}
     seconds["load"] = time.perf_counter() - begin
 
     emit("prune")
@@ -96,6 +99,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         outcome = subject(loaded.model, loaded.example_inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
     except Exception as error:
         _crashed(case, error, time.perf_counter() - begin, emit)
+        emit(CaseFacts(case.source, case.subject, {**known, "seconds": seconds}))
         return
     seconds["prune"] = time.perf_counter() - begin
     context = Context(
@@ -122,7 +126,11 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
             evidence = {"traceback": traceback.format_exc(limit=-12)}
         seconds[name] = time.perf_counter() - begin
         emit(verdict_of(case, name, status, message, evidence, seconds[name]))
-    emit(CaseFacts(case.source, case.subject, _facts(case, context, loaded.notes, seconds)))
+    emit(
+        CaseFacts(
+            case.source, case.subject, {**known, **outcome_facts(context, groups=case.groups), "seconds": seconds}
+        )
+    )
 
 
 def verdict_of(
@@ -143,40 +151,3 @@ def _crashed(case: Case, error: Exception, seconds: float, emit: Emit) -> None:
     for name in case.check_names():
         if name != "terminates":
             emit(verdict_of(case, name, Status.SKIP, "not reached: the subject did not finish", {}))
-
-
-def _facts(case: Case, context: Context, notes: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:
-    outcome, roles = context.outcome, context.roles
-    after = {n: p.shape for n, p in context.pruned.named_parameters()}
-    sizes = []
-    for c in outcome.classes:
-        member = next(m for m in c.coupling.members if not m.buffer)
-        if member.positions.size == dict(context.original.named_parameters())[member.parameter].shape[member.dim]:
-            left = after[member.parameter][member.dim] // member.positions.shape[1]
-            sizes.append({"role": c.role, "where": c.where, "before": c.coupling.size, "after": left})
-    notes = list(notes)
-    if not roles.layers:
-        notes.append("no MoE layer was found in this model; it is verified all the same")
-    return {
-        "model_type": str(
-            getattr(getattr(context.original, "config", None), "model_type", type(context.original).__name__)
-        ),
-        "dtype": case.dtype,
-        "seed": case.seed,
-        "pruning_ratio": case.pruning_ratio,
-        "parameters_before": sum(p.numel() for p in context.original.parameters()),
-        "parameters_after": sum(p.numel() for p in context.pruned.parameters()),
-        "sizes": sizes,
-        "isolation": isolation(context) if outcome.classes else [],
-        "roles": {
-            "experts": list(roles.experts),
-            "routers": list(roles.routers),
-            "shared_experts": list(roles.shared_experts),
-        },
-        "frozen": list(outcome.frozen),
-        "unknown_operations": list(outcome.unknown_operations),
-        "notes": notes,
-        "seconds": dict(seconds),
-        **context.facts,
-        **({"expansions": outcome.expansions} if outcome.expansions is not None else {}),
-    }

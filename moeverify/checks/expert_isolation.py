@@ -2,57 +2,97 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.pruning.classes import PruningClass
-from moeverify.roles import FoundRoles, MoELayer
+from moeverify.roles import MoELayer
+
+_MOST_LEAKS = 2000
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _inner(layer: MoELayer, pruning_class: PruningClass, roles: FoundRoles) -> bool:
-    """Whether a class holds inner channels of the layer's experts, hidden channels aside."""
-    touches = any(p.startswith(layer.container + ".") for p in pruning_class.coupling.parameters)
-    return touches and pruning_class.role != "hidden"
+@dataclass(frozen=True)
+class Isolation:
+    """The isolation matrix of one MoE layer, without its zeros.
+
+    ``own[i]`` counts the channels of expert ``i`` that its own groups can remove, ``leaks[i, j]`` the channels of
+    expert ``j`` that go when a channel of expert ``i`` is pruned.
+    """
+
+    layer: MoELayer
+    own: tuple[int, ...]
+    leaks: dict[tuple[int, int], int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data for the report, with the first leaks only where there are very many."""
+        leaks = [[i, j, count] for (i, j), count in sorted(self.leaks.items())]
+        return {
+            "layer": self.layer.name,
+            "experts": list(self.layer.experts),
+            "own": list(self.own),
+            "leaks": leaks[:_MOST_LEAKS],
+            "leak_count": len(leaks),
+        }
 
 
-def isolation_matrix(layer: MoELayer, classes: tuple[PruningClass, ...], roles: FoundRoles) -> np.ndarray:
-    """``[experts, experts]``: channels of expert ``j`` that the groups rooted in expert ``i`` can remove."""
-    count = len(layer.experts)
-    matrix = np.zeros((count, count), dtype=np.int64)
+def _by_name(layer: MoELayer, pruning_class: PruningClass) -> dict[int, int]:
+    """Positions that a class holds in each listed expert."""
+    number = {name: k for k, name in enumerate(layer.experts)}
+    prefix = layer.container + "."
+    inside: dict[int, int] = {}
+    for member in pruning_class.coupling.members:
+        child = member.parameter.removeprefix(prefix).partition(".")[0]
+        if member.parameter.startswith(prefix) and (k := number.get(prefix + child)) is not None:
+            inside[k] = max(inside.get(k, 0), member.positions.size)
+    return inside
+
+
+def _by_row(layer: MoELayer, pruning_class: PruningClass, shapes: Shapes) -> Iterator[dict[int, int]]:
+    """Positions that each unit of a class holds in each expert, where rows of one matrix belong to experts in turn."""
+    for member in pruning_class.coupling.members:
+        size = shapes[member.parameter][member.dim] if member.parameter in layer.stacks else 0
+        if size and size % len(layer.experts) == 0:
+            owners = member.positions // (size // len(layer.experts))
+            yield from (Counter(unit) for unit in owners.tolist())
+            return
+
+
+def isolate(layer: MoELayer, classes: Iterable[PruningClass], shapes: Shapes) -> Isolation:
+    """The isolation matrix of a layer; hidden channels are shared by all experts and do not count.
+
+    ``shapes`` are those of the original model's parameters by name.
+    """
+    own, leaks = [0] * len(layer.experts), Counter[tuple[int, int]]()
     for pruning_class in classes:
-        if not _inner(layer, pruning_class, roles):
+        touched = pruning_class.coupling.parameters
+        if pruning_class.role == "hidden" or not any(p.startswith(layer.container + ".") for p in touched):
             continue
-        if layer.fused:
-            confined = pruning_class.experts == count
-            matrix += pruning_class.coupling.size * (np.eye(count, dtype=np.int64) if confined else 1)
-            continue
-        inside = {
-            number: max(
-                (m.positions.size for m in pruning_class.coupling.members if m.parameter.startswith(name + ".")),
-                default=0,
-            )
-            for number, name in enumerate(layer.experts)
-        }
-        for i, mine in inside.items():
-            for j, theirs in inside.items():
-                if mine and theirs:
-                    matrix[i, j] += theirs
-    return matrix
+        size = pruning_class.coupling.size
+        if layer.layout == "listed":
+            parts = [_by_name(layer, pruning_class)]
+        elif layer.layout == "rows":
+            parts = list(_by_row(layer, pruning_class, shapes))
+        elif pruning_class.experts == len(own):  # each expert keeps channels of its own
+            parts = [{k: size} for k in range(len(own))]
+        else:
+            parts = [dict.fromkeys(range(len(own)), size)]
+        for inside in parts:
+            for i, mine in inside.items():
+                own[i] += mine
+                leaks.update({(i, j): count for j, count in inside.items() if j != i} if len(inside) > 1 else {})
+    return Isolation(layer, tuple(own), dict(leaks))
 
 
-def isolation(context: Context) -> list[dict[str, Any]]:
-    """The matrix of every MoE layer, as data for the report."""
-    return [
-        {
-            "layer": layer.name,
-            "experts": list(layer.experts),
-            "matrix": isolation_matrix(layer, context.outcome.classes, context.roles).tolist(),
-        }
-        for layer in context.roles.layers
-    ]
+def isolation(context: Context) -> list[Isolation]:
+    """The isolation matrices of all MoE layers; none if the subject shows no groups."""
+    classes = context.outcome.classes
+    shapes = {name: tuple(p.shape) for name, p in context.original.named_parameters()}
+    return [isolate(layer, classes, shapes) for layer in context.roles.layers if classes]
 
 
 @check("expert-isolation")
@@ -66,17 +106,20 @@ def expert_isolation(context: Context) -> Finding:
         return skipped("the model has no MoE layer")
     if not context.outcome.classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
-    leaks = []
-    empty = []
-    for layer in isolation(context):
-        matrix = np.array(layer["matrix"])
-        for i, j in zip(*np.nonzero(matrix), strict=True):
-            if i != j:
-                leaks.append({"layer": layer["layer"], "from": layer["experts"][i], "to": layer["experts"][j]})
-        empty += [e for e, size in zip(layer["experts"], matrix.diagonal(), strict=True) if not size]
+    found = isolation(context)
+    leaks = [
+        {"layer": one.layer.name, "from": one.layer.experts[i], "to": one.layer.experts[j], "channels": count}
+        for one in found
+        for (i, j), count in one.leaks.items()
+    ]
+    empty = [e for one in found for e, size in zip(one.layer.experts, one.own, strict=True) if not size]
     if leaks:
         first = leaks[0]
-        return failed(f"pruning a channel of {first['from']} also removes channels of {first['to']}", leaks=leaks[:50])
+        return failed(
+            f"pruning a channel of {first['from']} also removes channels of {first['to']}",
+            leaks=leaks[:50],
+            leak_count=len(leaks),
+        )
     if empty:
         return failed(f"{empty[0]} has no group of its own", experts=empty[:50])
     return passed(f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone")

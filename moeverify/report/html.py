@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from moeverify.report.pictures import isolation_picture, router_load
 from moeverify.report.quality import quality_view
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
 
@@ -17,69 +19,61 @@ SYMBOLS = {
     Status.TIMEOUT: "⧖",
     Status.SKIP: "–",
 }
-_MAX_LABELLED = 16
+_MOST_EVIDENCE = 20_000
 
 
-def _matrix(layer: dict[str, Any]) -> dict[str, Any]:
-    """Geometry of an isolation matrix, in SVG units: one square a pair of experts."""
-    matrix = layer["matrix"]
-    count = len(matrix)
-    side = 28 if count <= _MAX_LABELLED else max(3, 448 // count)
-    cells = [
-        {
-            "x": j * side,
-            "y": i * side,
-            "value": value,
-            "kind": "own" if i == j else ("leak" if value else "none"),
-            "title": f"pruning expert {i} removes {value} channels of expert {j}",
-        }
-        for i, row in enumerate(matrix)
-        for j, value in enumerate(row)
-    ]
-    leaks = sum(bool(v) for i, row in enumerate(matrix) for j, v in enumerate(row) if i != j)
+def _pretty(value: Any) -> str:
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text if len(text) <= _MOST_EVIDENCE else text[:_MOST_EVIDENCE] + "\n... (cut; report.json has it all)"
+
+
+def render(template: str, **content: Any) -> str:
+    """A template with everything that comes from a model or an error escaped."""
+    environment = Environment(
+        loader=PackageLoader("moeverify.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["pretty"] = _pretty
+    return environment.get_template(template).render(
+        symbols={s.value: symbol for s, symbol in SYMBOLS.items()},
+        problems=[s.value for s in PROBLEMS],
+        **content,
+    )
+
+
+def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    by_check = {v["check"]: v for v in verdicts}
+    tokens = by_check.get("forward-every-expert", {}).get("evidence", {}).get("tokens", {})
     return {
-        "layer": layer["layer"],
-        "cells": cells,
-        "side": side,
-        "size": side * count,
-        "labels": count <= _MAX_LABELLED,
-        "count": count,
-        "leaks": leaks,
+        "id": f"case-{number}",
+        "source": key[0],
+        "subject": key[1],
+        "by_check": by_check,
+        "verdicts": verdicts,
+        "problem": any(v["status"] in PROBLEMS for v in verdicts),
+        "facts": facts,
+        "quality": quality_view(facts),
+        "matrices": [isolation_picture(layer) for layer in facts.get("isolation", [])],
+        "loads": router_load(tokens),
     }
 
 
 def render_html(result: VerificationResult) -> str:
-    """The report as one string; everything that comes from a model or an error is escaped."""
-    environment = Environment(
-        loader=PackageLoader("moeverify.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    """The report as one string."""
     document = json.loads(result.to_json())
-    checks = list(dict.fromkeys(v.check for v in result.verdicts))
     keys = list(dict.fromkeys((v.source, v.subject) for v in result.verdicts))
     facts = {(c["source"], c["subject"]): c["facts"] for c in document["cases"]}
-    rows = []
-    for number, key in enumerate(keys):
-        verdicts = [v for v in document["verdicts"] if (v["source"], v["subject"]) == key]
-        known = facts.get(key, {})
-        rows.append(
-            {
-                "id": f"case-{number}",
-                "source": key[0],
-                "subject": key[1],
-                "by_check": {v["check"]: v for v in verdicts},
-                "verdicts": verdicts,
-                "problem": any(v["status"] in PROBLEMS for v in verdicts),
-                "facts": known,
-                "quality": quality_view(known),
-                "matrices": [_matrix(layer) for layer in known.get("isolation", [])],
-            }
-        )
-    return environment.get_template("report.html.j2").render(
+    rows = [
+        _row(n, key, [v for v in document["verdicts"] if (v["source"], v["subject"]) == key], facts.get(key, {}))
+        for n, key in enumerate(keys)
+    ]
+    return render(
+        "report.html.j2",
         result=document,
         ok=result.ok,
         rows=rows,
-        checks=checks,
-        symbols={s.value: symbol for s, symbol in SYMBOLS.items()},
-        problems=[s.value for s in PROBLEMS],
+        checks=list(dict.fromkeys(v.check for v in result.verdicts)),
     )

@@ -1,0 +1,68 @@
+"""Small pictures of a report as plain data: their geometry is computed here, templates only draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LABELLED = 16
+_DRAWN = 64
+_SIDE = 28
+_LARGE = 448
+
+
+def isolation_picture(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The isolation matrix of a layer: one square a pair of experts, in SVG units.
+
+    The diagonal of a layer with many experts is one line. Row ``i``, column ``j``: channels of expert ``j`` that go
+    when a channel of expert ``i`` is pruned.
+    """
+    count = len(layer["own"])
+    side = _SIDE if count <= _LABELLED else max(1.0, _LARGE / count)
+    own = [(i, i, value) for i, value in enumerate(layer["own"])] if count <= _DRAWN else []
+    cells = [
+        {
+            "x": round(j * side, 2),
+            "y": round(i * side, 2),
+            "value": value,
+            "kind": "own" if i == j else "leak",
+            "title": f"pruning expert {i} removes {value} channels of expert {j}",
+        }
+        for i, j, value in [*own, *layer["leaks"]]
+    ]
+    return {
+        "layer": layer["layer"],
+        "cells": cells,
+        "side": side,
+        "size": round(side * count, 2),
+        "labels": count <= _LABELLED,
+        "diagonal": count > _DRAWN,
+        "count": count,
+        "leaks": layer["leak_count"],
+    }
+
+
+def router_load(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Tokens that reached each expert, one picture a MoE layer: bars in SVG units, in the experts' order."""
+    layers: dict[str, list[tuple[str, int]]] = {}
+    for name, count in tokens.items():
+        # experts.3 or experts[3]: the container is what stands before the number.
+        layers.setdefault(name.rstrip("]0123456789").rstrip(".["), []).append((name, count))
+    pictures = []
+    for layer, experts in layers.items():
+        most = max(max(count for _, count in experts), 1)
+        width = max(3.0, min(_SIDE, _LARGE / len(experts)))
+        bars = [
+            {
+                "x": round(k * width, 2),
+                "height": round(60 * count / most, 2),
+                "title": f"{name}: {count} tokens",
+            }
+            for k, (name, count) in enumerate(experts)
+        ]
+        counts = [count for _, count in experts]
+        pictures.append(
+            {"layer": layer, "bars": bars, "bar": round(width - 1, 2), "width": round(width * len(experts), 2),
+             "least": min(counts), "most": max(counts), "count": len(experts)}
+        )  # fmt: skip
+    return pictures
