@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.configuration import Adjustment
+from moeverify.pruning.configuration.document import Path
+from moeverify.pruning.folds import Fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +35,17 @@ class Cut:
 class Plan:
     """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``.
 
-    ``adjustments`` names the classes that keep another number of units than was asked, and why.
+    ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
+    the weights that take over a constant of the architecture. ``adjustments`` names the classes that keep another
+    number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a file.
     """
 
     cuts: tuple[Cut, ...]
     keep: Mapping[tuple[str, int], np.ndarray]
     adjustments: tuple[Adjustment, ...] = ()
+    sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    entries: Mapping[Path, int] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a parameter or buffer after the plan."""
@@ -67,4 +74,4 @@ def make_plan(
                 removed.setdefault(key, []).append(member.positions[gone].ravel())
     for key, parts in removed.items():
         keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
-    return Plan(tuple(cuts), keep, tuple(adjustments))
+    return Plan(tuple(cuts), keep, tuple(adjustments), {key: sizes[key] for key in keep})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,6 @@ from moeverify.pruning.configuration import (
     ConfigUpdate,
     Expression,
     Probe,
-    apply_update,
     express,
     has_config,
     plan_update,
@@ -314,7 +314,8 @@ class MoEPruner:
         places = {(m.parameter, m.dim) for cut in cuts for m in cut.pruning_class.coupling.members}
         sizes = {place: self.DG.live.size(place) for place in places}
         adjustments = [*self._stopped, *(() if expression is None else expression.adjustments)]
-        return make_plan(cuts, sizes, adjustments)
+        plan = make_plan(cuts, sizes, adjustments)
+        return plan if expression is None else replace(plan, entries=expression.entries)
 
     def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
         """The counts that the model's configuration can say; ``None`` if it has no configuration."""

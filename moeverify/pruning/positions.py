@@ -1,0 +1,35 @@
+"""Sets of positions as short text, so that a plan for a large model stays a small file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def to_text(positions: Iterable[int]) -> str:
+    """Ascending positions as runs.
+
+    >>> to_text([0, 1, 2, 5, 8, 9])
+    '0-2,5,8-9'
+    """
+    values = np.asarray(list(positions), dtype=np.int64)
+    if not len(values):
+        return ""
+    breaks = np.flatnonzero(np.diff(values) != 1)
+    starts, ends = values[np.r_[0, breaks + 1]], values[np.r_[breaks, len(values) - 1]]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def from_text(text: str) -> np.ndarray:
+    """The inverse of ``to_text``. Raises ``ValueError`` if the positions do not ascend.
+
+    >>> from_text("0-2,5").tolist()
+    [0, 1, 2, 5]
+    """
+    runs = [run.partition("-") for run in text.split(",") if run]
+    parts = [np.arange(int(first), int(last or first) + 1) for first, _, last in runs]
+    values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    if (np.diff(values) <= 0).any() or any(not len(part) for part in parts):
+        raise ValueError(f"positions do not ascend: {text[:80]}")
+    return values
