@@ -23,13 +23,12 @@ class PruningRefused(MoEVerifyError):
     """A pruning request that cannot be honoured; nothing was changed."""
 
 
-<<<<<<< HEAD
 class BoundaryRefused(PruningRefused):
     """A group that would take channels of two routed experts: the expert boundary keeps them apart (G4)."""
-=======
+
+
 class PlanError(MoEVerifyError):
     """A plan document that cannot be read, or was made for another model."""
->>>>>>> 8e80cf3 (A plan as a document: positions of each parameter, new entries, digest of the weights it was made for)
 
 
 class ReportError(MoEVerifyError):

@@ -35,12 +35,14 @@ from moeverify.pruning.configuration import (
     ConfigUpdate,
     Expression,
     Probe,
+    apply_update,
     express,
     has_config,
     plan_update,
     wanted_shapes,
 )
 from moeverify.pruning.expansion import MAX_EXPANSIONS
+from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.groups import PruningGroup
 from moeverify.pruning.heads import head_counts_after, write_head_counts
@@ -362,7 +364,7 @@ class MoEPruner:
         heads = head_counts_after(self.num_heads, plan, self.DG)
         apply_plan(self.model, plan, self.DG.nodes.own_functions())
         self.DG.carried_out(plan)
-        self._follow(heads)
+        self._follow(plan, heads)
         self.last_plan = plan
         return plan
 
@@ -377,8 +379,9 @@ class MoEPruner:
             heads = head_counts_after(self.num_heads, plan, self.DG)
             rehearse(self.DG, plan, heads, self.example_inputs, self.forward_fn)
 
-    def _follow(self, heads: Mapping[str, tuple[int, int]]) -> None:
-        """Bring in step what says sizes: configuration, head counts."""
+    def _follow(self, plan: Plan, heads: Mapping[str, tuple[int, int]]) -> None:
+        """Bring in step what follows from sizes: folded constants, configuration, head counts."""
+        apply_folds(self.model, plan.folds)
         if self._update is not None:
             apply_update(self.model, self._update)
         else:
@@ -389,7 +392,7 @@ class MoEPruner:
         heads = head_counts_after(self.num_heads, plan, self.DG)
         yield from cut_groups(self.DG, plan)
         self.last_plan = plan
-        self._follow(heads)
+        self._follow(plan, heads)
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]

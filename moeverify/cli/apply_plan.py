@@ -1,0 +1,39 @@
+"""``moeverify apply-plan``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeverify.cli.app import app
+from moeverify.cli.options import Device, Seed, TrustRemoteCode
+from moeverify.cli.stages import stages, tell_saved
+from moeverify.pruning.checkpoint import apply_plan_file
+
+
+@app.command("apply-plan")
+def apply_plan_command(
+    plan: Annotated[Path, typer.Argument(help="A plan that `moeverify prune` wrote.")],
+    base: Annotated[str, typer.Argument(help="The model that the plan was made for.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the pruned checkpoint.")],
+    device: Device = "cpu",
+    seed: Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """Make a pruned checkpoint again from its plan and its base, byte for byte."""
+    with stages() as progress:
+        done = apply_plan_file(
+            plan,
+            base,
+            out,
+            device=device,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    tell_saved(done)
+    return 0
