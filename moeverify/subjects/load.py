@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moeverify.errors import SourceError, UsageError
-from moeverify.subjects.moe import prune_moe
+from moeverify.subjects.moe import prune_moe, prune_moe_experts
 from moeverify.subjects.protocol import Subject, adapt
 from moeverify.subjects.torch_pruning import fork_package, prune_stock, use_fork
 
-BUILT_IN: dict[str, Subject] = {"moe": prune_moe, "torch-pruning": prune_stock}
-FORMS = "moe, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
+BUILT_IN: dict[str, Subject] = {"moe": prune_moe, "moe-experts": prune_moe_experts, "torch-pruning": prune_stock}
+FORMS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
 
 
 def find_attribute(name: str) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
+from moeverify.pruning.classes import ROLES, PruningClass
+from moeverify.pruning.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
 from moeverify.roles import Roles
 from moeverify.subjects.protocol import Pruned
@@ -20,8 +23,9 @@ def make_moe_pruner(
     *,
     round_to: int | None = 4,
     roles: Roles | None = None,
+    ratios: Mapping[str, float] | None = None,
 ) -> MoEPruner:
-    """The guide's basic call (G9)."""
+    """The guide's basic call (G9), with ``ratios`` for single roles."""
     head = getattr(model, "lm_head", None)
     return MoEPruner(
         model,
@@ -31,6 +35,7 @@ def make_moe_pruner(
         ignored_layers=[head] if head is not None else [],
         round_to=round_to,
         roles=roles,
+        ratios=ratios,
     )
 
 
@@ -46,14 +51,26 @@ def prune_moe(
     """Our own pruner, called as the guide calls it; ``round_to`` and ``roles`` for models that need others."""
     torch.manual_seed(seed)
     pruner = make_moe_pruner(model, example_inputs, pruning_ratio, round_to=round_to, roles=roles)
+    return _told(pruner, pruner.step(), pruner.DG.classes)
+
+
+def prune_moe_experts(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
+    """Our own pruner on the routed experts' intermediate channels alone: most of the weights, little of the quality."""
+    torch.manual_seed(seed)
+    others = {role: 0 for role in ROLES if role != "routed_experts"}
+    pruner = make_moe_pruner(model, example_inputs, pruning_ratio, ratios=others)
     plan = pruner.step()
+    return _told(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))
+
+
+def _told(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) -> Pruned:
     couplings = pruner.DG.couplings
     frozen = {}
     for item in couplings.frozen:
         whole = f"{item.parameter} dim {item.dim}"
         frozen[whole] = {"where": whole, "operation": item.operation, "reason": item.reason}
     return Pruned(
-        classes=pruner.DG.classes,
+        classes=classes,
         plan=plan,
         expansions=pruner.DG.expansions,
         frozen=tuple(frozen.values()),

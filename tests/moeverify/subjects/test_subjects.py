@@ -110,7 +110,7 @@ def test_a_fork_by_its_folder(fork, monkeypatch):
 
 
 def test_wrong_names_are_refused_in_one_line(tmp_path):
-    with pytest.raises(UsageError, match="unknown subject 'mou'; use moe, torch-pruning"):
+    with pytest.raises(UsageError, match="unknown subject 'mou'; use moe, moe-experts, torch-pruning"):
         load_subject("mou")
     with pytest.raises(SourceError, match="cannot import nowhere:f"):
         load_subject("nowhere:f")
