@@ -29,7 +29,7 @@ from moeverify.pruning.live import LiveIndex
 from moeverify.pruning.nodes import Nodes
 from moeverify.pruning.plan import Plan
 from moeverify.pruning.search import GroupSearch
-from moeverify.pruning.selection import has_root, is_ignored, root_member
+from moeverify.pruning.selection import all_groups, is_ignored, root_member
 from moeverify.pruning.sites import is_depthwise
 from moeverify.roles import FoundRoles, Roles, find_roles
 
@@ -261,19 +261,19 @@ class MoEDependencyGraph(tp.DependencyGraph):
         ignored_layers: Sequence[nn.Module] = (),
         root_module_types: Sequence[Any] = (ops.TORCH_CONV, ops.TORCH_LINEAR),
     ) -> Iterator[PruningGroup]:
-        """One full group for each class that has a root of these types and cuts no ignored layer's outputs.
+        """One full group for each layer of these types whose outputs can be cut and were in no group before.
 
-        A matrix outside of torch's layers, such as fused experts, counts as a linear layer. The model's outputs are
-        not among them: cutting those changes what the model answers.
+        A matrix outside of torch's layers, such as fused experts, counts as a linear layer. No group cuts an ignored
+        layer's outputs, nor the model's own: cutting those changes what the model answers.
         """
-        for pruning_class in self.classes:
-            if has_root(self, pruning_class, root_module_types) and not self.is_ignored(pruning_class, ignored_layers):
-                yield self.group_of(pruning_class)
+        return all_groups(self, self._ignored(ignored_layers), tuple(root_module_types))
+
+    def _ignored(self, layers: Sequence[nn.Module]) -> set[nn.Module]:
+        return {m for layer in (*layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
 
     def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
         """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
-        layers = {m for layer in (*ignored_layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
-        return is_ignored(self, pruning_class, layers)
+        return is_ignored(self, pruning_class, self._ignored(ignored_layers))
 
     def check_pruning_group(self, group: PruningGroup) -> bool:
         """Whether something is left of every layer and parameter after the group is pruned."""

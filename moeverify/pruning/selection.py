@@ -1,14 +1,17 @@
-"""Questions about one coupling class: its root, whether it may be cut, which others are like it."""
+"""Which classes may be cut, from which root, and which of them are alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from moeverify.coupling.solve import Member
+from moeverify.errors import BoundaryRefused
 from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.groups import Place, PruningGroup
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph import MoEDependencyGraph
@@ -62,3 +65,22 @@ def structure(graph: MoEDependencyGraph, pruning_class: PruningClass) -> tuple:
         for member, end in graph.nodes.ends(pruning_class.coupling)
     ]
     return pruning_class.role, tuple(sorted(parts))
+
+
+def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[Any, ...]) -> Iterator[PruningGroup]:
+    """One full group for each root, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
+    roots: dict[Place, list[tuple[PruningClass, np.ndarray]]] = {}
+    for pruning_class in graph.classes:
+        if not has_root(graph, pruning_class, types) or is_ignored(graph, pruning_class, ignored):
+            continue
+        member = root_member(graph, pruning_class)
+        roots.setdefault((member.parameter, member.dim), []).append((pruning_class, member.positions))
+    for place, parts in roots.items():
+        try:
+            if len(parts) == 1:
+                yield graph.group_of(parts[0][0])
+            else:
+                positions = np.sort(np.concatenate([positions.ravel() for _, positions in parts]))
+                yield graph.group_at(place, graph.live.original(place, positions))
+        except BoundaryRefused:
+            continue  # it would take two routed experts along
