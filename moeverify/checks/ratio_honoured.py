@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.rounding import kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
@@ -14,19 +15,25 @@ ROUNDING = 4
 def ratio_honoured(context: Context) -> Finding:
     """Proves that each prunable class lost the share that was asked for, counted in the pruned weights.
 
-    Sizes may be rounded down to a multiple of four; at least one head group stays. For a subject without groups
+    Sizes may be rounded down to a multiple of four; at least one head group stays. A class that the subject's plan
+    names as adjusted, with the rule of the configuration that asks for it, must keep what the plan says, and is told in
+    the message. For a subject without groups
     every dimension that shrank is held to the ratio, give or take a tenth and the rounding, attention excepted.
     """
     after = {n: p.shape for n, p in context.pruned.named_parameters()}
     before = {n: p.shape for n, p in context.original.named_parameters()}
     wrong = []
     counted = 0
+    plan = context.outcome.plan
+    adjusted = {_key(a.pruning_class): a for a in (plan.adjustments if plan is not None else ())}
     for pruning_class in context.outcome.classes:
         size = pruning_class.coupling.size
         if size < 2:
             continue
         wanted = kept_units(size, context.pruning_ratio)
         low, high = (max(wanted, 1),) * 2 if pruning_class.role == "heads" else (max(wanted - ROUNDING + 1, 1), wanted)
+        if (adjustment := adjusted.get(_key(pruning_class))) is not None:
+            low = high = adjustment.kept
         for member in pruning_class.coupling.members:
             if member.buffer or member.positions.size != before[member.parameter][member.dim]:
                 continue
@@ -53,4 +60,12 @@ def ratio_honoured(context: Context) -> Finding:
         )
     if not counted:
         return failed("no prunable dimension lost anything", ratio=context.pruning_ratio)
-    return passed(f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding")
+    said = f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding"
+    if adjusted:
+        first = next(iter(adjusted.values()))
+        said += f"; {len(adjusted)} classes adjusted, such as {first}"
+    return passed(said, adjusted=[str(a) for a in adjusted.values()])
+
+
+def _key(pruning_class: PruningClass) -> tuple[str, int, frozenset[str]]:
+    return pruning_class.name, pruning_class.coupling.size, pruning_class.coupling.parameters

@@ -51,7 +51,8 @@ def prune_moe(
     """Our own pruner, called as the guide calls it; ``round_to`` and ``roles`` for models that need others."""
     torch.manual_seed(seed)
     pruner = make_moe_pruner(model, example_inputs, pruning_ratio, round_to=round_to, roles=roles)
-    return _told(pruner, pruner.step(), pruner.DG.classes)
+    classes = pruner.DG.classes  # as they are before; the graph follows what is pruned
+    return _told(pruner, pruner.step(), classes)
 
 
 def prune_moe_experts(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
