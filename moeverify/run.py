@@ -149,7 +149,7 @@ def verify(
                 _run_here(case, loaded, None if isinstance(subject, str) else subject, collector)
         elif left:
             load_subject(base.subject)  # an unknown subject is a wrong call, not a verdict of each case
-            _run_isolated(left, Limits(timeout, memory), workers, collector)
+            run_isolated(left, Limits(timeout, memory), workers, collector)
         result = VerificationResult(
             verdicts=tuple(v for case in cases for v in _ordered(collector.verdicts.get(case.source, {}).values())),
             cases=tuple(facts for case in cases if (facts := collector.facts.get(case.source)) is not None),
@@ -210,7 +210,7 @@ def _run_here(case: Case, loaded: LoadedModel | None, subject: Subject | None, l
     listen(CaseFinished(case, facts[0] if facts else None))
 
 
-def _run_isolated(cases: Sequence[Case], limits: Limits, workers: int | None, listen: Listener) -> None:
+def run_isolated(cases: Sequence[Case], limits: Limits, workers: int | None, listen: Listener) -> None:
     """Cases in processes of their own, several at a time, in order."""
     cores = os.cpu_count() or 1
     count = max(1, min(workers or cores, len(cases)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,7 @@ from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Ratio, Seed, So
 from moeverify.cli.progress import watch
 from moeverify.cli.summary import print_summary
 from moeverify.evaluation.settings import QualitySettings, parse_ratios
+from moeverify.report.annotations import github_annotations
 from moeverify.run import verify
 from moeverify.subjects import FORMS
 
@@ -74,6 +77,9 @@ def verify_command(
         if json:
             result.write_json(json)
         print_summary(result, folder / "report.html")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in github_annotations(result):
+            print(line, file=sys.stderr)
     return result.exit_code
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from moeverify.compare import Comparison
 from moeverify.report.pictures import isolation_picture, router_load
 from moeverify.report.quality import quality_view
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
@@ -77,3 +78,8 @@ def render_html(result: VerificationResult) -> str:
         rows=rows,
         checks=list(dict.fromkeys(v.check for v in result.verdicts)),
     )
+
+
+def render_comparison(comparison: Comparison, before: VerificationResult, after: VerificationResult) -> str:
+    """Two runs side by side as one string."""
+    return render("compare.html.j2", comparison=comparison, before=before, after=after)

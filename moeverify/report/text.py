@@ -11,19 +11,19 @@ _MOST_LINES = 40
 _MOST_ITEMS = 12
 
 
-def _shortened(value: Any) -> Any:
+def shortened(value: Any) -> Any:
     """Long lists cut, so that evidence of a big model can be read."""
     if isinstance(value, dict):
-        return {k: _shortened(v) for k, v in value.items()}
+        return {k: shortened(v) for k, v in value.items()}
     if isinstance(value, list) and len(value) > _MOST_ITEMS:
-        return [*map(_shortened, value[:_MOST_ITEMS]), f"... {len(value) - _MOST_ITEMS} more"]
-    return [_shortened(v) for v in value] if isinstance(value, list) else value
+        return [*map(shortened, value[:_MOST_ITEMS]), f"... {len(value) - _MOST_ITEMS} more"]
+    return [shortened(v) for v in value] if isinstance(value, list) else value
 
 
 def describe_problem(verdict: Verdict) -> str:
     """What is wrong in one line, the evidence, and the line that reproduces it."""
     lines = [f"{verdict.source} {verdict.check}: {verdict.status.value}: {verdict.message}"]
-    evidence = _shortened(verdict.to_dict()["evidence"])
+    evidence = shortened(verdict.to_dict()["evidence"])
     for key, value in evidence.items():
         if key in ("traceback", "output", "stderr"):
             lines += [f"  {key}:", *(f"    {line}" for line in str(value).splitlines()[-_MOST_LINES:])]

@@ -55,3 +55,7 @@ def eats_memory(model, example_inputs, *, pruning_ratio, seed):
 def slow(model, example_inputs, *, pruning_ratio, seed):
     time.sleep(0.5)
     return prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+
+
+def slow_without_groups(model, example_inputs, *, pruning_ratio, seed):
+    prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)

@@ -13,7 +13,7 @@
       if (hit && element.parentNode === body) { shown += 1; }
     });
     document.getElementById("empty").hidden = shown > 0;
-    document.getElementById("shown").textContent = shown + " of " + rows + " models";
+    document.getElementById("shown").textContent = shown + " of " + rows + " " + (table.dataset.unit || "models");
   }
 
   function sort(button) {

@@ -1,0 +1,60 @@
+"""``moeverify baseline record`` and ``moeverify baseline compare``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeverify import baseline
+from moeverify.cli.app import app
+from moeverify.cli.options import Seed, SourceNames
+from moeverify.cli.progress import watch
+from moeverify.subjects import FORMS
+
+commands = typer.Typer(help="Keep the groups of every source in a file; see what a change of a pruner did to them.")
+app.add_typer(commands, name="baseline")
+
+File = Annotated[Path, typer.Option("--file", help="The baseline file.")]
+Subject = Annotated[str, typer.Option(help=f"The pruner: {FORMS}.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one model may take.", min=0.1)]
+DEFAULT = Path("moeverify-baseline.json")
+
+
+@commands.command("record")
+def record_command(
+    sources: SourceNames = None,
+    file: File = DEFAULT,
+    subject: Subject = "moe",
+    seed: Seed = 0,
+    timeout: Timeout = 120.0,
+) -> None:
+    """Write the groups of every source into a baseline file."""
+    with watch() as listen:
+        found = baseline.record(sources or (), subject=subject, seed=seed, timeout=timeout, listen=listen)
+    baseline.save(found, file)
+    typer.echo(f"baseline of {len(found.groups)} models: {file.resolve()}")
+
+
+@commands.command("compare")
+def compare_command(
+    file: File = DEFAULT,
+    subject: Annotated[str | None, typer.Option(help="Another pruner than the one recorded.")] = None,
+    seed: Seed = 0,
+    timeout: Timeout = 120.0,
+) -> int:
+    """Build the groups of the recorded sources again and say what differs. Exit code 1 if anything does."""
+    old = baseline.read_baseline(file)
+    with watch() as listen:
+        new = baseline.record(
+            list(old.groups), subject=subject or old.subject, seed=seed, timeout=timeout, listen=listen
+        )
+    lines = baseline.differences(old, new)
+    for line in lines:
+        typer.echo(line)
+    moved = [f"{k} {old.versions.get(k)} → {v}" for k, v in new.versions.items() if old.versions.get(k) != v]
+    if moved:
+        typer.echo(f"versions: {', '.join(moved)}")
+    typer.echo(f"✗ {len(lines)} differences" if lines else f"✓ the groups of {len(new.groups)} models are as recorded")
+    return 1 if lines else 0

@@ -1,0 +1,21 @@
+"""Problems as annotations of GitHub Actions, so that a pull request shows them."""
+
+from __future__ import annotations
+
+from moeverify.verdict import PROBLEMS, VerificationResult
+
+
+def _escape(text: str, *, title: bool = False) -> str:
+    for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
+        text = text.replace(character, code)
+    return text.replace(":", "%3A").replace(",", "%2C") if title else text
+
+
+def github_annotations(result: VerificationResult) -> list[str]:
+    """One workflow command a problem, by the rules of GitHub's workflow commands."""
+    return [
+        f"::error title={_escape(f'{v.source} {v.check}: {v.status.value}', title=True)}::"
+        + _escape(f"{v.message}\nreproduce: {v.reproduce}")
+        for v in result.verdicts
+        if v.status in PROBLEMS
+    ]

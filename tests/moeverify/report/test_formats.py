@@ -1,0 +1,128 @@
+"""HTML, JUnit, annotations, comparison and bug report are drawn from the same result."""
+
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+from sample_results import HOSTILE, facts, mixed, result, verdict
+
+from moeverify.compare import compare, read_result
+from moeverify.errors import ReportError, UsageError
+from moeverify.report.annotations import github_annotations
+from moeverify.report.bug_report import bug_report
+from moeverify.report.html import render_comparison, render_html
+from moeverify.report.junit import render_junit
+from moeverify.report.scrub import scrub, scrub_data
+from moeverify.verdict import Status, VerificationResult
+
+
+class Tags(HTMLParser):
+    """Tags and ids of a page, and whether every table has a caption."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.ids, self.images = [], [], 0
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
+        assert not any(name.startswith("on") and name != "onsubmit" for name, _ in attributes)
+
+
+def test_html_is_self_contained_escaped_and_captioned():
+    page = render_html(mixed())
+    tags = Tags(page)
+    assert tags.tags.count("script") == 1
+    assert "img" not in tags.tags
+    assert tags.tags.count("table") == tags.tags.count("caption") > 3
+    assert len(tags.ids) == len(set(tags.ids))
+    assert "<script>alert" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "3 experts, 1 leak<" in page
+    assert "between 5 and 7 tokens an expert" in page
+
+
+def test_junit_counts_as_the_result_does():
+    root = ET.fromstring(render_junit(mixed()))
+    assert [(s.get("tests"), s.get("failures"), s.get("errors")) for s in root] == [
+        ("2", "0", "0"), ("2", "1", "0"), ("1", "0", "1"),
+    ]  # fmt: skip
+    assert root[2].get("name").startswith(HOSTILE)
+
+
+def test_a_document_of_another_schema_is_refused(tmp_path):
+    text = mixed().to_json()
+    assert VerificationResult.from_json(text).summary == mixed().summary
+    with pytest.raises(ReportError, match="status"):
+        VerificationResult.from_json(text.replace('"timeout",', '"hung",'))
+    with pytest.raises(ReportError, match="not a JSON document"):
+        VerificationResult.from_json(text[:-20])
+    with pytest.raises(ReportError, match="name a report folder"):
+        read_result(tmp_path)
+
+
+def test_annotations_are_single_lines():
+    lines = github_annotations(result(verdict("a:b,c", "shapes", Status.FAIL, "50 %\nwrong")))
+    assert lines == [
+        "::error title=a%3Ab%2Cc shapes%3A fail::50 %25%0Awrong%0Areproduce: moeverify verify a:b,c",
+    ]
+
+
+def test_comparison_tells_what_became_worse():
+    before = result(verdict("m", "shapes", Status.PASS), verdict("m", "reload", Status.FAIL), cases=(facts("m"),))
+    after = result(
+        verdict("m", "shapes", Status.FAIL),
+        verdict("m", "reload", Status.PASS),
+        verdict("n", "shapes", Status.PASS),
+        cases=(facts("m", parameters_after=500),),
+        versions={"torch": "3"},
+    )
+    found = compare(before, after)
+    assert {(c.source, c.check): c.kind for c in found.changes} == {
+        ("m", "shapes"): "worse", ("m", "reload"): "better", ("n", "shapes"): "new",
+    }  # fmt: skip
+    assert not found.ok
+    assert {d.where for d in found.differences} == {"versions torch", "m parameters after"}
+    assert compare(before, before).ok
+    assert "▼ worse" in render_comparison(found, before, after)
+
+
+def test_a_check_that_no_longer_passes_is_worse():
+    before, after = result(verdict("m", "reload", Status.PASS)), result(verdict("m", "reload", Status.SKIP))
+    assert not compare(before, after).ok
+
+
+def test_bug_report_has_everything_and_nothing_private(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MY_API_TOKEN", "abc123456789")
+    trace = (
+        f'File "{tmp_path}/model.py", line 3\n  key=hf_abcdefghijklmnop https://me:pw@host/x abc123456789 /home/alice/x'
+    )
+    text = bug_report(
+        result(
+            verdict("zoo:good", "shapes", Status.PASS),
+            verdict("zoo:bad", "terminates", Status.ERROR, "crashed", traceback=trace),
+            cases=(facts("zoo:bad", config={"hidden_size": 8, "access_token": "xyz"}),),
+        )
+    )
+    for wanted in (
+        "zoo:bad",
+        '"hidden_size": 8',
+        "Type `toy`",
+        '"pruning_ratio": 0.5',
+        "torch 2",
+        "line 3",
+        "moeverify verify zoo:bad",
+    ):
+        assert wanted in text
+    for private in (str(tmp_path), "hf_abcdefghijklmnop", "abc123456789", "alice", "me:pw", "xyz", "zoo:good"):
+        assert private not in text
+    with pytest.raises(UsageError, match="no source 'nobody'"):
+        bug_report(mixed(), "nobody")
+
+
+def test_scrub_leaves_ordinary_text_alone():
+    text = "model.layers.0.mlp.experts.gate_up_proj keeps 16 of 32, wanted 24 (2.5e-09)"
+    assert scrub(text) == text
+    assert scrub_data({"num_tokens": 5, "tokens": {"a": 1}}) == {"num_tokens": 5, "tokens": {"a": 1}}
