@@ -13,7 +13,7 @@ from moeverify.case import Case
 from moeverify.errors import MoEVerifyError
 from moeverify.events import CaseFinished, Event, VerdictReached
 from moeverify.isolate import Limits, Worker
-from moeverify.pruning.pruner import check_ratio
+from moeverify.pruning.arguments import check_ratio
 from moeverify.report.text import describe_problem
 from moeverify.run import select_checks
 from moeverify.sources import expand_sources, parse_dtype

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from moeverify.errors import UsageError
 from moeverify.pruning.classes import ROLES, PruningClass
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph import MoEDependencyGraph
 
 # Other words that users write for a role.
 SPELLINGS = {
@@ -117,7 +120,6 @@ class Request:
     global_pruning: bool = False
     isomorphic: bool = False
     expert_ranking: str | None = None
-    round_to: int | None = None
 
     def ratio(self, pruning_class: PruningClass, outputs: Iterable[nn.Module], step: int) -> float:
         """The ratio of a class after ``step``: by layer, else by role, else the common one."""
@@ -153,3 +155,55 @@ class Request:
             return None
         # A role with a ratio of its own is ranked apart: one threshold cannot meet two ratios.
         return ("global", pruning_class.role if pruning_class.role in self.by_role else "")
+
+
+def make_request(
+    graph: MoEDependencyGraph,
+    *,
+    steps: int,
+    scheduler: Callable[[float, int], Sequence[float]],
+    pruning_ratio: float,
+    by_role: Mapping[str, float],
+    by_layer: Mapping[Any, float],
+    prune_shared_experts: bool,
+    num_heads: Mapping[nn.Module, int],
+    prune_num_heads: bool,
+    head_ratio: float,
+    head_ratios: Mapping[nn.Module, float],
+    **ranking: Any,
+) -> Request:
+    """A request from a pruner's arguments; ``ranking`` goes to ``Request`` as it is.
+
+    A key of ``by_layer`` is a layer (or its path) or a tuple of them. Raises ``UsageError`` for what cannot be meant.
+    """
+
+    def schedule(ratio: Any, name: str, zero: bool = True) -> list[float]:
+        return check_schedule(scheduler, check_ratio(ratio, name, zero=zero), steps)
+
+    roles = {role_named(role): schedule(ratio, f"the ratio of {role}") for role, ratio in by_role.items()}
+    if not prune_shared_experts:
+        if any(roles.get("shared_experts", ())):
+            raise UsageError("prune_shared_experts=False, but `ratios` asks for shared experts; drop one of them")
+        roles["shared_experts"] = schedule(0.0, "shared experts")
+    scopes = []
+    for number, (key, ratio) in enumerate(by_layer.items()):
+        given = modules_of(graph.model, key if isinstance(key, tuple) else (key,))
+        layers = tuple(layer for module in given for layer in module.modules())
+        name = ", ".join(graph.name_of(module) for module in given)
+        joint = bool(ranking.get("global_pruning"))
+        scopes.append(UserScope(f"{number}: {name}", layers, schedule(ratio, f"the ratio of {name}"), joint))
+    heads = {
+        layer: schedule(ratio if prune_num_heads else 0.0, "head_pruning_ratio_dict")
+        for module, ratio in head_ratios.items()
+        for layer in module.modules()
+    }
+    named = bool(num_heads or prune_num_heads or head_ratio or head_ratios)
+    return Request(
+        schedule=schedule(pruning_ratio, "the pruning ratio", zero=bool(roles or scopes or head_ratio)),
+        by_role=roles,
+        scopes=scopes,
+        head_schedule=schedule(head_ratio if prune_num_heads else 0.0, "head_pruning_ratio"),
+        head_schedules=heads,
+        heads_named=named,
+        **ranking,
+    )

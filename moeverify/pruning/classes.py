@@ -49,6 +49,14 @@ def _contiguous_blocks(positions: np.ndarray) -> bool:
     return positions.shape[1] > 1 and bool((np.diff(np.sort(positions[:, :2], axis=1), axis=1) == 1).all())
 
 
+def _is_hidden(member: Member, embeddings: set[str], roles: FoundRoles) -> bool:
+    """Whether a member is what an embedding gives or a router reads."""
+    if member.parameter in embeddings:
+        return member.dim == 1
+    owner = member.parameter.rpartition(".")[0]
+    return owner in roles.routers and member.parameter.endswith(".weight") and member.dim == 1
+
+
 def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles) -> tuple[PruningClass, ...]:
     """Give every class its role, from the modules it touches."""
     embeddings = {
@@ -64,11 +72,11 @@ def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRol
         if boundaries != {None} and len(boundaries) == 1:
             (container,) = boundaries
             result.append(PruningClass(coupling, "routed_experts", container or "", fused.get(container or "", 0)))
-        elif any(m.parameter in embeddings and m.dim == 1 for m in coupling.members):
+        elif any(_is_hidden(m, embeddings, roles) for m in coupling.members):
             result.append(PruningClass(coupling, "hidden", ""))
         elif shared != {None} and len(shared) == 1:
             result.append(PruningClass(coupling, "shared_experts", shared.pop() or ""))
-        elif any(_contiguous_blocks(m.positions) for m in coupling.members):
+        elif any(m.dim == 0 and _contiguous_blocks(m.positions) for m in coupling.members):
             result.append(PruningClass(coupling, "heads", where))
         elif "mlp" in where or "ffn" in where or "feed_forward" in where:
             result.append(PruningClass(coupling, "dense_mlp", where))

@@ -266,14 +266,15 @@ class MoEDependencyGraph(tp.DependencyGraph):
         A matrix outside of torch's layers, such as fused experts, counts as a linear layer. No group cuts an ignored
         layer's outputs, nor the model's own: cutting those changes what the model answers.
         """
-        return all_groups(self, self._ignored(ignored_layers), tuple(root_module_types))
+        return all_groups(self, self.ignored_modules(ignored_layers), tuple(root_module_types))
 
-    def _ignored(self, layers: Sequence[nn.Module]) -> set[nn.Module]:
+    def ignored_modules(self, layers: Sequence[nn.Module]) -> set[nn.Module]:
+        """``layers`` and those given to ``build_dependency``, with everything inside them."""
         return {m for layer in (*layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
 
     def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
         """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
-        return is_ignored(self, pruning_class, self._ignored(ignored_layers))
+        return is_ignored(self, pruning_class, self.ignored_modules(ignored_layers))
 
     def check_pruning_group(self, group: PruningGroup) -> bool:
         """Whether something is left of every layer and parameter after the group is pruned."""

@@ -33,8 +33,11 @@ def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -
     ``counts`` gives the old and new count by the path of a projection. An integer attribute with ``head`` in its name
     and the old value, on the module that holds the projection, is a copy of it.
     """
+    changes: list[tuple[nn.Module, str, int]] = []
     for path, (old, new) in counts.items():
         owner = model.get_submodule(path.rpartition(".")[0])
         for name, value in vars(owner).items():
             if "head" in name and "dim" not in name and type(value) is int and value == old:
-                setattr(owner, name, new)
+                changes.append((owner, name, new))
+    for owner, name, new in changes:  # found before the first is written: a new count may be another's old one
+        setattr(owner, name, new)

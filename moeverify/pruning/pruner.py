@@ -15,23 +15,18 @@ from torch_pruning import ops
 from torch_pruning.dependency import Group
 from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
-from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
+from moeverify.errors import PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.arguments import (
     EACH,
     TOGETHER,
-    Request,
-    UserScope,
     check_heads,
-    check_ratio,
-    check_schedule,
+    make_request,
     modules_of,
-    role_named,
 )
-from moeverify.pruning.channel_groups import group_channels
+from moeverify.pruning.candidates import Selection
 from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.configuration import (
-    Adjustment,
     ConfigUpdate,
     Expression,
     Probe,
@@ -39,8 +34,10 @@ from moeverify.pruning.configuration import (
     express,
     has_config,
     plan_update,
+    shapes_of,
     wanted_shapes,
 )
+from moeverify.pruning.configuration.search import find_entries
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
@@ -48,11 +45,8 @@ from moeverify.pruning.groups import PruningGroup
 from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.interactive import cut_groups
 from moeverify.pruning.plan import Cut, Plan, make_plan
-from moeverify.pruning.ranking import Candidate, rank
+from moeverify.pruning.ranking import rank
 from moeverify.pruning.rehearsal import rehearse
-from moeverify.pruning.rounding import kept_units
-from moeverify.pruning.scores import score_units
-from moeverify.pruning.selection import has_root, signature, structure
 from moeverify.roles import Roles
 
 
@@ -119,7 +113,7 @@ class MoEPruner:
         for old, new, value in (
             ("ch_sparsity", "pruning_ratio", ch_sparsity),
             ("ch_sparsity_dict", "pruning_ratio_dict", ch_sparsity_dict),
-            ("channel_groups", "out_channel_groups", channel_groups or None),
+            ("channel_groups", "out_channel_groups", channel_groups),
         ):
             if value is not None:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
@@ -162,45 +156,33 @@ class MoEPruner:
         self.current_step = 0
         self.last_plan: Plan | None = None
         self._update: ConfigUpdate | None = None
-        self._initial: dict[Any, int] = {}
-
-        def schedule(ratio: float) -> list[float]:
-            return check_schedule(iterative_pruning_ratio_scheduler, ratio, iterative_steps)
-
-        by_role = {role_named(r): check_ratio(v, f"the ratio of {r}", zero=True) for r, v in (ratios or {}).items()}
-        if not prune_shared_experts:
-            if by_role.get("shared_experts"):
-                raise UsageError("prune_shared_experts=False, but `ratios` asks for shared experts; drop one of them")
-            by_role["shared_experts"] = 0.0
-        by_layer = pruning_ratio_dict or ch_sparsity_dict or {}
-        may_be_zero = bool(by_role or by_layer or head_pruning_ratio)
-        self.pruning_ratio = check_ratio(pruning_ratio, zero=may_be_zero)
-        head_ratio = check_ratio(head_pruning_ratio, "head_pruning_ratio", zero=True)
-        self.request = Request(
-            schedule=schedule(self.pruning_ratio),
-            by_role={role: schedule(ratio) for role, ratio in by_role.items()},
-            scopes=[self._scope(n, key, r, schedule, global_pruning) for n, (key, r) in enumerate(by_layer.items())],
-            head_schedule=schedule(head_ratio if prune_num_heads else 0.0),
-            head_schedules={
-                layer: schedule(check_ratio(ratio, "head_pruning_ratio_dict", zero=True) if prune_num_heads else 0.0)
-                for module, ratio in (head_pruning_ratio_dict or {}).items()
-                for layer in module.modules()
-            },
-            heads_named=bool(self.num_heads or prune_num_heads or head_ratio or head_pruning_ratio_dict),
+        self._probe: Probe | None = None
+        self.request = make_request(
+            self.DG,
+            steps=iterative_steps,
+            scheduler=iterative_pruning_ratio_scheduler,
+            pruning_ratio=pruning_ratio,
+            by_role=ratios or {},
+            by_layer=pruning_ratio_dict or ch_sparsity_dict or {},
+            prune_shared_experts=prune_shared_experts,
             max_ratio=max_pruning_ratio,
+            num_heads=self.num_heads,
+            prune_num_heads=prune_num_heads,
+            head_ratio=head_pruning_ratio,
+            head_ratios=head_pruning_ratio_dict or {},
             global_pruning=global_pruning,
             isomorphic=isomorphic,
             expert_ranking=expert_ranking,
-            round_to=round_to,
         )
-
-    def _scope(self, number: int, key: Any, ratio: float, schedule: Callable, joint: bool) -> UserScope:
-        """An entry of ``pruning_ratio_dict``: its key is a layer (or its path) or a tuple of them."""
-        given = modules_of(self.model, key if isinstance(key, tuple) else (key,))
-        layers = tuple(layer for module in given for layer in module.modules())
-        name = ", ".join(self.DG.name_of(module) for module in given)
-        return UserScope(
-            f"{number}: {name}", layers, schedule(check_ratio(ratio, f"the ratio of {name}", zero=True)), joint
+        self.pruning_ratio = float(pruning_ratio)
+        self._selection = Selection(
+            self.DG,
+            self.request,
+            self.importance,
+            ignored=set(self.ignored_layers),
+            root_types=self.root_module_types,
+            inputs=self.in_channel_groups,
+            outputs=self.out_channel_groups,
         )
 
     # What Torch-Pruning's users and its importances call.
@@ -228,67 +210,9 @@ class MoEPruner:
         """No regulariser of its own; a subclass may add to the gradients here."""
 
     def _downstream_node_as_root_if_attention(self, group: Group) -> Group:
-        """Torch-Pruning's OBDC importance asks for this; groups here need no other root."""
-        return group
+        return group  # asked for by Torch-Pruning's OBDC importance; groups here need no other root
 
     # From classes to a plan.
-
-    def candidates(self) -> list[Candidate]:
-        """The classes that the present step may cut, with their scores.
-
-        Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen.
-        """
-        found = []
-        self._stopped: list[Adjustment] = []
-        reached: set[nn.Module] = set()
-        for pruning_class in self.DG.classes:
-            outputs = self.DG.nodes.output_layers(pruning_class.coupling)
-            reached.update(outputs)
-            ratio = self.request.ratio(pruning_class, outputs, self.current_step)
-            if ratio == 0 or not self._may_cut(pruning_class):
-                continue
-            try:
-                self.DG.group_of(pruning_class)  # counts the expansions; refuses if they overflow
-            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
-                size = pruning_class.coupling.size
-                self._stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
-                continue
-            grouped = group_channels(pruning_class, self.DG, self.in_channel_groups, self.out_channel_groups)
-            if grouped.coupling.size < 2:
-                continue
-            key_of = signature(grouped)
-            layer = self.DG.found_roles.layer_of(grouped.where)
-            key = self.request.ranked_with(grouped, outputs, structure(self.DG, grouped), layer)
-            initial = self._initial.setdefault(key_of, grouped.coupling.size)
-            if grouped.experts and key is not None and key[0] == "experts":
-                raise PruningRefused(
-                    f"the fused experts of {grouped.where} share one width; rank them each by itself "
-                    f"(expert_ranking={EACH!r})"
-                )
-            found.append(Candidate(grouped, score_units(self.DG, grouped, self.importance), initial, ratio, key))
-        self._refuse_frozen(reached)
-        return found
-
-    def _may_cut(self, pruning_class: PruningClass) -> bool:
-        return (
-            pruning_class.coupling.size > 1
-            and has_root(self.DG, pruning_class, self.root_module_types)
-            and not self.DG.is_ignored(pruning_class, self.ignored_layers)
-        )
-
-    def _refuse_frozen(self, reached: set[nn.Module]) -> None:
-        """A layer that the user gave a ratio of its own must have channels to remove."""
-        for scope in self.request.scopes:
-            prunable = [m for m in scope.layers if isinstance(m, self.root_module_types)]
-            if scope.schedule[self.current_step] == 0 or not prunable or not reached.isdisjoint(scope.layers):
-                continue
-            function = self.DG.get_pruner_of_module(prunable[0]).prune_out_channels
-            try:
-                self.DG.get_pruning_group(prunable[0], function, [0])
-                reason = "they are the model's own outputs"
-            except (PruningRefused, UsageError) as error:
-                reason = str(error)
-            raise PruningRefused(f"the channels of {self.DG.name_of(prunable[0])} cannot be pruned: {reason}")
 
     def plan(self) -> Plan:
         """What ``step`` would remove; nothing is changed.
@@ -303,7 +227,8 @@ class MoEPruner:
 
     def _plan(self) -> Plan:
         self.DG.expansions = 0
-        candidates = {c.pruning_class: c for c in self.candidates()}
+        found, stopped = self._selection.candidates(self.current_step)
+        candidates = {c.pruning_class: c for c in found}
         counts = rank(list(candidates.values()), round_to=self.round_to, max_ratio=self.request.max_ratio)
         expression = self._express(counts)
         if expression is not None:
@@ -315,16 +240,16 @@ class MoEPruner:
                 cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
         places = {(m.parameter, m.dim) for cut in cuts for m in cut.pruning_class.coupling.members}
         sizes = {place: self.DG.live.size(place) for place in places}
-        adjustments = [*self._stopped, *(() if expression is None else expression.adjustments)]
+        adjustments = [*stopped, *(() if expression is None else expression.adjustments)]
         plan = make_plan(cuts, sizes, adjustments)
         return plan if expression is None else replace(plan, entries=expression.entries)
 
     def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
         """The counts that the model's configuration can say; ``None`` if it has no configuration."""
-        self._update = None
+        self._update, self._probe = None, None
         if not has_config(self.model):
             return None
-        probe = Probe(self.model)
+        probe = self._probe = Probe(self.model)
         named = [
             c
             for c in counts
@@ -390,9 +315,27 @@ class MoEPruner:
 
     def _groups(self, plan: Plan) -> Iterator[PruningGroup]:
         heads = head_counts_after(self.num_heads, plan, self.DG)
+        planned = {place: kept.shape[-1] for place, kept in plan.keep.items()}
         yield from cut_groups(self.DG, plan)
+        if any(self.DG.live.size(place) != size for place, size in planned.items()):
+            self._follow_what_was_done()
+            return
         self.last_plan = plan
         self._follow(plan, heads)
+
+    def _follow_what_was_done(self) -> None:
+        """Groups were left out or pruned otherwise: find the configuration of the sizes there are."""
+        if self._probe is None:
+            return
+        wanted = shapes_of(self.model)
+        found = find_entries(self._probe, wanted)
+        if found.wrong:
+            name, dim = found.wrong[0]
+            raise PruningRefused(
+                f"the groups were pruned, but no configuration says the size of dimension {dim} of {name}; the model "
+                "runs in memory and cannot be saved and loaded again"
+            )
+        apply_update(self.model, plan_update(self._probe, found.entries, wanted))
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]

@@ -1,0 +1,105 @@
+"""The classes that one step may cut, with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch_pruning.dependency import Group
+
+from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
+from moeverify.pruning.arguments import EACH, Request
+from moeverify.pruning.channel_groups import group_channels
+from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.configuration import Adjustment
+from moeverify.pruning.graph import MoEDependencyGraph
+from moeverify.pruning.ranking import Candidate
+from moeverify.pruning.rounding import kept_units
+from moeverify.pruning.scores import score_units
+from moeverify.pruning.selection import has_root, is_ignored, signature, structure
+
+
+class Selection:
+    """Chooses classes by a request, and remembers how large they were before the first step."""
+
+    def __init__(
+        self,
+        graph: MoEDependencyGraph,
+        request: Request,
+        importance: Callable[[Group], torch.Tensor | None],
+        *,
+        ignored: set[nn.Module],
+        root_types: tuple[type, ...],
+        inputs: Mapping[nn.Module, int],
+        outputs: Mapping[nn.Module, int],
+    ) -> None:
+        self.graph = graph
+        self.request = request
+        self.importance = importance
+        self.ignored = graph.ignored_modules(list(ignored))
+        self.root_types = root_types
+        self.inputs, self.outputs = inputs, outputs
+        self._initial: dict[Any, int] = {}
+
+    def candidates(self, step: int) -> tuple[list[Candidate], list[Adjustment]]:
+        """What ``step`` may cut, and what the expert boundary keeps from being cut.
+
+        Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
+        overflows.
+        """
+        found: list[Candidate] = []
+        stopped: list[Adjustment] = []
+        reached: set[nn.Module] = set()
+        for pruning_class in self.graph.classes:
+            outputs = self.graph.nodes.output_layers(pruning_class.coupling)
+            reached.update(outputs)
+            ratio = self.request.ratio(pruning_class, outputs, step)
+            if ratio == 0 or not self._may_cut(pruning_class):
+                continue
+            try:
+                self.graph.group_of(pruning_class)
+            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
+                size = pruning_class.coupling.size
+                stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
+                continue
+            grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
+            if grouped.coupling.size > 1:
+                found.append(self._candidate(grouped, outputs, ratio))
+        self._refuse_frozen(reached, step)
+        return found, stopped
+
+    def _candidate(self, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float) -> Candidate:
+        layer = self.graph.found_roles.layer_of(pruning_class.where)
+        shape = structure(self.graph, pruning_class)
+        key = self.request.ranked_with(pruning_class, outputs, shape, layer)
+        if pruning_class.experts and key is not None and key[0] == "experts":
+            raise PruningRefused(
+                f"the fused experts of {pruning_class.where} share one width; rank them each by itself "
+                f"(expert_ranking={EACH!r})"
+            )
+        initial = self._initial.setdefault(signature(pruning_class), pruning_class.coupling.size)
+        scores = score_units(self.graph, pruning_class, self.importance)
+        return Candidate(pruning_class, scores, initial, ratio, key)
+
+    def _may_cut(self, pruning_class: PruningClass) -> bool:
+        return (
+            pruning_class.coupling.size > 1
+            and has_root(self.graph, pruning_class, self.root_types)
+            and not is_ignored(self.graph, pruning_class, self.ignored)
+        )
+
+    def _refuse_frozen(self, reached: set[nn.Module], step: int) -> None:
+        """A layer that the user gave a ratio of its own must have channels to remove."""
+        for scope in self.request.scopes:
+            prunable = [m for m in scope.layers if isinstance(m, self.root_types)]
+            if scope.schedule[step] == 0 or not prunable or not reached.isdisjoint(scope.layers):
+                continue
+            function = self.graph.get_pruner_of_module(prunable[0]).prune_out_channels
+            try:
+                self.graph.get_pruning_group(prunable[0], function, [0])
+                reason = "they are the model's own outputs"
+            except (PruningRefused, UsageError) as error:
+                reason = str(error)
+            raise PruningRefused(f"the channels of {self.graph.name_of(prunable[0])} cannot be pruned: {reason}")
