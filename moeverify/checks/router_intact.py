@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from moeverify.checks.context import Context
@@ -71,34 +70,37 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
 
 
 def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
-    """The router and the experts read the same hidden channels."""
-    read: dict[str, np.ndarray] = {}
+    """All tensors of a router that read the residual stream read the channels that the embedding keeps."""
+    before = dict(context.original.named_parameters())
     for name, tensor in router_tensors(context.original, layer).items():
-        if tensor.dim() == 2:
-            other = 1 - expert_dim(tensor, len(layer.experts))
-            if (found := context.kept.get((name, other))) is not None and found.exact:
-                read[name] = found.positions
-    for name, mine in read.items():
-        size = dict(context.original.named_parameters())[name].shape
-        for (theirs, dim), found in context.kept.items():
-            before = tensors_of(context.original)[theirs]
-            if not theirs.startswith(layer.container + ".") or not found.exact or found.positions.ndim > 1:
+        if tensor.dim() != 2 or _follows_another(context.original, name, tensor):
+            continue
+        other = 1 - expert_dim(tensor, len(layer.experts))
+        mine = context.kept.get((name, other))
+        for path, module in context.original.named_modules():
+            theirs = context.kept.get((f"{path}.weight", 1))
+            if not isinstance(module, nn.Embedding) or mine is None or theirs is None:
                 continue
-            if before.shape[dim] == max(size) and len(found.positions) == len(mine) and _reads(theirs, dim, before):
-                gone = sorted(set(mine.tolist()) ^ set(found.positions.tolist()))
-                if gone:
-                    return failed(
-                        f"{name} reads other hidden channels than {theirs}: they differ in {gone[:6]}",
-                        router=name,
-                        expert=theirs,
-                        channels=gone[:50],
-                    )
+            if not (mine.exact and theirs.exact) or before[f"{path}.weight"].shape[1] != tensor.shape[other]:
+                continue
+            if gone := sorted(set(mine.positions.tolist()) ^ set(theirs.positions.tolist())):
+                return failed(
+                    f"{name} reads other hidden channels than {path} writes: they differ in {gone[:6]}",
+                    router=name,
+                    embedding=path,
+                    channels=gone[:50],
+                )
     return None
 
 
-def _reads(name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """Whether a dimension of an expert's weight is the one that a linear map contracts: its last."""
-    return dim == tensor.dim() - 1 and ("gate" in name or "up" in name or "w1" in name or "w3" in name)
+def _follows_another(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
+    """Whether a matrix of the same router may feed this one, so that it does not read the residual stream."""
+    owner = name.rsplit(".", 2)[0] + "."
+    return any(
+        other != name and other.startswith(owner) and p.dim() == 2 and p.shape != tensor.shape
+        for other, p in model.named_parameters()
+        if ".experts." not in other and "shared" not in other
+    )
 
 
 def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[str, int]:

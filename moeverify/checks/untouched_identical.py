@@ -26,7 +26,7 @@ def untouched_identical(context: Context) -> Finding:
     values do not tell the order (all equal), nothing is claimed. Buffers that a forward fills anew are held to the
     same rule. Does not say whether enough was removed, or the right channels.
     """
-    for judge in (_names, _kinds, _ties, _values, _order):
+    for judge in (_ties, _names, _kinds, _values, _order):
         if (finding := judge(context)) is not None:
             return finding
     count = sum(1 for _ in context.pairs())
@@ -107,13 +107,28 @@ def _values(context: Context) -> Finding | None:
         expected = kept_part(before, name, context.kept)
         evidence: dict[str, Any] = {"parameter": name, "before": tuple(before.shape), "after": tuple(after.shape)}
         if expected is None or expected.shape != after.shape:
-            return failed(f"{name} holds values that the original does not have there", **evidence)
+            experts = _unknown_experts(name, context)
+            of = f" of expert {experts[0]}" if experts else ""
+            return failed(
+                f"{name}: kept values{of} were altered, none of the original's fit", experts=experts, **evidence
+            )
         differing = np.argwhere(bits(expected) != bits(after))
         where = tuple(int(i) for i in differing[0])
         evidence |= {"position": where, "differing": len(differing), "of": after.numel()}
         evidence |= {"expected": str(expected[where].item()), "is": str(after[where].item())}
         return failed(f"{name}: {len(differing)} of {after.numel()} kept values were altered", **evidence)
     return None
+
+
+def _unknown_experts(name: str, context: Context) -> list[int]:
+    """Experts of a stack whose kept channels could not be recovered, if not all of them."""
+    for dim in (1, 2):
+        found = context.kept.get((name, dim))
+        if found is not None and found.positions.ndim == 2:
+            unknown = np.flatnonzero((found.positions < 0).any(axis=1)).tolist()
+            if len(unknown) < len(found.positions):
+                return unknown
+    return []
 
 
 def _order(context: Context) -> Finding | None:

@@ -1,0 +1,44 @@
+"""``moeverify self-test``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeverify.cli.app import app
+from moeverify.cli.progress import watch
+from moeverify.faults import all_faults
+from moeverify.report.files import write_text
+from moeverify.self_test import self_test
+
+
+@app.command("self-test")
+def self_test_command(
+    faults: Annotated[list[str] | None, typer.Argument(help="Faults, as FAMILY/NAME. Default: all.")] = None,
+    list_faults: Annotated[bool, typer.Option("--list", help="Name the faults and their causes, run nothing.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Cases at a time; one a core.", min=1)] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for self-test.md and self-test.json.")] = None,
+    json: Annotated[str | None, typer.Option(help="Also write the JSON there; - is standard output.")] = None,
+) -> int:
+    """Run every check on deliberately broken pruners: the matrix says which check catches which fault."""
+    if list_faults:
+        for fault in all_faults():
+            typer.echo(f"{fault.name:<40} {fault.cause}")
+        return 0
+    with watch(quiet=json == "-") as listen:
+        result = self_test(faults or (), workers=workers, listen=listen)
+    if report is not None:
+        write_text(report / "self-test.md", result.to_markdown())
+        write_text(report / "self-test.json", result.to_json())
+    if json == "-":
+        typer.echo(result.to_json())
+    else:
+        if json:
+            write_text(Path(json), result.to_json())
+        typer.echo(result.to_markdown())
+    for tested in result.missed:
+        said = "; ".join(f"{v.check}: {v.message}" for v in tested.problems) or "every check passes"
+        typer.echo(f"missed: {tested.case.subject} by {', '.join(tested.missed)} ({said})", err=True)
+    return result.exit_code

@@ -1,0 +1,1 @@
+"""Something that should stay as it was did not."""

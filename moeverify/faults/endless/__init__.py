@@ -1,0 +1,1 @@
+"""A pruner that does not come back, or comes back by an exception."""

@@ -1,0 +1,1 @@
+"""Something that goes along was forgotten: an expert, a shared expert, the router, a bias, a limit."""

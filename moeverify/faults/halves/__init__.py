@@ -1,0 +1,1 @@
+"""Gate and up halves mixed up, or their interleaving ignored."""

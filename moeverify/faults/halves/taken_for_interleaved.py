@@ -1,0 +1,18 @@
+"""``halves/taken-for-interleaved``"""
+
+import numpy as np
+
+from moeverify.faults.registry import fault
+from moeverify.faults.spoil import Work
+
+
+@fault("zoo:mixtral", {"masked-equivalence": r"differs from the masked original"})
+def prune(model, example_inputs, *, pruning_ratio, seed):
+    """Gate and up lie one after the other, and are cut as if they lay in turn."""
+    work = Work(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+    name = work.name("experts.gate_up_proj")
+    for expert in range(4):
+        kept = work.kept(name, 1, expert)
+        units = kept[kept < 32]
+        work.recut(name, {1: np.stack([2 * units, 2 * units + 1], 1).ravel()}, expert)
+    return work.outcome

@@ -1,0 +1,1 @@
+"""Tensors that are no longer what they were: Parameter, buffer, tied, trainable."""

@@ -1,0 +1,1 @@
+"""Leaks across experts: what belongs to one routed expert is pruned by another's."""

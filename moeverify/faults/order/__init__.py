@@ -1,0 +1,1 @@
+"""Kept channels in another order than before."""

@@ -1,0 +1,1 @@
+"""Too little, too much, or nothing was pruned."""

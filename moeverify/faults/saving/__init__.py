@@ -1,0 +1,1 @@
+"""Right in memory, wrong in the file."""

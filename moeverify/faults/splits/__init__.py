@@ -1,0 +1,1 @@
+"""Off by one in concatenations and splits."""

@@ -1,0 +1,1 @@
+"""A configuration entry or module attribute that still tells the old size."""

@@ -1,0 +1,1 @@
+"""Experts that the example input does not reach."""

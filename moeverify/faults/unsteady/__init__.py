@@ -1,0 +1,1 @@
+"""Results that depend on more than the arguments."""
