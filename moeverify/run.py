@@ -149,7 +149,7 @@ def verify(
                 _run_here(case, loaded, None if isinstance(subject, str) else subject, collector)
         elif left:
             load_subject(base.subject)  # an unknown subject is a wrong call, not a verdict of each case
-            run_isolated(left, lambda _: Limits(timeout, memory), workers, collector)
+            run_isolated(left, Limits(timeout, memory), workers, collector)
         result = VerificationResult(
             verdicts=tuple(v for case in cases for v in _ordered(collector.verdicts.get(case.source, {}).values())),
             cases=tuple(facts for case in cases if (facts := collector.facts.get(case.source)) is not None),
@@ -211,10 +211,11 @@ def _run_here(case: Case, loaded: LoadedModel | None, subject: Subject | None, l
 
 
 def run_isolated(
-    cases: Sequence[Case], limits: Callable[[Case], Limits], workers: int | None, listen: Listener
+    cases: Sequence[Case], limits: Limits | Callable[[Case], Limits], workers: int | None, listen: Listener
 ) -> None:
     """Cases in processes of their own, several at a time, begun in order; ``listen`` hears them from several threads.
 
+    ``limits`` are the same for all cases, or a function of the case.
     Raises the ``MoEVerifyError`` of a subject that cannot be loaded; a source that cannot be is a verdict.
     """
     cores = os.cpu_count() or 1
@@ -235,7 +236,7 @@ def run_isolated(
                 if worker is None or not worker.alive:
                     worker = Worker(threads=max(1, min(cores // count, torch.get_num_threads())))
                 try:
-                    worker.run(case, limits(case), listen, stop)
+                    worker.run(case, limits if isinstance(limits, Limits) else limits(case), listen, stop)
                 except SourceError as error:
                     _not_loaded(case, error, listen)
         except BaseException:

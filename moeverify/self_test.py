@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moeverify.case import Case
-from moeverify.checks import CHECKS
+from moeverify.checks import CHECKS, default_names
 from moeverify.events import Event, VerdictReached
 from moeverify.faults import Fault, all_faults, find_fault
 from moeverify.isolate import Limits
@@ -192,7 +192,7 @@ def self_test(
     """
     begin = time.monotonic()
     chosen = tuple(find_fault(name) for name in faults) or all_faults()
-    names = tuple(checks) or tuple(CHECKS)
+    names = tuple(checks) or default_names()
     by_case = {case_of(f, names): f for f in chosen}
     right = {
         Case(f.source, RIGHT, f.pruning_ratio, dtype=f.dtype, checks=names): None

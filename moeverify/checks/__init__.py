@@ -4,6 +4,8 @@ from moeverify.checks import (  # noqa: F401, I001  the order is the report's
     terminates,
     something_pruned,
     expert_isolation,
+    coupling_complete,
+    coupling_minimal,
     shapes,
     forward_every_expert,
     masked_equivalence,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,23 +95,52 @@ def isolation(context: Context) -> list[Isolation]:
     return [isolate(layer, classes, shapes) for layer in context.roles.layers if classes]
 
 
+def _across_layers(context: Context) -> list[tuple[str, str]]:
+    """Pairs of experts (or containers of fused ones) of different layers whose inner channels share a class."""
+    roles = context.roles
+    layer_of = {boundary: layer.name for layer in roles.layers for boundary in (*layer.experts, layer.container)}
+    pairs = []
+    for pruning_class in context.outcome.classes:
+        names = pruning_class.coupling.parameters
+        touched = sorted({b for n in names if (b := roles.boundary(n)) is not None and b in layer_of})
+        outside = any(roles.boundary(n) is None and roles.shared(n) is None for n in names)
+        if pruning_class.role == "hidden" or outside:
+            continue  # the residual stream, by its embedding or by what else it passes
+        pairs += [(a, b) for a in touched for b in touched if a < b and layer_of[a] != layer_of[b]]
+    return pairs
+
+
+def _tied(context: Context) -> set[frozenset[str]]:
+    """Pairs of experts that share a tensor: they are one, and can only be pruned as one."""
+    owners: dict[int, set[str]] = defaultdict(set)
+    for name, parameter in context.original.named_parameters(remove_duplicate=False):
+        if (boundary := context.roles.boundary(name)) is not None:
+            owners[id(parameter)].add(boundary)
+    return {frozenset((a, b)) for group in owners.values() for a in group for b in group if a != b}
+
+
 @check("expert-isolation")
 def expert_isolation(context: Context) -> Finding:
-    """Proves that no group of the subject removes inner channels of two routed experts (G4).
+    """Proves that no group of the subject removes inner channels of two routed experts (G4), of one layer or of two.
 
     Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
-    weights is judged by ``masked-equivalence``. Hidden channels are shared by all experts and do not count.
+    weights is judged by ``masked-equivalence``. Hidden channels are shared by all experts and do not count, and
+    experts that share a tensor are one. Shared experts may be connected with every expert (G5); whether they are so
+    without need is said by ``coupling-minimal``.
     """
     if not context.roles.layers:
         return skipped("the model has no MoE layer")
     if not context.outcome.classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
     found = isolation(context)
-    leaks = [
+    leaks: list[dict[str, Any]] = [
         {"layer": one.layer.name, "from": one.layer.experts[i], "to": one.layer.experts[j], "channels": count}
         for one in found
         for (i, j), count in one.leaks.items()
     ]
+    leaks += [{"layer": "", "from": a, "to": b, "channels": 0} for a, b in _across_layers(context)]
+    tied = _tied(context)
+    leaks = [leak for leak in leaks if frozenset((leak["from"], leak["to"])) not in tied]
     empty = [e for one in found for e, size in zip(one.layer.experts, one.own, strict=True) if not size]
     if leaks:
         first = leaks[0]

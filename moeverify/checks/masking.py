@@ -33,7 +33,10 @@ class KeptChannels(nn.Module):
         for name, parameter in list(self.small.named_parameters(recurse=False)):
             if parameter.shape == (size,):
                 setattr(self.small, name, nn.Parameter(parameter.detach()[kept], requires_grad=False))
-        # Sizes (normalized_shape, the width of a group) are those of the pruned module, eps and the like our own.
+        for name, value in vars(module).items():
+            if value in (size, (size,), [size]) and not isinstance(value, bool):
+                setattr(self.small, name, type(value)((len(kept),)) if not isinstance(value, int) else len(kept))
+        # Other sizes (the width of a group) are those of the pruned module; eps and the like stay our own.
         for name, value in vars(pruned).items() if pruned is not None else ():
             if not name.startswith("_") and _is_size(value) and name in vars(module):
                 setattr(self.small, name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.kept import is_part, tensors_of

@@ -1,0 +1,130 @@
+"""``coupling-minimal``"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeverify.checks.context import Context
+from moeverify.checks.coupling_complete import chosen_units
+from moeverify.checks.liveness import INPUTS, Held, Laboratory, joint, places
+from moeverify.checks.reference import differences, reference, show
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.pruning.classes import PruningClass
+from moeverify.roles import FoundRoles
+
+# Parts of one group that are tried alone; a residual stream has one for each expert.
+MAX_PARTS = 12
+
+
+@check("coupling-minimal")
+def coupling_minimal(context: Context) -> Finding:
+    """Proves that nobody stands in a group without need: with one unit of every group held at zero, none of its
+    places matters to the output any more, and no part of it that lies in one expert, one shared expert or one block
+    could have gone alone.
+
+    The evidence is that of ``coupling-complete``: gradients in float64, the ground truth of a synthetic model, our
+    trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts
+    of a group are.
+    """
+    classes = context.outcome.classes
+    if not classes:
+        return skipped("the subject shows no groups; masked-equivalence judges its result")
+    known = reference(context)
+    if known is not None:
+        units, origin = known
+        if wrong := [d for d in differences(context, units) if d.extra]:
+            first = min(wrong[0].extra)
+            return failed(
+                f"the group {wrong[0].group} holds {show(first)}, which could stay, says {origin}",
+                group=wrong[0].group,
+                extra=[show(p) for p in sorted(wrong[0].extra)][:50],
+                units=len(wrong),
+            )
+    laboratory = Laboratory(context)
+    chosen = chosen_units(context, laboratory, classes)
+    if _in_use(laboratory, joint(part for _, part in chosen)):
+        for pruning_class, held in chosen:
+            if used := _in_use(laboratory, held):
+                return failed(
+                    f"the group {pruning_class.name} holds {used[0]}, which is still in use when the rest is gone",
+                    group=pruning_class.name,
+                    extra=used[:50],
+                )
+    parts = 0
+    for pruning_class, held in chosen:
+        for part in _parts(pruning_class, held, context.roles, laboratory):
+            parts += 1
+            if _could_go_alone(laboratory, part, held):
+                return failed(
+                    f"the group {pruning_class.name} is several: its part in {part.block} could go alone",
+                    group=pruning_class.name,
+                    part=[p for (n, d), mask in part.held.items() for p in places(n, d, mask)][:50],
+                )
+    return passed(f"nothing in {len(classes)} groups could have stayed; {parts} parts could not have gone alone")
+
+
+def _in_use(laboratory: Laboratory, held: Held) -> list[str]:
+    """Places of ``held`` that have a gradient although all of it is at zero."""
+    under = laboratory.gradients(held)
+    found = []
+    for (name, dim), gone in sorted(held.items()):
+        live = laboratory.live(name, dim, under)
+        if live is not None and (live & gone).any():
+            found += places(name, dim, live & gone)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    block: str
+    held: Held
+
+
+def _parts(pruning_class: PruningClass, held: Held, roles: FoundRoles, laboratory: Laboratory) -> list[_Part]:
+    """The places of a unit by the block they lie in; none if that is one block.
+
+    Of a group that holds one channel of each fused expert, independent of one another, the experts are no parts.
+    """
+    alike = pruning_class.experts or pruning_class.role == "hidden"
+    blocks: dict[str, Held] = defaultdict(dict)
+    for (name, dim), gone in held.items():
+        container = roles.boundary(name)
+        layer = next((x for x in roles.layers if x.fused and x.container == container), None)
+        shape = laboratory.sizes[name]
+        if layer is not None and not alike and dim > 0 and shape[0] == len(layer.experts):
+            for number, expert in enumerate(layer.experts):
+                table = np.zeros((shape[0], gone.shape[-1]), dtype=bool)
+                table[number] = gone
+                blocks[expert][name, dim] = table
+        else:
+            blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
+    parts = [_Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
+    step = max(1, -(-len(parts) // MAX_PARTS))
+    return parts[::step]
+
+
+def _could_go_alone(laboratory: Laboratory, part: _Part, whole: Held) -> bool:
+    """Whether a part, held alone, has lost all effect and takes nothing else of the group along."""
+    for (name, dim), gone in part.held.items():
+        live = laboratory.live(name, dim, laboratory.free)
+        if live is None or not (live & gone).any():
+            return False  # it had no effect to begin with: an expert that no token reached
+    return all(_without_effect(laboratory, part, whole, inputs) for inputs in (1, INPUTS))
+
+
+def _without_effect(laboratory: Laboratory, part: _Part, whole: Held, inputs: int) -> bool:
+    under = laboratory.gradients(part.held, inputs=inputs)
+    for (name, dim), gone in whole.items():
+        mine = part.held.get((name, dim))
+        live, lost = laboratory.live(name, dim, under), laboratory.lost(name, dim, under)
+        if live is None or lost is None:
+            continue
+        if mine is not None and (live & mine).any():
+            return False
+        others = gone if mine is None else gone & ~mine
+        if (lost & others).any():
+            return False
+    return True

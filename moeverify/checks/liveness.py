@@ -1,0 +1,148 @@
+"""Which weights still matter once channels are held at zero: evidence on groups that shares no code with the trace.
+
+Where a unit of a group is held at zero in all its places (and norms leave it out), none of these places can matter
+any more, whatever value it had: its gradient is zero. Three things follow:
+
+* a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
+* a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
+* a part of the unit that is without gradient when only that part is held at zero could have gone alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.kept import Kept
+from moeverify.checks.masking import hold_channels
+from moeverify.coupling.solve import CouplingClass
+from moeverify.coupling.trace import call_model
+from moeverify.exercise import output_tensor, vary_inputs
+from moeverify.precision import float64_throughout, in_float64
+
+INPUTS = 3
+# Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
+DEAD, LIVE = 1e-13, 1e-8
+
+Held = dict[tuple[str, int], np.ndarray]
+"""What is held at zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Absolute gradients, summed over inputs, of each parameter that the model has (as in the original)."""
+
+    values: Mapping[str, torch.Tensor]
+
+    def along(self, name: str, dim: int) -> torch.Tensor | None:
+        """The largest gradient at each position of a dimension, ``[n]``; of fused experts ``[experts, n]``."""
+        gradient = self.values.get(name)
+        if gradient is None:
+            return None
+        keep = {dim} if gradient.dim() < 3 or dim == 0 else {0, dim}
+        away = [d for d in range(gradient.dim()) if d not in keep]
+        return gradient.amax(away) if away else gradient
+
+
+class Laboratory:
+    """One original model in float64, and gradients of it with some positions held at zero."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.model = in_float64(context.original)
+        self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        self.free = self.gradients({})
+
+    def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS) -> Gradients:
+        """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs."""
+        model = copy.deepcopy(self.model)
+        _hold(model, held)
+        parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for number in range(first, first + inputs):
+            drawn = vary_inputs(model, self.context.example_inputs, self.context.seed + 300 + number, torch.float64)
+            for name, gradient in _backward(model, drawn, parameters, number).items():
+                total[name] += gradient.abs()
+        # Norms that were cut hold small copies under other names: what was removed there is gone.
+        return Gradients({n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)})
+
+    def live(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
+        """Which positions have a gradient, as booleans."""
+        return self._compare(name, dim, under, lambda g, scale: g > LIVE * scale)
+
+    def lost(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
+        """Which positions had a gradient when all was free, and have none now, while others still have one."""
+        before, now = self.live(name, dim, self.free), self._compare(name, dim, under, lambda g, s: g <= DEAD * s)
+        if before is None or now is None:
+            return None
+        gone = before & now
+        # Where nearly all is lost the tokens went elsewhere: an expert that is not reached tells nothing.
+        reached = (before & ~now).sum(-1, keepdims=True) * 2 >= before.sum(-1, keepdims=True)
+        return gone & reached
+
+    def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
+        gradient, free = under.along(name, dim), self.free.along(name, dim)
+        if gradient is None or free is None:
+            return None
+        return test(gradient, free.amax()).numpy() if float(free.amax()) > 0 else None
+
+
+def _hold(model: nn.Module, held: Held) -> None:
+    """Set what is held to zero, and let norms leave it out."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for (name, dim), gone in held.items():
+            shape = [1] * parameters[name].dim()
+            shape[dim] = gone.shape[-1]
+            if gone.ndim == 2:
+                shape[0] = gone.shape[0]
+            mask = torch.as_tensor(gone, device=parameters[name].device).view(shape)
+            parameters[name].masked_fill_(mask, 0)
+    hold_channels(model, {key: Kept(np.flatnonzero(~gone), True) for key, gone in held.items() if gone.ndim == 1})
+
+
+def _backward(
+    model: nn.Module, inputs: Any, parameters: Mapping[str, torch.Tensor], number: int
+) -> dict[str, torch.Tensor]:
+    with float64_throughout(), torch.enable_grad():
+        output = output_tensor(call_model(model, inputs, use_cache=False))
+        generator = torch.Generator().manual_seed(number)
+        mixture = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        found = torch.autograd.grad((output * mixture).sum(), list(parameters.values()), allow_unused=True)
+    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+def held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Held:
+    """The places of one unit of a class."""
+    held: Held = {}
+    for member in coupling.members:
+        if not member.buffer and member.parameter in laboratory.sizes:
+            key = (member.parameter, member.dim)
+            gone = held.setdefault(key, np.zeros(laboratory.sizes[member.parameter][member.dim], dtype=bool))
+            gone[member.positions[unit]] = True
+    return held
+
+
+def joint(parts: Iterable[Held]) -> Held:
+    """Several at once."""
+    result: Held = {}
+    for part in parts:
+        for key, gone in part.items():
+            result[key] = result[key] | gone if key in result else gone
+    return result
+
+
+def places(name: str, dim: int, mask: np.ndarray) -> list[str]:
+    """Readable places where ``mask`` (``[n]`` or ``[experts, n]``) is true."""
+    if mask.ndim == 1:
+        return [f"{name} dim {dim} position {p}" for p in np.flatnonzero(mask)]
+    return [f"{name}[{e}] dim {dim} position {p}" for e, p in np.argwhere(mask)]
