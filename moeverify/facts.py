@@ -11,8 +11,12 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.expert_isolation import isolation
+from moeverify.errors import TraceError
+from moeverify.inspection import inspect_model
 from moeverify.pruning.classes import PruningClass
+from moeverify.report.picture import layer_picture
 from moeverify.roles import find_roles
+from moeverify.sources import LoadedModel
 
 
 def model_facts(model: nn.Module, notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -48,9 +52,22 @@ def outcome_facts(context: Context, *, groups: bool = False) -> dict[str, Any]:
     facts |= context.facts
     if outcome.expansions is not None:
         facts["expansions"] = outcome.expansions
+    if picture := coupling_picture(context):
+        facts["picture"] = picture
     if groups:
         facts["groups"] = [describe_group(c) for c in outcome.classes]
     return facts
+
+
+def coupling_picture(context: Context) -> str | None:
+    """The coupling classes of the first MoE layer as SVG; ``None`` if there is no MoE layer or it cannot be traced."""
+    if not context.roles.layers:
+        return None
+    try:
+        inspection = inspect_model(LoadedModel(context.source, context.original, context.example_inputs))
+    except TraceError:
+        return None
+    return layer_picture(inspection)
 
 
 def name_pattern(names: Iterable[str]) -> str:

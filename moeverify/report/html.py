@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,11 @@ def _pretty(value: Any) -> str:
     return text if len(text) <= _MOST_EVIDENCE else text[:_MOST_EVIDENCE] + "\n... (cut; report.json has it all)"
 
 
+def _as_image(svg: str) -> str:
+    """An address for an image that holds ``svg``: nothing in it can run or style the page."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
 def render(template: str, **content: Any) -> str:
     """A template with everything that comes from a model or an error escaped."""
     environment = Environment(
@@ -38,6 +44,7 @@ def render(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["pretty"] = _pretty
+    environment.filters["as_image"] = _as_image
     return environment.get_template(template).render(
         symbols={s.value: symbol for s, symbol in SYMBOLS.items()},
         problems=[s.value for s in PROBLEMS],
