@@ -35,5 +35,10 @@ def attention(call: Call, relations: Relations) -> None:
         mask = call.dims_of(tensor)
         relations.freeze_all(mask[-2:], "softmax over positions")
         relations.equal_all(mask[:-2], query[:-2])
-    for other in call.outputs[1:]:
-        relations.freeze_all(call.dims_of(other), "statistics of the attention kernel")
+    for tensor in call.outputs[1:]:  # the log-sum-exp of [batch, heads, length], random state
+        statistic = call.dims_of(tensor)
+        if len(statistic) == len(query) - 1:
+            relations.equal_all(statistic[:-1], query[:-2])
+            relations.freeze(statistic[-1], "softmax over positions")
+        else:
+            relations.freeze_all(statistic, "state of the attention kernel")

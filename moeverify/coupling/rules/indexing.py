@@ -195,7 +195,6 @@ def scatter(call: Call, relations: Relations) -> None:
     for tensor in call.tensors()[1:]:
         dims = call.dims_of(tensor)
         if len(dims) != len(target):  # nothing is scattered, or a scalar
-            relations.freeze_all((*target, *dims), BY_DATA)
             continue
         for position, (a, b) in enumerate(zip(dims, target, strict=True)):
             if position == dim or relations.sizes[a] != relations.sizes[b]:

@@ -78,8 +78,8 @@ def grouped_product(call: Call, relations: Relations) -> None:
     """
     left, right, out = call.dims(0), call.dims(1), call.out
     if len(left) != 2 or len(right) != 3:
-        for dims in (left, right, out):
-            relations.freeze_all(dims, "grouped product of an unusual layout")
+        for tensor in (*call.tensors(), *call.outputs):
+            relations.freeze_all(call.dims_of(tensor), "grouped product of an unusual layout")
         return
     relations.equal(left[1], right[1])
     relations.equal(right[2], out[1])

@@ -48,7 +48,6 @@ def group_norm(call: Call, relations: Relations) -> None:
     """
     source, out, groups = call.dims(0), call.out, call.args[6]
     relations.equal_all(source, out)
-    relations.freeze_all(source[2:], "group normalisation averages over this dimension")
     for tensor in call.tensors()[1:]:
         relations.equal(call.dims_of(tensor)[0], source[1])
     group, each = relations.new_dims([groups, relations.sizes[source[1]] // groups])

@@ -8,6 +8,9 @@ from math import prod
 from moeverify.coupling.dims import Relations
 from moeverify.coupling.rules.registry import Call, normalise, rule
 
+COPIES = "the number of copies is fixed in the program"
+EMPTY = "view of an empty tensor"
+
 
 @rule("aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias")
 def view(call: Call, relations: Relations) -> None:
@@ -30,7 +33,7 @@ def regroup(source: Sequence[int], target: Sequence[int], relations: Relations) 
         while (x := prod(relations.sizes[d] for d in a)) != (y := prod(relations.sizes[d] for d in b)):
             side, rest = (a, left) if x < y else (b, right)
             if not rest:
-                relations.freeze_all((*a, *b, *left, *right), "view whose sizes do not divide")
+                relations.freeze_all((*a, *b, *left, *right), EMPTY)
                 return
             side.append(rest.pop(0))
         if len(b) == 1:
@@ -41,10 +44,10 @@ def regroup(source: Sequence[int], target: Sequence[int], relations: Relations) 
             (flat,) = relations.new_dims([x])
             relations.product(flat, a)
             relations.product(flat, b)
-    relations.freeze_all((*left, *right), "view of an empty tensor")
+    relations.freeze_all((*left, *right), EMPTY)
 
 
-@rule("aten.t", "aten.transpose", "aten.permute", "aten.movedim")
+@rule("aten.t", "aten.transpose", "aten.permute")
 def permute(call: Call, relations: Relations) -> None:
     """The same dimensions in another order."""
     source, out = call.dims(0), call.out
@@ -200,11 +203,12 @@ def repeat(call: Call, relations: Relations) -> None:
     """Each dimension enumerates (copy, position)."""
     source, out, counts = call.dims(0), call.out, call.args[1]
     lead = len(out) - len(source)
+    relations.freeze_all(out[:lead], COPIES)
     for position, target in enumerate(out[lead:]):
         count = counts[lead + position]
         if count == 1:
             relations.equal(source[position], target)
         else:
             (copies,) = relations.new_dims([count])
-            relations.freeze(copies, "the number of copies is fixed in the program")
+            relations.freeze(copies, COPIES)
             relations.product(target, (copies, source[position]))

@@ -33,7 +33,8 @@ def opinfo_calls() -> Mapping[str, tuple[OneCall, ...]]:
             for dtype in (torch.float64, torch.int64):
                 if not operator.supports_dtype(dtype, "cpu"):
                     continue
-                samples = operator.sample_inputs("cpu", dtype, requires_grad=False)
+                # Not operator.sample_inputs, which sets the seed of every device anew for each sample.
+                samples = operator.sample_inputs_func(operator, "cpu", dtype, False)
                 for sample in itertools.islice(samples, SAMPLES):
                     for call in _executed(operator, sample):
                         if len(found[call.name]) < CASES:

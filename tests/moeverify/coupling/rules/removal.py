@@ -133,14 +133,6 @@ def state(call: OneCall, relations: Relations | None = None) -> Stated:
     return Stated(call, relations, tensors, result)
 
 
-def tie_equal_parts(relations: Relations) -> None:
-    """Couple the parts of an equal split, as a gate multiplied with its up projection does."""
-    for parts in relations.balances:
-        if len({relations.sizes[p] for p in parts}) == 1:
-            for part in parts[1:]:
-                relations.equal(parts[0], part)
-
-
 def removals(stated: Stated) -> Iterator[Removed]:
     """Sets of positions to remove: single units of each class, several of one, and some of every class at once."""
     classes, _ = stated.solve()
