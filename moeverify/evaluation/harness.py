@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -38,11 +39,10 @@ def evaluate(model: nn.Module, tokenizer: Any, settings: EvaluationSettings) -> 
 
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise EvaluationError(f"lm-eval is needed ({error}); pip install 'moeverify[eval]'") from error
     with _quiet():
-        manager = TaskManager(include_path=str(TASKS), include_defaults=not is_local(settings))
+        manager = _manager(is_local(settings))
         for name in settings.tasks:
             if name not in manager.all_tasks:
                 raise EvaluationError(f"lm-eval has no task {name!r}; `lm-eval ls tasks` lists them")
@@ -72,6 +72,14 @@ def evaluate(model: nn.Module, tokenizer: Any, settings: EvaluationSettings) -> 
     versions = {"lm_eval": version("lm_eval"), **{k: str(v) for k, v in results["versions"].items()}}
     hashes = {task: _digest(samples) for task, samples in results["samples"].items()}
     return Evaluation(settings, versions, hashes, tuple(_scores(results)))
+
+
+@functools.cache
+def _manager(local: bool) -> Any:
+    """Our tasks, and unless they are enough lm-eval's own, whose index takes seconds to build."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(TASKS), include_defaults=not local)
 
 
 def _scores(results: Mapping[str, Any]) -> Iterator[Score]:

@@ -10,7 +10,8 @@ arXiv:2410.12013, after Wanda, Sun et al. 2023, arXiv:2306.11695) taken for a wh
 Activations inside fused experts are not to be seen from outside, and every architecture computes them in its own way.
 So the sum over tokens is estimated from gradients, as Hutchinson (1990) estimates a trace: for random signs ``r`` the
 gradient of ``<r, output>`` with respect to ``d[o, c]`` is the sum over tokens of ``r[t, o] g(t) h_c(t)``, whose mean
-square is the sum of squares wanted. One backward pass through one layer serves all its experts.
+square is the sum of squares wanted. One backward pass through one layer serves all its experts. The channel's gate and
+up weights are scored by the same product, weight times gradient, and the squares are added.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class RoutingImportance:
         for member in pruning_class.coupling.members:
             squares = self._squares.get((member.parameter, member.dim))
             if squares is not None:
-                total = total + squares[..., torch.as_tensor(member.positions)].sum(-1)
+                total = total + squares[..., torch.tensor(member.positions)].sum(-1)
         return total.sqrt() if isinstance(total, torch.Tensor) else None
 
     def _hook(self, model: nn.Module, layer: MoELayer) -> Callable:
