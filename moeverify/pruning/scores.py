@@ -6,6 +6,7 @@ to them as linear layers that share its memory: an expert's slice of a fused ten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,6 @@ def _with_fisher(part: _Part, importance: OBDCImportance) -> _Part:
         importance.Fisher[view] = fisher[rows, : view.in_features]
     elif view.weight.grad is not None:
         importance.Fisher[view] = view.weight.grad.pow(2) * importance.steps
-    view.out_features = -1  # never taken for the classifier, which Torch-Pruning knows by its size
+    view.out_features = math.nan  # type: ignore[assignment]  # not the classifier, known to Torch-Pruning by its size
     places = np.arange(len(rows)).reshape(part.positions.shape)
     return _Part(view, tp.prune_linear_out_channels, places)
