@@ -44,6 +44,7 @@ from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.groups import PruningGroup
 from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.interactive import cut_groups
+from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.ranking import rank
 from moeverify.pruning.rehearsal import rehearse
@@ -119,7 +120,7 @@ class MoEPruner:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
         pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
         self.model = model
-        self.example_inputs = example_inputs
+        self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
         if round_to is not None and round_to < 1:
             raise UsageError(f"round_to must be a positive number, not {round_to!r}")
