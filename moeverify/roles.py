@@ -160,6 +160,7 @@ def find_roles(model: nn.Module, roles: Roles | None = None) -> FoundRoles:
 class _Search:
     def __init__(self, model: nn.Module, roles: Roles) -> None:
         self.modules = dict(model.named_modules())
+        self.aliases = dict(model.named_modules(remove_duplicate=False))  # layers may share their experts
         self.roles = roles
         self.children: dict[str, list[str]] = {}
         for name in self.modules:
@@ -219,7 +220,7 @@ class _Search:
 
     def _alike(self, parameters: tuple[str, ...]) -> bool:
         """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
-        owners = [self.modules[_parent(n)] for n in parameters]
+        owners = [self.aliases[_parent(n)] for n in parameters]
         shapes = {tuple(o.get_parameter(_last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
         return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
 

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A machine's load is no property of the code: no deadline, and slow drawing is no failure.
@@ -10,3 +11,10 @@ UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, H
 settings.register_profile("ci", derandomize=True, max_examples=20, **UNHURRIED)
 settings.register_profile("nightly", max_examples=500, print_blob=True, **UNHURRIED)
 settings.load_profile(os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The account of the property suite, printed at the end."""
+    from property_runs import PropertyLogPlugin
+
+    config.pluginmanager.register(PropertyLogPlugin(config), "property-log")

@@ -31,8 +31,8 @@ class NotApplicable(Exception):
 class Property:
     """A named function that raises ``PropertyFailed`` where the property does not hold.
 
-    ``own`` tells that it needs our own graph and plans, so that no other subject can be tried; ``share`` is how many
-    times the usual number of examples it gets.
+    ``own`` tells that it needs our own graph and plans, so that no other subject can be tried. ``share`` is in how many
+    shards a long run tries it, each of as many examples: the cheaper it is, the more.
     """
 
     name: str

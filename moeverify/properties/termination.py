@@ -10,7 +10,7 @@ from moeverify.pruning.graph import MAX_EXPANSIONS
 STEPS_PER_OPERATION = 4
 
 
-@prop("termination")
+@prop("termination", share=6)
 def termination(trial: Trial) -> None:
     """Groups are built within ``MAX_EXPANSIONS`` whatever cycles are injected; ours in steps that grow at most
     linearly with the model's operations.

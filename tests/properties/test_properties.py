@@ -1,0 +1,26 @@
+"""The property suite (H2), over specs drawn by Hypothesis, for ours or for the subject of ``--moeverify-subject``."""
+
+from pathlib import Path
+
+import pytest
+from property_runs import run_property, shards
+
+from moeverify.properties import PROPERTIES
+
+
+@pytest.fixture(scope="session")
+def subject(pytestconfig):
+    return pytestconfig.getoption("--moeverify-subject", default=None) or "moe"
+
+
+@pytest.mark.parametrize(("name", "shard"), shards())
+def test_property(name, shard, subject, pytestconfig):
+    if PROPERTIES[name].own and subject != "moe":
+        pytest.skip("it is about our own groups and plans")
+    log = pytestconfig.pluginmanager.get_plugin("property-log").log
+    run_property(name, subject, shard, log, Path(pytestconfig.rootpath, "reports", "falsified"))
+
+
+def test_every_property_says_what_it_claims():
+    for found in PROPERTIES.values():
+        assert len(found.summary) > 40, found.name
