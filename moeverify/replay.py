@@ -66,9 +66,7 @@ class Failure:
             raise UsageError(f"the file does not describe a falsified property: {error}") from error
         numbers = isinstance(failure.pruning_ratio, int | float) and isinstance(failure.seed, int)
         if not numbers or not isinstance(failure.subject, str):
-            raise UsageError(
-                "the file does not describe a falsified property: wrong type of subject, ratio or seed"
-            )
+            raise UsageError("the file does not describe a falsified property: wrong type of subject, ratio or seed")
         return failure
 
     def still(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,12 +64,12 @@ class Trial:
         the subject crashes or refuses.
         """
         ratio = self.pruning_ratio if ratio is None else ratio
+        if self.subject == "moe":
+            subject = functools.partial(prune_moe, round_to=None, roles=self.roles(spec))
+        else:
+            subject = load_subject(self.subject)
         try:
-            if self.subject == "moe":
-                return prune_moe(
-                    model, self.inputs, pruning_ratio=ratio, seed=self.seed, round_to=None, roles=self.roles(spec)
-                )
-            return load_subject(self.subject)(model, self.inputs, pruning_ratio=ratio, seed=self.seed)
+            return subject(model, self.inputs, pruning_ratio=ratio, seed=self.seed)
         except PropertyFailed:
             raise
         except MoEVerifyError as error:
