@@ -69,16 +69,26 @@ def _wait(child: int, parent: int) -> int:
         time.sleep(_POLL_SECONDS)
 
 
+def _warm_up() -> None:
+    """Import what cases use, before the first fork, so that each of them starts at once.
+
+    Much of transformers is imported when the first model is built. One thread: a pool would not survive the fork.
+    """
+    import torch
+
+    import moeverify.case
+    from moeverify.zoo import build_zoo
+
+    assert moeverify.case
+    torch.set_num_threads(1)
+    build_zoo("mixtral")
+
+
 def main() -> None:
     """Serve cases until standard input ends."""
     channel = os.fdopen(int(sys.argv[1]), "w")
     parent = os.getppid()
-    # Heavy modules, imported before the first fork so that each case starts at once.
-    import transformers.models.auto.modeling_auto  # noqa: F401
-
-    import moeverify.case
-
-    assert moeverify.case
+    _warm_up()
     _send(channel, "ready")
     for line in sys.stdin:
         request = json.loads(line)
