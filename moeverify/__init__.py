@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from moeverify.errors import MoEVerifyError as MoEVerifyError
     from moeverify.pruning import MoEDependencyGraph as MoEDependencyGraph
     from moeverify.pruning import MoEPruner as MoEPruner
+    from moeverify.pruning.checkpoint import prune_checkpoint as prune_checkpoint
+    from moeverify.pruning.routing_importance import RoutingImportance as RoutingImportance
     from moeverify.roles import Roles as Roles
     from moeverify.roles import find_roles as find_roles
     from moeverify.run import verify as verify
@@ -49,6 +51,8 @@ _HOME = {
     "MoEVerifyError": "moeverify.errors",
     "MoEDependencyGraph": "moeverify.pruning",
     "MoEPruner": "moeverify.pruning",
+    "prune_checkpoint": "moeverify.pruning.checkpoint",
+    "RoutingImportance": "moeverify.pruning.routing_importance",
     "Roles": "moeverify.roles",
     "find_roles": "moeverify.roles",
     "verify": "moeverify.run",
