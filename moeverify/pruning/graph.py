@@ -140,7 +140,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
     @property
     def classes(self) -> tuple[PruningClass, ...]:
         """The coupling classes with their roles, as the model is now; injected dependencies join units."""
-        state = (self.nodes.injected_count(), self.live.version)
+        state = (self.nodes.changes, self.live.version)
         if self._classes is None or self._classes[0] != state:
             found = self.couplings.classes
             if state[0]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -39,8 +40,43 @@ class End:
         return id(self.node), getattr(self.function, "__func__", self.function), self.node.pruning_dim
 
 
+class Dependencies(list):
+    """The dependencies of a node; ``changes``, shared by all nodes, counts how often one was added or taken away."""
+
+    def __init__(self, changes: list[int]) -> None:
+        super().__init__()
+        self._changes = changes
+
+    def append(self, item: Any) -> None:
+        """Add one."""
+        self._changes[0] += 1
+        super().append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Add several."""
+        self._changes[0] += 1
+        super().extend(items)
+
+    def __iadd__(self, items: Iterable[Any]) -> Dependencies:  # type: ignore[misc]
+        self.extend(items)
+        return self
+
+    def clear(self) -> None:
+        """Take all away."""
+        self._changes[0] += 1
+        super().clear()
+
+    def remove(self, item: Any) -> None:
+        """Take one away."""
+        self._changes[0] += 1
+        super().remove(item)
+
+
 class Nodes:
-    """All nodes of a model, made when they are first asked for."""
+    """All nodes of a model, made when they are first asked for.
+
+    ``changes`` counts the dependencies that were added to nodes or taken away.
+    """
 
     def __init__(self, graph: MoEDependencyGraph, model: nn.Module) -> None:
         self._graph = graph
@@ -49,6 +85,7 @@ class Nodes:
         self.names.update({parameter: name for name, parameter in model.named_parameters()})
         self._modules = dict(model.named_modules(remove_duplicate=False))  # a layer may have several names
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._changes = [0]
         self._axes: dict[Place, Node] = {}
         self._ends: dict[Place, End] = {}
         self.module2node: dict[Any, Node] = {}
@@ -59,7 +96,7 @@ class Nodes:
                 inside_opaque.update(m for m in module.modules() if m is not module)
             has_weights = next(module.parameters(recurse=False), None) is not None
             if name and module not in inside_opaque and (opaque or has_weights):
-                self.module2node[module] = Node(module, None, name)
+                self.module2node[module] = self._node(module, name)
 
     def is_opaque(self, module: nn.Module) -> bool:
         """Whether a layer is cut by a pruning function of its own and not looked into."""
@@ -155,8 +192,15 @@ class Nodes:
     def aliases(self, place: Place) -> list[End]:
         """Ends of other layers that hold the same tensor."""
         name, axis = place
-        others = [other for other, first in self._graph.couplings.trace.aliases.items() if first == name]
+        others = self._aliases.get(name, ())
         return [self._end_of_site(site_of(self._model, other, axis), (other, axis)) for other in others]
+
+    @cached_property
+    def _aliases(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for other, first in self._graph.couplings.trace.aliases.items():
+            found.setdefault(first, []).append(other)
+        return found
 
     def _end_of_site(self, site: Site, place: Place) -> End:
         canonical = (self.canonical(place[0]), place[1])
@@ -167,7 +211,9 @@ class Nodes:
         layer = self._modules[site.target]
         functions = self._graph.get_pruner_of_module(layer)
         function = functions.prune_out_channels if site.output else functions.prune_in_channels
-        node = self.module2node.setdefault(layer, Node(layer, None, site.target))
+        node = self.module2node.get(layer)
+        if node is None:
+            node = self.module2node[layer] = self._node(layer, site.target)
         return End(node, function, canonical, site.output, site.repeats, site.span)
 
     def _end_of_parameter(self, name: str, axis: int) -> End:
@@ -175,7 +221,7 @@ class Nodes:
         parameter = self._parameters[place[0]]
         node = self._axes.get(place)
         if node is None:
-            node = self._axes[place] = Node(parameter, None, place[0])
+            node = self._axes[place] = self._node(parameter, place[0])
             node.pruning_dim = axis
             self.module2node.setdefault(parameter, node)
         return End(node, self._graph.get_pruner_of_module(parameter).prune_out_channels, place, True)
@@ -200,9 +246,15 @@ class Nodes:
             return False
         return not site_of(self._model, name, 0).is_layer
 
-    def injected_count(self) -> int:
-        """Number of dependencies that were added to the nodes."""
-        return sum(len(node.dependencies) for node in (*self.module2node.values(), *self._axes.values()))
+    def _node(self, target: Any, name: str) -> Node:
+        node = Node(target, None, name)
+        node.dependencies = Dependencies(self._changes)
+        return node
+
+    @property
+    def changes(self) -> int:
+        """How often the dependencies of a node changed."""
+        return self._changes[0]
 
     def injected(self) -> list[Any]:
         """The dependencies that were added to the nodes, each once."""

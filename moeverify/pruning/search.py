@@ -61,7 +61,7 @@ class GroupSearch:
 
     def added(self) -> list[_Added]:
         """The injected dependencies with the tensors they are about."""
-        count = self._graph.nodes.injected_count()
+        count = self._graph.nodes.changes
         if self._added[0] != count:
             found = []
             for dependency in self._graph.nodes.injected():

@@ -233,3 +233,17 @@ def test_usage_errors():
     with pytest.raises(UsageError, match=r"neither a module nor a parameter 'layers\.9'"):
         graph.inject("layers.9", "layers.0")
     assert np.array_equal(graph.get_pruning_group(graph.model.layers[0], OUT, 3).removed()["layers.0.bias", 0], [3])
+
+
+@pytest.mark.slow
+def test_steps_are_linear_in_experts():
+    steps = {}
+    for count in (64, 512):
+        graph = graph_of(build(TinyMoE, experts=count, shared=0), TOKENS)
+        groups = list(graph.get_all_groups())
+        assert len(groups) == count + 1
+        inner = [group for group in groups if graph.boundary(graph.name_of(group[0].dep.target.module))]
+        assert len(inner) == count
+        assert all(len(group) == 3 for group in inner)
+        steps[count] = graph.expansions
+    assert steps == {64: 65, 512: 513}
