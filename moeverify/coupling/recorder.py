@@ -167,13 +167,19 @@ class Recorder(TorchDispatchMode):
                     continue  # serves the backward pass
                 self._produced.append((seen.dims, number, seen.storage))
         call = Call(name, tuple(args), dict(kwargs), outputs, self.dims_of)
-        if rule is not None:
-            rule(call, self.relations)
-        else:
+        if rule is None or not self._state(rule, call):
             self.unknown[name] += 1
             for tensor in (*call.tensors(), *outputs):
-                self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name}")
+                self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name} with these arguments")
         return result
+
+    def _state(self, rule: Rule, call: Call) -> bool:
+        """Let a rule speak; one that cannot cope with its arguments counts as missing, whatever it said so far."""
+        try:
+            rule(call, self.relations)
+        except (ValueError, IndexError, TypeError, AttributeError):
+            return False
+        return True
 
     def freeze_unconsumed(self) -> None:
         """Data can leave the dispatcher (``.numpy()``): what was produced and never read again is frozen."""

@@ -90,3 +90,18 @@ def grouped_product(call: Call, relations: Relations) -> None:
     if (bias := call.arg(3, "bias")) is not None:
         relations.freeze_all((*call.dims_of(bias), out[1]), "bias of a grouped product")
     relations.freeze(out[0], "rows are grouped by expert")
+
+
+@rule("aten.linalg_solve_triangular")
+def solve_triangular(call: Call, relations: Relations) -> None:
+    """``[..., n, n]`` and ``[..., n, k]`` to ``[..., n, k]``; from the right ``[..., k, n]``.
+
+    Substitution goes from row to row: a removed one would be missed by those behind it.
+    """
+    triangle, known, out = call.dims(0), call.dims(1), call.out
+    left = call.arg(3, "left", True)
+    solved, free = (-2, -1) if left else (-1, -2)
+    relations.freeze_all((*triangle[-2:], known[solved], out[solved]), "rows are solved one after the other")
+    relations.equal(known[free], out[free])
+    for batch in (triangle[:-2], known[:-2]):
+        relations.equal_all(batch, out[:-2])

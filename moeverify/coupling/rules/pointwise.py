@@ -79,6 +79,14 @@ def dropout(call: Call, relations: Relations) -> None:
         relations.equal_all(call.dims(0), call.dims_of(output))
 
 
+@rule("aten.log_sigmoid_forward", spare=True)
+def log_sigmoid(call: Call, relations: Relations) -> None:
+    """The second output is empty, or of the input's shape on an accelerator."""
+    for output in call.outputs:
+        if output.shape == call.outputs[0].shape:
+            relations.equal_all(call.dims(0), call.dims_of(output))
+
+
 @rule("aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten._assert_async", "aten.sym_size")
 def no_relation(call: Call, relations: Relations) -> None:
     """A value read by the program: a tensor of several elements could be read position by position, so freeze."""

@@ -38,7 +38,7 @@ def opinfo_calls() -> Mapping[str, tuple[OneCall, ...]]:
                 for sample in itertools.islice(samples, SAMPLES):
                     for call in _executed(operator, sample):
                         if len(found[call.name]) < CASES:
-                            found[call.name].setdefault(_signature(call), call)
+                            found[call.name].setdefault(signature(call), call)
     return {name: tuple(calls.values()) for name, calls in found.items()}
 
 
@@ -59,7 +59,9 @@ def _usable(call: OneCall) -> bool:
     )
 
 
-def _signature(call: OneCall) -> str:
+def signature(call: OneCall) -> str:
+    """What a call is but for the values of its tensors."""
+
     def shape(value):
         return (value.dtype, tuple(value.shape)) if isinstance(value, torch.Tensor) else value
 

@@ -74,8 +74,12 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
-        self.calls.append(OneCall(name, func, tuple(args), dict(kwargs or {})).with_inputs(lambda _, tensor: tensor))
+        self.keep(OneCall(name, func, tuple(args), dict(kwargs or {})))
         return func(*args, **(kwargs or {}))
+
+    def keep(self, call: OneCall) -> None:
+        """Take a call down before it runs."""
+        self.calls.append(call.with_inputs(lambda _, tensor: tensor))
 
 
 def one_call(name: str, *args: Any, **kwargs: Any) -> OneCall:

@@ -20,6 +20,7 @@ from tests.moeverify.coupling.rules.removal import OneCall, one_call
     "aten._conj",
     "aten.hardswish",
     "aten.hardswish_",
+    "aten.log_sigmoid_forward",
 )
 def unary(d: Draw, name: str) -> OneCall:
     source = d.tensor(*d.shape(1, 4))

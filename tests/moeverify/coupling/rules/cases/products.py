@@ -114,3 +114,10 @@ def convolution(d: Draw, name: str) -> OneCall:
     arguments = (source, d.tensor(*weight, *kernel), bias, [d.integer(1, 2)] * space, zeros, ones, transposed, zeros)
     tail = (False, False, False, False) if name == "aten._convolution" else ()
     return one_call(name, *arguments, groups, *tail)
+
+
+@cases("aten.linalg_solve_triangular")
+def solve_triangular(d: Draw, name: str) -> OneCall:
+    batch, n, k, left = d.shape(0, 1, most=3), d.integer(2, 4), d.integer(1, 3), d.flag()
+    triangle = d.tensor(*batch, n, n).tril() + 3 * torch.eye(n, dtype=torch.float64)
+    return one_call(name, triangle, d.tensor(*batch, *((n, k) if left else (k, n))), upper=False, left=left)
