@@ -113,10 +113,11 @@ class Relations:
         elif live:
             self.products.append(Product(whole, live, self.current))
 
-    def freeze(self, dim: int, reason: str) -> None:
-        """Declare a dimension unprunable; size-1 dimensions have nothing to prune."""
+    def freeze(self, dim: int, reason: str, operation: int | None = None) -> None:
+        """Declare a dimension unprunable; size-1 dimensions have nothing to prune. The current operation is to
+        blame unless the number of another one is given."""
         if self.sizes[dim] > 1:
-            self.freezes.append(Freeze(dim, reason, self.current))
+            self.freezes.append(Freeze(dim, reason, self.current if operation is None else operation))
 
     def freeze_all(self, dims: Sequence[int], reason: str) -> None:
         """``freeze`` for each of ``dims``."""

@@ -46,7 +46,7 @@ def link(trace: Trace) -> Links:
                 reason = "part of an equal split whose parts would have to shrink alike"
                 freezing.start(root[part], Freeze(part, reason, relations.current))
     freezing.spread()
-    return Links(relations, root, freezing.frozen, freezing.choose())
+    return Links(relations, root, freezing.frozen, freezing.choose(_Weights(trace, root)))
 
 
 class _UnionFind:
@@ -118,18 +118,24 @@ class _Freezing:
                 elif all(factor in self.frozen for factor in factors):
                     self.start(whole, self.frozen[factors[0]])
 
-    def choose(self) -> dict[int, tuple[int, int, int]]:
-        """For each product pick the outermost factor that is not frozen; freeze what cannot be removed then.
+    def choose(self, weights: _Weights) -> dict[int, tuple[int, int, int]]:
+        """For each product pick one factor that is not frozen, and freeze the others.
 
-        Removing a row of heads x head_dim and a column of it are two different cuts; only one can be offered. The
-        outer factor (heads, key/value groups) is preferred. One choice is made at a time and its consequences are
-        drawn before the next. Returns product number -> (factor root, factor size, inner stride).
+        Removing a row of heads x head_dim and a column of it are two different cuts; only one can be offered: the
+        outer factor (heads, key/value groups), unless an inner one stands by itself for more parameter elements than
+        the whole does, as hidden channels in several streams do. One choice is made at a time and its consequences
+        are drawn before the next. Returns product number -> (factor root, factor size, inner stride).
         """
-        for product, (_, factors) in zip(self.relations.products, self.products, strict=True):
+        for product, (whole, factors) in zip(self.relations.products, self.products, strict=True):
             live = [k for k, factor in enumerate(factors) if factor not in self.frozen]
-            for k in live[1:]:
-                self.start(factors[k], Freeze(product.factors[k], OTHER_FACTOR, product.operation))
-            self.spread()
+            if len(live) > 1:
+                taken = max(live[1:], key=lambda k: weights.along(factors[k]))
+                if weights.along(factors[taken]) <= weights.above(whole):
+                    taken = live[0]
+                for k in live:
+                    if k != taken:  # a square, the same factor twice, freezes itself
+                        self.start(factors[k], Freeze(product.factors[k], OTHER_FACTOR, product.operation))
+                self.spread()
         chosen: dict[int, tuple[int, int, int]] = {}
         for number, (_, factors) in enumerate(self.products):
             sizes = [self.relations.sizes[f] for f in self.relations.products[number].factors]
@@ -138,6 +144,37 @@ class _Freezing:
                     chosen[number] = (factor, sizes[k], math.prod(sizes[k + 1 :]))
                     break
         return chosen
+
+
+class _Weights:
+    """Numbers of parameter elements that lie along dimensions."""
+
+    def __init__(self, trace: Trace, root: list[int]) -> None:
+        relations = trace.relations
+        self._above: dict[int, set[int]] = defaultdict(set)
+        for segment in relations.segments:
+            self._above[root[segment.part]].add(root[segment.whole])
+        for product in relations.products:
+            for factor in product.factors:
+                self._above[root[factor]].add(root[product.whole])
+        self._owned: dict[int, dict[str, int]] = defaultdict(dict)
+        for name, dims in trace.tensors.items():
+            if name not in trace.buffers:
+                for dim in dims:
+                    self._owned[root[dim]][name] = math.prod(relations.sizes[d] for d in dims)
+
+    def along(self, root: int) -> int:
+        """Elements of the parameters that have this very dimension."""
+        return sum(self._owned[root].values())
+
+    def above(self, root: int) -> int:
+        """Elements of the parameters that have it, or a dimension that it is a part or factor of."""
+        found, waiting = {root}, [root]
+        while waiting:
+            new = self._above[waiting.pop()] - found
+            found |= new
+            waiting += new
+        return sum({name: count for r in found for name, count in self._owned[r].items()}.values())
 
 
 def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:

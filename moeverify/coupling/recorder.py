@@ -183,10 +183,10 @@ class Recorder(TorchDispatchMode):
 
     def freeze_unconsumed(self) -> None:
         """Data can leave the dispatcher (``.numpy()``): what was produced and never read again is frozen."""
-        self.relations.operations.append(Operation("(program)", ""))
         for dims, number, storage in self._produced:
             if self._reads.get(storage, -1) <= number:
-                self.relations.freeze_all(dims, "produced and never used by a recorded operation")
+                for dim in dims:
+                    self.relations.freeze(dim, "its result was never used by a recorded operation", number)
 
 
 def _execute(func: Any, args: tuple, kwargs: dict) -> Any:

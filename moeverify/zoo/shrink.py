@@ -102,7 +102,7 @@ def shrunken_config(model_type: str) -> Any:
 
 
 def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
-    nested = {name: sub for name, sub in getattr(config_class, "sub_configs", {}).items() if isinstance(sub, type)}
+    nested = _nested(config_class)
     given = {name: value for name, value in exceptions.items() if name not in nested}
     default = config_class(**{k: v for k, v in given.items() if SWITCHES.fullmatch(k)})
     entries = {name: value for name, value in default.to_dict().items() if not name.startswith("_")}
@@ -120,6 +120,13 @@ def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
         shrunk[name] = _shrink(sub, exceptions.get(name, {}))
     changed = {name: value for name, value in shrunk.items() if value is not None and value != entries.get(name)}
     return config_class(**(changed | given))
+
+
+def _nested(config_class: Any) -> dict[str, Any]:
+    """The configuration classes nested in one, those that may be left out aside (towers for images and sound)."""
+    specs = getattr(config_class, "sub_configs_defaults", None) or {}
+    nested = {name: sub for name, sub in getattr(config_class, "sub_configs", {}).items() if isinstance(sub, type)}
+    return {name: sub for name, sub in nested.items() if not getattr(specs.get(name), "optional", False)}
 
 
 def _entry(name: str, value: Any) -> Any:
