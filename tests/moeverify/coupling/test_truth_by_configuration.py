@@ -123,8 +123,8 @@ def test_head_classes_are_what_follows_the_heads(analysed):
                 entries[".".join((*path, name))] = value * 2
     without_index = {path: value for path, value in entries.items() if "index" not in path}
     changed = dims_that_follow(model, entries) or dims_that_follow(model, without_index)
-    queries = {name for name, _ in changed or () if re.search(r"(q_(b_)?proj|qkv_proj|Wqkv|input_linear)\.", name)}
-    assert bool(queries) != (model_type in HEADS_CANNOT_CHANGE_ALONE)
+    attention = {name for name, _ in changed or () if re.search(r"(o(ut)?|o_[ab])_proj|output_linear", name)}
+    assert bool(attention) != (model_type in HEADS_CANNOT_CHANGE_ALONE)
     more = set()
     for coupling in couplings.classes:
         inside = dims(coupling) & changed
