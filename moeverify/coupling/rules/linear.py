@@ -58,17 +58,6 @@ def dot(call: Call, relations: Relations) -> None:
     relations.equal(call.dims(0)[0], call.dims(1)[0])
 
 
-@rule("aten.linalg_solve_triangular")
-def solve_triangular(call: Call, relations: Relations) -> None:
-    """``[..., n, n], [..., n, k] -> [..., n, k]`` (``left``), or ``[..., k, n]``: each unknown enters the next."""
-    system, right, out = call.dims(0), call.dims(1), call.out
-    order, free = (-2, -1) if call.arg(3, "left", True) else (-1, -2)
-    relations.freeze_all((*system[-2:], right[order], out[order]), "a system of equations, solved in order")
-    relations.equal(right[free], out[free])
-    relations.equal_all(system[:-2], out[:-2])
-    relations.equal_all(right[:-2], out[:-2])
-
-
 @rule("aten.linear")
 def linear(call: Call, relations: Relations) -> None:
     """``[..., k], [m, k], [m] -> [..., m]``."""

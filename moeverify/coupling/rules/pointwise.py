@@ -40,17 +40,6 @@ def pointwise(call: Call, relations: Relations) -> None:
             relations.equal_all(call.dims_of(tensor), out)
 
 
-@rule("aten.log_sigmoid_forward")
-def log_sigmoid(call: Call, relations: Relations) -> None:
-    """Element by element, with a buffer for the gradient: of the same shape on the CPU, empty elsewhere."""
-    source = call.dims(0)
-    for output in call.outputs:
-        if output.shape == call.args[0].shape:
-            relations.equal_all(source, call.dims_of(output))
-        else:
-            relations.freeze_all(call.dims_of(output), "a buffer for the gradient")
-
-
 @rule("aten.isin")
 def is_in(call: Call, relations: Relations) -> None:
     """Every element is looked up in a set, whose values all matter."""
