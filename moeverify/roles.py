@@ -267,10 +267,10 @@ class _Search:
         beside = [child for child in self.children.get(name, ()) if child != container]
         shared = [child for child in beside if self._is(self.roles.shared_experts, child)]
         if not shared and name != container:
-            # A dense MLP in the very module that holds router and experts runs beside them; some families put the
-            # shared expert one level up, beside the whole MoE block.
+            # A dense MLP in the very module that holds router and experts runs beside them.
             shared = [child for child in beside if re.search(r"^(mlp|ffn|feed_forward)$", _last(child))]
-            shared = shared or list(self._named(_parent(name), self.roles.shared_experts))
+        # Some families put the shared expert one level up, beside the whole MoE block.
+        shared = shared or list(self._named(_parent(name), self.roles.shared_experts))
         routers = routers or tuple(child for child in beside if self._is(self.roles.routers, child))
         return MoELayer(name, container, experts, layout, routers, tuple(shared), stacks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -34,6 +35,7 @@ def zoo_types() -> tuple[str, ...]:
 def _entries(config_class: Any) -> set[str]:
     """Names of the entries of a configuration class and of those nested in it."""
     names = set(getattr(config_class, "__dataclass_fields__", ())) | set(vars(config_class))
+    names |= set(inspect.signature(config_class.__init__).parameters)  # before transformers 5 they are arguments
     for nested in getattr(config_class, "sub_configs", {}).values():
         if isinstance(nested, type):
             names |= _entries(nested)

@@ -102,13 +102,21 @@ def shrunken_config(model_type: str) -> Any:
 
 
 def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
+<<<<<<< ours
     nested = _nested(config_class)
+=======
+    from transformers import PretrainedConfig
+
+    nested = {name: sub for name, sub in getattr(config_class, "sub_configs", {}).items() if isinstance(sub, type)}
+>>>>>>> theirs
     given = {name: value for name, value in exceptions.items() if name not in nested}
     default = config_class(**{k: v for k, v in given.items() if SWITCHES.fullmatch(k)})
     entries = {name: value for name, value in default.to_dict().items() if not name.startswith("_")}
+    # Before transformers 5 every configuration carries how many tokens sampling chooses from.
+    sampling = {"top_k"} & set(PretrainedConfig().to_dict())
     shrunk: dict[str, Any] = {}
     for name, value in entries.items():
-        if name not in nested and (small := _entry(name, value)) is not None:
+        if name not in nested and name not in sampling and (small := _entry(name, value)) is not None:
             shrunk[name] = small
     for name, parts in TIED:
         if all(isinstance(entries.get(part), int) for part in parts) and entries.get(name) == sum(
