@@ -13,6 +13,7 @@ from moeverify.pruning.live import LiveIndex
 from moeverify.roles import FoundRoles
 
 ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
+OTHER = "other"
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,10 @@ def make_plan(
         for member in cut.pruning_class.coupling.members:
             key = (member.parameter, member.dim)
             if cut.pruning_class.experts:
-                keep[key] = np.stack([np.sort(member.positions[row].ravel()) for row in cut.kept])
+                rows = [np.sort(member.positions[row].ravel()) for row in cut.kept]
+                # A stack may hold more rows than there are experts (experts that compute nothing); they get as narrow.
+                rows += [rows[-1]] * (sizes.get((member.parameter, 0), 0) - len(rows))
+                keep[key] = np.stack(rows)
             else:
                 gone = np.setdiff1d(np.arange(cut.before), cut.kept)
                 removed.setdefault(key, []).append(member.positions[gone].ravel())

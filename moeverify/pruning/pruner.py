@@ -25,8 +25,9 @@ from moeverify.pruning.arguments import (
     modules_of,
 )
 from moeverify.pruning.candidates import Selection
-from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.classes import OTHER, PruningClass
 from moeverify.pruning.configuration import (
+    Adjustment,
     ConfigUpdate,
     Expression,
     Probe,
@@ -37,6 +38,7 @@ from moeverify.pruning.configuration import (
     shapes_of,
     wanted_shapes,
 )
+from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.configuration.search import find_entries
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
@@ -48,6 +50,7 @@ from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.ranking import rank
 from moeverify.pruning.rehearsal import rehearse
+from moeverify.pruning.rounding import kept_units
 from moeverify.roles import Roles
 
 
@@ -231,6 +234,12 @@ class MoEPruner:
         found, stopped = self._selection.candidates(self.current_step)
         candidates = {c.pruning_class: c for c in found}
         counts = rank(list(candidates.values()), round_to=self.round_to, max_ratio=self.request.max_ratio)
+        rounded = [
+            Adjustment(c, least, counts.get(c, c.coupling.size), f"no fewer are a multiple of round_to={self.round_to}")
+            for c, candidate in candidates.items()
+            if candidate.ranked_with is None and c.role == OTHER
+            if counts.get(c, candidate.size) > (least := kept_units(candidate.initial, candidate.ratio))
+        ]
         expression = self._express(counts)
         if expression is not None:
             counts = dict(expression.counts)
@@ -239,9 +248,9 @@ class MoEPruner:
             if kept < pruning_class.coupling.size:
                 best = candidates[pruning_class].scores.topk(kept, dim=-1).indices.sort(dim=-1).values
                 cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
-        places = {(m.parameter, m.dim) for cut in cuts for m in cut.pruning_class.coupling.members}
+        places = {(m.parameter, dim) for cut in cuts for m in cut.pruning_class.coupling.members for dim in (0, m.dim)}
         sizes = {place: self.DG.live.size(place) for place in places}
-        adjustments = [*stopped, *(() if expression is None else expression.adjustments)]
+        adjustments = [*stopped, *rounded, *(() if expression is None else expression.adjustments)]
         plan = make_plan(cuts, sizes, adjustments)
         return plan if expression is None else replace(plan, entries=expression.entries)
 
@@ -250,7 +259,7 @@ class MoEPruner:
         self._update, self._probe = None, None
         if not has_config(self.model):
             return None
-        probe = self._probe = Probe(self.model)
+        probe = self._probe = Probe(self.model, held_factors(self.DG.couplings))
         named = [
             c
             for c in counts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from moeverify.errors import PruningRefused
-from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.classes import OTHER, PruningClass
 from moeverify.pruning.rounding import kept_units, least_units, round_down
 
 
@@ -42,7 +42,8 @@ def rank(
 ) -> dict[PruningClass, int]:
     """The number of units that each class keeps, for those that lose some.
 
-    Heads are counted whole and not rounded; at least one unit of every class stays. Raises ``PruningRefused`` if a
+    Heads are counted whole and not rounded; at least one unit of every class stays, of those without a role at least
+    ``round_to``. Raises ``PruningRefused`` if a
     class ranked by itself would lose all its units by rounding.
     """
     counts: dict[PruningClass, int] = {}
@@ -68,6 +69,8 @@ def _alone(candidate: Candidate, round_to: int | None, max_ratio: float) -> int:
     kept = kept_units(candidate.initial, ratio, _rounding(candidate, round_to))
     if candidate.pruning_class.role == "heads":
         kept = max(kept, 1)
+    if kept < 1 and candidate.pruning_class.role == OTHER and round_to:
+        kept = min(round_to, candidate.size)  # nobody asked for these by name: the least that rounding leaves
     if kept < 1:
         raise PruningRefused(
             f"ratio {candidate.ratio} with round_to={round_to} would remove all {candidate.size} units of "

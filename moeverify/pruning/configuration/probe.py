@@ -17,6 +17,7 @@ from torch import nn
 from moeverify.errors import PruningRefused
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.document import Path
+from moeverify.pruning.configuration.factors import Held
 from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
 
 Dim = tuple[str, int]
@@ -70,10 +71,14 @@ class Move:
 
 
 class Probe:
-    """Builds and remembers skeletons of one model under changed configurations."""
+    """Builds and remembers skeletons of one model under changed configurations.
 
-    def __init__(self, model: nn.Module) -> None:
+    ``held`` gives sizes of factors that must stay, by parameter dimension (see ``held_factors``).
+    """
+
+    def __init__(self, model: nn.Module, held: Held | None = None) -> None:
         self.model = model
+        self.held = held or {}
         self.document = doc.document_of(model.config)
         self.base = shapes_of(model)
         self.built = 0
@@ -180,6 +185,15 @@ class Probe:
     def moves(self) -> tuple[Move, ...]:
         """What changes shapes, the most far-reaching first."""
         return tuple(sorted((m for m in self._all_moves if m.slopes), key=lambda move: -len(move.slopes)))
+
+    def holds(self, move: Move) -> bool:
+        """Whether a move changes the size of a factor that must stay, such as that of each head."""
+        values = {self.values[path] for path in move.up}
+        for (name, dim), slope in move.slopes.items():
+            is_factor = slope == self.base[name][dim]
+            if is_factor and not values.isdisjoint(self.held.get((name, dim), ())):
+                return True
+        return False
 
     @cached_property
     def silent_moves(self) -> tuple[Move, ...]:

@@ -73,8 +73,8 @@ def _descend(probe: Probe, wanted: Shapes, banned: set[int]) -> tuple[Found, set
     """One move after the other, each leaving fewer wrong dimensions than before, so it ends; also the moves taken.
 
     Moves that only put things right go first: fewer heads, not smaller ones, which would change the softmax scale and
-    the rotary table. What a change puts wrong elsewhere another may put right (an expansion factor that multiplies a
-    hidden size).
+    the rotary table. Those that change a factor which the trace says must stay are none. What a change puts wrong
+    elsewhere another may put right (an expansion factor that multiplies a hidden size).
     """
     entries: Entries = dict(probe.pins)
     now = probe.shapes(entries)
@@ -86,7 +86,7 @@ def _descend(probe: Probe, wanted: Shapes, banned: set[int]) -> tuple[Found, set
         options = [
             (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
             for number, move in enumerate(probe.moves)
-            if number not in banned
+            if number not in banned and not probe.holds(move)
             for votes, change in _proposals(move, values, probe.base, now, wanted)
         ]
         for *_, number, change in sorted(options, key=lambda option: option[:3]):
