@@ -102,13 +102,9 @@ def shrunken_config(model_type: str) -> Any:
 
 
 def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
-<<<<<<< ours
-    nested = _nested(config_class)
-=======
     from transformers import PretrainedConfig
 
-    nested = {name: sub for name, sub in getattr(config_class, "sub_configs", {}).items() if isinstance(sub, type)}
->>>>>>> theirs
+    nested = _nested(config_class)
     given = {name: value for name, value in exceptions.items() if name not in nested}
     default = config_class(**{k: v for k, v in given.items() if SWITCHES.fullmatch(k)})
     entries = {name: value for name, value in default.to_dict().items() if not name.startswith("_")}
