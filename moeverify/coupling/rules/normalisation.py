@@ -3,6 +3,8 @@
 from moeverify.coupling.dims import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
+BY_RUNNING_STATISTICS = ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+
 
 @rule("aten.native_layer_norm", "aten._fused_rms_norm", spare=True)
 def layer_norm(call: Call, relations: Relations) -> None:
@@ -28,12 +30,14 @@ def layer_norm(call: Call, relations: Relations) -> None:
     spare=True,
 )
 def batch_norm(call: Call, relations: Relations) -> None:
-    """``[n, c, ...]`` with weight, bias and running statistics ``[c]``; the rest may be averaged over."""
+    """``[n, c, ...]`` with weight, bias and running statistics ``[c]``; in training the rest is averaged over."""
     source, out = call.dims(0), call.out
-    relations.equal(source[1], out[1])
+    evaluation = call.name in BY_RUNNING_STATISTICS or call.arg(5, "training") is False
     for position, (a, b) in enumerate(zip(source, out, strict=True)):
-        if position != 1:
-            relations.freeze_all((a, b), "batch normalisation may average over this dimension")
+        if position == 1 or evaluation:
+            relations.equal(a, b)
+        else:
+            relations.freeze_all((a, b), "batch normalisation averages over this dimension")
     for tensor in (*call.tensors()[1:], *call.outputs[1:]):
         dims = call.dims_of(tensor)
         if len(dims) == 1 and relations.sizes[dims[0]] == relations.sizes[out[1]]:

@@ -50,7 +50,7 @@ def batch_norm(d: Draw, name: str) -> OneCall:
     mean, var = d.tensor(channels), d.tensor(channels).abs() + 0.5
     by_batch = name not in ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update") and d.flag()
     func = normalise_by_batch if by_batch else normalise_batch
-    return OneCall(name, func, (source, weight, bias, mean, var), {})
+    return OneCall(name, func, (source, weight, bias, mean, var, by_batch), {})
 
 
 @cases("aten.native_group_norm")
