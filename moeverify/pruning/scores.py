@@ -116,30 +116,30 @@ def _position_scores(part: _Part, size: int, importance: Callable) -> list[torch
 
 
 def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable, expert: int) -> list[_Part]:
-    """The layers of a class, each side once."""
+    """The layers of a class, each side once; loose norm weights and biases, and experts of which a single hidden
+    channel is left, only where there is nothing else."""
     parts: dict[tuple, _Part] = {}
+    vectors: dict[tuple, _Part] = {}
     for member, end in graph.nodes.ends(pruning_class.coupling):
         target = end.node.module
         if end.key in parts:
             continue
         if isinstance(target, nn.Parameter):
             view = _view(target, member, expert if pruning_class.experts else None)
-            if view is not None:
-                parts[end.key] = _Part(view, tp.prune_linear_out_channels, member.positions)
+            found = parts if view.in_features > 1 else vectors
+            found[end.key] = _Part(view, tp.prune_linear_out_channels, member.positions)
         else:
             parts[end.key] = _Part(target, end.function, member.positions, end.repeats, end.span)
     if isinstance(importance, OBDCImportance):
         return [_with_fisher(part, importance) for part in parts.values() if _is_output(part)]
-    return list(parts.values())
+    return list(parts.values()) or list(vectors.values())
 
 
-def _view(parameter: nn.Parameter, member: Member, expert: int | None) -> nn.Linear | None:
-    """A parameter as a linear layer whose outputs are the member's positions; ``None`` for a vector."""
+def _view(parameter: nn.Parameter, member: Member, expert: int | None) -> nn.Linear:
+    """A parameter as a linear layer whose outputs are the member's positions."""
     values, gradient, dim = parameter.detach(), parameter.grad, member.dim
     if expert is not None:
         values, gradient, dim = values[expert], None if gradient is None else gradient[expert], dim - 1
-    if sum(size > 1 for size in values.shape) < 2:
-        return None  # Torch-Pruning leaves loose norm weights and biases out as well
     return _as_linear(values, gradient, dim)
 
 
