@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from property_runs import run_property, shards
+from property_runs import PROPERTY, PropertyLog, run_property, shards
 
 from moeverify.properties import PROPERTIES
 
@@ -14,11 +14,14 @@ def subject(pytestconfig):
 
 
 @pytest.mark.parametrize(("name", "shard"), shards())
-def test_property(name, shard, subject, pytestconfig):
+def test_property(name, shard, subject, pytestconfig, record_property):
     if PROPERTIES[name].own and subject != "moe":
         pytest.skip("it is about our own groups and plans")
-    log = pytestconfig.pluginmanager.get_plugin("property-log").log
-    run_property(name, subject, shard, log, Path(pytestconfig.rootpath, "reports", "falsified"))
+    log = PropertyLog()
+    try:
+        run_property(name, subject, shard, log, Path(pytestconfig.rootpath, "reports", "falsified"))
+    finally:
+        record_property(PROPERTY, log.data())
 
 
 def test_every_property_says_what_it_claims():

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from moeverify.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
 from moeverify.replay import Failure
+from moeverify.report.files import write_text
 from synthetic_models.coverage import SpecCoverage
 from synthetic_models.strategies import specs
 
@@ -80,35 +81,34 @@ class PropertyLog:
         }
 
 
+PROPERTY = "moeverify-properties"
+
+
 class PropertyLogPlugin:
-    """Merges the logs of pytest-xdist's workers, prints the summary, writes ``reports/properties.json``."""
+    """Collects the logs that tests record, also those of pytest-xdist's workers; prints the summary and keeps
+    ``reports/properties.json`` as far as the run has come.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.log = PropertyLog()
 
-    def pytest_sessionfinish(self) -> None:
-        """A worker hands its log to the controller."""
-        if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput["properties"] = self.log.data()
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node) -> None:
-        """The controller adds a worker's log to its own; a worker that died has none."""
-        if data := getattr(node, "workeroutput", {}).get("properties"):
-            self.log.merge(data)
+    def pytest_runtest_logreport(self, report) -> None:
+        """Add what a test recorded. Workers leave that to the controller."""
+        if report.when != "call" or hasattr(self.config, "workerinput"):
+            return
+        for name, data in report.user_properties:
+            if name == PROPERTY:
+                self.log.merge(data)
+                path = Path(self.config.rootpath, "reports", "properties.json")
+                write_text(path, json.dumps(self.log.document(settings.get_current_profile_name()), indent=2) + "\n")
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
-        """Print and keep the result."""
-        if not self.log.counts:
-            return
-        terminalreporter.section("properties")
-        for line in self.log.lines():
-            terminalreporter.write_line(line)
-        path = Path(self.config.rootpath, "reports", "properties.json")
-        path.parent.mkdir(exist_ok=True)
-        document = self.log.document(settings.get_current_profile_name())
-        path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+        """Print the result."""
+        if self.log.counts:
+            terminalreporter.section("properties")
+            for line in self.log.lines():
+                terminalreporter.write_line(line)
 
 
 def run_property(name: str, subject: str, shard: int, log: PropertyLog, folder: Path, **drawn) -> None:
