@@ -14,16 +14,17 @@ from moeverify.inspection import Inspection, inspect_source
 COMMITTED = Path(__file__).parents[1] / "data" / "classes_by_role.json"
 
 
-def runs(positions: np.ndarray) -> int:
-    """Number of runs of neighbouring positions that the first unit occupies."""
-    return 1 + int((np.diff(positions[0]) != 1).sum())
+def in_one_run(positions: np.ndarray) -> bool:
+    """Whether a unit's positions follow one another, as those of a head do, and those of gate and up do not."""
+    return bool((np.diff(positions[0]) == 1).all())
 
 
 def signatures(inspection: Inspection) -> set[tuple]:
-    """Each kind of class once: its role, and of every member the path without numbers, the dimension and the runs."""
+    """Each kind of class once: its role, and of every member the path without numbers, the dimension and
+    whether a unit lies there in one run."""
     found = set()
     for item in inspection.classes:
-        members = {(re.sub(r"\d+", "*", m.parameter), m.dim, runs(m.positions)) for m in item.coupling.members}
+        members = {(re.sub(r"\d+", "*", m.parameter), m.dim, in_one_run(m.positions)) for m in item.coupling.members}
         found.add((item.role, frozenset(members)))
     return found
 
