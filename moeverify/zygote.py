@@ -89,9 +89,12 @@ def main() -> None:
     channel = os.fdopen(int(sys.argv[1]), "w")
     parent = os.getppid()
     _warm_up()
+    from moeverify.checks.fresh_process import keep_one
+
     _send(channel, "ready")
     for line in sys.stdin:
         request = json.loads(line)
+        keep_one(os.path.dirname(request["stacks"]))
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.roles import FoundRoles, find_roles
 from moeverify.subjects import Pruned, Subject
+
+if TYPE_CHECKING:
+    from moeverify.checks.liveness import Laboratory
 
 
 @dataclass
@@ -48,6 +51,13 @@ class Context:
     def source_names(self) -> Mapping[str, str]:
         """For each tensor of the pruned model its name in the original (removed experts shift the others)."""
         return source_names(self.original, self.pruned, self.roles)
+
+    @cached_property
+    def laboratory(self) -> Laboratory:
+        """The original in float64, and gradients of it with channels held at zero."""
+        from moeverify.checks.liveness import Laboratory
+
+        return Laboratory(self)
 
     @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:

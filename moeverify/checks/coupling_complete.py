@@ -37,7 +37,7 @@ def coupling_complete(context: Context) -> Finding:
                 missing=[show(p) for p in sorted(wrong[0].missing)][:50],
                 units=len(wrong),
             )
-    laboratory = Laboratory(context)
+    laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
     held = joint(part for _, part in chosen)
     if missing := _missing(laboratory, held):

@@ -43,7 +43,7 @@ def coupling_minimal(context: Context) -> Finding:
                 extra=[show(p) for p in sorted(wrong[0].extra)][:50],
                 units=len(wrong),
             )
-    laboratory = Laboratory(context)
+    laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
     if _in_use(laboratory, joint(part for _, part in chosen)):
         for pruning_class, held in chosen:

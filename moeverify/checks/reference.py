@@ -73,12 +73,14 @@ def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
     owner: dict[Place, Unit] = {place: unit for unit in units for place in unit}
     result = []
     for pruning_class in context.outcome.classes:
-        for unit in units_of(pruning_class.coupling):
+        first = next(m for m in pruning_class.coupling.members if not m.buffer)
+        for number, unit in enumerate(units_of(pruning_class.coupling)):
+            root = (first.parameter, first.dim, int(first.positions[number][0]))
             shares: dict[Unit, int] = defaultdict(int)
             for place in unit:
                 if place in owner:
                     shares[owner[place]] += 1
-            right = max(shares, key=lambda u: (shares[u], sorted(u)), default=frozenset())
+            right = max(shares, key=lambda u: (shares[u], root in u, sorted(u)), default=frozenset())
             named = {(name.rpartition(".")[0], p) for name, _, p in unit if name.endswith(".weight")}
             missing = frozenset(
                 (n, d, p)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moeverify.checks.context import Context
+from moeverify.checks.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.device import input_device
 from moeverify.exercise import run, vary_inputs
@@ -20,25 +18,6 @@ from moeverify.pruning.configuration import has_config
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
 GPU_ROUNDINGS = 64
-
-# What a fresh process runs: plain transformers, nothing of ours except the registration of synthetic models.
-PROGRAM = """
-import json, sys, torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
-folder, dtype, experts, threads, device = sys.argv[1:6]
-torch.set_num_threads(int(threads))
-if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
-    import synthetic_models
-more = {"experts_implementation": experts} if experts else {}
-model, info = AutoModelForCausalLM.from_pretrained(
-    folder + "/model", dtype=getattr(torch, dtype), attn_implementation="eager", output_loading_info=True, **more)
-model.eval().to(device)
-with torch.no_grad():
-    logits = model(**load_file(folder + "/inputs.safetensors", device=device), use_cache=False).logits
-save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
-json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
-"""
 
 
 @check("reload")
@@ -63,15 +42,11 @@ def reload(context: Context) -> Finding:
             return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
         save_file({k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}, f"{folder}/inputs.safetensors")
         experts = getattr(model.config, "_experts_implementation", None) or ""
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, folder, context.dtype, experts, str(torch.get_num_threads()), str(device)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return failed(f"a fresh process cannot load the saved model: {last}", stderr=done.stderr[-4000:])
+        threads = str(torch.get_num_threads())
+        code, said = load_afresh([folder, context.dtype, experts, threads, str(device)])
+        if code:
+            last = (said.strip().splitlines() or ["no message"])[-1]
+            return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])
         info = json.loads(Path(folder, "info.json").read_text("utf-8"))
         logits = load_file(f"{folder}/logits.safetensors")["logits"]
     if info:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,7 +28,7 @@ class Fault:
     source: str
     pruning_ratio: float = 0.5
     dtype: str = "float32"
-    seconds: float = 60.0
+    seconds: float = 240.0
     gibibytes: float = 12.0
 
     @property
@@ -44,7 +46,7 @@ def fault(
     *,
     pruning_ratio: float = 0.5,
     dtype: str = "float32",
-    seconds: float = 60.0,
+    seconds: float = 240.0,
     gibibytes: float = 12.0,
 ) -> Callable[[Subject], Subject]:
     """Register the decorated subject as the fault of its module; the first line of its docstring is the cause."""
@@ -69,7 +71,10 @@ def all_faults() -> tuple[Fault, ...]:
 
 def find_fault(name: str) -> Fault:
     """A fault by name. Raises ``UsageError`` for a name that none has."""
-    all_faults()
+    module = f"moeverify.faults.{name.replace('/', '.').replace('-', '_')}"
+    if name not in FAULTS and re.fullmatch(r"[a-z-]+/[a-z0-9-]+", name):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
     if name not in FAULTS:
         raise UsageError(f"no fault {name!r}; `moeverify self-test --list` names them")
     return FAULTS[name]

@@ -11,7 +11,8 @@ def prune(model, example_inputs, *, pruning_ratio, seed):
     """The offset of the up half is one short: each of its channels is cut one too early."""
     work = Work(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
     name = work.name("experts.gate_up_proj")
+    half = work.original.get_parameter(name).shape[1] // 2
     for expert in range(4):
         kept = work.kept(name, 1, expert)
-        work.recut(name, {1: np.concatenate([kept[kept < 32], kept[kept >= 32] - 1])}, expert)
+        work.recut(name, {1: np.concatenate([kept[kept < half], kept[kept >= half] - 1])}, expert)
     return work.outcome

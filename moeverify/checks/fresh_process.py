@@ -1,0 +1,138 @@
+"""Loading a saved model in a fresh process of plain transformers.
+
+The process imports nothing of ours. Importing transformers takes seconds of processor time, so a run of many cases
+keeps one such process, which forks for each request before any model was loaded: what loads the model is as fresh as
+a process that has just imported transformers. It ends with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+# Set by whoever runs many cases: where the kept process listens, and whose end is its own.
+SOCKET, OWNER = "MOEVERIFY_RELOAD_SOCKET", "MOEVERIFY_RELOAD_OWNER"
+_START_SECONDS = 120.0
+
+PROGRAM = """
+import json, os, socket, sys, traceback
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+def load(folder, dtype, experts, threads, device):
+    torch.set_num_threads(int(threads))
+    if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
+        import synthetic_models
+    more = {"experts_implementation": experts} if experts else {}
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder + "/model", dtype=getattr(torch, dtype), attn_implementation="eager", output_loading_info=True, **more)
+    model.eval().to(device)
+    with torch.no_grad():
+        logits = model(**load_file(folder + "/inputs.safetensors", device=device), use_cache=False).logits
+    save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
+    json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
+
+def serve(path, owner):
+    import transformers.models.auto.modeling_auto
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    server.settimeout(1.0)
+    while True:
+        try:
+            connection, _ = server.accept()
+        except TimeoutError:
+            try:
+                os.kill(owner, 0)
+            except OSError:
+                return
+            continue
+        connection.settimeout(None)
+        request = json.loads(connection.makefile().readline())
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(request["stderr"], os.O_WRONLY | os.O_CREAT), 2)
+            code = 0
+            try:
+                load(*request["arguments"])
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        try:
+            connection.sendall(b"%d\\n" % code)
+        except OSError:
+            pass
+        connection.close()
+
+if sys.argv[1] == "serve":
+    serve(sys.argv[2], int(sys.argv[3]))
+else:
+    load(*sys.argv[2:])
+"""
+
+
+def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
+    """Let a fresh process load what was saved: folder, dtype, experts implementation, threads, device.
+
+    Returns its exit status and what it said on standard error.
+    """
+    place = os.environ.get(SOCKET)
+    if place:
+        temporary = tempfile.TemporaryDirectory(prefix="moeverify-fresh-")
+        with contextlib.suppress(OSError), temporary as folder, _connect(place) as connection:
+            said = Path(folder, "stderr")
+            request = {"arguments": list(arguments), "stderr": str(said)}
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            code = int(connection.makefile().readline() or -1)
+            return code, said.read_text("utf-8", "replace") if said.exists() else ""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "once", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    return done.returncode, done.stderr
+
+
+def keep_one(folder: str) -> None:
+    """Let the reloads of this process and its children share one process; ``folder`` holds its socket."""
+    os.environ[SOCKET] = f"{folder}/reload.sock"
+    os.environ[OWNER] = str(os.getpid())
+
+
+def _connect(place: str) -> socket.socket:
+    """A connection to the kept process, started if it is not there yet. Raises ``OSError`` if it does not start."""
+    connection = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(OSError):
+        connection.connect(place)
+        return connection
+    with contextlib.suppress(OSError):
+        os.unlink(place)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "serve", place, os.environ[OWNER]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            connection.connect(place)
+            return connection
+        time.sleep(0.05)
+    connection.close()
+    raise OSError("the process that loads models did not start")
