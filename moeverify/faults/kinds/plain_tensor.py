@@ -4,7 +4,10 @@ from moeverify.faults.registry import fault
 from moeverify.subjects.moe import prune_moe
 
 
-@fault("zoo:mixtral", {"untouched-identical": r"experts\.down_proj is gone", "reload": r"missing keys on reload: .*down_proj"})
+@fault(
+    "zoo:mixtral",
+    {"untouched-identical": r"experts\.down_proj is gone", "reload": r"missing keys on reload: .*down_proj"},
+)
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """A pruned Parameter is put back as a plain tensor, which nothing saves."""
     outcome = prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
