@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
@@ -25,21 +23,7 @@ from moeverify.pruning.arguments import (
     modules_of,
 )
 from moeverify.pruning.candidates import Selection
-from moeverify.pruning.classes import OTHER, PruningClass
-from moeverify.pruning.configuration import (
-    Adjustment,
-    ConfigUpdate,
-    Expression,
-    Probe,
-    apply_update,
-    express,
-    has_config,
-    plan_update,
-    shapes_of,
-    wanted_shapes,
-)
-from moeverify.pruning.configuration.factors import held_factors
-from moeverify.pruning.configuration.search import find_entries
+from moeverify.pruning.configuration import apply_update
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
@@ -47,10 +31,9 @@ from moeverify.pruning.groups import PruningGroup
 from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.interactive import cut_groups
 from moeverify.pruning.offload import fetch_offloaded
-from moeverify.pruning.plan import Cut, Plan, make_plan
-from moeverify.pruning.ranking import rank
+from moeverify.pruning.plan import Plan
+from moeverify.pruning.planning import Prepared, prepare, update_afterwards
 from moeverify.pruning.rehearsal import rehearse
-from moeverify.pruning.rounding import kept_units
 from moeverify.roles import Roles
 
 
@@ -159,8 +142,6 @@ class MoEPruner:
         self.iterative_steps = iterative_steps
         self.current_step = 0
         self.last_plan: Plan | None = None
-        self._update: ConfigUpdate | None = None
-        self._probe: Probe | None = None
         self.request = make_request(
             self.DG,
             steps=iterative_steps,
@@ -189,8 +170,6 @@ class MoEPruner:
             outputs=self.out_channel_groups,
         )
 
-    # What Torch-Pruning's users and its importances call.
-
     def estimate_importance(self, group: Group) -> torch.Tensor | None:
         """The importance's scores of a group."""
         return self.importance(group)
@@ -216,61 +195,12 @@ class MoEPruner:
     def _downstream_node_as_root_if_attention(self, group: Group) -> Group:
         return group  # asked for by Torch-Pruning's OBDC importance; groups here need no other root
 
-    # From classes to a plan.
-
     def plan(self) -> Plan:
         """What ``step`` would remove; nothing is changed.
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        before, self.current_step = self.current_step, max(self.current_step, 1)
-        try:
-            return self._plan()
-        finally:
-            self.current_step = before
-
-    def _plan(self) -> Plan:
-        self.DG.expansions = 0
-        found, stopped = self._selection.candidates(self.current_step)
-        candidates = {c.pruning_class: c for c in found}
-        counts = rank(list(candidates.values()), round_to=self.round_to, max_ratio=self.request.max_ratio)
-        rounded = [
-            Adjustment(c, least, counts.get(c, c.coupling.size), f"no fewer are a multiple of round_to={self.round_to}")
-            for c, candidate in candidates.items()
-            if candidate.ranked_with is None and c.role == OTHER
-            if counts.get(c, candidate.size) > (least := kept_units(candidate.initial, candidate.ratio))
-        ]
-        expression = self._express(counts)
-        if expression is not None:
-            counts = dict(expression.counts)
-        cuts = []
-        for pruning_class, kept in counts.items():
-            if kept < pruning_class.coupling.size:
-                best = candidates[pruning_class].scores.topk(kept, dim=-1).indices.sort(dim=-1).values
-                cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
-        places = {(m.parameter, dim) for cut in cuts for m in cut.pruning_class.coupling.members for dim in (0, m.dim)}
-        sizes = {place: self.DG.live.size(place) for place in places}
-        adjustments = [*stopped, *rounded, *(() if expression is None else expression.adjustments)]
-        plan = make_plan(cuts, sizes, adjustments)
-        return plan if expression is None else replace(plan, entries=expression.entries)
-
-    def _express(self, counts: dict[PruningClass, int]) -> Expression | None:
-        """The counts that the model's configuration can say; ``None`` if it has no configuration."""
-        self._update, self._probe = None, None
-        if not has_config(self.model):
-            return None
-        probe = self._probe = Probe(self.model, held_factors(self.DG.couplings))
-        named = [
-            c
-            for c in counts
-            if self.request.by_role.get(c.role) or self.request.scope(self.DG.nodes.output_layers(c.coupling))
-        ]
-        expression = express(probe, counts, round_to=self.round_to, named=named)
-        wanted = wanted_shapes(probe.base, expression.counts)
-        self._update = plan_update(probe, expression.entries, wanted)
-        return expression
-
-    # From a plan to a pruned model.
+        return prepare(self._selection, max(self.current_step, 1), self.round_to).plan
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -287,65 +217,52 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
-            plan = self._plan()
-            self._check(plan)
+            prepared = prepare(self._selection, self.current_step, self.round_to)
+            self._check(prepared)
         except Exception:
             self.current_step -= 1
             raise
+        plan = prepared.plan
         for adjustment in plan.adjustments:
             warnings.warn(str(adjustment), stacklevel=2)
         if interactive:
-            return self._groups(plan)
+            return self._groups(prepared)
         heads = head_counts_after(self.num_heads, plan, self.DG)
         apply_plan(self.model, plan, self.DG.nodes.own_functions())
         self.DG.carried_out(plan)
-        self._follow(plan, heads)
-        self.last_plan = plan
+        self._follow(prepared, heads)
         return plan
 
-    def _check(self, plan: Plan) -> None:
+    def _check(self, prepared: Prepared) -> None:
+        plan = prepared.plan
         if not plan.cuts:
             because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
             raise PruningRefused(
                 f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
                 "`moeverify inspect` says by what"
             )
-        if self._update is None:
+        if prepared.update is None:
             heads = head_counts_after(self.num_heads, plan, self.DG)
             rehearse(self.DG, plan, heads, self.example_inputs, self.forward_fn)
 
-    def _follow(self, plan: Plan, heads: Mapping[str, tuple[int, int]]) -> None:
+    def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""
-        apply_folds(self.model, plan.folds)
-        if self._update is not None:
-            apply_update(self.model, self._update)
+        apply_folds(self.model, prepared.plan.folds)
+        if prepared.update is not None:
+            apply_update(self.model, prepared.update)
         else:
             write_head_counts(self.model, heads)
         self.num_heads.update({self.model.get_submodule(path): new for path, (_, new) in heads.items()})
+        self.last_plan = prepared.plan
 
-    def _groups(self, plan: Plan) -> Iterator[PruningGroup]:
-        heads = head_counts_after(self.num_heads, plan, self.DG)
-        planned = {place: kept.shape[-1] for place, kept in plan.keep.items()}
-        yield from cut_groups(self.DG, plan)
-        if any(self.DG.live.size(place) != size for place, size in planned.items()):
-            self._follow_what_was_done()
-            return
-        self.last_plan = plan
-        self._follow(plan, heads)
-
-    def _follow_what_was_done(self) -> None:
-        """Groups were left out or pruned otherwise: find the configuration of the sizes there are."""
-        if self._probe is None:
-            return
-        wanted = shapes_of(self.model)
-        found = find_entries(self._probe, wanted)
-        if found.wrong:
-            name, dim = found.wrong[0]
-            raise PruningRefused(
-                f"the groups were pruned, but no configuration says the size of dimension {dim} of {name}; the model "
-                "runs in memory and cannot be saved and loaded again"
-            )
-        apply_update(self.model, plan_update(self._probe, found.entries, wanted))
+    def _groups(self, prepared: Prepared) -> Iterator[PruningGroup]:
+        heads = head_counts_after(self.num_heads, prepared.plan, self.DG)
+        yield from cut_groups(self.DG, prepared.plan)
+        planned = {place: kept.shape[-1] for place, kept in prepared.plan.keep.items()}
+        if all(self.DG.live.size(place) == size for place, size in planned.items()):
+            self._follow(prepared, heads)
+        elif prepared.probe is not None:
+            apply_update(self.model, update_afterwards(self.model, prepared.probe))
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]

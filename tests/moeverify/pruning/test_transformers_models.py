@@ -166,3 +166,52 @@ def test_transparent_operations_are_most_of_a_model():
         steps.append(graph.expansions)
     assert steps[0] == 1
     assert steps[1] > 50
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_configuration_follows_groups_pruned_one_by_one(left_out, tmp_path):
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **SIZES)).eval()
+    pruner = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5, ignored_layers=[model.lm_head])
+    for group in pruner.step(interactive=True):
+        layers = {dep.target.module for dep, _ in group}
+        if not (left_out and model.lm_head in layers):  # the hidden channels
+            group.prune()
+    assert model.config.hidden_size == (64 if left_out else 32)
+    assert (model.config.intermediate_size, model.config.num_attention_heads) == (48, 4)
+    logits = model(IDS).logits
+    model.save_pretrained(tmp_path)
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(again(IDS).logits, logits)
+
+
+def test_history_with_experts_that_lost_channels_of_their_own():
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **SIZES)).eval()
+    other = MixtralForCausalLM(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    pruner = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.25, ratios={"hidden": 0, "heads": 0})
+    pruner.step()
+    history = pruner.pruning_history()
+    assert len({tuple(lost) for lost in history[0][2]}) == 4
+    graph = mv.MoEDependencyGraph().build_dependency(other, {"input_ids": IDS})
+    graph.load_pruning_history(history)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_iterative_steps_with_a_configuration(tmp_path):
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(num_local_experts=4, **SIZES)).eval()
+    pruner = mv.MoEPruner(
+        model, {"input_ids": IDS}, pruning_ratio=0.5, iterative_steps=2, ignored_layers=[model.lm_head]
+    )
+    sizes = []
+    for _ in range(2):
+        pruner.step()
+        model(IDS)
+        sizes.append((model.config.hidden_size, model.config.intermediate_size, model.config.num_attention_heads))
+    assert sizes[-1] == (32, 48, 4)
+    assert sizes[0][0] == 48
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
