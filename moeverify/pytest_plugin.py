@@ -18,6 +18,12 @@ OPTIONS = (
     ("checks", str, "", "only these checks, separated by commas"),
     ("skip-checks", str, "", "all but these checks, separated by commas"),
     ("expect-fail", str, "", "CHECK or SOURCE::CHECK that must fail, separated by commas"),
+    (
+        "profile",
+        str,
+        "ci",
+        "specs drawn for each property: none, ci (20) or nightly (500); the smallest failing one is shown",
+    ),
     ("seed", int, 0, "seed of weights, inputs and pruning"),
     ("dtype", str, "float32", "precision that models are stored in"),
     ("timeout", float, 120.0, "seconds that one model may take"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Generator, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moeverify.case import Case
-from moeverify.errors import MoEVerifyError
+from moeverify.errors import MoEVerifyError, UsageError
 from moeverify.events import CaseFinished, Event, VerdictReached
 from moeverify.isolate import Limits, Worker
 from moeverify.pruning.arguments import check_ratio
@@ -22,6 +23,8 @@ from moeverify.verdict import CaseFacts, Status, Verdict, VerificationResult
 from moeverify.versions import versions
 
 ROOT = "moeverify"
+EXAMPLES = {"none": 0, "ci": 20, "nightly": 500}
+_SECONDS_A_SPEC = 10.0
 
 
 class ProblemFound(Exception):
@@ -80,6 +83,29 @@ class CheckItem(pytest.Item):
         return self.config.rootpath, None, f"{ROOT}::{self.parent.name}::{self.name}"
 
 
+class PropertyItem(pytest.Item):
+    """One property of synthetic models, on specs that Hypothesis draws."""
+
+    def runtest(self) -> None:
+        """Search; what falsifies the property is saved and shown as a script."""
+        session: MoEVerifySession = self.config.pluginmanager.get_plugin("moeverify-session")  # type: ignore[assignment]
+        session.search(self.name)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The smallest failing spec instead of a traceback of ours."""
+        if isinstance(excinfo.value, FalsifiedProperty):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, None, str]:
+        """The name in test reports."""
+        return self.config.rootpath, None, self.nodeid
+
+
+class FalsifiedProperty(Exception):
+    """A property does not hold; says for which spec, and how to run it again."""
+
+
 class MoEVerifySession:
     """Hooks of one process; under pytest-xdist every worker has one, and the controller draws the report."""
 
@@ -103,6 +129,8 @@ class MoEVerifySession:
         return [word for word in self._option(name).replace(",", " ").split() if word]
 
     def _plan(self) -> list[Case]:
+        if self._option("profile") not in EXAMPLES:
+            raise UsageError(f"unknown profile {self._option('profile')!r}; use {', '.join(EXAMPLES)}")
         checks = select_checks(self._words("checks") or None, self._words("skip-checks"))
         ratio, subject, dtype = (
             check_ratio(self._option("pruning-ratio")),
@@ -130,6 +158,31 @@ class MoEVerifySession:
                     item.add_marker(pytest.mark.xfail(reason="expected to fail", strict=True, raises=ProblemFound))
                 items.append(item)
 
+        if EXAMPLES[self._option("profile")]:
+            from moeverify.properties import PROPERTIES
+
+            specs = SourceRoot.from_parent(root, name="specs", nodeid=f"{ROOT}::specs")
+            ours = self._option("subject") == "moe"
+            for name, found in PROPERTIES.items():
+                if ours or not found.own:
+                    items.append(PropertyItem.from_parent(specs, name=name))
+
+    def search(self, name: str) -> None:
+        """Try a property. Raises ``FalsifiedProperty`` with the smallest failing spec."""
+        from moeverify.properties.search import describe_failure, find_failure
+
+        failure = find_failure(
+            name,
+            self._option("subject"),
+            pruning_ratio=self._option("pruning-ratio"),
+            seconds=min(self._option("timeout"), _SECONDS_A_SPEC),
+            examples=EXAMPLES[self._option("profile")],
+        )
+        if failure is not None:
+            folder = Path(self._option("report") or self.config.rootpath / "reports")
+            path = failure.save(folder / "falsified" / f"{name}.json")
+            raise FalsifiedProperty(describe_failure(failure, path))
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Under ``-n`` the checks of one model go to one worker, since they share one pruning."""
@@ -139,7 +192,9 @@ class MoEVerifySession:
 
         class CaseScheduling(LoadScopeScheduling):
             def _split_scope(self, nodeid: str) -> str:
-                return nodeid.rpartition("::")[0] if nodeid.startswith(f"{ROOT}::") else nodeid
+                return nodeid.rpartition("::")[0] if nodeid.startswith(models) else nodeid
+
+        models = tuple(f"{ROOT}::{case.source}::" for case in self.cases)
 
         return CaseScheduling(config, log)
 

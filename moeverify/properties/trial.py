@@ -17,7 +17,7 @@ from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding
 from moeverify.errors import MoEVerifyError
-from moeverify.properties.registry import PropertyFailed
+from moeverify.properties.registry import NotApplicable, PropertyFailed
 from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.roles import Roles
@@ -61,7 +61,7 @@ class Trial:
         """Let the subject prune ``model`` in place. ``None`` if it is to prune ``again`` and finds nothing left.
 
         Ours is told the roles and leaves out the rounding, which tiny sizes do not bear. Raises ``PropertyFailed`` if
-        the subject crashes or refuses.
+        the subject crashes or refuses, ``NotApplicable`` if one that cannot be told the roles refuses unusual names.
         """
         ratio = self.pruning_ratio if ratio is None else ratio
         if self.subject == "moe":
@@ -75,6 +75,8 @@ class Trial:
         except MoEVerifyError as error:
             if again and "nothing can be pruned" in str(error):
                 return None
+            if self.subject != "moe" and self.roles(spec) is not None:
+                raise NotApplicable("the names say nothing of the experts, and this subject cannot be told") from error
             raise PropertyFailed(f"the subject refused: {error}") from error
         except Exception as error:
             line = " ".join(str(error).split())[:300]

@@ -49,6 +49,7 @@ def _installed():
 @pytest.mark.slow
 def test_a_good_pruner_passes_on_two_workers_with_one_report(consumer, tmp_path):
     words = ["--moeverify-subject", "acme_pruner:good", "--moeverify-sources", "zoo:mixtral,synthetic:listed"]
+    words += ["--moeverify-profile", "none"]
     done = consumer(
         *words, "--moeverify-checks", CHECKS, "--moeverify-report", "out", "-n", "2", "-v", "-k", "moeverify"
     )
@@ -65,6 +66,7 @@ def test_a_good_pruner_passes_on_two_workers_with_one_report(consumer, tmp_path)
 @pytest.mark.slow
 def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer):
     words = ["--moeverify-subject", "acme_pruner:broken", "--moeverify-sources", "zoo:mixtral"]
+    words += ["--moeverify-profile", "none"]
     done = consumer(*words, "--moeverify-checks", CHECKS, "-k", "moeverify")
     assert done.returncode == 1
     assert "zoo:mixtral masked-equivalence: fail" in done.stdout
@@ -75,6 +77,17 @@ def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer):
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
     assert "2 xfailed" in done.stdout
+
+
+@pytest.mark.slow
+def test_properties_show_the_smallest_spec_and_a_line_to_replay(consumer, tmp_path):
+    words = ["--moeverify-subject", "acme_pruner:broken", "--moeverify-sources", "zoo:mixtral"]
+    done = consumer(*words, "-k", "specs and masked-equivalence")
+    assert done.returncode == 1
+    assert "masked-equivalence does not hold for acme_pruner:broken" in done.stdout
+    assert re.search(r"moeverify replay \S+/falsified/masked-equivalence.json", done.stdout)
+    assert "spec = Spec(" in done.stdout
+    assert (tmp_path / "reports/falsified/masked-equivalence.json").exists()
 
 
 @pytest.mark.slow

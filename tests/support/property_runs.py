@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import settings
 
-from moeverify.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
-from moeverify.replay import Failure
+from moeverify.properties import PROPERTIES
+from moeverify.properties.search import NOT_APPLICABLE, describe_failure, find_failure
 from moeverify.report.files import write_text
 from synthetic_models.coverage import SpecCoverage
-from synthetic_models.strategies import specs
 
 
 class PropertyLog:
@@ -120,29 +118,17 @@ def run_property(name: str, subject: str, shard: int, log: PropertyLog, folder: 
     path = folder / f"{name}-{subject.replace(':', '-').replace('/', '-')}.json"
     key = f"{name}|{subject}"
 
-    def holds(spec) -> None:
-        begin = time.perf_counter()
+    def count(spec, said, seconds) -> None:
         log.coverage.add(spec)
         log.counts[f"{key}|examples"] += 1
-        try:
-            check_property(name, spec, subject=subject)
-        except NotApplicable:
+        log.counts[f"{key}|ms"] += round(1000 * seconds)
+        if said == NOT_APPLICABLE:
             log.counts[f"{key}|not applicable"] += 1
-        except PropertyFailed as error:
-            failure = Failure(name, spec, subject, message=str(error))
-            log.failures[key] = f"{error} ({spec!r})"
-            failure.save(path)  # Hypothesis ends with the smallest, so that is what stays
-            raise AssertionError(
-                f"{name} does not hold for {subject}: {error}\n\nmoeverify replay {path}\n\n{failure.script()}\n"
-            ) from error
-        finally:
-            log.counts[f"{key}|ms"] += round(1000 * (time.perf_counter() - begin))
 
-    holds.__name__ = holds.__qualname__ = f"{name.replace('-', '_')}_holds"
-    given_specs = given(specs(**drawn))(holds)
-    if not settings().derandomize:
-        given_specs = seed(shard)(given_specs)
-    settings(report_multiple_bugs=False, database=None, suppress_health_check=list(HealthCheck))(given_specs)()
+    failure = find_failure(name, subject, shard=shard, tell=count, **drawn)
+    if failure is not None:
+        log.failures[key] = f"{failure.message} ({failure.spec!r})"
+        raise AssertionError(describe_failure(failure, failure.save(path)))
 
 
 def shards() -> list[tuple[str, int]]:

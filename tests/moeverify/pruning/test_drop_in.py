@@ -338,7 +338,7 @@ def test_forward_fn_and_output_transform():
         model, inputs, forward_fn=forward, output_transform=lambda out: out[0]
     )
     assert calls == [model]
-    with pytest.raises(PruningRefused, match="produced and never used"):
+    with pytest.raises(PruningRefused, match="never used by a recorded operation"):
         graph.get_pruning_group(model.b, tp.prune_conv_out_channels, [0])
 
 
