@@ -24,7 +24,7 @@ def check_device(name: str) -> str:
         raise UsageError(f"unknown device {name!r}; use cpu, cuda, cuda:N or auto") from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UsageError("no CUDA device is available here; leave --device out, or use cpu")
+            raise UsageError("no CUDA device is available here; use the device cpu")
         if (device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"there is no {name}; this machine has {torch.cuda.device_count()} CUDA device(s)")
     elif device.type != "cpu":
