@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
 from moeverify.pruning.classes import PruningClass
-from moeverify.pruning.rounding import kept_units
+from moeverify.pruning.rounding import alignment, kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
 ROUNDING = 4
@@ -15,15 +15,16 @@ ROUNDING = 4
 def ratio_honoured(context: Context) -> Finding:
     """Proves that each prunable class lost the share that was asked for, counted in the pruned weights.
 
-    Sizes may be rounded down to a multiple of four; at least one head group stays. A class that the subject's plan
-    names as adjusted, with the rule of the configuration that asks for it, must keep what the plan says, and is told in
-    the message. For a subject without groups
-    every dimension that shrank is held to the ratio, give or take a tenth and the rounding, attention excepted.
+    Sizes may be rounded down to a multiple of four, or of what the model's kernels need; at least one head group
+    stays. A class that the subject's plan names as adjusted, with the rule of the configuration that asks for it, must
+    keep what the plan says, and is told in the message. For a subject without groups every dimension that shrank is
+    held to the ratio, give or take a tenth and the rounding, attention excepted.
     """
     after = {n: p.shape for n, p in context.pruned.named_parameters()}
     before = {n: p.shape for n, p in context.original.named_parameters()}
     wrong = []
     counted = 0
+    rounding = max(ROUNDING, alignment(context.original))
     plan = context.outcome.plan
     adjusted = {_key(a.pruning_class): a for a in (plan.adjustments if plan is not None else ())}
     for pruning_class in context.outcome.classes:
@@ -31,7 +32,7 @@ def ratio_honoured(context: Context) -> Finding:
         if size < 2:
             continue
         wanted = kept_units(size, context.pruning_ratio)
-        low, high = (max(wanted, 1),) * 2 if pruning_class.role == "heads" else (max(wanted - ROUNDING + 1, 1), wanted)
+        low, high = (max(wanted, 1),) * 2 if pruning_class.role == "heads" else (max(wanted - rounding + 1, 1), wanted)
         if (adjustment := adjusted.get(_key(pruning_class))) is not None:
             low = high = adjustment.kept
         for member in pruning_class.coupling.members:
@@ -49,7 +50,7 @@ def ratio_honoured(context: Context) -> Finding:
                 if new == size or "attn" in name or "attention" in name:
                     continue
                 counted += 1
-                if abs(new - size * (1 - context.pruning_ratio)) > 0.1 * size + ROUNDING:
+                if abs(new - size * (1 - context.pruning_ratio)) > 0.1 * size + rounding:
                     wrong.append({"parameter": name, "dim": dim, "before": size, "after": new,
                                   "wanted": kept_units(size, context.pruning_ratio)})  # fmt: skip
     if wrong:

@@ -34,6 +34,7 @@ from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Plan
 from moeverify.pruning.planning import Prepared, prepare, update_afterwards
 from moeverify.pruning.rehearsal import rehearse
+from moeverify.pruning.rounding import aligned
 from moeverify.roles import Roles
 
 
@@ -108,13 +109,11 @@ class MoEPruner:
         self.model = model
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
-        if round_to is not None and round_to < 1:
-            raise UsageError(f"round_to must be a positive number, not {round_to!r}")
         if iterative_steps < 1:
             raise UsageError(f"iterative_steps must be a positive number, not {iterative_steps!r}")
         if expert_ranking not in (None, EACH, TOGETHER):
             raise UsageError(f"expert_ranking is {EACH!r} or {TOGETHER!r}, not {expert_ranking!r}")
-        self.round_to = round_to
+        self.round_to = aligned(model, round_to)
         self.root_module_types = tuple(root_module_types)
         self.forward_fn = forward_fn
         self.output_transform = output_transform

@@ -144,14 +144,18 @@ def _view(parameter: nn.Parameter, member: Member, expert: int | None) -> nn.Lin
 
 
 def _as_linear(values: torch.Tensor, gradient: torch.Tensor | None, dim: int) -> nn.Linear:
-    """A linear layer whose output channels are the positions of ``values`` along ``dim``."""
-    matrix = values.movedim(dim, 0).reshape(values.shape[dim], -1)
+    """A linear layer whose output channels are the positions of ``values`` along ``dim``.
+
+    Its weight shares the memory of ``values`` and keeps their other dimensions: importances flatten what they take.
+    A class of hidden channels shows every weight of the model at once, so a copy of each would be one too many.
+    """
+    turned = values.movedim(dim, 0)
     layer = nn.Linear(1, 1, bias=False, device="meta")
-    layer.weight = nn.Parameter(matrix, requires_grad=False)
-    layer.out_features, layer.in_features = matrix.shape
+    layer.weight = nn.Parameter(turned, requires_grad=False)
+    layer.out_features, layer.in_features = turned.shape[0], turned[0].numel()
     if gradient is not None:
         layer.weight.requires_grad_()
-        layer.weight.grad = gradient.movedim(dim, 0).reshape(matrix.shape)
+        layer.weight.grad = gradient.movedim(dim, 0)
     return layer
 
 
