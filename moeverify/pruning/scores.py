@@ -74,30 +74,58 @@ def score_units(
 
 
 def _score(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable, expert: int) -> torch.Tensor:
-    size = pruning_class.coupling.size
-    group = Group()
-    wide: list[torch.Tensor] = []
+    """Scores of a class, or of one expert of it. Parts on different devices are scored apart and averaged by number."""
     try:
-        parts = _parts(graph, pruning_class, importance, expert)
-        single = any(part.positions.shape[1] == 1 for part in parts)
-        added_up = getattr(importance, "group_reduction", "mean") in ("sum", "mean")
-        for part in sorted(parts, key=lambda part: part.positions.shape[1] > 1):
-            if single and added_up:
-                group._group.append(part.item(part.positions))
-            elif single or part.positions.shape[1] <= _FEW_POSITIONS:
-                group._group += [part.item(column[:, None]) for column in part.positions.T]
-            else:  # a head: position by position, then averaged
-                wide += _position_scores(part, size, importance)
-        narrow = importance(group) if len(group) else None
+        shares = _by_device(_parts(graph, pruning_class, importance, expert))
+        found = [(_matrices(share), _score_parts(share, pruning_class.coupling.size, importance)) for share in shares]
     except (AttributeError, KeyError, IndexError, RuntimeError) as error:
         raise PruningRefused(
             f"{type(importance).__name__} cannot score {pruning_class.name} ({type(error).__name__}: {error}); it may "
             "need gradients (a backward pass) or statistics first"
         ) from error
-    found = [*wide, *([narrow.float()[:size]] if narrow is not None and len(narrow) else [])]
-    if not found:
+    known = [(count, scores) for count, scores in found if scores is not None]
+    if not known:
         raise PruningRefused(f"the importance gives no score for {pruning_class.name}; leave it out or use another one")
-    return torch.stack([scores.cpu() for scores in found]).mean(0)
+    if len(known) == 1:
+        return known[0][1]
+    return torch.stack([count * scores for count, scores in known]).sum(0) / sum(count for count, _ in known)
+
+
+def _device_of(part: _Part) -> torch.device | None:
+    weight = getattr(part.layer, "weight", None)
+    return weight.device if isinstance(weight, torch.Tensor) else None
+
+
+def _matrices(parts: list[_Part]) -> int:
+    """How many parts an importance counts: norm weights are left out by most."""
+    weights = [getattr(part.layer, "weight", None) for part in parts]
+    return max(1, sum(isinstance(w, torch.Tensor) and w.dim() > 1 for w in weights))
+
+
+def _by_device(parts: list[_Part]) -> list[list[_Part]]:
+    """Parts that lie together; one without a weight goes with the first ones."""
+    shares: dict[torch.device | None, list[_Part]] = {}
+    home = next((device for part in parts if (device := _device_of(part)) is not None), None)
+    for part in parts:
+        shares.setdefault(_device_of(part) or home, []).append(part)
+    return list(shares.values())
+
+
+def _score_parts(parts: list[_Part], size: int, importance: Callable) -> torch.Tensor | None:
+    group = Group()
+    wide: list[torch.Tensor] = []
+    single = any(part.positions.shape[1] == 1 for part in parts)
+    added_up = getattr(importance, "group_reduction", "mean") in ("sum", "mean")
+    for part in sorted(parts, key=lambda part: part.positions.shape[1] > 1):
+        if single and added_up:
+            group._group.append(part.item(part.positions))
+        elif single or part.positions.shape[1] <= _FEW_POSITIONS:
+            group._group += [part.item(column[:, None]) for column in part.positions.T]
+        else:  # a head: position by position, then averaged
+            wide += _position_scores(part, size, importance)
+    narrow = importance(group) if len(group) else None
+    found = [*wide, *([narrow.float()[:size]] if narrow is not None and len(narrow) else [])]
+    return torch.stack([scores.cpu() for scores in found]).mean(0) if found else None
 
 
 def _position_scores(part: _Part, size: int, importance: Callable) -> list[torch.Tensor]:

@@ -12,6 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
+from moeverify.pruning import scores
 
 TOKENS = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
 IDS = torch.arange(64).view(2, 32)
@@ -201,3 +202,27 @@ def test_model_of_another_shape_than_traced_is_refused_whole():
     with pytest.raises(PruningRefused, match="changed after it was traced"):
         group.prune()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_scoring_copies_no_weight():
+    stack = torch.randn(3, 4, 5)
+    for dim in (1, 2):
+        layer = scores._as_linear(stack, stack, dim)
+        assert layer.weight.data_ptr() == stack.data_ptr()
+        assert layer.weight.grad.data_ptr() == stack.data_ptr()
+        assert (layer.out_features, layer.in_features) == (stack.shape[dim], stack.numel() // stack.shape[dim])
+
+
+def test_a_class_over_two_devices_is_scored_device_by_device(monkeypatch):
+    model, inputs = fused()
+    graph = mv.MoEDependencyGraph().build_dependency(model, inputs)
+    hidden = next(c for c in graph.classes if c.role == "hidden")
+    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer=None)
+    together = scores.score_units(graph, hidden, importance)
+    turns = {}
+    monkeypatch.setattr(
+        scores, "_device_of", lambda part: torch.device("cuda", turns.setdefault(id(part), len(turns)) % 2)
+    )
+    apart = scores.score_units(graph, hidden, importance)
+    assert len(turns) > 2
+    assert torch.allclose(apart, together, rtol=0.02)  # parts that the importance passes over are counted, too
