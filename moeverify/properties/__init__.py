@@ -4,6 +4,7 @@ from moeverify.properties import (  # noqa: F401
     config_in_step,
     determinism,
     expert_permutation,
+    injected_edges,
     isolation,
     masked_equivalence,
     order,
