@@ -23,7 +23,7 @@ _SYMBOLS = {Status.PASS: "·", Status.SKIP: " "}
 
 
 @dataclass(frozen=True)
-class Tested:
+class Examined:
     """One pruner on one source, with all verdicts. ``fault`` is ``None`` for the right pruner."""
 
     case: Case
@@ -55,13 +55,13 @@ class Tested:
 class SelfTest:
     """The matrix: what each check said of each fault, and of the right pruner on the same sources."""
 
-    faults: tuple[Tested, ...]
-    right: tuple[Tested, ...]
+    faults: tuple[Examined, ...]
+    right: tuple[Examined, ...]
     checks: tuple[str, ...]
     seconds: float
 
     @property
-    def missed(self) -> tuple[Tested, ...]:
+    def missed(self) -> tuple[Examined, ...]:
         """Faults that a check which was to name their cause did not catch."""
         return tuple(t for t in self.faults if t.missed)
 
@@ -156,7 +156,7 @@ class SelfTest:
             lines += ["", f"False alarm: {alarm.source}: {alarm.check}: {alarm.message}"]
         return "\n".join(lines) + "\n"
 
-    def _row(self, tested: Tested) -> str:
+    def _row(self, tested: Examined) -> str:
         assert tested.fault is not None
         said = {v.check: v for v in tested.verdicts}
         cells = []
@@ -221,8 +221,8 @@ def self_test(
         return tuple(verdicts[case][name] for name in CHECKS if name in verdicts[case])
 
     return SelfTest(
-        faults=tuple(Tested(case, fault, told(case)) for case, fault in by_case.items()),
-        right=tuple(Tested(case, None, told(case)) for case in right),
+        faults=tuple(Examined(case, fault, told(case)) for case, fault in by_case.items()),
+        right=tuple(Examined(case, None, told(case)) for case in right),
         checks=names,
         seconds=time.monotonic() - begin,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
+from moeverify.checks.router_tensors import experts_now
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.roles import FoundRoles, find_roles
 from moeverify.subjects import Pruned, Subject
@@ -46,6 +47,12 @@ class Context:
     def roles(self) -> FoundRoles:
         """Roles found in the original model."""
         return find_roles(self.original)
+
+    @cached_property
+    def pruned_roles(self) -> FoundRoles:
+        """The same roles in the pruned model: with fewer experts where some were removed, numbered anew."""
+        layers = (replace(x, experts=x.experts[: experts_now(self.pruned, x)]) for x in self.roles.layers)
+        return replace(self.roles, layers=tuple(layers))
 
     @cached_property
     def source_names(self) -> Mapping[str, str]:

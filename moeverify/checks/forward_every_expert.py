@@ -1,32 +1,61 @@
 """``forward-every-expert``"""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.routing import Change, Routing, towards
 from moeverify.exercise import count_reached, run, vary_inputs
 
 ATTEMPTS = 8
+# Experts that tokens are sent to by force, at most.
+FORCED = 256
 
 
 @check("forward-every-expert")
 def forward_every_expert(context: Context) -> Finding:
     """Proves that each routed expert of the pruned model computes on tokens routed to it, with finite results.
 
-    Draws up to eight inputs until every expert was reached; an expert that no token reaches fails the check, since
-    nothing is known of it then.
+    Draws eight inputs, or fewer if all experts were reached before; then sends tokens by force to experts that are
+    still unreached, one input for each. An expert that even so gets no token fails the check, since nothing is known
+    of it then.
     """
     if not context.roles.layers:
         return skipped("the model has no MoE layer")
-    with count_reached(context.pruned, context.roles) as reached:
-        for attempt in range(ATTEMPTS):
-            inputs = vary_inputs(context.pruned, context.example_inputs, context.seed + 1 + attempt)
-            try:
-                output = run(context.pruned, inputs)
-            except Exception as error:
-                return failed(f"the pruned model does not run: {type(error).__name__}: {error}", attempt=attempt)
-            if not output.isfinite().all():
-                return failed("the output holds NaN or infinity", attempt=attempt, tokens=reached)
+    roles, number = context.pruned_roles, 0
+    with count_reached(context.pruned, roles) as reached:
+        for _ in range(ATTEMPTS):
+            if (problem := _forward(context, number, {})) is not None:
+                return failed(problem, attempt=number, tokens=reached)
+            number += 1
             if all(reached.values()):
-                least = min(reached, key=lambda name: reached[name])
-                return passed(f"{len(reached)} experts ran; fewest tokens: {reached[least]} at {least}", tokens=reached)
+                break
+        forced: list[str] = []
+        for layer in roles.layers:
+            for expert, name in enumerate(layer.experts):
+                if reached[name] or len(forced) >= FORCED:
+                    continue
+                if (problem := _forward(context, number, {layer.name: towards(expert)})) is not None:
+                    return failed(f"tokens sent to {name}: {problem}", expert=name, tokens=reached)
+                number += 1
+                forced.append(name)
     missing = [name for name, count in reached.items() if not count]
-    return failed(f"no token reached {missing[0]} in {ATTEMPTS} inputs", unreached=missing, tokens=reached)
+    if missing:
+        return failed(f"no token reached {missing[0]} in {number} inputs", unreached=missing, tokens=reached)
+    least = min(reached, key=lambda name: reached[name])
+    return passed(
+        f"{len(reached)} experts ran; fewest tokens: {reached[least]} at {least}", tokens=reached, forced=forced
+    )
+
+
+def _forward(context: Context, number: int, force: Mapping[str, Change]) -> str | None:
+    """What is wrong with one forward of the pruned model; ``None`` if nothing is."""
+    inputs = vary_inputs(context.pruned, context.example_inputs, context.seed + 1 + number)
+    try:
+        with Routing(context.pruned, context.pruned_roles, force):
+            output = run(context.pruned, inputs)
+    except Exception as error:
+        return f"the pruned model does not run: {type(error).__name__}: {error}"
+    return None if output.isfinite().all() else "the output holds NaN or infinity"

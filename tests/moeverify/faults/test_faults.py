@@ -8,7 +8,7 @@ from moeverify.case import run_case
 from moeverify.checks import CHECKS, default_names
 from moeverify.errors import UsageError
 from moeverify.faults import all_faults, find_fault
-from moeverify.self_test import SelfTest, Tested, case_of, self_test
+from moeverify.self_test import Examined, SelfTest, case_of, self_test
 from moeverify.verdict import PROBLEMS, Status, Verdict
 
 FAULTS = all_faults()
@@ -79,7 +79,7 @@ def outcome_of(name, **statuses):
         Verdict(source, "", check.replace("_", "-"), status, messages.get(check.replace("_", "-"), "passes"))
         for check, status in statuses.items()
     )
-    return Tested(case_of(find_fault("ratio/nothing")), fault, verdicts)
+    return Examined(case_of(find_fault("ratio/nothing")), fault, verdicts)
 
 
 def test_matrix():
