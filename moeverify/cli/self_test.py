@@ -11,6 +11,7 @@ from moeverify.cli.app import app
 from moeverify.cli.progress import watch
 from moeverify.faults import all_faults
 from moeverify.report.files import write_text
+from moeverify.report.html import render_self_test
 from moeverify.self_test import self_test
 
 
@@ -19,7 +20,7 @@ def self_test_command(
     faults: Annotated[list[str] | None, typer.Argument(help="Faults, as FAMILY/NAME. Default: all.")] = None,
     list_faults: Annotated[bool, typer.Option("--list", help="Name the faults and their causes, run nothing.")] = False,
     workers: Annotated[int | None, typer.Option(help="Cases at a time; one a core.", min=1)] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for self-test.md and self-test.json.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for self-test.html, .md and .json.")] = None,
     json: Annotated[str | None, typer.Option(help="Also write the JSON there; - is standard output.")] = None,
 ) -> int:
     """Run every check on deliberately broken pruners: the matrix says which check catches which fault."""
@@ -32,6 +33,7 @@ def self_test_command(
     if report is not None:
         write_text(report / "self-test.md", result.to_markdown())
         write_text(report / "self-test.json", result.to_json())
+        write_text(report / "self-test.html", render_self_test(result))
     if json == "-":
         typer.echo(result.to_json())
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -13,6 +13,9 @@ from moeverify.compare import Comparison
 from moeverify.report.pictures import isolation_picture, router_load
 from moeverify.report.quality import quality_view
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
+
+if TYPE_CHECKING:
+    from moeverify.self_test import SelfTest
 
 SYMBOLS = {
     Status.PASS: "✓",
@@ -85,6 +88,12 @@ def render_html(result: VerificationResult) -> str:
         rows=rows,
         checks=list(dict.fromkeys(v.check for v in result.verdicts)),
     )
+
+
+def render_self_test(test: SelfTest) -> str:
+    """The matrix of faults and checks as one string."""
+    rows = [(tested, {v.check: v for v in tested.verdicts}) for tested in test.faults]
+    return render("self_test.html.j2", test=test, rows=rows)
 
 
 def render_comparison(comparison: Comparison, before: VerificationResult, after: VerificationResult) -> str:
