@@ -47,8 +47,10 @@ class KeptChannels(nn.Module):
         return value
 
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """``[..., n]`` to ``[..., n]``."""
+        """``[..., n]`` to ``[..., n]``, or to a statistic of another size, which is handed on as it is."""
         small = self.small(self._cut(hidden), *map(self._cut, args), **{k: self._cut(v) for k, v in kwargs.items()})
+        if small.shape[-1] != len(self.kept):
+            return small
         out = torch.zeros(*small.shape[:-1], self.size, dtype=small.dtype, device=small.device)
         return out.index_copy(-1, self.kept, small)
 
@@ -111,17 +113,31 @@ def hold_channels(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned
 
 
 class _OfSize(nn.Module):
-    """Uses the cut module where the input has the full size, and the original one elsewhere."""
+    """Uses the cut module where the input has the full size, and the original one elsewhere.
+
+    A norm without parameters may also see several streams of channels side by side, each with the same ones kept.
+    """
 
     def __init__(self, cut: KeptChannels, whole: nn.Module) -> None:
         super().__init__()
         self.cut = cut
         self.whole = whole
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # code that asks the module for its weight's type
+            return getattr(super().__getattr__("whole"), name)
+
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Any shape to the same."""
-        module = self.cut if hidden.shape[-1] == self.cut.size else self.whole
-        return module(hidden, *args, **kwargs)
+        streams, rest = divmod(hidden.shape[-1], self.cut.size)
+        if rest or not streams or (streams > 1 and any(True for _ in self.whole.parameters())):
+            return self.whole(hidden, *args, **kwargs)
+        if streams == 1:
+            return self.cut(hidden, *args, **kwargs)
+        kept = torch.cat([self.cut.kept + number * self.cut.size for number in range(streams)])
+        return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
 
 
 def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:

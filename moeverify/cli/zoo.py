@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json as json_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
 from moeverify.cli.app import app
 from moeverify.zoo import zoo_listing
@@ -16,21 +17,32 @@ from moeverify.zoo import zoo_listing
 @app.command("zoo")
 def zoo_command(
     types: Annotated[list[str] | None, typer.Argument(help="Only these model types.", show_default=False)] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Trace them all and write what was found, as Markdown, and as JSON beside it.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the tiny random models of transformers' MoE types: each is a source, zoo:TYPE."""
+    if table is not None:
+        from moeverify.zoo.table import table as make_table
+        from moeverify.zoo.table import write_table
+
+        rows = make_table(types or (), progress=lambda name: typer.echo(name, err=True))
+        for path in write_table(rows, table):
+            typer.echo(path)
+        return
     entries = list(zoo_listing(types or ()))
     if json:
         typer.echo(json_module.dumps([entry.to_dict() for entry in entries], indent=2))
         return
-    table = Table("type", "layers", "MoE", "experts", "router", "shared experts", "mixers", box=None, pad_edge=False)
+    grid = Grid("type", "layers", "MoE", "experts", "router", "shared experts", "mixers", box=None, pad_edge=False)
     for entry in entries:
         experts = f"{entry.experts} {entry.layout}"
         lists = [", ".join(values) for values in (entry.routers, entry.shared_experts, entry.mixers)]
         if not entry.error:
-            table.add_row(entry.model_type, str(entry.layers), str(entry.moe_layers), experts, *lists)
+            grid.add_row(entry.model_type, str(entry.layers), str(entry.moe_layers), experts, *lists)
     console = Console(soft_wrap=True)
-    console.print(table)
+    console.print(grid)
     failed = [entry for entry in entries if entry.error]
     for entry in failed:
         console.print(f"{entry.model_type}: {entry.error}", markup=False)

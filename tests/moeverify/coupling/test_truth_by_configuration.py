@@ -12,18 +12,8 @@ import moeverify as mv
 from moeverify.roles import find_roles
 from moeverify.sources import load_source
 from moeverify.zoo import zoo_types
-from moeverify.zoo.configured import dims_that_follow, followers
+from moeverify.zoo.configured import TIED_BY_CONFIGURATION, dims_that_follow, followers, hidden_entries
 
-# The hidden size may only change together with other entries.
-HIDDEN = {"granitemoehybrid": {"hidden_size": 80, "mamba_d_head": 20}}
-# Dimensions that follow the hidden size because the configuration has no entry of their own for them.
-TIED_BY_CONFIGURATION = {
-    "dbrx": (r"attn\.(Wqkv|out_proj)\.weight$", "the size of a head is hidden size / heads"),
-    "granitemoehybrid": (r"\.mamba\.", "Mamba's inner size is a multiple of the hidden size"),
-    "jamba": (r"\.mamba\.", "Mamba's inner size is a multiple of the hidden size"),
-    "lfm2_moe": (r"\.conv\.", "the convolution has as many channels as the hidden size"),
-    "olmoe": (r"\.(q|k)_norm\.weight$", "the norm of all heads together has the hidden size"),
-}
 # Hidden channels that cannot go, and the operation that says so.
 FROZEN_HIDDEN = {
     "gemma4": "its result was never used",  # embeddings for images, computed and thrown away
@@ -72,10 +62,7 @@ over_the_zoo = pytest.mark.parametrize("analysed", zoo_types(), indirect=True)
 def test_hidden_class_is_what_follows_the_hidden_size(analysed):
     model_type, model, couplings = analysed
     root = embedding(model)
-    if model_type in HIDDEN:
-        truth = dims_that_follow(model, HIDDEN[model_type])
-    else:
-        truth = next(f.dims for f in followers(model) if root in f.dims and "vocab" not in f.entry)
+    truth = dims_that_follow(model, hidden_entries(model))
     tied = {d for d in truth if re.search(TIED_BY_CONFIGURATION.get(model_type, ("$^",))[0], d[0])}
     if model_type in FROZEN_HIDDEN:
         frozen = next(f for f in couplings.frozen if (f.parameter, f.dim) == root)
