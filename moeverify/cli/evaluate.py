@@ -1,0 +1,44 @@
+"""``moeverify evaluate``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moeverify.cli.app import app
+from moeverify.cli.evaluation_table import print_differences, print_scores
+from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Seed, SourceName, Tasks, TrustRemoteCode
+from moeverify.evaluation import Evaluation, EvaluationSettings, compare
+from moeverify.evaluation.source import evaluate_source
+
+
+@app.command("evaluate")
+def evaluate_command(
+    source: SourceName,
+    tasks: Tasks = "",
+    num_fewshot: Fewshot = None,
+    limit: Limit = None,
+    batch_size: Annotated[int, typer.Option(help="Documents that lm-eval runs at a time.", min=1)] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Compare with the scores in this file, asked alike.")] = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """Score a model by lm-eval, and compare with an earlier evaluation that was asked alike."""
+    before = Evaluation.read(against) if against else None
+    if before is not None and not tasks:
+        settings = before.settings
+    else:
+        settings = EvaluationSettings(tuple(tasks.replace(",", " ").split()), num_fewshot, limit, seed, batch_size)
+    found = evaluate_source(source, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    if out is not None:
+        found.write(out)
+    if before is None:
+        print_scores(source, found)
+    else:
+        print_differences(source, compare(before, found))
+    return 0
