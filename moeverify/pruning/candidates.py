@@ -12,7 +12,7 @@ from torch_pruning.dependency import Group
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.arguments import EACH, Request
 from moeverify.pruning.channel_groups import group_channels
-from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.classes import PruningClass, embedding_weights, is_hidden
 from moeverify.pruning.configuration import Adjustment
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.ranking import Candidate
@@ -68,6 +68,7 @@ class Selection:
             if grouped.coupling.size > 1:
                 found.append(self._candidate(grouped, outputs, ratio))
         self._refuse_frozen(reached, step)
+        self._refuse_missing_roles(step)
         return found, stopped
 
     def _candidate(self, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float) -> Candidate:
@@ -103,3 +104,24 @@ class Selection:
             except (PruningRefused, UsageError) as error:
                 reason = str(error)
             raise PruningRefused(f"the channels of {self.graph.name_of(prunable[0])} cannot be pruned: {reason}")
+
+    def _refuse_missing_roles(self, step: int) -> None:
+        """A role that the user gave a ratio of its own, and that the model has, must have channels to remove."""
+        asked = {role for role, schedule in self.request.by_role.items() if schedule[step]}
+        for role in asked - {c.role for c in self.graph.classes}:
+            for frozen in self.graph.couplings.frozen:
+                if self._has_role(role, frozen.parameter, frozen.dim):
+                    raise PruningRefused(
+                        f"a ratio for {role} was asked for, but they cannot be pruned: dimension {frozen.dim} of "
+                        f"{frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
+                    )
+
+    def _has_role(self, role: str, parameter: str, dim: int) -> bool:
+        """Whether the channels of a role would be this dimension; only roles that are known without a class."""
+        roles = self.graph.found_roles
+        if role == "hidden":
+            return is_hidden(parameter, dim, embedding_weights(self.graph.model), roles)
+        inside = {"routed_experts": roles.boundary, "shared_experts": roles.shared}.get(role)
+        if inside is None or inside(parameter) is None:
+            return False
+        return dim == max(len(self.graph.couplings.trace.tensors[parameter]) - 2, 0)  # outputs; experts come first

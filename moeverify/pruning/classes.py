@@ -50,19 +50,21 @@ def _contiguous_blocks(positions: np.ndarray) -> bool:
     return positions.shape[1] > 1 and bool((np.diff(np.sort(positions[:, :2], axis=1), axis=1) == 1).all())
 
 
-def _is_hidden(member: Member, embeddings: set[str], roles: FoundRoles) -> bool:
-    """Whether a member is what an embedding gives or a router reads."""
-    if member.parameter in embeddings:
-        return member.dim == 1
-    owner = member.parameter.rpartition(".")[0]
-    return owner in roles.routers and member.parameter.endswith(".weight") and member.dim == 1
+def embedding_weights(model: nn.Module) -> set[str]:
+    """Names of all embeddings' weights."""
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name}
+
+
+def is_hidden(parameter: str, dim: int, embeddings: set[str], roles: FoundRoles) -> bool:
+    """Whether a dimension is what an embedding gives or a router reads."""
+    if parameter in embeddings:
+        return dim == 1
+    return parameter.rpartition(".")[0] in roles.routers and parameter.endswith(".weight") and dim == 1
 
 
 def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles) -> tuple[PruningClass, ...]:
     """Give every class its role, from the modules it touches."""
-    embeddings = {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name
-    }
+    embeddings = embedding_weights(model)
     fused = {layer.container: len(layer.experts) for layer in roles.layers if layer.fused}
     result = []
     for coupling in classes:
@@ -73,7 +75,7 @@ def classify(model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRol
         if boundaries != {None} and len(boundaries) == 1:
             (container,) = boundaries
             result.append(PruningClass(coupling, "routed_experts", container or "", fused.get(container or "", 0)))
-        elif any(_is_hidden(m, embeddings, roles) for m in coupling.members):
+        elif any(is_hidden(m.parameter, m.dim, embeddings, roles) for m in coupling.members):
             result.append(PruningClass(coupling, "hidden", ""))
         elif shared != {None} and len(shared) == 1:
             result.append(PruningClass(coupling, "shared_experts", shared.pop() or ""))

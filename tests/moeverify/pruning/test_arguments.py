@@ -358,3 +358,25 @@ def test_only_layers_of_the_root_types_are_pruned():
     model = build(Flatten)
     mv.MoEPruner(model, IMAGE[0], pruning_ratio=0.5, root_module_types=[nn.Conv2d]).step()
     assert (model.c.out_channels, model.fc1.out_features) == (3, 10)
+
+
+class Softmaxed(TinyMoE):
+    """The hidden channels pass a softmax and are frozen by it."""
+
+    def forward(self, tokens):
+        x = self.embed(tokens).softmax(-1)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x)
+
+
+def test_frozen_role_is_refused_by_name():
+    model = build(Softmaxed, inner=16)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PruningRefused, match=r"ratio for hidden was asked for, .* frozen: aten\._softmax"):
+        mv.MoEPruner(model, TOKENS, pruning_ratio=0.5, ratios={"hidden": 0.25}).step()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    mv.MoEPruner(model, TOKENS, pruning_ratio=0.5).step()  # asked for by no name: what is frozen is left alone
+    assert widths(model) == [8] * 4
+    assert model.embed.out_features == 8
+    mv.MoEPruner(build(TinyMoE, shared=0), TOKENS, ratios={"shared_experts": 0.5}).step()  # there are none
