@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,16 +15,14 @@ from moeverify.pruning.classes import OTHER, PruningClass
 from moeverify.pruning.configuration import (
     Adjustment,
     ConfigUpdate,
-    Expression,
     Probe,
-    express,
     has_config,
     plan_update,
     shapes_of,
-    wanted_shapes,
 )
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.configuration.search import find_entries
+from moeverify.pruning.in_step import Said, say
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.ranking import Candidate, rank
 from moeverify.pruning.rounding import kept_units
@@ -38,8 +37,8 @@ class Prepared:
     probe: Probe | None = None
 
 
-def prepare(selection: Selection, step: int, round_to: int | None) -> Prepared:
-    """What ``step`` removes. Raises ``PruningRefused`` if the configuration cannot say what was asked by name."""
+def prepare(selection: Selection, step: int, round_to: int | None, run: Callable[[nn.Module], Any]) -> Prepared:
+    """What ``step`` removes; ``run`` calls a model with the user's example inputs. Raises ``PruningRefused`` if the configuration cannot say what was asked by name."""
     graph = selection.graph
     graph.expansions = 0
     found, stopped = selection.candidates(step)
@@ -47,10 +46,10 @@ def prepare(selection: Selection, step: int, round_to: int | None) -> Prepared:
     counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     probe = Probe(graph.model, held_factors(graph.couplings)) if has_config(graph.model) else None
-    expression = None if probe is None else _express(selection, probe, counts, round_to)
-    if expression is not None:
-        counts = dict(expression.counts)
-        adjustments += expression.adjustments
+    said = None if probe is None else _say(selection, probe, counts, round_to, run)
+    if said is not None:
+        counts = dict(said.counts)
+        adjustments += said.adjustments
     cuts = []
     for pruning_class, kept in counts.items():
         if kept < pruning_class.coupling.size:
@@ -58,10 +57,11 @@ def prepare(selection: Selection, step: int, round_to: int | None) -> Prepared:
             cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
     places = {(m.parameter, dim) for cut in cuts for m in cut.pruning_class.coupling.members for dim in (0, m.dim)}
     plan = make_plan(cuts, {place: graph.live.size(place) for place in places}, adjustments)
-    if probe is None or expression is None:
+    if said is None:
         return Prepared(plan)
-    update = plan_update(probe, expression.entries, wanted_shapes(probe.base, expression.counts))
-    return Prepared(replace(plan, entries=expression.entries), update, probe)
+    constants = said.update.constants()
+    plan = replace(plan, entries=said.entries, folds=said.folds, constants=constants)
+    return Prepared(plan, said.update, probe)
 
 
 def _rounded_up(
@@ -76,13 +76,17 @@ def _rounded_up(
     ]
 
 
-def _express(
-    selection: Selection, probe: Probe, counts: Mapping[PruningClass, int], round_to: int | None
-) -> Expression:
+def _say(
+    selection: Selection,
+    probe: Probe,
+    counts: Mapping[PruningClass, int],
+    round_to: int | None,
+    run: Callable[[nn.Module], Any],
+) -> Said:
     """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay."""
     request, nodes = selection.request, selection.graph.nodes
-    named = [c for c in counts if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))]
-    return express(probe, counts, round_to=round_to, named=named)
+    named = {c for c in counts if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))}
+    return say(probe, counts, run, round_to=round_to, named=frozenset(named))
 
 
 def update_afterwards(model: nn.Module, probe: Probe) -> ConfigUpdate:

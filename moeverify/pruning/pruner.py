@@ -13,6 +13,7 @@ from torch_pruning import ops
 from torch_pruning.dependency import Group
 from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
+from moeverify.coupling.trace import call_model
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.arguments import (
@@ -199,7 +200,7 @@ class MoEPruner:
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        return prepare(self._selection, max(self.current_step, 1), self.round_to).plan
+        return prepare(self._selection, max(self.current_step, 1), self.round_to, self._run).plan
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -216,7 +217,7 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
-            prepared = prepare(self._selection, self.current_step, self.round_to)
+            prepared = prepare(self._selection, self.current_step, self.round_to, self._run)
             self._check(prepared)
         except Exception:
             self.current_step -= 1
@@ -231,6 +232,12 @@ class MoEPruner:
         self.DG.carried_out(plan)
         self._follow(prepared, heads)
         return plan
+
+    def _run(self, model: nn.Module) -> Any:
+        """Call a model as the user's example does."""
+        if self.forward_fn is not None:
+            return self.forward_fn(model, self.example_inputs)
+        return call_model(model, self.example_inputs, use_cache=False)
 
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan

@@ -88,7 +88,8 @@ def _solve(probe: Probe, counts: Counts) -> Found:
     return find_entries(probe, wanted_shapes(probe.base, counts))
 
 
-def _dims(pruning_class: PruningClass) -> set[Dim]:
+def dims_of(pruning_class: PruningClass) -> set[Dim]:
+    """The parameter dimensions that a class cuts."""
     return {(m.parameter, m.dim) for m in pruning_class.coupling.members}
 
 
@@ -96,7 +97,7 @@ def _components(probe: Probe, classes: Iterable[PruningClass]) -> list[list[Prun
     """Classes that share an entry, directly or through others."""
     groups: list[tuple[set[int], list[PruningClass]]] = []
     for pruning_class in classes:
-        dims = _dims(pruning_class)
+        dims = dims_of(pruning_class)
         moves = {number for number, move in enumerate(probe.moves) if not dims.isdisjoint(move.slopes)}
         members = [pruning_class]
         for group in [g for g in groups if g[0] & moves]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from moeverify.errors import PruningRefused
 from moeverify.pruning.configuration import document as doc
+from moeverify.pruning.configuration.constants import set_constants
 from moeverify.pruning.configuration.probe import Attribute, Entries, Probe, changed_attributes
 from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
 
@@ -67,6 +68,7 @@ def apply_update(model: nn.Module, update: ConfigUpdate) -> None:
                 old, new = getattr(before[path], name, None), getattr(after[path], name, None)
                 if type(old) is type(new) is type(config):
                     _copy_changes(config, old, new, done)
+    set_constants(model, update.constants())
     for (path, name), value in update.sizes().items():
         setattr(model.get_submodule(path), name, value)
 
