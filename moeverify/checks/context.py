@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,8 @@ from torch import nn
 from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.router_tensors import experts_now
 from moeverify.evaluation.settings import QualitySettings
+from moeverify.pruning.configuration.constants import set_constants
+from moeverify.pruning.folds import Fold, apply_folds
 from moeverify.roles import FoundRoles, find_roles
 from moeverify.subjects import Pruned, Subject
 
@@ -69,11 +72,30 @@ class Context:
     @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:
         """Which positions of each tensor's dimension were kept, by original name, recovered from values alone."""
-        return recover_kept(self.original, self.pruned, self.source_names)
+        return recover_kept(self.folded, self.pruned, self.source_names)
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """Weights that the subject says took over a constant which its new sizes change."""
+        plan = self.outcome.plan
+        return () if plan is None else plan.folds
+
+    @cached_property
+    def folded(self) -> nn.Module:
+        """The original with ``folds`` in its weights and the new constants, for comparing values; it does not compute
+        the same."""
+        plan = self.outcome.plan
+        if plan is None or not (plan.folds or plan.constants):
+            return self.original
+        folded = copy.deepcopy(self.original)
+        apply_folds(folded, plan.folds)
+        set_constants(folded, plan.constants)
+        return folded
 
     def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Each tensor of the pruned model that the original has too: its original name, original, pruned."""
-        before = tensors_of(self.original)
+        """Each tensor of the pruned model that the original has too: its original name, original (with ``folds``),
+        pruned."""
+        before = tensors_of(self.folded)
         for name, tensor in tensors_of(self.pruned).items():
             source = self.source_names.get(name, name)
             if source in before:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.kept import is_part
+from moeverify.checks.kept import is_part, kept_part, tensors_of
 from moeverify.checks.masking import mask_removed
 from moeverify.checks.registry import Finding, check, failed, passed
 from moeverify.checks.removed_experts import forbid, kept_experts
@@ -48,7 +48,8 @@ def masked_equivalence(context: Context) -> Finding:
     unreached, in both models alike. Inputs with a near-tie in the choice of experts are drawn again. What was removed
     is recovered from the values alone. Guarded against vacuity: the mask must change the output, and the output must
     not be zero. In other precisions than float64 the stored values are compared after conversion to float64, so
-    rounding plays no part. A permutation that all tensors share changes no output and passes here;
+    rounding plays no part. Where the subject says that a weight took over a constant derived from a size, the stored
+    weight must be that product, rounded once. A permutation that all tensors share changes no output and passes here;
     ``untouched-identical`` demands the order.
 
     Does not say whether the channels were a good choice. Norms must be modules of their own: one that is written out
@@ -64,6 +65,7 @@ def masked_equivalence(context: Context) -> Finding:
                 recovered=dims,
             )
     full, pruned = in_float64(context.original), in_float64(context.pruned)
+    _unround_folds(context, full, pruned)
     masked = copy.deepcopy(full)
     mask_removed(masked, context.kept, context.pruned)
     stayed = kept_experts(context)
@@ -100,6 +102,19 @@ def masked_equivalence(context: Context) -> Finding:
     return passed(
         f"equals the masked original to {seen.worst:.1e}; the mask itself changes it by {seen.effect:.1e}", **evidence
     )
+
+
+@torch.no_grad()
+def _unround_folds(context: Context, full: nn.Module, pruned: nn.Module) -> None:
+    """Give weights that took over a constant the value they have before rounding; that the stored one is its rounding
+    has been seen by then. The fold itself is judged: it must make up for the constant exactly."""
+    before, after = tensors_of(full), tensors_of(pruned)
+    for name, fold in {fold.parameter: fold for fold in context.folds}.items():
+        exact = kept_part(fold.of(before[name]), name, context.kept)
+        assert exact is not None
+        for mine, source in ((n, context.source_names.get(n, n)) for n in after):
+            if source == name:
+                after[mine].copy_(exact)
 
 
 def _attempts(

@@ -36,8 +36,9 @@ class Plan:
     """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``.
 
     ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
-    the weights that take over a constant of the architecture. ``adjustments`` names the classes that keep another
-    number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a file.
+    the weights that take over a constant of the architecture, ``constants[module, attribute]`` its old and new value
+    (not in a plan that was read from a file: they follow from the entries). ``adjustments`` names the classes that keep
+    another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a file.
     """
 
     cuts: tuple[Cut, ...]
@@ -46,6 +47,7 @@ class Plan:
     sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
     entries: Mapping[Path, int] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()
+    constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a parameter or buffer after the plan."""

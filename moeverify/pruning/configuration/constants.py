@@ -1,8 +1,8 @@
 """Constants that an architecture derives from a size, kept as they were trained.
 
 An embedding scale of ``hidden_size ** 0.5`` or a softmax scale changes when the configuration does. Such a constant
-takes its new value, in memory as after a reload, and a weight of the same module takes over the difference. Which weight
-that may be is found by trying: the module, in float64 and on the inputs that it really gets, must compute the same.
+takes its new value, in memory as after a reload, and a weight of the same module takes over the difference. Which one
+may is found by trying: the module, in float64 and on the inputs that it really gets, must compute the same.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class _Trial:
     """A float64 copy of one module that is called as the model called it."""
 
     def __init__(self, module: nn.Module, call: Call) -> None:
+        self.stored = module
         self.module = in_float64(module)
         self.args, self.kwargs = tree_map(_double, call)
 
@@ -99,9 +100,11 @@ class _Trial:
     def fold(self, name: str, old: float, new: float) -> list[Fold] | None:
         """Folds after which the module computes with ``new`` what it did with ``old``; ``None`` if there are none."""
         expected = self.output()
-        for buffer in _companions(self.module, old):
-            buffer.fill_(new)
         setattr(self.module, name, new)
+        for buffer, stored in zip(_companions(self.module, old), _companions(self.stored, old), strict=True):
+            # What counts are the values as the buffer's own precision rounds them.
+            old, new = float(stored), float(torch.tensor(new, dtype=stored.dtype))
+            buffer.fill_(new)
         if _same(self.output(), expected):
             return []  # not used in this forward
         for factor in (old / new, new / old):
