@@ -38,7 +38,10 @@ class Prepared:
 
 
 def prepare(selection: Selection, step: int, round_to: int | None, run: Callable[[nn.Module], Any]) -> Prepared:
-    """What ``step`` removes; ``run`` calls a model with the user's example inputs. Raises ``PruningRefused`` if the configuration cannot say what was asked by name."""
+    """What ``step`` removes; ``run`` calls a model with the user's example inputs.
+
+    Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
+    """
     graph = selection.graph
     graph.expansions = 0
     found, stopped = selection.candidates(step)

@@ -1,0 +1,155 @@
+"""Configuration in step by probing: what the entries mean, what they can say, and constants that follow from sizes."""
+
+import copy
+
+import pytest
+import torch
+
+import moeverify as mv
+from moeverify.coupling.trace import call_model
+from moeverify.errors import PruningRefused
+from moeverify.pruning.configuration import Probe, apply_update, plan_update
+from moeverify.pruning.configuration.constants import keep_constants
+from moeverify.pruning.configuration.document import integers, name_of, with_entries
+from moeverify.pruning.configuration.search import find_entries
+from moeverify.pruning.folds import Fold
+from moeverify.zoo import build_zoo
+
+IDS = torch.arange(32).view(2, 16)
+
+
+def prune(model, **arguments):
+    arguments = {"pruning_ratio": 0.5, "ignored_layers": [model.lm_head], "round_to": 4, **arguments}
+    return mv.MoEPruner(model, {"input_ids": IDS}, **arguments).step()
+
+
+def test_entries_by_path():
+    document = {"a": 2, "text": {"sizes": [3, 4], "pad_token_id": 9, "on": True}, "rope": {"theta": 1e4}}
+    found = dict(integers(document))
+    assert found == {("a",): 2, ("text", "sizes", 0): 3, ("text", "sizes", 1): 4}
+    changed = with_entries(document, {("text", "sizes", 1): 7})
+    assert (changed["text"]["sizes"], document["text"]["sizes"]) == ([3, 7], [3, 4])
+    assert name_of(("text", "sizes", 1)) == "text.sizes[1]"
+
+
+def test_an_entry_is_known_by_what_it_changes():
+    probe = Probe(build_zoo("mixtral"))
+    hidden = next(move for move in probe.moves if move.up == (("hidden_size",),))
+    assert hidden.slopes["model.embed_tokens.weight", 1] == 64
+    assert ("model.layers.0.mlp.experts.gate_up_proj", 1) not in hidden.slopes
+    assert not any(("vocab_size",) in move.up and len(move.slopes) > 2 for move in probe.moves)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_entries_for_wanted_shapes(factor):
+    model = build_zoo("mixtral")
+    probe = Probe(model)
+    smaller = copy.deepcopy(model.config)
+    smaller.hidden_size //= factor
+    smaller.intermediate_size //= 2
+    smaller.head_dim = model.model.layers[0].self_attn.head_dim
+    wanted = {n: tuple(p.shape) for n, p in type(model)(smaller).named_parameters()}
+    wanted |= {n: tuple(b.shape) for n, b in model.named_buffers()}
+    found = find_entries(probe, wanted)
+    assert found.wrong == ()
+    assert found.entries["hidden_size",] == 64 // factor
+
+
+def test_weights_that_do_not_belong_to_the_configuration_are_refused():
+    model = build_zoo("mixtral")
+    model.config.intermediate_size += 8
+    with pytest.raises(PruningRefused, match="do not agree with its own configuration"):
+        Probe(model)
+
+
+def test_silent_entries_follow():
+    """Latent attention has no key heads in any shape; modules work out from them how many heads share one."""
+    model = build_zoo("deepseek_v3")
+    prune(model)
+    assert model.config.num_key_value_heads == model.config.num_attention_heads
+    assert model.model.layers[0].self_attn.num_key_value_groups == 1
+
+
+def test_heads_are_fewer_not_smaller():
+    """No position embedding, no scale of its own: shapes alone would allow smaller heads as well."""
+    model = build_zoo("granitemoehybrid")
+    attention = model.model.layers[1].self_attn
+    before = attention.head_dim
+    plan = prune(model)
+    assert any(cut.pruning_class.role == "heads" for cut in plan.cuts)
+    assert attention.head_dim == before
+    assert model.config.num_attention_heads * 2 == build_zoo("granitemoehybrid").config.num_attention_heads
+
+
+@pytest.mark.parametrize(("ratio", "expand"), [(0.5, 4), (0.25, None)])
+def test_what_multiplies_the_hidden_size_makes_up_for_it(ratio, expand):
+    """Mamba's inner size is expand x hidden: 3/4 of the hidden channels cannot be said with the inner size kept."""
+    model = build_zoo("jamba")
+    inner = model.model.layers[0].mamba.intermediate_size
+    prune(model, pruning_ratio=ratio)
+    config = model.config
+    assert config.mamba_expand * config.hidden_size == model.model.layers[0].mamba.in_proj.out_features // 2
+    if expand is not None:
+        assert model.model.layers[0].mamba.in_proj.out_features // 2 <= inner
+
+
+@pytest.mark.parametrize("name", ["gemma4_text", "longcat_flash"])
+def test_derived_constants_are_folded_into_weights(name):
+    model = build_zoo(name)
+    plan = prune(model)
+    assert plan.folds
+    again = type(model)(model.config).eval()
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_a_tied_head_is_relieved_at_the_norm_before_it():
+    model = build_zoo("gemma4_text")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    folds = {fold.parameter: fold.factor for fold in prune(model).folds}
+    assert folds["model.norm.weight"] == pytest.approx(1 / folds["model.embed_tokens.weight"])
+
+
+def test_a_constant_that_no_weight_can_take_over_is_stuck():
+    class Shifted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = 0.5
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return torch.relu(self.linear(x)) + self.shift
+
+    model = Shifted()
+    found = keep_constants(model, {("", "shift"): (0.5, 0.7)}, lambda m: call_model(m, torch.randn(3, 4)))
+    assert found.stuck == (("", "shift"),)
+    assert found.folds == ()
+
+
+def test_a_fold_of_a_zero_centred_norm():
+    values = torch.tensor([0.25, -0.5], dtype=torch.float64)
+    assert Fold("w", 2.0, 1.0).of(values).tolist() == [1.5, 0.0]
+
+
+def test_configuration_objects_keep_their_identity():
+    model = build_zoo("gemma4_text")
+    shared = model.config
+    prune(model)
+    assert model.config is shared is model.model.config
+    assert all(layer.self_attn.q_proj.in_features == shared.hidden_size for layer in model.model.layers)
+
+
+def test_an_update_that_a_file_would_not_keep_is_refused(monkeypatch):
+    model = build_zoo("mixtral")
+    probe = Probe(model)
+    entries = {("hidden_size",): 32}
+    wanted = probe.shapes(entries)
+    monkeypatch.setattr(
+        "moeverify.pruning.configuration.document.written_and_loaded", lambda config: copy.deepcopy(model.config)
+    )
+    with pytest.raises(PruningRefused, match="once it is written and loaded"):
+        plan_update(probe, entries, wanted)
+    monkeypatch.undo()
+    apply_update(model, plan_update(probe, entries, wanted))
+    assert model.config.hidden_size == 32
