@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from moeverify.coupling.dims import Freeze, Relations
+from moeverify.coupling.rules import RULES
 from tests.moeverify.coupling.rules.redefined import commutes
 from tests.moeverify.coupling.rules.removal import OneCall, Stated, removals, state
+
+# Rules of operations that this release of PyTorch has.
+PRESENT = sorted(
+    name for name in RULES if not name.startswith("aten.") or hasattr(torch.ops.aten, name.removeprefix("aten."))
+)
 
 
 def neighbourhoods(stated: Stated) -> Iterator[Stated]:
