@@ -92,7 +92,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
         ``unwrapped_parameters`` names the one dimension along which a parameter may be cut, ``customized_pruners``
         maps a layer or a type of layers to its own pruning function. ``ignored_layers`` and ``ignored_params`` stay as
-        they are, with all that is coupled to their outputs. Raises ``TraceError`` if the forward fails.
+        they are, with all that is coupled to their outputs. ``verbose`` warns of operations that no rule knows. Raises
+        ``TraceError`` if the forward fails.
         """
         self.verbose = verbose
         self.model = model
@@ -122,6 +123,9 @@ class MoEDependencyGraph(tp.DependencyGraph):
         self.live = LiveIndex(sizes)
         self._search = GroupSearch(self)
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
+        if verbose and (unknown := self.couplings.unknown_operations):
+            names = ", ".join(sorted(unknown))
+            warnings.warn(f"operations without a rule freeze the dimensions that they touch: {names}", stacklevel=2)
         return self
 
     @property

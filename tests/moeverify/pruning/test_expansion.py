@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch_pruning as tp
-from small_nets import Chain, Rotary, TinyMoE, build
+from small_nets import Chain, Expert, Rotary, TinyMoE, build
 
 import moeverify as mv
 from moeverify.errors import PruningRefused, UsageError
@@ -158,6 +158,57 @@ def test_no_dependency_between_two_routed_experts():
     assert [str(c) for c in graph.crossings] == ["layers.0.experts.0 -> layers.0.experts.1 by an injected dependency"]
     roles = {c.where for c in graph.classes if c.role == "routed_experts"}
     assert roles == {f"layers.0.experts.{i}" for i in range(4)}
+
+
+class Bank(torch.nn.Module):
+    """An MoE layer under names of its own; experts in a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.chooser = torch.nn.Linear(8, 3)
+        self.specialists = torch.nn.ModuleDict({name: Expert(8, 6) for name in ("law", "code", "verse")})
+        self.common = Expert(8, 4)
+
+    def forward(self, x):
+        weights = self.chooser(x).softmax(-1)
+        parts = [weights[:, i, None] * expert(x) for i, expert in enumerate(self.specialists.values())]
+        return self.common(x) + sum(parts)
+
+
+def test_other_names_for_experts_routers_and_shared_experts():
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), Bank(), torch.nn.Linear(8, 3)).eval()
+    roles = mv.Roles(
+        experts="^specialists$", routers=lambda path, module: path.endswith("chooser"), shared_experts="^common$"
+    )
+    graph = graph_of(model, TOKENS, roles=roles)
+    assert graph.boundary("1.specialists.code.up_proj") == "1.specialists.code"
+    assert graph.boundary(model[1].common) is graph.boundary(model[1].chooser) is None
+    graph.inject(model[1].specialists["law"].up_proj, model[1].specialists["verse"].up_proj)
+    group = graph.get_pruning_group(model[1].specialists["law"].up_proj, OUT, [1])
+    assert {graph.boundary(name) for name, _ in group.removed()} == {"1.specialists.law"}
+    assert len(graph.crossings) == 1
+    pruner = mv.MoEPruner(model, TOKENS, pruning_ratio=0.5, roles=roles, prune_shared_experts=False)
+    pruner.step()
+    roles_cut = {c.pruning_class.role for c in pruner.last_plan.cuts}
+    assert roles_cut == {"hidden", "routed_experts", "other"}  # other: what the layer gives, which no router reads
+    assert model[1].common.up_proj.out_features == 4
+
+
+def test_operations_without_a_rule_are_told():
+    class Sorted(Chain):
+        def forward(self, x):
+            return super().forward(x) + torch.linalg.matrix_exp(x @ x.T).sum()
+
+    with pytest.warns(UserWarning, match=r"operations without a rule freeze .*: aten\.linalg_matrix_exp"):
+        graph_of(build(Sorted), torch.randn(6, 6))
+
+
+def test_model_without_weights():
+    with torch.device("meta"):
+        model = TinyMoE()
+    graph = graph_of(model.eval(), torch.empty(12, 5, device="meta"))
+    group = graph.get_pruning_group(model.layers[0].experts[1].up_proj, OUT, [2])
+    assert {graph.boundary(name) for name, _ in group.removed()} == {"layers.0.experts.1"}
 
 
 def test_boundary_can_be_left_out():
