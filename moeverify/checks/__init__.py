@@ -15,6 +15,7 @@ from moeverify.checks import (  # noqa: F401, I001  the order is the report's
     deterministic,
     config_in_step,
     reload,
+    kernel_ready,
     quality,
 )
 from moeverify.checks.registry import CHECKS, Finding, check, default_names

@@ -1,0 +1,81 @@
+"""``kernel-ready``"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.exercise import run, vary_inputs
+
+IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
+# How far implementations may differ, relative to the largest output; in 16 bits a token may change its expert.
+AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-6}
+
+
+@check("kernel-ready")
+def kernel_ready(context: Context) -> Finding:
+    """Proves that the pruned model runs in its stored precision with each implementation of experts that the original
+    runs with (``eager``, ``batched_mm``, ``grouped_mm``), with finite results, which in float32 and float64 agree.
+
+    Kernels take some sizes only: in 16 bits ``grouped_mm`` wants multiples of eight. Says nothing of kernels that this
+    machine does not have, nor of a precision that the model is not stored in (``--dtype bfloat16``).
+    """
+    original, pruned = context.original, context.pruned
+    if not hasattr(pruned, "set_experts_implementation") or not any(
+        layer.layout == "fused" for layer in context.roles.layers
+    ):
+        return skipped("the experts have one implementation only: they are not fused experts of transformers")
+    inputs = vary_inputs(original, context.example_inputs, context.seed + 11)
+    dtype = next(pruned.parameters()).dtype
+    ran: dict[str, float] = {}
+    without: dict[str, str] = {}
+    reference: torch.Tensor | None = None
+    for name in IMPLEMENTATIONS:
+        before, problem = _run_with(original, name, inputs)
+        if before is None:
+            without[name] = problem
+            continue
+        after, problem = _run_with(pruned, name, inputs)
+        if after is None:
+            return failed(
+                f"the original runs with {name} experts in {_short(dtype)}, the pruned model does not: {problem}"
+            )
+        if not after.isfinite().all():
+            return failed(f"the pruned model gives NaN or infinity with {name} experts in {_short(dtype)}")
+        reference = after if reference is None else reference
+        ran[name] = float((after - reference).abs().max() / reference.abs().max())
+        if ran[name] > AGREEMENT.get(dtype, float("inf")):
+            return failed(f"with {name} experts the pruned model's output differs by {ran[name]:.1e}", differences=ran)
+    if not ran:
+        return skipped(f"the original runs with no implementation in {_short(dtype)}", problems=without)
+    return passed(f"runs in {_short(dtype)} with {', '.join(ran)} experts", differences=ran, not_available=without)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _run_with(model: nn.Module, implementation: str, inputs: Any) -> tuple[torch.Tensor | None, str]:
+    """Output with an implementation of experts, or ``None`` and what went wrong."""
+    try:
+        with _implementation(model, implementation):
+            return run(model, inputs).double(), ""
+    except Exception as error:  # whatever a kernel or transformers says
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@contextlib.contextmanager
+def _implementation(model: nn.Module, name: str) -> Iterator[None]:
+    previous = getattr(model.config, "_experts_implementation", None)  # type: ignore[union-attr]
+    model.set_experts_implementation(name)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        if previous is not None:
+            model.set_experts_implementation(previous)  # type: ignore[operator]
