@@ -7,6 +7,7 @@ for means and normalisations, by their definition over the kept positions. Neith
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,7 @@ def _depthwise_groups(args, kwargs, changed):
 def _group_norm_sizes(args, kwargs, changed):
     source = args[0]
     groups = source.shape[1] if args[6] == changed.call.args[0].shape[1] else args[6]
-    space = source[0, 0].numel() if source.dim() > 2 else 1
+    space = math.prod(source.shape[2:])
     return (*args[:3], source.shape[0], source.shape[1], space, groups, *args[7:]), kwargs
 
 
@@ -238,6 +239,8 @@ def masked_rms_norm(call: OneCall, removed: Removed) -> Any:
 def masked_group_norm(call: OneCall, removed: Removed) -> Any:
     """Mean and variance of each group over the kept."""
     source, weight, bias, batch, channels, _, groups, eps = call.args
+    if not source.numel():
+        return call.run()
     stays = weights(call, removed, 0).reshape(batch, groups, -1)
     value = source.reshape(batch, groups, -1)
     count = stays.sum(-1, keepdim=True)
