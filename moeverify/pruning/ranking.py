@@ -92,8 +92,6 @@ def _together(scope: list[Candidate], round_to: int | None, max_ratio: float) ->
         above = int((candidate.scores.float() > threshold).sum())
         kept = round(above / candidate.experts)  # fused experts share one width
         rounding = _rounding(candidate, round_to)
-        kept = max(
-            round_down(kept, rounding), least_units(candidate.initial, max_ratio), min(rounding or 1, candidate.size)
-        )
+        kept = max(round_down(kept, rounding), least_units(candidate.initial, max_ratio, rounding))
         counts[candidate.pruning_class] = min(kept, candidate.size)
     return counts

@@ -52,6 +52,11 @@ def aligned(model: nn.Module, round_to: int | None) -> int | None:
     return needed if needed > 1 else round_to
 
 
-def least_units(size: int, max_ratio: float) -> int:
-    """How many of ``size`` units must stay under a maximum ratio: at least one."""
-    return max(1, math.ceil(size * (1 - max_ratio) - 1e-9))
+def least_units(size: int, max_ratio: float, round_to: int | None = None) -> int:
+    """How many of ``size`` units must stay under a maximum ratio: at least one, up to a multiple of ``round_to``.
+
+    >>> least_units(64, 0.6), least_units(64, 0.6, round_to=4), least_units(6, 1.0, round_to=8)
+    (26, 28, 6)
+    """
+    least = max(1, math.ceil(size * (1 - max_ratio) - 1e-9))
+    return min(-(-least // round_to) * round_to if round_to else least, size)

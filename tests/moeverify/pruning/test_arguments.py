@@ -55,6 +55,18 @@ def test_global_ranking_takes_from_where_it_matters_least():
     assert max(sizes) > 12
 
 
+def test_global_ranking_rounds_what_the_maximum_leaves():
+    model = build(Chain, depth=4, width=64)
+    with torch.no_grad():
+        model.layers[0].weight *= 0.01
+    options = {"global_pruning": True, "pruning_ratio": 0.5, "max_pruning_ratio": 0.6, "round_to": 4}
+    plain = tp.importance.GroupMagnitudeImportance(p=2, normalizer=None)
+    mv.MoEPruner(model, torch.randn(2, 64), plain, **options).step()
+    sizes = [layer.out_features for layer in model.layers[:-1]]
+    assert sizes[0] == 28  # 26 are four tenths
+    assert all(size % 4 == 0 for size in sizes)
+
+
 def test_global_ranking_is_stocks():
     model = build(Residual)
     expected = copy.deepcopy(model)
