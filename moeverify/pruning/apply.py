@@ -86,6 +86,9 @@ def _cut_tensor(tensor: torch.Tensor, cuts: Mapping[int, np.ndarray]) -> None:
         values = slice_kept(values, dim, kept)
         gradient = None if gradient is None else slice_kept(gradient, dim, kept)
     tensor.grad = None
+    # A loss that is still alive keeps the node that accumulates this parameter's gradient, and the node its old shape.
+    # PyTorch makes a new one when the type of the data changes.
+    tensor.data = tensor.new_empty(0, dtype=torch.float64 if tensor.dtype != torch.float64 else torch.float32)
     tensor.data = values.contiguous()
     tensor.grad = gradient
 

@@ -192,6 +192,26 @@ def test_state_of_the_model_is_left_as_it_was():
     loss_of(model.train(), inputs).mean().backward()
 
 
+@pytest.mark.parametrize("make", [listed, fused])
+def test_training_goes_on_while_an_old_loss_is_alive(make):
+    model, inputs = make()
+    weight = next(model.parameters())
+    calls = []
+    weight.register_hook(lambda grad: calls.append(("gradient", grad.shape)))
+    weight.register_post_accumulate_grad_hook(lambda parameter: calls.append(("accumulated", parameter.grad.shape)))
+    loss = loss_of(model, inputs).mean()
+    loss.backward()
+    mv.MoEPruner(model, inputs, importance=tp.importance.GroupTaylorImportance(), pruning_ratio=0.5).step()
+    assert all(p.grad is None or p.grad.shape == p.shape for p in model.parameters())
+    model.zero_grad()
+    calls.clear()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    loss_of(model, inputs).mean().backward()
+    optimizer.step()
+    assert calls == [("gradient", weight.shape), ("accumulated", weight.shape)]
+    assert loss.isfinite()
+
+
 def test_model_of_another_shape_than_traced_is_refused_whole():
     model, inputs = listed()
     pruner = mv.MoEPruner(model, inputs, pruning_ratio=0.5)
