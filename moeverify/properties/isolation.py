@@ -6,7 +6,7 @@ from moeverify.properties.registry import NotApplicable, prop
 from moeverify.properties.trial import Trial, require
 
 
-@prop("isolation", share=6)
+@prop("isolation", groups=True)
 def isolation(trial: Trial) -> None:
     """No group joins inner channels of two routed experts, unless the spec ties them; and then it is told.
 

@@ -31,14 +31,14 @@ class NotApplicable(Exception):
 class Property:
     """A named function that raises ``PropertyFailed`` where the property does not hold.
 
-    ``own`` tells that it needs our own graph and plans, so that no other subject can be tried. ``share`` is in how many
-    shards a long run tries it, each of as many examples: the cheaper it is, the more.
+    ``own`` tells that it needs our own graph and plans, so that no other subject can be tried; ``groups`` that it only
+    looks at the groups of an unpruned model, so that several such properties are tried on one graph.
     """
 
     name: str
     run: Callable[[Trial], None]
     own: bool = False
-    share: int = 1
+    groups: bool = False
 
     @property
     def summary(self) -> str:
@@ -49,13 +49,13 @@ class Property:
 PROPERTIES: dict[str, Property] = {}
 
 
-def prop(name: str, *, own: bool = False, share: int = 1) -> Callable[[Callable[[Trial], None]], Callable]:
+def prop(name: str, *, own: bool = False, groups: bool = False) -> Callable[[Callable[[Trial], None]], Callable]:
     """Register a property under its stable name."""
 
     def register(function: Callable[[Trial], None]) -> Callable[[Trial], None]:
         if name in PROPERTIES:
             raise ValueError(f"two properties are named {name}")
-        PROPERTIES[name] = Property(name, function, own, share)
+        PROPERTIES[name] = Property(name, function, own, groups)
         return function
 
     return register

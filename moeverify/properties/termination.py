@@ -10,7 +10,7 @@ from moeverify.pruning.graph import MAX_EXPANSIONS
 STEPS_PER_OPERATION = 4
 
 
-@prop("termination", share=6)
+@prop("termination", groups=True)
 def termination(trial: Trial) -> None:
     """Groups are built within ``MAX_EXPANSIONS`` whatever cycles are injected; ours in steps that grow at most
     linearly with the model's operations.
@@ -20,7 +20,8 @@ def termination(trial: Trial) -> None:
         steps = (outcome.expansions if outcome is not None else None) or 0
         require(steps <= MAX_EXPANSIONS, f"{steps:,} expansions exceed MAX_EXPANSIONS={MAX_EXPANSIONS:,}")
         return
-    graph = trial.graph(trial.model())
+    graph = trial.fresh_graph()
+    graph.expansions = 0
     for pruning_class in graph.classes:
         if len({trial.truth.boundary(p) for p in pruning_class.coupling.parameters} - {None}) < 2:
             graph.group_of(pruning_class)

@@ -86,10 +86,14 @@ class Trial:
         """Our own dependency graph of ``model``."""
         return MoEDependencyGraph(roles=self.roles(spec)).build_dependency(model, self.inputs)
 
+    def fresh_graph(self) -> MoEDependencyGraph:
+        """Our own graph of a fresh model, kept for the next property that is tried on the same spec."""
+        return _fresh_graph(self.spec)
+
     def classes(self) -> tuple[PruningClass, ...]:
         """The subject's coupling classes on a fresh model; empty if it shows none."""
         if self.subject == "moe":
-            return self.graph(self.model()).classes
+            return self.fresh_graph().classes
         outcome = self.prune(self.model())
         return outcome.classes if outcome is not None else ()
 
@@ -107,6 +111,12 @@ class Trial:
         )
         context.roles = synthetic_roles(original, self.roles())
         return CHECKS[check](context)
+
+
+@functools.lru_cache(maxsize=1)
+def _fresh_graph(spec: Spec) -> MoEDependencyGraph:
+    trial = Trial(spec)
+    return trial.graph(trial.model())
 
 
 def synthetic_roles(model: nn.Module, roles: Roles | None) -> Any:

@@ -4,7 +4,7 @@ from moeverify.properties.registry import NotApplicable, prop
 from moeverify.properties.trial import Trial, require, units_of
 
 
-@prop("truth", share=20)
+@prop("truth", groups=True)
 def truth(trial: Trial) -> None:
     """The classes found are exactly the spec's own: every unit, every parameter, every position, and no more.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from property_runs import PROPERTY, PropertyLog, run_property, shards
+from property_runs import PROPERTY, PropertyLog, run_properties, shards
 
 from moeverify.properties import PROPERTIES
 
@@ -13,13 +13,15 @@ def subject(pytestconfig):
     return pytestconfig.getoption("--moeverify-subject", default=None) or "moe"
 
 
-@pytest.mark.parametrize(("name", "shard"), shards())
-def test_property(name, shard, subject, pytestconfig, record_property):
-    if PROPERTIES[name].own and subject != "moe":
+@pytest.mark.parametrize(
+    ("names", "shard"), shards(), ids=lambda value: "+".join(value) if isinstance(value, tuple) else str(value)
+)
+def test_property(names, shard, subject, pytestconfig, record_property):
+    if PROPERTIES[names[0]].own and subject != "moe":
         pytest.skip("it is about our own groups and plans")
     log = PropertyLog()
     try:
-        run_property(name, subject, shard, log, Path(pytestconfig.rootpath, "reports", "falsified"))
+        run_properties(names, subject, shard, log, Path(pytestconfig.rootpath, "reports", "falsified"))
     finally:
         record_property(PROPERTY, log.data())
 

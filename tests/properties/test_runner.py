@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from property_runs import PropertyLog, run_property
+from property_runs import PropertyLog, run_properties
 
 from moeverify.properties import NotApplicable, PropertyFailed, check_property
 from moeverify.replay import Failure
@@ -14,7 +14,7 @@ from synthetic_models import Spec
 def test_the_smallest_falsifying_spec_is_saved_and_shown(tmp_path):
     log = PropertyLog()
     with pytest.raises(AssertionError, match="an expert with a bias") as caught:
-        run_property("termination", "broken_pruners:fails_on_biases", 0, log, tmp_path)
+        run_properties(["termination"], "broken_pruners:fails_on_biases", 0, log, tmp_path)
     (path,) = tmp_path.iterdir()
     saved = Failure.from_dict(json.loads(path.read_text()))
     assert saved.spec == Spec(bias=True)
@@ -57,7 +57,7 @@ def test_properties_of_our_own_groups_do_not_apply_to_others():
 def test_logs_of_several_processes_are_merged():
     first, second = PropertyLog(), PropertyLog()
     for log in (first, second):
-        run_property("termination", "broken_pruners:alters_a_weight", 0, log, Path("unused"), injected=False)
+        run_properties(["termination"], "broken_pruners:alters_a_weight", 0, log, Path("unused"), injected=False)
     merged = PropertyLog()
     merged.merge(json.loads(json.dumps(first.data())))
     merged.merge(second.data())

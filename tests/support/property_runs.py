@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, given, seed, settings
 
-from moeverify.properties import PROPERTIES
-from moeverify.properties.search import NOT_APPLICABLE, describe_failure, find_failure
+from moeverify.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
+from moeverify.replay import Failure
 from moeverify.report.files import write_text
 from synthetic_models.coverage import SpecCoverage
+from synthetic_models.strategies import specs
 
 
 class PropertyLog:
@@ -109,29 +112,66 @@ class PropertyLogPlugin:
                 terminalreporter.write_line(line)
 
 
-def run_property(name: str, subject: str, shard: int, log: PropertyLog, folder: Path, **drawn) -> None:
-    """Try a property on as many specs as the profile says; ``drawn`` are arguments of the strategy.
+# A long run is cut into items that pytest-xdist spreads: the properties that share a graph are tried on so many times
+# the profile's examples, each dearer one on as many as the profile says, in quarters.
+CHEAP_SHARDS, DEAR_SHARDS = 13, 4
+
+
+def shards() -> list[tuple[tuple[str, ...], int]]:
+    """Test items: the properties that share a graph together, each other one by itself, and a number of the shard."""
+    nightly = settings.get_current_profile_name() == "nightly"
+    together = tuple(name for name, found in PROPERTIES.items() if found.groups)
+    alone = [(name,) for name, found in PROPERTIES.items() if not found.groups]
+    cheap = [(together, n) for n in range(CHEAP_SHARDS if nightly else 1)]
+    return cheap + [(names, n) for n in range(DEAR_SHARDS if nightly else 1) for names in alone]
+
+
+def examples(names: Sequence[str]) -> int:
+    """How many specs an item draws."""
+    nightly = settings.get_current_profile_name() == "nightly"
+    dear = not all(PROPERTIES[name].groups for name in names)
+    return settings().max_examples // DEAR_SHARDS if nightly and dear else settings().max_examples
+
+
+def run_properties(names: Sequence[str], subject: str, shard: int, log: PropertyLog, folder: Path, **drawn) -> None:
+    """Try properties on as many specs as the profile says; ``drawn`` are arguments of the strategy.
 
     The smallest falsifying spec is saved in ``folder``, and the assertion shows how to run it again. Each shard
     draws other specs, unless the profile is derandomised.
     """
-    path = folder / f"{name}-{subject.replace(':', '-').replace('/', '-')}.json"
-    key = f"{name}|{subject}"
 
-    def count(spec, said, seconds) -> None:
+    def holds(spec) -> None:
         log.coverage.add(spec)
-        log.counts[f"{key}|examples"] += 1
-        log.counts[f"{key}|ms"] += round(1000 * seconds)
-        if said == NOT_APPLICABLE:
-            log.counts[f"{key}|not applicable"] += 1
+        for name in names:
+            _try(name, spec, subject, log, folder)
 
-    failure = find_failure(name, subject, shard=shard, tell=count, **drawn)
-    if failure is not None:
-        log.failures[key] = f"{failure.message} ({failure.spec!r})"
-        raise AssertionError(describe_failure(failure, failure.save(path)))
+    holds.__name__ = holds.__qualname__ = f"{'_'.join(names).replace('-', '_')}_hold"
+    given_specs = given(specs(**drawn))(holds)
+    if not settings().derandomize:
+        given_specs = seed(shard)(given_specs)
+    settings(
+        max_examples=examples(names),
+        report_multiple_bugs=False,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )(given_specs)()
 
 
-def shards() -> list[tuple[str, int]]:
-    """Test items: each property once, or in the nightly profile as many times as its share."""
-    nightly = settings.get_current_profile_name() == "nightly"
-    return [(name, n) for name, found in PROPERTIES.items() for n in range(found.share if nightly else 1)]
+def _try(name: str, spec, subject: str, log: PropertyLog, folder: Path) -> None:
+    key = f"{name}|{subject}"
+    begin = time.perf_counter()
+    log.counts[f"{key}|examples"] += 1
+    try:
+        check_property(name, spec, subject=subject)
+    except NotApplicable:
+        log.counts[f"{key}|not applicable"] += 1
+    except PropertyFailed as error:
+        failure = Failure(name, spec, subject, message=str(error))
+        log.failures[key] = f"{error} ({spec!r})"
+        path = folder / f"{name}-{subject.replace(':', '-').replace('/', '-')}.json"
+        failure.save(path)  # Hypothesis ends with the smallest, so that is what stays
+        raise AssertionError(
+            f"{name} does not hold for {subject}: {error}\n\nmoeverify replay {path}\n\n{failure.script()}\n"
+        ) from error
+    finally:
+        log.counts[f"{key}|ms"] += round(1000 * (time.perf_counter() - begin))
