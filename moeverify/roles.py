@@ -160,7 +160,7 @@ def find_roles(model: nn.Module, roles: Roles | None = None) -> FoundRoles:
 class _Search:
     def __init__(self, model: nn.Module, roles: Roles) -> None:
         self.modules = dict(model.named_modules())
-        self.aliases = dict(model.named_modules(remove_duplicate=False))  # layers may share their experts
+        self.parameters = {name for name, _ in model.named_parameters()}
         self.roles = roles
         self.children: dict[str, list[str]] = {}
         for name in self.modules:
@@ -205,6 +205,7 @@ class _Search:
     def _stacked(self, layer: str, container: str) -> MoELayer | None:
         """Experts kept in common parameters of the container or of modules in it."""
         own = {f"{container}.{n}" if container else n: p for n, p in self.modules[container].named_parameters()}
+        own = {n: p for n, p in own.items() if n in self.parameters}  # experts shared with another layer are that one's
         routers = self._named(layer, self.roles.routers)
         own = {n: p for n, p in own.items() if not any(r in _ancestors(n) for r in routers)}
         blocks = {n: p for n, p in own.items() if p.dim() == 3}
@@ -220,7 +221,7 @@ class _Search:
 
     def _alike(self, parameters: tuple[str, ...]) -> bool:
         """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
-        owners = [self.aliases[_parent(n)] for n in parameters]
+        owners = [self.modules[_parent(n)] for n in parameters]
         shapes = {tuple(o.get_parameter(_last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
         return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
 

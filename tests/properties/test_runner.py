@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from property_runs import PropertyLog, run_properties
+from property_runs import PropertyLog, markdown, run_properties
 
 from moeverify.properties import NotApplicable, PropertyFailed, check_property
 from moeverify.replay import Failure
@@ -62,4 +62,8 @@ def test_logs_of_several_processes_are_merged():
     merged.merge(json.loads(json.dumps(first.data())))
     merged.merge(second.data())
     assert merged.rows()[0]["examples"] == first.rows()[0]["examples"] + second.rows()[0]["examples"]
-    assert merged.document("ci")["coverage"]["specs"] == merged.rows()[0]["examples"]
+    document = merged.document("ci")
+    assert document["coverage"]["specs"] == merged.rows()[0]["examples"]
+    page = markdown(document)
+    assert f"| termination | broken_pruners:alters_a_weight | {document['examples']} |" in page
+    assert "Never drawn: cycle=ring." in page

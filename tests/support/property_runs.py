@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from moeverify.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
 from moeverify.replay import Failure
 from moeverify.report.files import write_text
-from synthetic_models.coverage import SpecCoverage
+from synthetic_models.coverage import SpecCoverage, all_kinds
 from synthetic_models.strategies import specs
 
 
@@ -82,12 +83,45 @@ class PropertyLog:
         }
 
 
+def markdown(document: dict) -> str:
+    """A document as a page to read."""
+    coverage = document["coverage"]
+    drawn = len(all_kinds()) - len(coverage["kinds_never_drawn"])
+    lines = [
+        f"# Property suite, profile `{document['profile']}`",
+        "",
+        f"{document['examples']:,} examples. Made by `MOEVERIFY_HYPOTHESIS_PROFILE={document['profile']} pytest "
+        "tests/properties -n auto`, which writes `reports/properties.json` and this page.",
+        "",
+        "| property | subject | examples | applied | result |",
+        "| --- | --- | ---: | ---: | --- |",
+        *(
+            f"| {row['property']} | {row['subject']} | {row['examples']:,} | "
+            f"{row['examples'] - row['not_applicable']:,} | {row['failure'] or 'holds'} |"
+            for row in document["properties"]
+        ),
+        "",
+        "## Coverage of the space of specs",
+        "",
+        f"{coverage['specs']:,} specs; {drawn} of {len(all_kinds())} kinds and "
+        f"{coverage['pairs'] - len(coverage['pairs_never_drawn']):,} of {coverage['pairs']:,} pairs of kinds drawn.",
+        "",
+        "| kind | specs |",
+        "| --- | ---: |",
+        *(f"| {kind} | {number:,} |" for kind, number in coverage["kinds"].items()),
+        "",
+        *(f"Never drawn: {kind}." for kind in coverage["kinds_never_drawn"]),
+        *(f"Pair never drawn: {pair}." for pair in coverage["pairs_never_drawn"][:40]),
+    ]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
 PROPERTY = "moeverify-properties"
 
 
 class PropertyLogPlugin:
     """Collects the logs that tests record, also those of pytest-xdist's workers; prints the summary and keeps
-    ``reports/properties.json`` as far as the run has come.
+    ``reports/properties.json`` (and ``.md``) as far as the run has come.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -101,8 +135,10 @@ class PropertyLogPlugin:
         for name, data in report.user_properties:
             if name == PROPERTY:
                 self.log.merge(data)
-                path = Path(self.config.rootpath, "reports", "properties.json")
-                write_text(path, json.dumps(self.log.document(settings.get_current_profile_name()), indent=2) + "\n")
+                document = self.log.document(settings.get_current_profile_name())
+                folder = Path(self.config.rootpath, "reports")
+                write_text(folder / "properties.json", json.dumps(document, indent=2) + "\n")
+                write_text(folder / "properties.md", markdown(document))
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
         """Print the result."""
@@ -123,7 +159,8 @@ def shards() -> list[tuple[tuple[str, ...], int]]:
     together = tuple(name for name, found in PROPERTIES.items() if found.groups)
     alone = [(name,) for name, found in PROPERTIES.items() if not found.groups]
     cheap = [(together, n) for n in range(CHEAP_SHARDS if nightly else 1)]
-    return cheap + [(names, n) for n in range(DEAR_SHARDS if nightly else 1) for names in alone]
+    dear = [(names, n) for n in range(DEAR_SHARDS if nightly else 1) for names in alone]
+    return [*dear[: len(alone)], *cheap, *dear[len(alone) :]]
 
 
 def examples(names: Sequence[str]) -> int:
@@ -145,6 +182,8 @@ def run_properties(names: Sequence[str], subject: str, shard: int, log: Property
         for name in names:
             _try(name, spec, subject, log, folder)
 
+    gc.collect()
+    gc.freeze()  # the libraries' objects are not looked through again and again
     holds.__name__ = holds.__qualname__ = f"{'_'.join(names).replace('-', '_')}_hold"
     given_specs = given(specs(**drawn))(holds)
     if not settings().derandomize:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from moeverify.roles import Roles, find_roles
 from synthetic_models import Cycle, Spec, build, default_specs, truth
 from synthetic_models.names import FAMILIES
 from synthetic_models.sizes import sizes_of
@@ -133,3 +134,26 @@ def test_modules_of_the_roles_exist(family):
     spec = Spec(names=family, shared="gated", layers=("dense", "moe"))
     known, names = truth(spec), {name for name, _ in build(spec).named_modules()}
     assert {*known.experts, *known.routers, *known.shared_experts} <= names
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *default_specs().values(),
+        Spec(names="arbitrary", shared="several"),
+        Spec(layers=("moe", "moe"), storage="fused", cycles=(Cycle("shared_experts_between_layers"),)),
+        Spec(layers=("moe", "moe"), cycles=(Cycle("shared_experts_between_layers"),)),
+    ],
+    ids=[*default_specs(), "arbitrary", "fused-shared-between", "listed-shared-between"],
+)
+def test_roles_are_found_in_the_model_as_the_truth_has_them(spec):
+    patterns = FAMILIES[spec.names].patterns
+    found, known = find_roles(build(spec), Roles(*patterns) if patterns else None), truth(spec)
+    assert found.experts == known.experts
+    assert found.shared_experts == known.shared_experts
+    # A layer that uses another one's experts has a router of its own, which goes with no experts of its own.
+    borrowing = spec.strength("shared_experts_between_layers")
+    assert found.routers == known.routers[: len(known.routers) - borrowing]
+    for expert in known.experts:
+        path = expert.partition("[")[0]
+        assert found.boundary(path) == known.boundary(path) == path
