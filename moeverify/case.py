@@ -15,6 +15,7 @@ from moeverify.checks.context import Context
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.facts import model_facts, outcome_facts
+from moeverify.pruning.offload import fetch_offloaded
 from moeverify.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
@@ -88,6 +89,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         trust_remote_code=case.trust_remote_code,
         device=case.device,
     )
+    inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
     original = copy.deepcopy(loaded.model)
     known = model_facts(original, loaded.notes)
     known |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio}
@@ -96,7 +98,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
     emit("prune")
     begin = time.perf_counter()
     try:
-        outcome = subject(loaded.model, loaded.example_inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
+        outcome = subject(loaded.model, inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
     except Exception as error:
         _crashed(case, error, time.perf_counter() - begin, emit)
         emit(CaseFacts(case.source, case.subject, {**known, "seconds": seconds}))
@@ -106,7 +108,7 @@ def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subje
         source=case.source,
         original=original,
         pruned=loaded.model.eval(),
-        example_inputs=loaded.example_inputs,
+        example_inputs=inputs,
         outcome=outcome if isinstance(outcome, Pruned) else Pruned(),
         pruning_ratio=case.pruning_ratio,
         seed=case.seed,

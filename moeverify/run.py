@@ -96,10 +96,10 @@ def verify(
     with its ``example_inputs``. ``subject`` is a name (``moe``, ``torch-pruning``, ``module:attribute``) or a function
     ``prune(model, example_inputs, *, pruning_ratio, seed)``. Named ones run in processes of their own, limited to
     ``timeout`` seconds and ``memory`` GiB each, ``workers`` at a time; a model or function given as an object runs in
-    this process, without limits, on a copy. ``expect_fail`` names checks whose failure is right and whose pass is a
-    failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what the check of that name
-    evaluates. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml`` are written into it, and
-    ``resume`` continues a run that was killed there. ``listen`` hears every event.
+    this process, without limits, and such a model is pruned in place. ``expect_fail`` names checks whose failure is
+    right and whose pass is a failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what
+    the check of that name evaluates. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml`` are
+    written into it, and ``resume`` continues a run that was killed there. ``listen`` hears every event.
 
     Raises ``UsageError`` for arguments that cannot be meant, and ``SourceError`` if no source can be loaded.
 

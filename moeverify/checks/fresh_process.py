@@ -28,13 +28,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-def load(folder, dtype, experts, threads, device):
+def load(folder, dtype, experts, attention, threads, device):
     torch.set_num_threads(int(threads))
     if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
         import synthetic_models
     more = {"experts_implementation": experts} if experts else {}
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder + "/model", dtype=getattr(torch, dtype), attn_implementation="eager", output_loading_info=True, **more)
+        folder + "/model", dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **more)
     model.eval().to(device)
     with torch.no_grad():
         logits = model(**load_file(folder + "/inputs.safetensors", device=device), use_cache=False).logits
@@ -84,7 +84,8 @@ else:
 
 
 def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
-    """Let a fresh process load what was saved: folder, dtype, experts implementation, threads, device.
+    """Let a fresh process load what was saved: folder, dtype, experts and attention implementation, threads,
+    device.
 
     Returns its exit status and what it said on standard error.
     """

@@ -56,7 +56,7 @@ def quality(context: Context) -> Finding:
         "settings": asked.to_dict(),
         "versions": dict(before.versions),
     }
-    said = f"{_mean(before)} before, {_mean(after)} after"
+    said = f"mean score {_scores(before)} before, {_scores(after)} after"
     if settings.max_drop is not None:
         for d in changes:
             if d.loss > settings.max_drop:
@@ -70,8 +70,8 @@ def quality(context: Context) -> Finding:
     deficit, stderr = _mean_loss(at_random, after)
     evidence |= {"at_random": at_random.mean, "below_random": deficit, "stderr": stderr}
     if deficit > STANDARD_ERRORS * stderr:
-        return failed(f"{said}; worse than {_mean(at_random)} with as many channels removed at random", **evidence)
-    return passed(f"{said}; with as many channels removed at random {_mean(at_random)}", **evidence)
+        return failed(f"{said}, worse than {_scores(at_random)} with as many channels removed at random", **evidence)
+    return passed(f"{said}, {_scores(at_random)} with as many channels removed at random", **evidence)
 
 
 def _at_random(context: Context, tokenizer: Any, asked: EvaluationSettings) -> Evaluation | None:
@@ -108,10 +108,10 @@ def _task(change: Difference) -> dict[str, Any]:
             "stderr": change.stderr, "chance": change.chance}  # fmt: skip
 
 
-def _mean(evaluation: Evaluation) -> str:
+def _scores(evaluation: Evaluation) -> str:
     mean = evaluation.mean
     if mean is not None:
-        return f"mean score {mean:.3f}"
+        return f"{mean:.3f}"
     return ", ".join(f"{s.name} {s.value:.4g}" for s in evaluation.primary)
 
 

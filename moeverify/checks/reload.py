@@ -42,8 +42,9 @@ def reload(context: Context) -> Finding:
             return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
         save_file({k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}, f"{folder}/inputs.safetensors")
         experts = getattr(model.config, "_experts_implementation", None) or ""
+        attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
-        code, said = load_afresh([folder, context.dtype, experts, threads, str(device)])
+        code, said = load_afresh([folder, context.dtype, experts, attention, threads, str(device)])
         if code:
             last = (said.strip().splitlines() or ["no message"])[-1]
             return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])

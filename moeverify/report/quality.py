@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 WIDTH, HEIGHT = 560, 280
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 44, 24, 12, 36
 SERIES = 8  # as many line styles as report.css has
 
 

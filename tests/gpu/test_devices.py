@@ -23,9 +23,19 @@ SIZES |= {"moe_intermediate_size": 16, "num_attention_heads": 2, "num_key_value_
 
 
 @pytest.mark.slow
+def test_every_check_passes(device):
+    every_check_passes("zoo:mixtral", "bfloat16", device)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("source", ["small", "zoo:mixtral", "zoo:qwen3_moe"])
-def test_every_check_passes(source, dtype, device):
+@pytest.mark.parametrize("source", ["small", "zoo:mixtral", "zoo:qwen3_moe", "zoo:deepseek_v3"])
+def test_every_check_passes_on_more_models(source, dtype):
+    every_check_passes(source, dtype, "cuda")
+
+
+def every_check_passes(source, dtype, device):
     result = mv.verify(source, device=device, dtype=dtype, pruning_ratio=0.5, timeout=600)
     assert {v.check: v.message for v in result.verdicts if v.status not in ("pass", "skip")} == {}
     assert result.ok

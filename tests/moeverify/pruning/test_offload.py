@@ -64,6 +64,16 @@ def test_pruned_as_the_plain_model(spread, tmp_path):
     assert torch.equal(again(IDS).logits, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [on_disk, with_hooks])
+def test_every_check_passes(spread, tmp_path):
+    model = spread(tmp_path)
+    result = mv.verify(model, example_inputs={"input_ids": IDS}, pruning_ratio=0.5)
+    assert {v.check: v.message for v in result.verdicts if v.status not in ("pass", "skip")} == {}
+    assert result.ok
+    assert model.config.hidden_size == 32
+
+
 def test_gathering_tells_what_it_fetched_and_keeps_ties(tmp_path):
     model = load()
     model.lm_head.weight = model.model.embed_tokens.weight
