@@ -125,6 +125,10 @@ class Recorder(TorchDispatchMode):
         """Say that the operation that runs now uses a tensor's data."""
         self._reads[self._look_up(tensor).storage] = self.relations.current
 
+    def was_read_after(self, value: Any, number: int) -> bool:
+        """Whether a later operation than ``number`` used a tensor's data; ``False`` for what is no tensor."""
+        return isinstance(value, torch.Tensor) and self._reads.get(self._look_up(value).storage, -1) > number
+
     def produce(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """Dimensions of a tensor that came from outside the record; unlike those of a constant they are free."""
         return (self._known.get(id(tensor)) or self._register(tensor)).dims

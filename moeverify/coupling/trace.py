@@ -195,8 +195,11 @@ def _record(
                     output = call_model(model, example_inputs, use_cache=False)
                 for names in expert_lists:
                     _reach(names, modules, calls, recorder)
+            given, end = output, recorder.relations.current
             output = output_transform(output) if output_transform is not None else output
-            recorder.freeze(output, "dimension of the model's output")
+            # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
+            computed_with = [leaf for leaf in tree_leaves(given) if recorder.was_read_after(leaf, end)]
+            recorder.freeze([output, computed_with], "dimension of the model's output")
     except TraceError:
         raise
     except Exception as error:

@@ -132,6 +132,32 @@ def test_vision_transformer(tmp_path):
     assert torch.equal(ViTForImageClassification.from_pretrained(tmp_path)(**image).logits, logits)
 
 
+def test_torch_prunings_own_example_for_vision_transformers():
+    model = vit()
+    num_heads = {}
+    for module in model.modules():
+        if hasattr(module, "q_proj"):
+            num_heads.update(dict.fromkeys((module.q_proj, module.k_proj, module.v_proj), 4))
+    assert len(num_heads) == 6
+    pruner = mv.MoEPruner(
+        model,
+        {"pixel_values": torch.randn(1, 3, 32, 32)},
+        global_pruning=False,
+        importance=tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
+        pruning_ratio=0.5,
+        ignored_layers=[],
+        output_transform=lambda out: out.logits.sum(),
+        num_heads=num_heads,
+        prune_head_dims=False,
+        prune_num_heads=True,
+        head_pruning_ratio=0.5,
+    )
+    pruner.step()
+    assert set(pruner.num_heads.values()) == {2}
+    assert (model.config.hidden_size, model.config.num_attention_heads) == (16, 2)
+    assert model(torch.randn(1, 3, 32, 32)).logits.shape == (1, 2)  # not ignored, yet the model's own outputs
+
+
 def test_residual_network_gives_stocks_groups():
     torch.manual_seed(0)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], layer_type="basic")
