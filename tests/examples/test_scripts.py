@@ -47,9 +47,8 @@ def test_checks_a_model_and_writes_the_report(tmp_path):
     assert "<html" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("ratio", ["1.5", "0"])
-def test_a_wrong_ratio_is_one_line(ratio, tmp_path):
-    done = run("test_moe_pruning.py", "--model", MODEL, "--pruning_ratio", ratio, cwd=tmp_path)
+def test_a_wrong_ratio_is_one_line(tmp_path):
+    done = run("test_moe_pruning.py", "--model", MODEL, "--pruning_ratio", "1.5", cwd=tmp_path)
     assert done.returncode == 2
     assert "between 0 and 1" in done.stderr
     assert "Traceback" not in done.stderr
