@@ -74,7 +74,7 @@ def _missing(laboratory: Laboratory, held: Held) -> list[str]:
         under = laboratory.gradients(held, first)
         for name, shape in laboratory.sizes.items():
             for dim in range(len(shape)):
-                if first and (name, dim) not in found:
+                if (first and (name, dim) not in found) or (name, dim) in laboratory.counts_experts:
                     continue
                 lost = laboratory.lost(name, dim, under)
                 if lost is not None and (name, dim) in held:

@@ -67,14 +67,25 @@ def coupling_minimal(context: Context) -> Finding:
 
 
 def _in_use(laboratory: Laboratory, held: Held) -> list[str]:
-    """Places of ``held`` that have a gradient although all of it is at zero."""
+    """Places of ``held`` that have a gradient although all of it is at zero, and without which the rest lives on.
+
+    What reads a query head's output still has a gradient when the queries are zero, since attention is uniform then;
+    but it is what takes the effect from the queries, so it does belong there.
+    """
     under = laboratory.gradients(held)
     found = []
     for (name, dim), gone in sorted(held.items()):
         live = laboratory.live(name, dim, under)
-        if live is not None and (live & gone).any():
+        if live is not None and (live & gone).any() and not _takes_along(laboratory, held, (name, dim)):
             found += places(name, dim, live & gone)
     return found
+
+
+def _takes_along(laboratory: Laboratory, held: Held, key: tuple[str, int]) -> bool:
+    """Whether anything else of ``held`` loses its effect when only what is held of one tensor is at zero."""
+    under = laboratory.gradients({key: held[key]})
+    lost = ((k, laboratory.lost(*k, under)) for k in held if k != key)
+    return any(mask is not None and (mask & held[k]).any() for k, mask in lost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +119,9 @@ def _parts(pruning_class: PruningClass, held: Held, roles: FoundRoles, laborator
 
 def _could_go_alone(laboratory: Laboratory, part: _Part, whole: Held) -> bool:
     """Whether a part, held alone, has lost all effect and takes nothing else of the group along."""
+    under = laboratory.gradients(part.held, inputs=1)
+    if all(laboratory.live(*key, under) is None for key in part.held):
+        return False  # a norm alone: its place is cut out, and nothing is left to measure
     for (name, dim), gone in part.held.items():
         live = laboratory.live(name, dim, laboratory.free)
         if live is None or not (live & gone).any():

@@ -141,7 +141,13 @@ def expert_isolation(context: Context) -> Finding:
     leaks += [{"layer": "", "from": a, "to": b, "channels": 0} for a, b in _across_layers(context)]
     tied = _tied(context)
     leaks = [leak for leak in leaks if frozenset((leak["from"], leak["to"])) not in tied]
-    empty = [e for one in found for e, size in zip(one.layer.experts, one.own, strict=True) if not size]
+    names = list(dict(context.original.named_parameters()))  # shared tensors go by their first name
+    empty = [
+        expert
+        for one in found
+        for expert, size in zip(one.layer.experts, one.own, strict=True)
+        if not size and any(n in one.layer.stacks or n.startswith(expert + ".") for n in names)
+    ]
     if leaks:
         first = leaks[0]
         return failed(

@@ -22,6 +22,7 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.kept import Kept
 from moeverify.checks.masking import hold_channels
+from moeverify.checks.router_tensors import expert_dim, router_tensors
 from moeverify.coupling.solve import CouplingClass
 from moeverify.coupling.trace import call_model
 from moeverify.exercise import output_tensor, vary_inputs
@@ -30,6 +31,8 @@ from moeverify.precision import float64_throughout, in_float64
 INPUTS = 3
 # Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
 DEAD, LIVE = 1e-13, 1e-8
+# Of the largest gradient of all tensors: a tensor whose own largest is below has none to speak of.
+NEGLIGIBLE = 1e-10
 
 Held = dict[tuple[str, int], np.ndarray]
 """What is held at zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
@@ -58,7 +61,17 @@ class Laboratory:
         self.context = context
         self.model = in_float64(context.original)
         self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        # Which expert gets tokens depends on everything; such a dimension says nothing of channels.
+        self.counts_experts: set[tuple[str, int]] = set()
+        for layer in context.roles.layers:
+            count = len(layer.experts)
+            routers = router_tensors(context.original, layer)
+            self.counts_experts |= {(name, expert_dim(tensor, count)) for name, tensor in routers.items()}
+            if layer.fused:
+                stacks = (n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count)
+                self.counts_experts |= {(name, 0) for name in stacks}
         self.free = self.gradients({})
+        self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
 
     def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS) -> Gradients:
         """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs."""
@@ -93,7 +106,10 @@ class Laboratory:
         gradient, free = under.along(name, dim), self.free.along(name, dim)
         if gradient is None or free is None:
             return None
-        return test(gradient, free.amax()).numpy() if float(free.amax()) > 0 else None
+        # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
+        if float(free.amax()) <= NEGLIGIBLE * self.largest:
+            return None
+        return test(gradient, free.amax()).numpy()
 
 
 def _hold(model: nn.Module, held: Held) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from moeverify.checks.context import Context
@@ -74,7 +73,7 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
     """All tensors of a router that read the residual stream read the channels that the embedding keeps."""
     before = dict(context.original.named_parameters())
     for name, tensor in router_tensors(context.original, layer).items():
-        if tensor.dim() != 2 or _follows_another(context.original, name, tensor):
+        if tensor.dim() != 2 or _follows_another(context.original, name, layer):
             continue
         other = 1 - expert_dim(tensor, len(layer.experts))
         mine = context.kept.get((name, other))
@@ -94,13 +93,13 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
     return None
 
 
-def _follows_another(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
-    """Whether a matrix of the same router may feed this one, so that it does not read the residual stream."""
-    owner = name.rsplit(".", 2)[0] + "."
+def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:
+    """Whether another layer of the same router may feed this one, so that it does not read the residual stream."""
     return any(
-        other != name and other.startswith(owner) and p.dim() == 2 and p.shape != tensor.shape
-        for other, p in model.named_parameters()
-        if ".experts." not in other and "shared" not in other
+        other.rpartition(".")[0] != name.rpartition(".")[0] and p.dim() == 2
+        for router in layer.routers
+        if name.startswith(router + ".")
+        for other, p in model.get_submodule(router).named_parameters(prefix=router)
     )
 
 

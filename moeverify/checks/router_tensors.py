@@ -45,7 +45,10 @@ def expert_dim(tensor: torch.Tensor, experts: int) -> int:
 
 def experts_now(model: nn.Module, layer: MoELayer) -> int:
     """How many routed experts a layer has in ``model``, be they listed or fused."""
-    container = model.get_submodule(layer.container)
-    if not layer.fused:
-        return sum(1 for _ in container.children())
-    return next((p.shape[0] for p in container.parameters(recurse=False) if p.dim() == 3), 0)
+    if layer.layout == "listed":
+        return sum(1 for _ in model.get_submodule(layer.container).children())
+    if layer.layout == "rows":
+        return len(layer.experts)  # their rows tell no number
+    owner, _, leaf = layer.stacks[0].rpartition(".")
+    stack = getattr(model.get_submodule(owner), leaf, None)
+    return stack.shape[0] if isinstance(stack, torch.Tensor) else len(layer.experts)

@@ -41,9 +41,10 @@ class Routing(TorchFunctionMode):
         self.seen: set[str] = set()
         self._layers: dict[int, str] = {}
         for layer in roles.layers:
-            for tensor in router_tensors(model, layer).values():
-                if tensor.dim() == 2:
-                    self._layers[id(tensor)] = layer.name
+            matrices = {name: t for name, t in router_tensors(model, layer).items() if t.dim() == 2}
+            if matrices:
+                # A router may have a second one, for its noise; the logits are those of the plainly named.
+                self._layers[id(matrices[min(matrices, key=lambda n: (len(n), n))])] = layer.name
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -68,11 +69,11 @@ class Routing(TorchFunctionMode):
 
 
 def towards(expert: int) -> Change:
-    """Makes one expert the first choice of every token, by a margin of one."""
+    """Makes one expert the first choice of every token, by a margin wider than the logits lie apart."""
 
     def change(logits: torch.Tensor) -> torch.Tensor:
         raised = logits.clone()
-        raised[..., expert] = logits.amax(-1) + 1
+        raised[..., expert] = logits.amax(-1) + 1 + 4 * (logits.amax(-1) - logits.amin(-1))
         return raised
 
     return change
