@@ -28,7 +28,7 @@ class Decoder(nn.Module):
     def forward(self, input_ids: torch.Tensor, features: torch.Tensor | None = None) -> torch.Tensor:
         """``features`` is ``[batch, length, features]``, given if and only if the spec has some."""
         x = self.embed_tokens(input_ids)
-        if self.feature_proj is not None:
+        if self.feature_proj is not None and features is not None:
             x = x + self.feature_proj(features.to(x.dtype))
         x = self.stem(x)
         for layer in self.layers:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from synthetic_models.spec import Spec
 
-_COMMON = {"hidden": 32, "vocab": 64, "batch": 2, "length": 16, "top_k": 2, "shared_width": 12, "dense_width": 24,
-           "latent": 8, "kv_heads": 4, "head_dim": 8}  # fmt: skip
+_COMMON: dict[str, Any] = {
+    "hidden": 32,
+    "vocab": 64,
+    "batch": 2,
+    "length": 16,
+    "top_k": 2,
+    "shared_width": 12,
+    "dense_width": 24,
+    "latent": 8,
+    "kv_heads": 4,
+    "head_dim": 8,
+}
 
 
 def default_specs() -> dict[str, Spec]:
     """Name to spec, in the order in which they are verified."""
 
-    def spec(**more: object) -> Spec:
+    def spec(**more: Any) -> Spec:
         return Spec(**{"widths": (16,) * 4, "activation": "swiglu", "layers": ("moe", "moe"), **_COMMON, **more})
 
     return {

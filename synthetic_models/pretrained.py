@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,7 +46,20 @@ class SyntheticMoEForCausalLM(PreTrainedModel):
         spec = Spec.from_dict(config.spec)
         self.model = Decoder(spec, config.sizes())
         self.lm_head = nn.Linear(config.hidden_size, spec.vocab, bias=False)
+        self._shared_keys = _further_names(self.named_parameters(remove_duplicate=False))
+        self._tied_weights_keys = {**type(self)._tied_weights_keys, **self._shared_keys}  # not saved twice
         self.post_init()
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Also the parameters of modules that are shared, which are tied whatever the configuration says."""
+        return {**super().get_expanded_tied_weights_keys(all_submodels), **self._shared_keys}
+
+    def save_pretrained(self, save_directory: Any, **more: Any) -> None:
+        """As usual; buffers of shared modules, which cannot be tied, are written under each of their names."""
+        further = _further_names(self.named_buffers(remove_duplicate=False))
+        state = more.pop("state_dict", None) or self.state_dict()
+        state = {name: tensor.clone() if name in further else tensor for name, tensor in state.items()}
+        super().save_pretrained(save_directory, state_dict=state, **more)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Weights are drawn by ``synthetic_models.build`` or loaded."""
@@ -63,6 +77,12 @@ class SyntheticMoEForCausalLM(PreTrainedModel):
     ) -> CausalLMOutput:
         """Logits ``[batch, length, vocab]``; there is no cache."""
         return CausalLMOutput(logits=self.lm_head(self.model(input_ids, features)))
+
+
+def _further_names(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    """Every further name of a tensor, with the first one."""
+    first: dict[int, str] = {}
+    return {name: first[id(t)] for name, t in tensors if first.setdefault(id(t), name) != name}
 
 
 AutoConfig.register(SyntheticMoEConfig.model_type, SyntheticMoEConfig, exist_ok=True)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.coupling_complete import chosen_units
@@ -54,8 +55,9 @@ def coupling_minimal(context: Context) -> Finding:
                     extra=used[:50],
                 )
     parts = 0
+    tied = _tied_names(context.original)
     for pruning_class, held in chosen:
-        for part in _parts(pruning_class, held, context.roles, laboratory):
+        for part in _parts(pruning_class, held, context.roles, laboratory, tied):
             parts += 1
             if _could_go_alone(laboratory, part, held):
                 return failed(
@@ -94,11 +96,23 @@ class _Part:
     held: Held
 
 
-def _parts(pruning_class: PruningClass, held: Held, roles: FoundRoles, laboratory: Laboratory) -> list[_Part]:
-    """The places of a unit by the block they lie in; none if that is one block.
+def _tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Further names of tied parameters by their first one."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {first: others for first, *others in names.values() if others}
+
+
+def _parts(
+    pruning_class: PruningClass, held: Held, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]
+) -> list[_Part]:
+    """The places of a unit by the block they lie in; none if that is one block, or if blocks share a parameter.
 
     Of a group that holds one channel of each fused expert, independent of one another, the experts are no parts.
     """
+    if any(roles.boundary(other) != roles.boundary(name) for name, _ in held for other in tied.get(name, ())):
+        return []  # the tied parameter cannot be cut for one of them alone
     alike = pruning_class.experts or pruning_class.role == "hidden"
     blocks: dict[str, Held] = defaultdict(dict)
     for (name, dim), gone in held.items():

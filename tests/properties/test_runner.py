@@ -57,7 +57,7 @@ def test_properties_of_our_own_groups_do_not_apply_to_others():
 def test_logs_of_several_processes_are_merged():
     first, second = PropertyLog(), PropertyLog()
     for log in (first, second):
-        run_properties(["termination"], "broken_pruners:alters_a_weight", 0, log, Path("unused"), injected=False)
+        run_properties(["termination"], "broken_pruners:does_nothing", 0, log, Path("unused"), injected=False)
     merged = PropertyLog()
     merged.merge(json.loads(json.dumps(first.data())))
     merged.merge(second.data())
@@ -65,5 +65,5 @@ def test_logs_of_several_processes_are_merged():
     document = merged.document("ci")
     assert document["coverage"]["specs"] == merged.rows()[0]["examples"]
     page = markdown(document)
-    assert f"| termination | broken_pruners:alters_a_weight | {document['examples']} |" in page
+    assert f"| termination | broken_pruners:does_nothing | {document['examples']} |" in page
     assert "Never drawn: cycle=ring." in page

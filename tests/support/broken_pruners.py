@@ -11,6 +11,10 @@ def fails_on_biases(model, example_inputs, *, pruning_ratio, seed):
         raise RuntimeError("an expert with a bias")
 
 
+def does_nothing(model, example_inputs, *, pruning_ratio, seed):
+    """Leaves the model as it is."""
+
+
 def never_ends(model, example_inputs, *, pruning_ratio, seed):
     """Runs in a circle."""
     for _ in itertools.count():

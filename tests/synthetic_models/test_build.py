@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from moeverify.case import Case, run_case
 from moeverify.verdict import Status, Verdict
-from synthetic_models import Spec, build, default_specs, example_inputs
+from synthetic_models import Cycle, Spec, build, default_specs, example_inputs
 
 
 @pytest.mark.parametrize("name", default_specs())
@@ -40,11 +40,25 @@ def test_saved_and_loaded_by_plain_transformers(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "cycle", [Cycle("shared_layers"), Cycle("shared_experts_between_layers"), Cycle("tied_experts")], ids=str
+)
+def test_shared_modules_are_shared_again_after_loading(cycle, tmp_path):
+    spec = replace(default_specs()["listed"], layers=("moe", "moe"), cycles=(cycle,))
+    model = build(spec)
+    model.save_pretrained(tmp_path)
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert len(list(again.parameters())) == len(list(model.parameters()))
+    with torch.no_grad():
+        assert torch.equal(model(**example_inputs(spec)).logits, again.eval()(**example_inputs(spec)).logits)
+
+
+@pytest.mark.parametrize(
     "name", [n if n in ("unequal", "latent") else pytest.param(n, marks=pytest.mark.slow) for n in default_specs()]
 )
 def test_our_pruner_passes_every_check_on_the_default_family(name):
     reported = []
     run_case(Case(f"synthetic:{name}"), reported.append)
     verdicts = [item for item in reported if isinstance(item, Verdict)]
-    assert verdicts
-    assert [(v.check, v.message) for v in verdicts if v.status is not Status.PASS] == []
+    assert sum(v.status is Status.PASS for v in verdicts) >= 10
+    assert [(v.check, v.message) for v in verdicts if v.status not in (Status.PASS, Status.SKIP)] == []
