@@ -78,7 +78,7 @@ def source_kind(name: str) -> tuple[str, str]:
     if name == "small" or (kind in ("synthetic", "zoo") and rest):
         return kind, rest
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():
         return "folder", str(path)
     if rest and os.sep not in kind:
         return "factory", name
