@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from moeverify.coupling.dims import Freeze, Relations
 from moeverify.coupling.trace import Trace
 
 OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
+
+EQUAL_PARTS = "part of an equal split whose parts would have to shrink alike"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +42,35 @@ def link(trace: Trace) -> Links:
     for freeze in relations.freezes:
         freezing.start(root[freeze.dim], freeze)
     _freeze_untouched(trace, root, freezing)
-    for parts in relations.balances:
+    for parts in (*relations.balances, *_slices_in_halves(relations, root)):
         if len({root[p] for p in parts}) > 1:
             for part in parts:
-                reason = "part of an equal split whose parts would have to shrink alike"
-                freezing.start(root[part], Freeze(part, reason, relations.current))
+                freezing.start(root[part], Freeze(part, EQUAL_PARTS, relations.current))
     freezing.spread()
     return Links(relations, root, freezing.frozen, freezing.choose(_Weights(trace, root)))
+
+
+def _slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
+    """Slices that together cut a dimension into equal parts: their bounds may be computed from its size.
+
+    Parts that go back to where each other came from (the rotation of rotary embeddings) shrink alike anyway.
+    """
+    slices: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+    places: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for segment in relations.segments:
+        whole, size = root[segment.whole], relations.sizes[segment.part]
+        places[whole, root[segment.part]].add(segment.start)
+        if (
+            segment.step == 1
+            and segment.start % size == 0
+            and relations.operations[segment.operation].name == "aten.slice"
+        ):
+            slices[whole, size].setdefault(segment.start, segment.part)
+    for (whole, size), parts in slices.items():
+        starts = set(range(0, relations.sizes[whole], size))
+        alike = all(starts <= places[whole, root[part]] for part in parts.values())
+        if len(starts) > 1 and starts == set(parts) and relations.sizes[whole] % size == 0 and not alike:
+            yield tuple(parts.values())
 
 
 class _UnionFind:

@@ -94,9 +94,13 @@ class Recorder(TorchDispatchMode):
         """What is known of a tensor; one never seen before is an alias of a known one or a frozen constant."""
         seen = self._known.get(id(tensor))
         if seen is not None:
-            if seen.shape == tensor.shape:
+            if (
+                seen.shape == tensor.shape
+                and seen.layout[2] == tensor.stride()
+                and seen.storage == tensor.untyped_storage()._cdata
+            ):
                 return seen
-            # An in-place operation changed the shape under the tensor's identity: nothing is known any more.
+            # Shape, order or data changed under the tensor's identity (`t_`, `x.data = ...`): all is forgotten.
             self.relations.freeze_all(seen.dims, RESHAPED)
             seen = self._register(tensor)
             self.relations.freeze_all(seen.dims, RESHAPED)
@@ -185,8 +189,14 @@ class Recorder(TorchDispatchMode):
             return False
         return True
 
+    def escape(self, tensor: torch.Tensor, way: str) -> None:
+        """Freeze a tensor whose data leaves by a method of Python (``.numpy()``)."""
+        if not self.paused:
+            self.relations.freeze_all(self.dims_of(tensor), f"its data leaves PyTorch by {way}")
+
     def freeze_unconsumed(self) -> None:
-        """Data can leave the dispatcher (``.numpy()``): what was produced and never read again is frozen."""
+        """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
+        frozen. A view counts as read where its storage is; see ``escape``."""
         for dims, number, storage in self._produced:
             if self._reads.get(storage, -1) <= number:
                 for dim in dims:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.escapes import Escapes
 from moeverify.coupling.opaque import Opaque, opaque_layers
 from moeverify.coupling.recorder import Recorder
 from moeverify.coupling.weightless import Imagination, fake_weights, is_weightless
@@ -183,6 +184,7 @@ def _record(
             eager_attention(model),
             _module_paths(model, recorder),
             opaque_layers(modules, recorder, opaque or {}),
+            Escapes(recorder.escape),
             recorder,
         ):
             for leaf in tree_leaves(example_inputs):

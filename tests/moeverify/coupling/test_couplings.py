@@ -121,6 +121,24 @@ def test_in_place_metadata_change_freezes():
     assert not any("a.weight" in c.parameters for c in found.classes)
 
 
+class DataExchanged(nn.Module):
+    """Rows become columns behind the tensor's back: same shape, same object."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        y.data = y.data.t()
+        return self.b(y * 2)
+
+
+def test_exchanged_data_freezes():
+    found = mv.trace_couplings(DataExchanged(), torch.randn(6, 4))
+    assert not any("a.weight" in c.parameters for c in found.classes)
+
+
 class LeavesDispatcher(nn.Module):
     def __init__(self):
         super().__init__()
@@ -133,6 +151,41 @@ class LeavesDispatcher(nn.Module):
 def test_data_that_leaves_the_dispatcher_freezes():
     found = mv.trace_couplings(LeavesDispatcher(), torch.randn(3, 4))
     assert not found.classes
+
+
+class LeavesUnseen(nn.Module):
+    """As a kernel of one's own does: the memory is read, and no method of the tensor says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.b(x) + len(set(self.a(x).untyped_storage().tolist()))
+
+
+def test_data_that_leaves_unseen_freezes():
+    found = mv.trace_couplings(LeavesUnseen(), torch.randn(3, 4))
+    assert not found.classes
+
+
+class PartLeavesDispatcher(nn.Module):
+    """Half of a result leaves as a view, while its storage stays in use."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        y = self.a(x)
+        left = y[:, :3].numpy().sum()
+        return self.b(y) + float(left)
+
+
+def test_a_view_that_leaves_the_dispatcher_freezes():
+    found = mv.trace_couplings(PartLeavesDispatcher(), torch.randn(3, 4))
+    stuck = {(f.parameter, f.dim): f.positions for f in found.frozen}
+    assert set(range(3)) <= set(stuck["a.weight", 0])
 
 
 class EqualSplit(nn.Module):
@@ -148,6 +201,44 @@ class EqualSplit(nn.Module):
 def test_equal_split_with_independent_consumers_is_balanced():
     found = mv.trace_couplings(EqualSplit(), torch.randn(2, 4))
     assert not found.classes
+
+
+class HalvesBySlices(nn.Module):
+    """The bounds follow the size: after pruning the left half alone they would lie elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 10), nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        half = y.shape[-1] // 2
+        return self.b(y[..., :half]) + self.c(y[..., half:])
+
+
+def test_halves_by_slices_are_balanced():
+    found = mv.trace_couplings(HalvesBySlices(), torch.randn(2, 4))
+    assert not found.classes
+
+
+class GatedHalves(nn.Module):
+    """Halves that meet again shrink alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 10), nn.Linear(5, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        half = y.shape[-1] // 2
+        return self.b(y[..., :half].sigmoid() * y[..., half:])
+
+
+def test_halves_that_meet_again_are_pairs():
+    (found,) = mv.trace_couplings(GatedHalves(), torch.randn(2, 4)).classes
+    by_name = {m.parameter: m.positions.tolist() for m in found.members}
+    assert by_name["a.weight"] == [[p, p + 5] for p in range(5)]
+    assert by_name["b.weight"] == [[p] for p in range(5)]
 
 
 def test_unknown_operation_freezes_and_is_named():
