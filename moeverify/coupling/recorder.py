@@ -102,9 +102,10 @@ class Recorder(TorchDispatchMode):
                 return seen
             # Shape, order or data changed under the tensor's identity (`t_`, `x.data = ...`): all is forgotten.
             self.relations.freeze_all(seen.dims, RESHAPED)
-            seen = self._register(tensor)
-            self.relations.freeze_all(seen.dims, RESHAPED)
-            return seen
+            if seen.storage == tensor.untyped_storage()._cdata:
+                seen = self._register(tensor)
+                self.relations.freeze_all(seen.dims, RESHAPED)
+                return seen
         views = self._views.get(tensor.untyped_storage()._cdata, ())
         layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
         for known, dims, name in views:
