@@ -177,14 +177,20 @@ def _as_linear(values: torch.Tensor, gradient: torch.Tensor | None, dim: int) ->
     Its weight shares the memory of ``values`` and keeps their other dimensions: importances flatten what they take.
     A class of hidden channels shows every weight of the model at once, so a copy of each would be one too many.
     """
-    turned = values.movedim(dim, 0)
+    turned = _rows(values, dim)
     layer = nn.Linear(1, 1, bias=False, device="meta")
     layer.weight = nn.Parameter(turned, requires_grad=False)
     layer.out_features, layer.in_features = turned.shape[0], turned[0].numel()
     if gradient is not None:
         layer.weight.requires_grad_()
-        layer.weight.grad = gradient.movedim(dim, 0)
+        layer.weight.grad = _rows(gradient, dim)
     return layer
+
+
+def _rows(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """``values`` with ``dim`` first, and a second dimension also of a vector."""
+    turned = values.movedim(dim, 0)
+    return turned[:, None] if turned.dim() == 1 else turned
 
 
 def _is_output(part: _Part) -> bool:
