@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class Freeze:
     operation: int
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One executed operation: its name (``aten.view``) and the path of the module that ran it."""
 
     name: str
@@ -70,7 +70,7 @@ class Relations:
     def new_dims(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Register one dimension for each size in ``shape`` and return their numbers."""
         first = len(self.sizes)
-        self.sizes.extend(int(size) for size in shape)
+        self.sizes.extend(map(int, shape))
         return tuple(range(first, first + len(shape)))
 
     @property

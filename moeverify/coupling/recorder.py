@@ -7,8 +7,9 @@ that depends on data simply runs.
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from moeverify.coupling.dims import Operation, Relations
 from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
 
+UNREAD = "its result was never used by a recorded operation"
 RESHAPED = "its shape was changed in place"
 UNSEEN_VIEW = "seen through a view that no recorded operation made"
 
@@ -61,8 +63,11 @@ class Recorder(TorchDispatchMode):
         self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
         self._produced: list[tuple[tuple[int, ...], int, int]] = []
         self._reads: dict[int, int] = {}
-        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        for name, tensor in named:
+        # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
+        self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
+        parameters = list(model.named_parameters(remove_duplicate=False))
+        buffers = list(model.named_buffers(remove_duplicate=False))
+        for name, tensor in (*parameters, *buffers):
             first = self._names.get(id(tensor))
             if first is not None:
                 self.aliases[name] = first
@@ -73,6 +78,8 @@ class Recorder(TorchDispatchMode):
             for layout, dims, _ in self._views[seen.storage][:-1]:
                 if layout == seen.layout:  # two parameters over one memory are tied as well
                     self.relations.equal_all(dims, seen.dims)
+        self.parameters = tuple(name for name, _ in parameters if name not in self.aliases)
+        self.buffers = frozenset(name for name, _ in buffers if name not in self.aliases)
 
     def _register(self, tensor: torch.Tensor, dims: tuple[int, ...] | None = None, name: str = "") -> _Seen:
         key = id(tensor)
@@ -121,6 +128,11 @@ class Recorder(TorchDispatchMode):
         seen = self._register(tensor)
         self.relations.freeze_all(seen.dims, UNSEEN_VIEW if views else "a constant or input of the program")
         return seen
+
+    @property
+    def produced(self) -> int:
+        """Number of tensors that the recorded operations have made."""
+        return len(self._produced)
 
     def dims_of(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """The dimensions of a tensor, in order."""
@@ -198,10 +210,14 @@ class Recorder(TorchDispatchMode):
     def freeze_unconsumed(self) -> None:
         """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
         frozen. A view counts as read where its storage is; see ``escape``."""
-        for dims, number, storage in self._produced:
-            if self._reads.get(storage, -1) <= number:
-                for dim in dims:
-                    self.relations.freeze(dim, "its result was never used by a recorded operation", number)
+        unread = [i for i, (_, number, storage) in enumerate(self._produced) if self._reads.get(storage, -1) <= number]
+        for index in unread:
+            dims, number, _ = self._produced[index]
+            for dim in dims:
+                self.relations.freeze(dim, UNREAD, number)
+        for start, end, copied in self.copies:
+            for index in unread[bisect_left(unread, start) : bisect_left(unread, end)]:
+                self.relations.freeze_all(copied(self._produced[index][0]), UNREAD)
 
 
 def _execute(func: Any, args: tuple, kwargs: dict) -> Any:

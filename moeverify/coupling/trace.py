@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
-from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.dims import Relations
 from moeverify.coupling.escapes import Escapes
 from moeverify.coupling.opaque import Opaque, opaque_layers
 from moeverify.coupling.recorder import Recorder
+from moeverify.coupling.siblings import Siblings
 from moeverify.coupling.weightless import Imagination, fake_weights, is_weightless
 from moeverify.errors import TraceError
 
@@ -91,18 +94,22 @@ def static_experts(model: nn.Module) -> Iterator[None]:
             model.set_experts_implementation(previous)
 
 
-def _drop(modules: list[str]) -> None:
-    """Leave the innermost module; a hook that returned anything would replace the module's output."""
-    modules.pop()
-
-
 @contextlib.contextmanager
 def _module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on ``recorder.modules``."""
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.modules.append(name)))
-        handles.append(module.register_forward_hook(lambda *_: _drop(recorder.modules), always_call=True))
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        recorder.modules.append(names.get(id(module)) or (recorder.modules[-1] if recorder.modules else ""))
+
+    def leave(*_: Any) -> None:  # a hook that returned anything would replace the module's output
+        recorder.modules.pop()
+
+    # Two hooks for all modules: thousands of single ones would cost more than the forward of a small model.
+    handles = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
     try:
         yield
     finally:
@@ -111,21 +118,15 @@ def _module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _remember_calls(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple]]:
-    """Arguments and output of each of ``modules`` that runs."""
-    calls: dict[str, tuple] = {}
-    handles = [
-        module.register_forward_hook(
-            lambda _, args, kwargs, out, name=name: calls.__setitem__(name, (args, kwargs, out)),
-            with_kwargs=True,
-        )
-        for name, module in modules.items()
-    ]
+def without_collector() -> Iterator[None]:
+    """Hold back Python's collector: a trace makes many small objects, and none of them is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        yield calls
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
+        if was_enabled:
+            gc.enable()
 
 
 def trace(
@@ -140,7 +141,7 @@ def trace(
     """Trace one forward of ``model``.
 
     ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
-    does not reach is run on what a reached sibling received, so that its dimensions are known as well. ``opaque``
+    does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
     gives layers, by path, that are not looked into.
     Raises ``TraceError`` if the model's forward fails.
     """
@@ -158,9 +159,9 @@ def trace(
         relations=recorder.relations,
         tensors=recorder.tensors,
         aliases=recorder.aliases,
-        buffers=frozenset(n for n, _ in model.named_buffers()),
+        buffers=recorder.buffers,
         unknown=dict(recorder.unknown),
-        untouched=tuple(n for n, _ in model.named_parameters() if n not in recorder.touched),
+        untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
         imagined=imagined,
     )
 
@@ -175,11 +176,13 @@ def _record(
     opaque: Mapping[str, Opaque] | None,
 ) -> Recorder:
     modules = dict(model.named_modules())
-    experts = {name: modules[name] for names in expert_lists for name in names}
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
+    training = [module for module in modules.values() if module.training]
+    for module in training:
+        module.training = False
+    siblings = Siblings(expert_lists, modules, recorder, copy=not opaque)
     try:
         with (
+            without_collector(),
             torch.no_grad(),
             eager_attention(model),
             _module_paths(model, recorder),
@@ -190,13 +193,12 @@ def _record(
             for leaf in tree_leaves(example_inputs):
                 if isinstance(leaf, torch.Tensor):
                     recorder.relations.freeze_all(recorder.produce(leaf), "dimension of the model's input")
-            with _remember_calls(experts) as calls:
+            with siblings.watched():
                 if forward_fn is not None:
                     output = forward_fn(model, example_inputs)
                 else:
                     output = call_model(model, example_inputs, use_cache=False)
-                for names in expert_lists:
-                    _reach(names, modules, calls, recorder)
+                siblings.reach()
             given, end = output, recorder.relations.current
             output = output_transform(output) if output_transform is not None else output
             # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
@@ -210,24 +212,7 @@ def _record(
             f"the model's forward failed while it was traced ({line}); check that it runs with these example inputs"
         ) from error
     finally:
-        for module, training in was_training.items():
-            module.training = training
+        for module in training:
+            module.training = True
     recorder.freeze_unconsumed()
     return recorder
-
-
-def _reach(names: Sequence[str], modules: Mapping[str, nn.Module], calls: dict[str, tuple], recorder: Recorder) -> None:
-    """Run the experts of one layer that no token reached as a reached sibling was run."""
-    reached = next((calls[name] for name in names if name in calls), None)
-    if reached is None:
-        return
-    args, kwargs, expected = reached
-    for name in names:
-        if name in calls:
-            continue
-        result = modules[name](*args, **kwargs)
-        recorder.relations.operations.append(Operation("(sibling expert)", name))
-        for mine, theirs in zip(tree_leaves(result), tree_leaves(expected), strict=False):
-            if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
-                recorder.relations.equal_all(recorder.dims_of(mine), recorder.dims_of(theirs))
-                recorder.read(mine)
