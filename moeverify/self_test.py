@@ -187,18 +187,27 @@ def self_test(
 ) -> SelfTest:
     """Run every check (or ``checks``) on every fault (or those named), and on the right pruner on the same sources.
 
+    Checks that run only when named run where a fault asks for them; faults whose check needs a package that is not
+    installed are left out unless they are named.
+
     Every case runs in a process of its own, ``workers`` at a time (one a core). Raises ``UsageError`` for a fault that
     does not exist.
     """
     begin = time.monotonic()
-    chosen = tuple(find_fault(name) for name in faults) or all_faults()
+    chosen = tuple(find_fault(name) for name in faults) or tuple(f for f in all_faults() if f.possible)
     names = tuple(checks) or default_names()
-    by_case = {case_of(f, names): f for f in chosen}
+
+    def checks_of(fault: Fault) -> tuple[str, ...]:
+        """With what a fault asks for beyond the checks of every run."""
+        return names if checks else tuple(n for n in CHECKS if n in names or n in fault.caught_by)
+
+    by_case = {case_of(f, checks_of(f)): f for f in chosen}
     right = {
-        Case(f.source, RIGHT, f.pruning_ratio, dtype=f.dtype, checks=names): None
+        Case(f.source, RIGHT, f.pruning_ratio, dtype=f.dtype, checks=checks_of(f)): None
         for f in chosen
         if "terminates" not in f.caught_by
     }
+    names = tuple(n for n in CHECKS if any(n in case.checks for case in by_case))
     verdicts: dict[Case, dict[str, Verdict]] = {case: {} for case in (*by_case, *right)}
     lock = threading.Lock()
 

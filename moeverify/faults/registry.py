@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +18,8 @@ class Fault:
     """A broken pruner, and how it is found out.
 
     ``caught_by`` gives for each check that names the cause a regular expression that its message matches; each of
-    them must. Other checks may fail as well. ``seconds`` limits the case, for faults that do not come to an end.
+    them must. Other checks may fail as well. ``seconds`` limits the case, for faults that do not come to an end;
+    ``needs`` names optional packages without which its check cannot run.
     """
 
     name: str
@@ -30,6 +31,12 @@ class Fault:
     dtype: str = "float32"
     seconds: float = 240.0
     gibibytes: float = 12.0
+    needs: tuple[str, ...] = ()
+
+    @property
+    def possible(self) -> bool:
+        """Whether the packages that its check needs are installed."""
+        return all(importlib.util.find_spec(name) is not None for name in self.needs)
 
     @property
     def family(self) -> str:
@@ -48,13 +55,16 @@ def fault(
     dtype: str = "float32",
     seconds: float = 240.0,
     gibibytes: float = 12.0,
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Subject], Subject]:
     """Register the decorated subject as the fault of its module; the first line of its docstring is the cause."""
 
     def register(prune: Subject) -> Subject:
         name = "/".join(prune.__module__.split(".")[-2:]).replace("_", "-")
         cause = (prune.__doc__ or "").strip().splitlines()[0]
-        FAULTS[name] = Fault(name, cause, prune, dict(caught_by), source, pruning_ratio, dtype, seconds, gibibytes)
+        FAULTS[name] = Fault(
+            name, cause, prune, dict(caught_by), source, pruning_ratio, dtype, seconds, gibibytes, needs
+        )
         return prune
 
     return register
