@@ -81,3 +81,21 @@ def test_command_writes_table_and_data(tmp_path, monkeypatch):
     types = json.loads(target.with_suffix(".json").read_text())["types"]
     assert [t["model_type"] for t in types] == ["mixtral", "olmoe"]
     assert types[0]["experts"] == types[0]["experts_expected"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", zoo_types())
+def test_classes_are_the_same_with_every_experts_implementation(model_type):
+    loaded = load_source(f"zoo:{model_type}")
+    found = {}
+    for implementation in ("eager", "grouped_mm", "batched_mm"):
+        try:
+            loaded.model.set_experts_implementation(implementation)
+        except (ValueError, NotImplementedError):  # the model keeps its own loop over the experts
+            continue
+        couplings = mv.trace_couplings(loaded.model, loaded.example_inputs)
+        assert not couplings.unknown_operations
+        found[implementation] = {
+            frozenset((m.parameter, m.dim, m.positions.tobytes()) for m in c.members) for c in couplings.classes
+        }
+    assert len({frozenset(classes) for classes in found.values()}) <= 1
