@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 from moeverify.coupling.couplings import CouplingMap
+from moeverify.coupling.dims import Segment
 
-Held = Mapping[tuple[str, int], frozenset[int]]
+# (parameter, dimension) -> {size of a factor that stays: number of positions that it has a part in}
+Held = Mapping[tuple[str, int], Mapping[int, int]]
 
 
-def held_factors(couplings: CouplingMap) -> dict[tuple[str, int], frozenset[int]]:
-    """For each parameter dimension that is a product, the sizes of its factors that stay as they are.
+def held_factors(couplings: CouplingMap) -> dict[tuple[str, int], dict[int, int]]:
+    """For each parameter dimension, or part of it, that is a product: the sizes of its factors that stay as they are.
 
     A projection to 4 heads of 16 channels is halved by 2 heads of 16 as well as by 4 of 8; its shape says nothing of
-    it, the trace does. A size that the cut factor has, too, is left out: it tells nothing.
+    it, the trace does. So it is with the groups and states that are parts of a Mamba mixer's projection. A size that
+    the cut factor has, too, is left out: it tells nothing.
     """
     trace, links = couplings.trace, couplings.links
-    products: dict[int, list[tuple[int, int, int]]] = {}
+    products: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for number, (_, size, inner) in links.chosen.items():
         whole = trace.relations.products[number].whole
-        products.setdefault(links.root[whole], []).append((size, inner, trace.relations.sizes[whole]))
+        products[links.root[whole]].append((size, inner, trace.relations.sizes[whole]))
+    parts: dict[int, list[Segment]] = defaultdict(list)
+    for segment in trace.relations.segments:
+        if segment.step == 1:
+            parts[links.root[segment.whole]].append(segment)
     held = {}
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
             cut: set[int] = set()
-            stay: set[int] = set()
-            for size, inner, total in products.get(links.root[dim], ()):
-                cut.add(size)
-                stay |= {inner, total // (size * inner)}
-            if stay := stay - cut - {1}:
-                held[name, axis] = frozenset(stay)
+            places: dict[int, set[int]] = defaultdict(set)
+            for root, start in _with_parts(links.root[dim], parts, links.root):
+                for size, inner, total in products.get(root, ()):
+                    cut.add(size)
+                    for stay in (inner, total // (size * inner)):
+                        places[stay].update(range(start, start + total))
+            if stays := {size: len(where) for size, where in places.items() if size not in cut and size > 1}:
+                held[name, axis] = stays
     return held
+
+
+def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:
+    """A dimension and what it is cut into, parts of parts included, each with the position it starts at."""
+    seen, left = set(), [(root, 0)]
+    while left:
+        here = left.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        yield here
+        left += [(roots[s.part], here[1] + s.start) for s in parts.get(here[0], ())]

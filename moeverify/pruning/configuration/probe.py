@@ -73,7 +73,7 @@ class Move:
 class Probe:
     """Builds and remembers skeletons of one model under changed configurations.
 
-    ``held`` gives sizes of factors that must stay, by parameter dimension (see ``held_factors``).
+    ``held`` gives the sizes of factors that must stay, by parameter dimension (see ``held_factors``).
     """
 
     def __init__(self, model: nn.Module, held: Held | None = None) -> None:
@@ -189,11 +189,11 @@ class Probe:
     def holds(self, move: Move) -> bool:
         """Whether a move changes the size of a factor that must stay, such as that of each head."""
         values = {self.values[path] for path in move.up}
-        for (name, dim), slope in move.slopes.items():
-            is_factor = slope == self.base[name][dim]
-            if is_factor and not values.isdisjoint(self.held.get((name, dim), ())):
-                return True
-        return False
+        return any(
+            value in values and slope == positions
+            for place, slope in move.slopes.items()
+            for value, positions in self.held.get(place, {}).items()
+        )
 
     @cached_property
     def silent_moves(self) -> tuple[Move, ...]:

@@ -81,6 +81,14 @@ def test_heads_are_fewer_not_smaller():
     assert model.config.num_attention_heads * 2 == build_zoo("granitemoehybrid").config.num_attention_heads
 
 
+def test_groups_of_a_mamba_mixer_are_fewer_not_smaller():
+    """They are a part of one projection: as many positions go with half the groups as with half the states of each."""
+    model = build_zoo("nemotron_h")
+    before = model.config.n_groups, model.config.ssm_state_size
+    prune(model, ratios={"hidden": 0.0})
+    assert (2 * model.config.n_groups, model.config.ssm_state_size) == before
+
+
 @pytest.mark.parametrize(("ratio", "expand"), [(0.5, 4), (0.25, None)])
 def test_what_multiplies_the_hidden_size_makes_up_for_it(ratio, expand):
     """Mamba's inner size is expand x hidden: 3/4 of the hidden channels cannot be said with the inner size kept."""
