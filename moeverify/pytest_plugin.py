@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from moeverify.words import words
+
 OPTIONS = (
     ("subject", str, None, "pruner under test: moe, torch-pruning, module:attribute; adds one test a model and check"),
     ("sources", str, "", "models, separated by commas (default: moeverify's default set)"),
@@ -43,10 +45,6 @@ def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(f"--moeverify-{name}")
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the session's part if a subject is named."""
     config.addinivalue_line("markers", MARKER)
@@ -65,8 +63,8 @@ def _verify_settings(pytestconfig: pytest.Config) -> dict[str, Any]:
         "seed": _option(pytestconfig, "seed"),
         "dtype": _option(pytestconfig, "dtype"),
         "timeout": _option(pytestconfig, "timeout"),
-        "checks": _words(_option(pytestconfig, "checks")) or None,
-        "skip_checks": _words(_option(pytestconfig, "skip-checks")),
+        "checks": words(_option(pytestconfig, "checks")) or None,
+        "skip_checks": words(_option(pytestconfig, "skip-checks")),
     }
 
 

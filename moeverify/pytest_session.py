@@ -21,6 +21,7 @@ from moeverify.sources import expand_sources, parse_dtype
 from moeverify.subjects import load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict, VerificationResult
 from moeverify.versions import versions
+from moeverify.words import words
 
 ROOT = "moeverify"
 EXAMPLES = {"none": 0, "ci": 20, "nightly": 500}
@@ -126,7 +127,7 @@ class MoEVerifySession:
         return self.config.getoption(f"--moeverify-{name}")
 
     def _words(self, name: str) -> list[str]:
-        return [word for word in self._option(name).replace(",", " ").split() if word]
+        return words(self._option(name))
 
     def _plan(self) -> list[Case]:
         if self._option("profile") not in EXAMPLES:

@@ -18,6 +18,7 @@ from moeverify.evaluation.settings import QualitySettings, parse_ratios
 from moeverify.report.annotations import github_annotations
 from moeverify.run import verify
 from moeverify.subjects import FORMS
+from moeverify.words import words
 
 
 @app.command("verify")
@@ -58,11 +59,11 @@ def verify_command(
             dtype=dtype,
             device=device,
             quality=QualitySettings(
-                tuple(_words(tasks)), num_fewshot, limit, batch_size, max_drop, parse_ratios(curve) if curve else None
+                tuple(words(tasks)), num_fewshot, limit, batch_size, max_drop, parse_ratios(curve) if curve else None
             ),
-            checks=_words(checks) or None,
-            skip_checks=_words(skip_checks),
-            expect_fail=_words(expect_fail),
+            checks=words(checks) or None,
+            skip_checks=words(skip_checks),
+            expect_fail=words(expect_fail),
             timeout=timeout,
             memory=memory,
             workers=workers,
@@ -81,7 +82,3 @@ def verify_command(
         for line in github_annotations(result):
             print(line, file=sys.stderr)
     return result.exit_code
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.replace(",", " ").split() if word]
