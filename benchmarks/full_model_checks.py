@@ -7,28 +7,25 @@ layers at full width in float64: pruning is per layer apart from the residual st
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.full_model_weights import build, random_tensor, shapes_before
 from moeverify.checks.kept import Kept
 from moeverify.checks.masked_equivalence import TOLERANCE
 from moeverify.checks.masking import mask_removed
-from moeverify.checks.reload import GPU_ROUNDINGS
+from moeverify.checks.reload import reloaded
+from moeverify.checks.routing import Routing, evenly
 from moeverify.exercise import count_reached, run
 from moeverify.precision import float64_throughout, in_float64
 from moeverify.pruning.apply import slice_kept
 from moeverify.pruning.configuration.skeleton import shapes_of, skeleton
 from moeverify.pruning.plan import Plan
 from moeverify.roles import find_roles
+from moeverify.verdict import Status
 
 
 @torch.no_grad()
@@ -55,14 +52,27 @@ def config_in_step(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def every_expert(model: nn.Module, ids: torch.Tensor) -> str:
-    """Empty if the forward is finite and every routed expert got a token; else what is wrong."""
-    with count_reached(model, find_roles(model)) as reached:
-        logits = run(model, {"input_ids": ids})
-    if not logits.isfinite().all():
-        return "logits are not finite"
+def every_expert(model: nn.Module, ids: torch.Tensor) -> tuple[str, int]:
+    """Every routed expert computes on tokens routed to it, with finite results.
+
+    With random weights the tokens of deep layers are much alike, so that routers choose few experts. Where some got no
+    token, the routers of those layers give their tokens to all experts in turn in a second forward.
+
+    Returns what is wrong (empty if nothing), and how many experts no router chose by itself.
+    """
+    roles = find_roles(model)
+    with count_reached(model, roles) as reached:
+        finite = bool(run(model, {"input_ids": ids}).isfinite().all())
+        forced = sum(not count for count in reached.values())
+        poor = [layer.name for layer in roles.layers if not all(map(reached.get, layer.experts))]
+        if poor:
+            with Routing(model, roles, {name: evenly() for name in poor}):
+                finite = finite and bool(run(model, {"input_ids": ids}).isfinite().all())
+    if not finite:
+        return "logits are not finite", forced
     missed = [name for name, count in reached.items() if not count]
-    return f"{len(missed)} experts got no token, such as {missed[0]}; use more tokens" if missed else ""
+    wrong = f"{len(missed)} experts got no token, such as {missed[0]}; use more tokens" if missed else ""
+    return wrong, forced
 
 
 def masked(model: nn.Module, config: Any, plan: Plan, layers: int, seed: int, ids: torch.Tensor) -> tuple[str, float]:
@@ -94,36 +104,8 @@ def masked(model: nn.Module, config: Any, plan: Plan, layers: int, seed: int, id
     return ("" if effect > 1e3 * TOLERANCE else "the mask changed nothing, so nothing was shown"), error
 
 
-_PROGRAM = """
-import json, sys, torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
-folder, dtype, device = sys.argv[1:4]
-model, info = AutoModelForCausalLM.from_pretrained(
-    folder + "/model", dtype=getattr(torch, dtype), device_map=device, output_loading_info=True)
-with torch.no_grad():
-    logits = model.eval()(load_file(folder + "/ids.safetensors")["ids"].to(device)).logits
-save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
-json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
-"""
-
-
 def reload(model: nn.Module, ids: torch.Tensor, folder: Path | None) -> str:
     """Empty if a fresh process of plain transformers gives the same logits from a folder; else what is wrong."""
-    expected = run(model, {"input_ids": ids}).cpu()
-    device, dtype = ids.device, str(expected.dtype).removeprefix("torch.")
-    with tempfile.TemporaryDirectory(prefix="moeverify-full-", dir=folder) as place:
-        model.save_pretrained(f"{place}/model")
-        save_file({"ids": ids.cpu().contiguous()}, f"{place}/ids.safetensors")
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, place, dtype, str(device)], capture_output=True, text=True
-        )
-        if done.returncode:
-            return f"cannot be loaded again: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-        info = json.loads(Path(place, "info.json").read_text("utf-8"))
-        logits = load_file(f"{place}/logits.safetensors")["logits"]
-    if info:
-        return f"{next(iter(info))} on reload: {next(iter(info.values()))[0]}"
-    allowed = 0.0 if device.type == "cpu" else GPU_ROUNDINGS * torch.finfo(expected.dtype).eps
-    error = float((logits.double() - expected.double()).abs().max() / expected.double().abs().max())
-    return "" if error <= allowed else f"logits differ by {error:.1e} of the largest (allowed {allowed:.0e})"
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    finding = reloaded(model, {"input_ids": ids}, dtype, folder)
+    return "" if finding.status is Status.PASS else finding.message

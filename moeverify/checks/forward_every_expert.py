@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.checks.routing import Change, Routing, towards
+from moeverify.checks.routing import Change, Routing, evenly, towards
 from moeverify.exercise import count_reached, run, vary_inputs
 
 ATTEMPTS = 8
-# Experts that tokens are sent to by force, at most.
+# Experts that an input is spent on alone, at most.
 FORCED = 256
 
 
@@ -18,9 +18,9 @@ FORCED = 256
 def forward_every_expert(context: Context) -> Finding:
     """Proves that each routed expert of the pruned model computes on tokens routed to it, with finite results.
 
-    Draws eight inputs, or fewer if all experts were reached before; then sends tokens by force to experts that are
-    still unreached, one input for each. An expert that even so gets no token fails the check, since nothing is known
-    of it then.
+    Draws eight inputs, or fewer if all experts were reached before. Where experts are still unreached, tokens are sent
+    by force: to the layer's experts in turn, up to eight inputs, then one input to each that is left. An expert that
+    even so gets no token fails the check, since nothing is known of it then.
     """
     if not context.roles.layers:
         return skipped("the model has no MoE layer")
@@ -32,15 +32,23 @@ def forward_every_expert(context: Context) -> Finding:
             number += 1
             if all(reached.values()):
                 break
-        forced: list[str] = []
+        forced = [name for name, count in reached.items() if not count]
+        turns = {layer.name: evenly() for layer in roles.layers if not all(map(reached.get, layer.experts))}
+        for _ in range(ATTEMPTS if turns else 0):
+            if (problem := _forward(context, number, turns)) is not None:
+                return failed(f"tokens sent to experts in turn: {problem}", tokens=reached, forced=forced)
+            number += 1
+            if all(reached.values()):
+                break
+        alone = 0
         for layer in roles.layers:
             for expert, name in enumerate(layer.experts):
-                if reached[name] or len(forced) >= FORCED:
+                if reached[name] or alone >= FORCED:
                     continue
                 if (problem := _forward(context, number, {layer.name: towards(expert)})) is not None:
                     return failed(f"tokens sent to {name}: {problem}", expert=name, tokens=reached)
                 number += 1
-                forced.append(name)
+                alone += 1
     missing = [name for name, count in reached.items() if not count]
     if missing:
         return failed(f"no token reached {missing[0]} in {number} inputs", unreached=missing, tokens=reached)

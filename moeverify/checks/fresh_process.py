@@ -33,15 +33,22 @@ def load(folder, dtype, experts, attention, threads, device):
     if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
         import synthetic_models
     more = {"experts_implementation": experts} if experts else {}
+    if device != "cpu":
+        more["device_map"] = device  # straight to where it belongs
     model, info = AutoModelForCausalLM.from_pretrained(
         folder + "/model", dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **more)
-    model.eval().to(device)
+    model.eval()
+    inputs = {k: v.clone() for k, v in load_file(folder + "/inputs.safetensors", device=device).items()}
+    if device == "cpu":  # loaded tensors lie anywhere in a file's buffer; kernels round by where memory is aligned
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     with torch.no_grad():
-        logits = model(**load_file(folder + "/inputs.safetensors", device=device), use_cache=False).logits
+        logits = model(**inputs, use_cache=False).logits
     save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
     json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
 
 def serve(path, owner):
+    from transformers import PreTrainedModel  # what every load imports; lazily, so the import of transformers has not
     import transformers.models.auto.modeling_auto
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)

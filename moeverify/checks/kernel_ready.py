@@ -75,6 +75,9 @@ def _implementation(model: nn.Module, name: str) -> Iterator[None]:
     previous = getattr(model.config, "_experts_implementation", None)  # type: ignore[union-attr]
     model.set_experts_implementation(name)  # type: ignore[operator]
     try:
+        configs = [m.config for m in model.modules() if hasattr(m, "config")]
+        if all(getattr(c, "_experts_implementation", None) != name for c in configs):
+            raise NotImplementedError("its experts have one implementation only")
         yield
     finally:
         if previous is not None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.fresh_process import load_afresh
@@ -18,6 +22,8 @@ from moeverify.pruning.configuration import has_config
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
 GPU_ROUNDINGS = 64
+# Bytes; where torch places what it allocates on a CPU.
+ALIGNMENT = 64
 
 
 @check("reload")
@@ -33,18 +39,25 @@ def reload(context: Context) -> Finding:
     inputs = vary_inputs(context.original, context.example_inputs, context.seed + 7)
     if not isinstance(inputs, dict):
         inputs = {"input_ids": inputs if isinstance(inputs, torch.Tensor) else inputs[0]}
+    return reloaded(model, inputs, context.dtype)
+
+
+def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path | None = None) -> Finding:
+    """Save ``model``, load it in a fresh process, and compare logits on ``inputs``; ``place`` is where to save."""
     device = input_device(model)
-    expected = run(model, inputs).cpu()
-    with tempfile.TemporaryDirectory(prefix="moeverify-reload-") as folder:
+    with _laid_out_afresh(model, device):
+        expected = run(model, inputs).cpu()
+    with tempfile.TemporaryDirectory(prefix="moeverify-reload-", dir=place) as folder:
         try:
             model.save_pretrained(f"{folder}/model")
         except Exception as error:
             return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
-        save_file({k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}, f"{folder}/inputs.safetensors")
+        tensors = {k: v.cpu().contiguous() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+        save_file(tensors, f"{folder}/inputs.safetensors")
         experts = getattr(model.config, "_experts_implementation", None) or ""
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
-        code, said = load_afresh([folder, context.dtype, experts, attention, threads, str(device)])
+        code, said = load_afresh([folder, dtype, experts, attention, threads, str(device)])
         if code:
             last = (said.strip().splitlines() or ["no message"])[-1]
             return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])
@@ -61,3 +74,22 @@ def reload(context: Context) -> Finding:
                       f"{allowed:.0e})", difference=worst, tolerance=allowed)  # fmt: skip
     how = "bit for bit" if not allowed else f"to {worst:.1e} (allowed {allowed:.0e} on {device.type})"
     return passed(f"a fresh process gives the same logits {how}, all keys accounted for")
+
+
+@contextlib.contextmanager
+def _laid_out_afresh(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """On a CPU, hold weights that are views (of a larger tensor, or with other strides) in memory of their own.
+
+    Kernels add in an order that depends on strides and on alignment. What is loaded lies in fresh memory as well.
+    """
+    elsewhere: list[tuple[torch.Tensor, torch.Tensor]] = []
+    if device.type == "cpu":
+        for tensor in (*model.parameters(), *model.buffers()):
+            if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNMENT:
+                elsewhere.append((tensor, tensor.data))
+                tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    try:
+        yield
+    finally:
+        for tensor, data in elsewhere:
+            tensor.data = data

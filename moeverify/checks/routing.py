@@ -70,10 +70,24 @@ class Routing(TorchFunctionMode):
 
 def towards(expert: int) -> Change:
     """Makes one expert the first choice of every token, by a margin wider than the logits lie apart."""
+    return lambda logits: _raised(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
+
+
+def evenly() -> Change:
+    """Makes experts the first choice of tokens in turn, from call to call, by the same margin as ``towards``."""
+    begin = 0
 
     def change(logits: torch.Tensor) -> torch.Tensor:
-        raised = logits.clone()
-        raised[..., expert] = logits.amax(-1) + 1 + 4 * (logits.amax(-1) - logits.amin(-1))
-        return raised
+        nonlocal begin
+        count = logits.shape[:-1].numel()
+        turn = torch.arange(begin, begin + count, device=logits.device) % logits.shape[-1]
+        begin += count
+        return _raised(logits, turn.view(logits.shape[:-1]))
 
     return change
+
+
+def _raised(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """``logits [..., experts]`` with those that ``chosen [...]`` names far above the rest."""
+    highest, lowest = logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True)
+    return logits.scatter(-1, chosen.unsqueeze(-1), highest + 1 + 4 * (highest - lowest))

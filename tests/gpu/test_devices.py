@@ -92,7 +92,12 @@ def test_the_benchmark_finds_what_is_wrong():
     broken.config.moe_intermediate_size = 16
     assert "experts.gate_up_proj" in checks.config_in_step(broken)
     broken.model.layers[0].mlp.gate.weight.data.zero_()
-    assert "experts got no token" in checks.every_expert(broken, ids)
+    assert checks.every_expert(model, ids) == ("", 0)
+    wrong, forced = checks.every_expert(broken, ids)  # a router that always chooses the same two
+    assert (wrong, forced) == ("", 2)
+    assert "got no token, such as" in checks.every_expert(broken, ids[:1, :2])[0]
+    broken.model.layers[0].mlp.experts.down_proj.data[3] = float("nan")
+    assert checks.every_expert(broken, ids)[0] == "logits are not finite"
 
 
 def test_devices_that_are_not_there(monkeypatch):

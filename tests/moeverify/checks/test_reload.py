@@ -1,0 +1,89 @@
+"""``reload`` compares bit for bit, and bits do not depend on where in memory weights happen to lie."""
+
+import copy
+
+import pytest
+import torch
+from kept_process import kept_process
+
+import synthetic_models
+from moeverify.checks import CHECKS
+from moeverify.checks.context import Context
+from moeverify.subjects import prune_moe
+from moeverify.verdict import Status
+from synthetic_models import Spec
+
+# Kernels round differently on its weights where they lie in a file's buffer than where they are aligned.
+SPEC = Spec(
+    activation="swiglu",
+    attention="grouped_query",
+    batch=1,
+    features=8,
+    group=2,
+    head_dim=8,
+    hidden=12,
+    residual="parallel",
+    router="group_limited",
+    router_hidden=8,
+    seed=747,
+    storage="fused",
+    top_k=2,
+    widths=(8, 8, 8, 8),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process(tmp_path_factory):
+    with kept_process(tmp_path_factory.mktemp("kept")):
+        yield
+
+
+def pruned():
+    original, inputs = synthetic_models.build(SPEC), synthetic_models.example_inputs(SPEC)
+    model = copy.deepcopy(original)
+    outcome = prune_moe(model, inputs, pruning_ratio=0.5, seed=0, round_to=None)
+    return Context("synthetic", original, model, inputs, outcome, 0.5, SPEC.seed, "float32")
+
+
+def displaced(tensor):
+    """The same values four bytes into a larger tensor, columns first."""
+    room = torch.empty(tensor.numel() + 1)
+    view = room[1:].view(tensor.shape[::-1]).permute(*reversed(range(tensor.dim())))
+    return view.copy_(tensor)
+
+
+def test_weights_that_are_views_give_the_same_bits():
+    context = pruned()
+    before = {name: p.data for name, p in context.pruned.named_parameters()}
+    for parameter in context.pruned.parameters():
+        parameter.data = displaced(parameter.data)
+    strides = [p.stride() for p in context.pruned.parameters()]
+    finding = CHECKS["reload"](context)
+    assert finding.status is Status.PASS, finding.message
+    assert [p.stride() for p in context.pruned.parameters()] == strides  # the model is left as it was
+    assert all(torch.equal(p, before[name]) for name, p in context.pruned.named_parameters())
+
+
+def test_the_last_bit_of_a_row_is_a_difference(monkeypatch):
+    context = pruned()
+    save = context.pruned.save_pretrained
+
+    def save_another(folder):
+        with torch.no_grad():
+            context.pruned.lm_head.weight[0] = context.pruned.lm_head.weight[0].nextafter(torch.tensor(9.0))
+        save(folder)
+
+    monkeypatch.setattr(context.pruned, "save_pretrained", save_another)
+    finding = CHECKS["reload"](context)
+    assert finding.status is Status.FAIL
+    assert "logits differ" in finding.message
+
+
+def test_a_key_that_is_not_saved_is_named(monkeypatch):
+    context = pruned()
+    state = context.pruned.state_dict()
+    del state["model.norm.weight"]
+    save = context.pruned.save_pretrained
+    monkeypatch.setattr(context.pruned, "save_pretrained", lambda folder: save(folder, state_dict=state))
+    finding = CHECKS["reload"](context)
+    assert (finding.status, finding.message) == (Status.FAIL, "missing keys on reload: model.norm.weight")

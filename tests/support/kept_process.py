@@ -1,0 +1,17 @@
+"""One process that loads what was saved, for all examples of a test."""
+
+import contextlib
+
+import pytest
+
+from moeverify.checks.fresh_process import OWNER, SOCKET, keep_one
+
+
+@contextlib.contextmanager
+def kept_process(folder):
+    """Reloads within share a process, whose socket lies in ``folder``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SOCKET, "")  # both are as they were afterwards
+        patch.setenv(OWNER, "")
+        keep_one(str(folder))
+        yield
