@@ -116,11 +116,15 @@ class FoundRoles:
 
     @cached_property
     def _layers(self) -> dict[str, MoELayer]:
-        return {holder: layer for layer in self.layers for holder in layer.holders}
+        return {
+            boundary: layer
+            for layer in self.layers
+            for boundary in (layer.experts if layer.layout == "listed" else (layer.container,))
+        }
 
-    def layer_of(self, name: str) -> MoELayer | None:
-        """The MoE layer whose routed experts a path lies in, if any."""
-        return next((self._layers[p] for p in _ancestors(name) if p in self._layers), None)
+    def layer_of(self, boundary: str) -> MoELayer | None:
+        """The MoE layer that a boundary belongs to: a listed expert, or the container of those in common parameters."""
+        return self._layers.get(boundary)
 
     def shared(self, name: str) -> str | None:
         """The shared expert that a path lies in, if any."""

@@ -14,7 +14,7 @@ from moeverify.checks.liveness import INPUTS, Held, Laboratory, joint, places
 from moeverify.checks.reference import differences, reference, show
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.pruning.classes import PruningClass
-from moeverify.roles import FoundRoles
+from moeverify.roles import FoundRoles, MoELayer
 
 # Parts of one group that are tried alone; a residual stream has one for each expert.
 MAX_PARTS = 12
@@ -109,7 +109,8 @@ def _parts(
 ) -> list[_Part]:
     """The places of a unit by the block they lie in; none if that is one block, or if blocks share a parameter.
 
-    Of a group that holds one channel of each fused expert, independent of one another, the experts are no parts.
+    Of a group that holds one channel of each expert in common parameters, independent of one another, the experts are
+    no parts.
     """
     if any(roles.boundary(other) != roles.boundary(name) for name, _ in held for other in tied.get(name, ())):
         return []  # the tied parameter cannot be cut for one of them alone
@@ -117,18 +118,29 @@ def _parts(
     blocks: dict[str, Held] = defaultdict(dict)
     for (name, dim), gone in held.items():
         container = roles.boundary(name)
-        layer = next((x for x in roles.layers if x.fused and x.container == container), None)
-        shape = laboratory.sizes[name]
-        if layer is not None and not alike and dim > 0 and shape[0] == len(layer.experts):
-            for number, expert in enumerate(layer.experts):
-                table = np.zeros((shape[0], gone.shape[-1]), dtype=bool)
-                table[number] = gone
-                blocks[expert][name, dim] = table
-        else:
+        layer = next((x for x in roles.layers if x.layout != "listed" and x.container == container), None)
+        masks = [] if layer is None or alike else _by_expert(layer, name, dim, gone, laboratory.sizes[name])
+        for number, mask in enumerate(masks):
+            if layer is not None and mask.any():
+                blocks[layer.experts[number]][name, dim] = mask
+        if not masks:
             blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
     parts = [_Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
     step = max(1, -(-len(parts) // MAX_PARTS))
     return parts[::step]
+
+
+def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """What is held of each expert in a common parameter; nothing if the dimension is not divided among experts."""
+    count = len(layer.experts)
+    if layer.fused and dim > 0 and shape[0] == count:
+        tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
+        tables[np.arange(count), np.arange(count)] = gone
+        return list(tables)
+    if layer.layout == "rows" and name in layer.stacks and dim == 0:
+        owner = np.arange(shape[0]) // (shape[0] // count)
+        return [gone & (owner == number) for number in range(count)]
+    return []
 
 
 def _could_go_alone(laboratory: Laboratory, part: _Part, whole: Held) -> bool:

@@ -75,10 +75,10 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], shapes: Shapes) ->
         size = pruning_class.coupling.size
         if layer.layout == "listed":
             parts = [_by_name(layer, pruning_class)]
-        elif layer.layout == "rows":
-            parts = list(_by_row(layer, pruning_class, shapes))
         elif pruning_class.experts == len(own):  # each expert keeps channels of its own
             parts = [{k: size} for k in range(len(own))]
+        elif layer.layout == "rows":
+            parts = list(_by_row(layer, pruning_class, shapes))
         else:
             parts = [dict.fromkeys(range(len(own)), size)]
         for inside in parts:

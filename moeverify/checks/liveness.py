@@ -63,6 +63,8 @@ class Laboratory:
         self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         # Which expert gets tokens depends on everything; such a dimension says nothing of channels.
         self.counts_experts: set[tuple[str, int]] = set()
+        # Dimensions along which experts come in turn, with their number: each may be reached or not.
+        self.in_turn: dict[tuple[str, int], int] = {}
         for layer in context.roles.layers:
             count = len(layer.experts)
             routers = router_tensors(context.original, layer)
@@ -70,6 +72,8 @@ class Laboratory:
             if layer.fused:
                 stacks = (n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count)
                 self.counts_experts |= {(name, 0) for name in stacks}
+            elif layer.layout == "rows":
+                self.in_turn |= {(name, 0): count for name in layer.stacks}
         self.free = self.gradients({})
         self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
 
@@ -99,8 +103,10 @@ class Laboratory:
             return None
         gone = before & now
         # Where nearly all is lost the tokens went elsewhere: an expert that is not reached tells nothing.
-        reached = (before & ~now).sum(-1, keepdims=True) * 2 >= before.sum(-1, keepdims=True)
-        return gone & reached
+        shape = (self.in_turn[name, dim], -1) if (name, dim) in self.in_turn else gone.shape
+        stays, was = (before & ~now).reshape(shape), before.reshape(shape)
+        reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
+        return (gone.reshape(shape) & reached).reshape(gone.shape)
 
     def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
         gradient, free = under.along(name, dim), self.free.along(name, dim)

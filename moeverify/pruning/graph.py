@@ -27,7 +27,7 @@ from moeverify.pruning.history import follow_plan, replay
 from moeverify.pruning.injection import index_mapping
 from moeverify.pruning.live import LiveIndex
 from moeverify.pruning.nodes import Nodes
-from moeverify.pruning.plan import Plan
+from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.search import GroupSearch
 from moeverify.pruning.selection import all_groups, is_ignored, root_member
 from moeverify.pruning.sites import is_depthwise
@@ -44,8 +44,9 @@ class MoEDependencyGraph(tp.DependencyGraph):
     each is for.
 
     After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
-    of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
-    while one was built, ``crossings`` are the steps that the expert boundary stopped.
+    of the trace, ``shapes`` those of all tensors when it was made, ``expansions`` counts the steps of all groups so
+    far, ``last_cycle`` is the last path that closed while one was built, ``crossings`` are the steps that the expert
+    boundary stopped.
 
     Example::
 
@@ -115,12 +116,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
             held=self._held_dimensions(),
         )
         trace = self.couplings.trace
-        sizes = {
-            (name, axis): trace.relations.sizes[dim]
-            for name, dims in trace.tensors.items()
-            for axis, dim in enumerate(dims)
-        }
-        self.live = LiveIndex(sizes)
+        self.shapes = {name: [trace.relations.sizes[dim] for dim in dims] for name, dims in trace.tensors.items()}
+        self.live = LiveIndex({(n, axis): size for n, shape in self.shapes.items() for axis, size in enumerate(shape)})
         self._search = GroupSearch(self)
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
         if verbose and (unknown := self.couplings.unknown_operations):
@@ -149,7 +146,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
             found = self.couplings.classes
             if state[0]:
                 found, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
-            classified = classify(self.model, found, self.found_roles)
+            classified = classify(self.model, found, self.found_roles, self.shapes)
             self._classes = state, renumber(classified, self.live)
         return self._classes[1]
 
@@ -304,16 +301,23 @@ class MoEDependencyGraph(tp.DependencyGraph):
         self.keep({place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()})
 
     def keep(self, keep: Mapping[Place, np.ndarray]) -> None:
-        """Keep only these present positions (a row for each fused expert, if two-dimensional), all or nothing."""
+        """Keep only these present positions of each place, all or nothing."""
         apply_keep(self.model, keep, self.nodes.own_functions())
         self.live.cut(keep)
+
+    def cut_experts(self, cut: Cut) -> None:
+        """Carry out the cut of experts that each keep channels of their own, all or nothing."""
+        members = {(m.parameter, m.dim): m for m in cut.pruning_class.coupling.members}
+        sizes = {place: self.live.size(place) for name, dim in members for place in ((name, 0), (name, dim))}
+        apply_keep(self.model, make_plan([cut], sizes).keep, self.nodes.own_functions())
+        self.live.cut({p: np.setdiff1d(np.arange(sizes[p]), cut.as_first(m)) for p, m in members.items()})
 
     def carried_out(self, plan: Plan) -> None:
         """Note that ``plan`` was applied to the model: positions and history follow, cut by cut."""
         follow_plan(self, plan)
 
     def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
-        """Add a pruned root to the history: its present positions, or those of each fused expert."""
+        """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
         self._pruning_history.append([name, is_output, list(indices)])
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:

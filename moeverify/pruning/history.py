@@ -1,12 +1,12 @@
 """The pruning history: roots and positions in the order they were cut, to be cut again on another copy.
 
 Entries are Torch-Pruning's ``[layer, is output, positions]``. A parameter outside of a layer is written ``path@axis``;
-positions are a list of lists where each fused expert lost channels of its own.
+positions are a list of lists where each expert of a common parameter lost channels of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,32 +27,26 @@ def follow_plan(graph: MoEDependencyGraph, plan: Plan) -> None:
         member = root_member(graph, cut.pruning_class)
         place = (member.parameter, member.dim)
         end = graph.nodes.end_of_place(place)
+        present = {p: graph.live.present(p, original)[0] for p, original in gone.items()}
         if cut.pruning_class.experts:
-            keep: dict[Place, np.ndarray] = {p: plan.keep[p] for p in gone}
-            remember_experts(graph, keep)
+            remember_experts(graph, cut)
         else:
-            present = {p: graph.live.present(p, original)[0] for p, original in gone.items()}
             graph.remember(*graph.nodes.entry(end.node, end.function), present[place].tolist())
-            keep = {p: np.setdiff1d(np.arange(graph.live.size(p)), positions) for p, positions in present.items()}
-        graph.live.cut(keep)
+        graph.live.cut({p: np.setdiff1d(np.arange(graph.live.size(p)), positions) for p, positions in present.items()})
 
 
 def _gone(graph: MoEDependencyGraph, cut: Cut) -> dict[Place, np.ndarray]:
-    """Original positions that a cut removes (the first expert's, if each loses its own)."""
-    units = np.setdiff1d(np.arange(cut.before), cut.kept if cut.kept.ndim == 1 else cut.kept[0])
-    found = {}
-    for member in cut.pruning_class.coupling.members:
-        place = (member.parameter, member.dim)
-        found[place] = graph.live.original(place, np.sort(member.positions[units].ravel()))
-    return found
+    """Original positions that a cut removes (what the first expert loses for all, if each loses its own)."""
+    members = cut.pruning_class.coupling.members
+    return {place: graph.live.original(place, cut.as_first(m)) for m in members for place in [(m.parameter, m.dim)]}
 
 
-def remember_experts(graph: MoEDependencyGraph, keep: Mapping[Place, np.ndarray]) -> None:
-    """Add the cut of fused experts to the history: what each lost along one dimension, before it is renumbered."""
-    name, axis = min(keep, key=lambda place: graph.live.size(place))
-    everything = np.arange(graph.live.size((name, axis)))
-    lost = [np.setdiff1d(everything, row).tolist() for row in keep[name, axis]]
-    graph.remember(f"{name}@{axis}", True, lost)
+def remember_experts(graph: MoEDependencyGraph, cut: Cut) -> None:
+    """Add a cut of experts to the history: what each lost along one dimension, before it is renumbered."""
+    members = cut.pruning_class.coupling.members
+    member = min(members, key=lambda m: graph.live.size((m.parameter, m.dim)))
+    lost = [cut.lost(member, expert).tolist() for expert in range(cut.pruning_class.experts)]
+    graph.remember(f"{member.parameter}@{member.dim}", True, lost)
 
 
 def replay(graph: MoEDependencyGraph, history: Sequence[Sequence[Any]]) -> None:
@@ -60,19 +54,16 @@ def replay(graph: MoEDependencyGraph, history: Sequence[Sequence[Any]]) -> None:
     for name, is_output, indices in history:
         end = graph.nodes.end_of_name(name, is_output)
         if indices and isinstance(indices[0], list):
-            graph.keep(_experts_keep(graph, end.place, indices))
+            graph.cut_experts(_experts_cut(graph, end.place, indices))
         else:
             graph.get_pruning_group(end.node.module, end.function, indices, place=end.place).prune(record_history=False)
 
 
-def _experts_keep(graph: MoEDependencyGraph, place: Place, lost: Sequence[Sequence[int]]) -> dict[Place, np.ndarray]:
+def _experts_cut(graph: MoEDependencyGraph, place: Place, lost: Sequence[Sequence[int]]) -> Cut:
     for pruning_class in graph.classes:
         for member in pruning_class.coupling.members:
             if (member.parameter, member.dim) == place and pruning_class.experts == len(lost):
-                gone = [np.isin(member.positions, row).any(axis=1) for row in lost]
-                units = [np.flatnonzero(~mask) for mask in gone]
-                return {
-                    (m.parameter, m.dim): np.stack([np.sort(m.positions[row].ravel()) for row in units])
-                    for m in pruning_class.coupling.members
-                }
+                mine = [pruning_class.of_expert(member, expert) for expert in range(len(lost))]
+                gone = [np.isin(positions, row).any(axis=1) for positions, row in zip(mine, lost, strict=True)]
+                return Cut(pruning_class, np.stack([np.flatnonzero(~mask) for mask in gone]))
     raise UsageError(f"the history cuts experts along {place[0]} dimension {place[1]}, which this model cannot")

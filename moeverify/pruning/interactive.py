@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,31 +20,30 @@ def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:
     """A group for each cut of ``plan``, in order; pruning one renumbers what the next ones hold."""
     prepared = [_prepare(graph, cut) for cut in plan.cuts]
     for cut, original in zip(plan.cuts, prepared, strict=True):
-        yield ExpertGroup(graph, cut, plan.keep) if cut.pruning_class.experts else graph.group_at(*original)
+        yield ExpertGroup(graph, cut) if cut.pruning_class.experts else graph.group_at(*original)
 
 
 def _prepare(graph: MoEDependencyGraph, cut: Cut) -> tuple[Place, np.ndarray]:
     """Where a cut is rooted, and the original positions that go there."""
     member = root_member(graph, cut.pruning_class)
-    gone = np.setdiff1d(np.arange(cut.before), cut.kept if cut.kept.ndim == 1 else cut.kept[0])
     place = (member.parameter, member.dim)
-    return place, graph.live.original(place, np.sort(member.positions[gone].ravel()))
+    return place, graph.live.original(place, cut.as_first(member))
 
 
 class ExpertGroup(PruningGroup):
-    """The cut of fused experts that each keep channels of their own.
+    """The cut of experts in common parameters that each keep channels of their own.
 
     Its items show what the first expert loses; ``prune`` gives every expert its own cut.
     """
 
-    def __init__(self, graph: MoEDependencyGraph, cut: Cut, keep: Mapping[Place, np.ndarray]) -> None:
+    def __init__(self, graph: MoEDependencyGraph, cut: Cut) -> None:
         super().__init__(graph)
         gone = np.setdiff1d(np.arange(cut.before), cut.kept[0])
         shown = graph.group_of(cut.pruning_class, gone.tolist())
         for item in shown.items:
             self.add(item)
         self.expansions = shown.expansions
-        self._keep = {(m.parameter, m.dim): keep[m.parameter, m.dim] for m in cut.pruning_class.coupling.members}
+        self._cut = cut
 
     def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
         """Cut every expert; with ``idxs`` the same channels of each."""
@@ -52,5 +51,5 @@ class ExpertGroup(PruningGroup):
             super().prune(idxs, record_history)
             return
         if record_history:
-            remember_experts(self._DG, self._keep)
-        self._DG.keep(self._keep)
+            remember_experts(self._DG, self._cut)
+        self._DG.cut_experts(self._cut)

@@ -14,8 +14,8 @@ Place = tuple[str, int]
 class LiveIndex:
     """Original and present positions of every parameter's and buffer's axis.
 
-    ``sizes`` are the original ones. Where each fused expert kept channels of its own, the first expert's stand for
-    all: their present numbers agree.
+    ``sizes`` are the original ones. Where each expert of a common parameter kept channels of its own, the first
+    expert's stand for all: their present numbers agree.
     """
 
     def __init__(self, sizes: Mapping[Place, int]) -> None:
@@ -50,11 +50,10 @@ class LiveIndex:
         return found[rows], rows
 
     def cut(self, keep: Mapping[Place, np.ndarray]) -> None:
-        """Note that only the present positions ``keep`` stay."""
+        """Note that only the present positions ``keep`` (``[kept]``, ascending) stay."""
         for place, kept in keep.items():
             if place not in self._original:
                 continue
-            row = kept if kept.ndim == 1 else kept[0]
             left = self._left.get(place)
-            self._left[place] = row if left is None else left[row]
+            self._left[place] = kept if left is None else left[kept]
         self.version += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from moeverify.coupling.solve import Member
 from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.configuration import Adjustment
 from moeverify.pruning.configuration.document import Path
@@ -15,7 +16,8 @@ from moeverify.pruning.folds import Fold
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The units that one class keeps: ``[kept]``, or ``[experts, kept]`` for fused experts, in ascending order."""
+    """The units that one class keeps: ``[kept]``, or ``[experts, kept]`` where each of several experts keeps its own,
+    in ascending order."""
 
     pruning_class: PruningClass
     kept: np.ndarray
@@ -27,13 +29,30 @@ class Cut:
 
     @property
     def after(self) -> int:
-        """Units that stay (in each expert, if fused)."""
+        """Units that stay (in each expert, if each keeps its own)."""
         return self.kept.shape[-1]
+
+    def lost(self, member: Member, expert: int | None = None) -> np.ndarray:
+        """Positions that a member loses, ascending; with ``expert`` what that one loses (in its slice of a stack)."""
+        everything = np.arange(self.before)
+        if self.kept.ndim == 1:
+            return np.sort(member.positions[np.setdiff1d(everything, self.kept)].ravel())
+        experts = range(len(self.kept)) if expert is None else (expert,)
+        parts = [self.pruning_class.of_expert(member, e)[np.setdiff1d(everything, self.kept[e])] for e in experts]
+        return np.sort(np.concatenate(parts).ravel())
+
+    def as_first(self, member: Member) -> np.ndarray:
+        """Positions that a member would lose if every expert lost what the first one does, ascending.
+
+        Who numbers what stays goes by this: the numbers that the experts' channels have afterwards agree.
+        """
+        first = self.kept if self.kept.ndim == 1 else self.kept[0]
+        return np.sort(member.positions[np.setdiff1d(np.arange(self.before), first)].ravel())
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]`` or ``[experts, kept]``.
+    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]``; of stacks ``[experts, kept]``.
 
     ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
     the weights that take over a constant of the architecture, ``constants[module, attribute]`` its old and new value
@@ -69,14 +88,13 @@ def make_plan(
             continue
         for member in cut.pruning_class.coupling.members:
             key = (member.parameter, member.dim)
-            if cut.pruning_class.experts:
+            if cut.pruning_class.experts and key not in cut.pruning_class.in_turn:
                 rows = [np.sort(member.positions[row].ravel()) for row in cut.kept]
                 # A stack may hold more rows than there are experts (experts that compute nothing); they get as narrow.
                 rows += [rows[-1]] * (sizes.get((member.parameter, 0), 0) - len(rows))
                 keep[key] = np.stack(rows)
             else:
-                gone = np.setdiff1d(np.arange(cut.before), cut.kept)
-                removed.setdefault(key, []).append(member.positions[gone].ravel())
+                removed.setdefault(key, []).append(cut.lost(member))
     for key, parts in removed.items():
         keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
     return Plan(tuple(cuts), keep, tuple(adjustments), {key: sizes[key] for key in keep})

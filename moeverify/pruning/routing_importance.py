@@ -82,13 +82,19 @@ class RoutingImportance:
         return self.base(group)
 
     def score_class(self, pruning_class: PruningClass) -> torch.Tensor | None:
-        """Scores ``[units]``, or ``[experts, units]`` for fused experts; ``None`` for a class outside the experts."""
+        """Scores ``[units]``, or ``[experts, units]`` where each expert keeps its own; ``None`` for a class outside the
+        experts."""
         if pruning_class.role not in ("routed_experts", "shared_experts"):
             return None
         total: torch.Tensor | float = 0.0
         for member in pruning_class.coupling.members:
             squares = self._squares.get((member.parameter, member.dim))
-            if squares is not None:
+            if squares is None:
+                continue
+            if (member.parameter, member.dim) in pruning_class.in_turn:
+                mine = [pruning_class.of_expert(member, expert) for expert in range(pruning_class.experts)]
+                total = total + torch.stack([squares[torch.tensor(positions)].sum(-1) for positions in mine])
+            else:
                 total = total + squares[..., torch.tensor(member.positions)].sum(-1)
         return total.sqrt() if isinstance(total, torch.Tensor) else None
 

@@ -1,7 +1,8 @@
-"""Scores of units by any Torch-Pruning importance, on listed and on fused experts.
+"""Scores of units by any Torch-Pruning importance, on experts of every layout.
 
 Torch-Pruning's importances read layers. They get the model's own ones; a stacked or otherwise loose parameter is shown
-to them as linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer.
+to them as linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer. Of experts
+whose rows come in turn each shows its own rows.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class _Part:
 def score_units(
     graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable[[Group], torch.Tensor | None]
 ) -> torch.Tensor:
-    """Scores ``[units]``, or ``[experts, units]`` for a class of fused experts; higher is kept.
+    """Scores ``[units]``, or ``[experts, units]`` where each expert keeps its own; higher is kept.
 
     An importance that knows more than a group shows may have a method ``score_class`` that gives them for a class, or
     ``None`` to be asked as usual. Raises ``PruningRefused`` if the importance has no opinion on the class, or lacks
@@ -152,12 +153,14 @@ def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: C
         target = end.node.module
         if end.key in parts:
             continue
+        positions = pruning_class.of_expert(member, expert)
         if isinstance(target, nn.Parameter):
-            view = _view(target, member, expert if pruning_class.experts else None)
+            sliced = pruning_class.experts and (member.parameter, member.dim) not in pruning_class.in_turn
+            view = _view(target, member, expert if sliced else None)
             found = parts if view.in_features > 1 else vectors
-            found[end.key] = _Part(view, tp.prune_linear_out_channels, member.positions)
+            found[end.key] = _Part(view, tp.prune_linear_out_channels, positions)
         else:
-            parts[end.key] = _Part(target, end.function, member.positions, end.repeats, end.span)
+            parts[end.key] = _Part(target, end.function, positions, end.repeats, end.span)
     if isinstance(importance, OBDCImportance):
         return [_with_fisher(part, importance) for part in parts.values() if _is_output(part)]
     return list(parts.values()) or list(vectors.values())

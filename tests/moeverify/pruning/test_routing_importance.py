@@ -140,3 +140,14 @@ def test_refusals():
         RoutingImportance(build_zoo("mixtral"), [])
     with pytest.raises(UsageError, match="no MoE layer"):
         RoutingImportance(nn.Linear(2, 2), [torch.randn(1, 2)])
+
+
+def test_experts_in_turn_are_scored_each_by_itself():
+    model = build_zoo("dbrx")
+    importance = RoutingImportance(model, [{"input_ids": IDS}])
+    graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": IDS})
+    rows = next(c for c in graph.classes if c.experts)
+    scores = importance.score_class(rows)
+    squares = [importance._squares[m.parameter, 0].view(4, 56) for m in rows.coupling.members]
+    assert len(squares) == 3
+    assert torch.allclose(scores, torch.stack(squares).sum(0).sqrt())
