@@ -85,7 +85,7 @@ def measure(depth: int, hidden: int, dtype: str) -> dict[str, Any]:
         model(**inputs)  # kernels and their workspaces are not pruning's
     with watch() as planning:
         pruner = mv.MoEPruner(model, inputs, pruning_ratio=0.5, ignored_layers=[model.lm_head], round_to=8)
-        plan = prepare(pruner._selection, 1, pruner.round_to, pruner._run).plan
+        plan = prepare(pruner._selection, 1, pruner.round_to, pruner.example).plan
     with watch() as carrying:
         carry_out(model, plan)
     return {

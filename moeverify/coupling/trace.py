@@ -71,15 +71,16 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def static_experts(model: nn.Module) -> Iterator[None]:
+def static_experts(model: nn.Module, implementation: str | None = None) -> Iterator[None]:
     """Let fused experts of a transformers model run as one product, whose shapes depend on no data.
 
-    A model that offers none keeps its loop over the experts, and is told which ones were hit.
+    ``implementation`` is the one that runs without data in the model's precision, if not given. A model that offers
+    none keeps its loop over the experts, and is told which ones were hit.
     """
     previous = getattr(getattr(model, "config", None), "_experts_implementation", None)
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     # Without data PyTorch knows the grouped product in bfloat16 only.
-    wanted = "grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm"
+    wanted = implementation or ("grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm")
     if previous is None or not hasattr(model, "set_experts_implementation"):
         yield
         return
@@ -95,15 +96,15 @@ def static_experts(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _module_paths(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Keep the path of the running module on ``recorder.modules``."""
+def module_paths(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the paths of the running modules on ``running``, the innermost last."""
     names = {id(module): name for name, module in model.named_modules()}
 
     def enter(module: nn.Module, _: Any) -> None:
-        recorder.modules.append(names.get(id(module)) or (recorder.modules[-1] if recorder.modules else ""))
+        running.append(names.get(id(module)) or (running[-1] if running else ""))
 
     def leave(*_: Any) -> None:  # a hook that returned anything would replace the module's output
-        recorder.modules.pop()
+        running.pop()
 
     # Two hooks for all modules: thousands of single ones would cost more than the forward of a small model.
     handles = [
@@ -185,7 +186,7 @@ def _record(
             without_collector(),
             torch.no_grad(),
             eager_attention(model),
-            _module_paths(model, recorder),
+            module_paths(model, recorder.modules),
             opaque_layers(modules, recorder, opaque or {}),
             Escapes(recorder.escape),
             recorder,

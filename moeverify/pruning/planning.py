@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -22,6 +21,7 @@ from moeverify.pruning.configuration import (
 )
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.configuration.search import find_entries
+from moeverify.pruning.example import Example
 from moeverify.pruning.in_step import Said, say
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.ranking import Candidate, rank
@@ -37,8 +37,8 @@ class Prepared:
     probe: Probe | None = None
 
 
-def prepare(selection: Selection, step: int, round_to: int | None, run: Callable[[nn.Module], Any]) -> Prepared:
-    """What ``step`` removes; ``run`` calls a model with the user's example inputs.
+def prepare(selection: Selection, step: int, round_to: int | None, example: Example) -> Prepared:
+    """What ``step`` removes; ``example`` calls a model with the user's example inputs.
 
     Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
     """
@@ -49,7 +49,7 @@ def prepare(selection: Selection, step: int, round_to: int | None, run: Callable
     counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     probe = Probe(graph.model, held_factors(graph.couplings)) if has_config(graph.model) else None
-    said = None if probe is None else _say(selection, probe, counts, round_to, run)
+    said = None if probe is None else _say(selection, probe, counts, round_to, example)
     if said is not None:
         counts = dict(said.counts)
         adjustments += said.adjustments
@@ -84,12 +84,12 @@ def _say(
     probe: Probe,
     counts: Mapping[PruningClass, int],
     round_to: int | None,
-    run: Callable[[nn.Module], Any],
+    example: Example,
 ) -> Said:
     """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay."""
     request, nodes = selection.request, selection.graph.nodes
     named = {c for c in counts if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))}
-    return say(probe, counts, run, round_to=round_to, named=frozenset(named))
+    return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=frozenset(named))
 
 
 def update_afterwards(model: nn.Module, probe: Probe) -> ConfigUpdate:

@@ -13,7 +13,6 @@ from torch_pruning import ops
 from torch_pruning.dependency import Group
 from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
-from moeverify.coupling.trace import call_model
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.arguments import (
@@ -25,6 +24,7 @@ from moeverify.pruning.arguments import (
 )
 from moeverify.pruning.candidates import Selection
 from moeverify.pruning.configuration import apply_update
+from moeverify.pruning.example import Example
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
@@ -109,6 +109,7 @@ class MoEPruner:
         pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
         self.model = model
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
+        self.example = Example(example_inputs, forward_fn)
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
         if iterative_steps < 1:
             raise UsageError(f"iterative_steps must be a positive number, not {iterative_steps!r}")
@@ -200,7 +201,7 @@ class MoEPruner:
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        return prepare(self._selection, max(self.current_step, 1), self.round_to, self._run).plan
+        return prepare(self._selection, max(self.current_step, 1), self.round_to, self.example).plan
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -217,7 +218,7 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
-            prepared = prepare(self._selection, self.current_step, self.round_to, self._run)
+            prepared = prepare(self._selection, self.current_step, self.round_to, self.example)
             self._check(prepared)
         except Exception:
             self.current_step -= 1
@@ -233,12 +234,6 @@ class MoEPruner:
         self._follow(prepared, heads)
         return plan
 
-    def _run(self, model: nn.Module) -> Any:
-        """Call a model as the user's example does."""
-        if self.forward_fn is not None:
-            return self.forward_fn(model, self.example_inputs)
-        return call_model(model, self.example_inputs, use_cache=False)
-
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
         if not plan.cuts:
@@ -249,7 +244,7 @@ class MoEPruner:
             )
         if prepared.update is None:
             heads = head_counts_after(self.num_heads, plan, self.DG)
-            rehearse(self.DG, plan, heads, self.example_inputs, self.forward_fn)
+            rehearse(self.DG, plan, heads, self.example)
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

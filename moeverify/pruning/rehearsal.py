@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
-from moeverify.coupling.trace import call_model
 from moeverify.errors import PruningRefused
 from moeverify.pruning.apply import apply_plan
+from moeverify.pruning.example import Example
 from moeverify.pruning.heads import write_head_counts
 from moeverify.pruning.plan import Plan
 
@@ -22,8 +22,7 @@ def rehearse(
     graph: MoEDependencyGraph,
     plan: Plan,
     heads: Mapping[str, tuple[int, int]],
-    example_inputs: Any,
-    forward_fn: Callable | None,
+    example: Example,
 ) -> None:
     """Carry out ``plan`` on a copy of the graph's model and run it. Raises ``PruningRefused`` if that fails."""
     model = graph.model
@@ -36,10 +35,7 @@ def rehearse(
     write_head_counts(rehearsal, heads)
     try:
         with torch.no_grad():
-            if forward_fn is not None:
-                forward_fn(rehearsal, example_inputs)
-            else:
-                call_model(rehearsal, example_inputs, use_cache=False)
+            example(rehearsal)
     except Exception as error:
         raise PruningRefused(
             f"the model does not run with the pruned sizes ({type(error).__name__}: {error}); its forward has a "

@@ -61,7 +61,7 @@ def keep_constants(
                 stuck.append((path, name))
                 break
             folds += [fold, *relief]
-    return Constants(_merged(folds), tuple(stuck))
+    return Constants(merged(folds), tuple(stuck))
 
 
 def set_constants(model: nn.Module, changes: Mapping[Attribute, tuple[float, float]]) -> None:
@@ -223,7 +223,7 @@ def _relieve_tied(model: nn.Module, fold: Fold, feeders: Mapping[str, tuple[str,
     return reliefs
 
 
-def _merged(folds: Sequence[Fold]) -> tuple[Fold, ...]:
+def merged(folds: Sequence[Fold]) -> tuple[Fold, ...]:
     """One fold for each weight."""
     result: dict[str, Fold] = {}
     for fold in folds:

@@ -1,0 +1,138 @@
+"""Numbers inside of a ``forward`` that follow from a size: found, taken over by weights, or told.
+
+An attribute of a module shows what it is derived from; ``x * config.hidden_size**0.5`` in a ``forward`` does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from moeverify.errors import PruningRefused, TraceError
+from moeverify.pruning.configuration.absorb import absorb
+from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
+from moeverify.pruning.configuration.probe import Entries, Move, Probe
+from moeverify.pruning.configuration.update import ConfigUpdate
+from moeverify.pruning.example import Example
+from moeverify.pruning.folds import Fold
+from moeverify.roles import FoundRoles
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What becomes of the numbers that a new configuration changes: ``folds`` take them over, ``stuck`` nothing can."""
+
+    folds: tuple[Fold, ...] = ()
+    stuck: tuple[Number, ...] = ()
+
+
+class DerivedNumbers:
+    """Compares the forward of one model with that of the model that another configuration builds."""
+
+    def __init__(self, probe: Probe, example: Example, roles: FoundRoles) -> None:
+        self.probe = probe
+        self.example = example
+        self.roles = roles
+
+    @cached_property
+    def before(self) -> Forward | None:
+        """The forward as it is; ``None``, with a warning, if it does not run without weights."""
+        try:
+            return record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
+        except TraceError as error:
+            warnings.warn(f"numbers that the forward derives from sizes are not looked for: {error}", stacklevel=2)
+            return None
+
+    def keep(self, update: ConfigUpdate) -> Derived:
+        """Weights that take over what ``update`` changes, beside the attributes that show it; nothing is changed.
+
+        Raises ``PruningRefused`` if the new model does not run.
+        """
+        if self.before is None:
+            return Derived()
+        folds: list[Fold] = []
+        stuck = []
+        for number in self._changed(self.before, update):
+            found = absorb(self.before, number)
+            if found is None:
+                stuck.append(number)
+            else:
+                folds += found
+        return Derived(for_all_experts(folds, self.before, self.probe.model, self.roles), tuple(stuck))
+
+    def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
+        """The moves among changed ``entries`` that change one of the numbers by themselves."""
+        if self.before is None or not stuck:
+            return []
+        places = {(n.module, n.operation, n.step) for n in stuck}
+        found = []
+        for move in self.probe.moves:
+            alone = {
+                p: entries[p]
+                for p in (*move.up, *move.down)
+                if entries.get(p, self.probe.values[p]) != self.probe.values[p]
+            }
+            if not alone or self.probe.shapes({**self.probe.pins, **alone}) is None:
+                continue
+            update = ConfigUpdate(alone, self.probe.original, self.probe.build({**self.probe.pins, **alone}))
+            with contextlib.suppress(PruningRefused):
+                changed = self._changed(self.before, update)
+                if not places.isdisjoint((n.module, n.operation, n.step) for n in changed):
+                    found.append(move)
+        return found
+
+    def _changed(self, before: Forward, update: ConfigUpdate) -> list[Number]:
+        with _attributes_as_before(update):
+            try:
+                after = record_forward(_in_precision_of(self.probe.model, update.after), self.example)
+            except TraceError as error:
+                raise PruningRefused(
+                    f"the model does not run with the pruned sizes: {error}; its forward has a size written into it: "
+                    "leave that role out with `ratios`"
+                ) from error
+        return changed_numbers(before, after)
+
+
+def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
+    """A skeleton with the model's types of numbers: a constant is rounded to that of what it is multiplied with."""
+    wanted = {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    for name, tensor in (*built.named_parameters(), *built.named_buffers()):
+        if tensor.dtype != wanted.get(name, tensor.dtype):
+            tensor.data = tensor.data.to(wanted[name])
+    return built
+
+
+@contextlib.contextmanager
+def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
+    """Constants that attributes show are looked after elsewhere: for the time being they keep their old values."""
+    modules = dict(update.after.named_modules())
+    changes = update.constants()
+    for (path, name), (old, _) in changes.items():
+        setattr(modules[path], name, old)
+    try:
+        yield
+    finally:
+        for (path, name), (_, new) in changes.items():
+            setattr(modules[path], name, new)
+
+
+def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:
+    """The folds, and those of listed experts that the forward did not reach: they compute what their siblings do."""
+    names: Mapping[str, nn.Parameter] = dict(model.named_parameters())
+    read = {name for value, name in forward.parameters.items() if forward.readers.get(value)}
+    added: dict[str, Fold] = {}
+    for fold in folds:
+        holder = roles.boundary(fold.parameter)
+        layer = roles.layer_of(fold.parameter)
+        if holder is None or layer is None or layer.layout != "listed":
+            continue
+        for sibling in layer.experts:
+            name = sibling + fold.parameter.removeprefix(holder)
+            if name in names and name not in read:
+                added[name] = Fold(name, fold.factor, fold.offset)
+    return (*folds, *added.values())
