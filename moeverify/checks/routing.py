@@ -68,13 +68,18 @@ class Routing(TorchFunctionMode):
             self.margin = min(self.margin, float(gap.min()))
 
 
+# What a forced choice gets, and at most any other: far apart for a softmax and for a sigmoid of each, even where
+# scores of a group of experts are summed.
+FORCED_LOGIT = 10.0
+
+
 def towards(expert: int) -> Change:
-    """Makes one expert the first choice of every token, by a margin wider than the logits lie apart."""
-    return lambda logits: _raised(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
+    """Makes one expert the first choice of every token, with nearly all of the weight."""
+    return lambda logits: _forced(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
 
 
 def evenly() -> Change:
-    """Makes experts the first choice of tokens in turn, from call to call, by the same margin as ``towards``."""
+    """Makes experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
     begin = 0
 
     def change(logits: torch.Tensor) -> torch.Tensor:
@@ -82,12 +87,12 @@ def evenly() -> Change:
         count = logits.shape[:-1].numel()
         turn = torch.arange(begin, begin + count, device=logits.device) % logits.shape[-1]
         begin += count
-        return _raised(logits, turn.view(logits.shape[:-1]))
+        return _forced(logits, turn.view(logits.shape[:-1]))
 
     return change
 
 
-def _raised(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """``logits [..., experts]`` with those that ``chosen [...]`` names far above the rest."""
-    highest, lowest = logits.amax(-1, keepdim=True), logits.amin(-1, keepdim=True)
-    return logits.scatter(-1, chosen.unsqueeze(-1), highest + 1 + 4 * (highest - lowest))
+def _forced(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """``logits [..., experts]`` in which those that ``chosen [...]`` names stand far above the rest."""
+    others = logits - logits.amax(-1, keepdim=True) - FORCED_LOGIT
+    return others.scatter(-1, chosen.unsqueeze(-1), FORCED_LOGIT)

@@ -52,7 +52,9 @@ def counted() -> Iterator[Count]:
     def add_counted(group: Any, dep: Any, idxs: Any) -> None:
         add(group, dep, idxs)
         count.total += 1
-        if len(group) > most:
+        calls = vars(group).get("_moeverify_calls", 0) + 1  # not its length: a fork may not keep all of them
+        vars(group)["_moeverify_calls"] = calls
+        if calls > most:
             raise ExpansionsExceeded(
                 f"exceeded MAX_EXPANSIONS={most:,}: Dependency expansion overflow at {dep}, in {_frames()[0]}",
                 _frames(),

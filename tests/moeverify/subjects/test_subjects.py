@@ -1,6 +1,8 @@
 """Subjects by name: plain functions, factories of Torch-Pruning's kind, forks; an endless expansion is known early."""
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+import moeverify as mv
 from moeverify.case import Case, run_case
 from moeverify.errors import ExpansionsExceeded, SourceError, UsageError
 from moeverify.subjects import Pruned, adapt, load_subject, prune_stock
@@ -16,6 +19,8 @@ from moeverify.subjects.expansions import VARIABLE
 from moeverify.subjects.torch_pruning import fork_package, use_fork
 from moeverify.verdict import Status, Verdict
 from moeverify.zoo import build_zoo
+
+ROOT = Path(__file__).parents[3]
 
 
 class Gated(nn.Module):
@@ -68,6 +73,19 @@ def test_an_endless_expansion_is_a_verdict_that_names_the_frames(monkeypatch):
     assert tp.dependency.Group.add_dep.__name__ == "add_dep"
 
 
+def test_a_group_that_stops_growing_is_counted_all_the_same(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "50")
+    monkeypatch.setattr(tp.dependency.Group, "add_dep", lambda self, dep, idxs: None)
+
+    def loops(model, inputs, **_):
+        group = tp.dependency.Group()
+        while True:
+            group.add_dep("the same dependency", [0])
+
+    with pytest.raises(ExpansionsExceeded, match="exceeded MAX_EXPANSIONS=50"):
+        adapt(loops)(Gated(), None, pruning_ratio=0.5, seed=0)
+
+
 def test_counting_can_be_switched_off(monkeypatch):
     monkeypatch.setenv(VARIABLE, "0")
     outcome = adapt(make_pruner)(Gated(), torch.randn(3, 6), pruning_ratio=0.5, seed=0)
@@ -107,6 +125,28 @@ def test_a_fork_by_its_folder(fork, monkeypatch):
     model = build_zoo("mixtral")
     with pytest.raises(ExpansionsExceeded, match="exceeded MAX_EXPANSIONS=1,000"):
         subject(model, {"input_ids": torch.arange(16).view(1, 16)}, pruning_ratio=0.5, seed=0)
+
+
+@pytest.mark.slow
+def test_a_fork_that_is_installed_in_place_of_torch_pruning(fork, tmp_path):
+    site = fork / "src"
+    with (site / "torch_pruning" / "__init__.py").open("a") as file:
+        file.write("\n\ndef refuse(*_, **__):\n    raise RuntimeError('acme bounds its groups')\n\n\n")
+        file.write("DependencyGraph.get_pruning_group = refuse\n")
+    (site / "torch_pruning-1.6.1+acme.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: torch-pruning\nVersion: 1.6.1+acme\n"
+    (site / "torch_pruning-1.6.1+acme.dist-info" / "METADATA").write_text(metadata)
+    done = subprocess.run(
+        [sys.executable, "-m", "moeverify", "verify", "zoo:mixtral", "--subject", "torch-pruning", "--report", "out"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])},
+    )
+    assert done.returncode == 1, done.stderr
+    result = mv.VerificationResult.from_json((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert "crashed (RuntimeError): acme bounds its groups" in result.verdicts[0].message
+    assert result.versions["torch-pruning"] == "1.6.1+acme"
 
 
 def test_wrong_names_are_refused_in_one_line(tmp_path):
