@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -25,6 +25,23 @@ def head_counts_after(
                     old = num_heads[layer]
                     counts[graph.name_of(layer)] = (old, old * cut.after // cut.before)
     return counts
+
+
+def output_sizes(layers: Iterable[nn.Module], graph: MoEDependencyGraph) -> dict[nn.Module, int]:
+    """How many outputs layers have at present."""
+    return {layer: graph.live.size(graph.nodes.end(layer).place) for layer in layers}
+
+
+def counts_now(
+    num_heads: Mapping[nn.Module, int], sizes: Mapping[nn.Module, int], graph: MoEDependencyGraph
+) -> dict[str, tuple[int, int]]:
+    """Head counts before and now of the layers that lost outputs since they had ``sizes``; by path."""
+    now = output_sizes(sizes, graph)
+    return {
+        graph.name_of(layer): (num_heads[layer], num_heads[layer] * now[layer] // size)
+        for layer, size in sizes.items()
+        if now[layer] != size
+    }
 
 
 def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:

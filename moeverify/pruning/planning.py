@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
 
-from moeverify.errors import PruningRefused
 from moeverify.pruning.candidates import Selection
 from moeverify.pruning.classes import OTHER, PruningClass
 from moeverify.pruning.configuration import (
@@ -16,11 +14,8 @@ from moeverify.pruning.configuration import (
     ConfigUpdate,
     Probe,
     has_config,
-    plan_update,
-    shapes_of,
 )
 from moeverify.pruning.configuration.factors import held_factors
-from moeverify.pruning.configuration.search import find_entries
 from moeverify.pruning.example import Example
 from moeverify.pruning.in_step import Said, say
 from moeverify.pruning.plan import Cut, Plan, make_plan
@@ -90,19 +85,3 @@ def _say(
     request, nodes = selection.request, selection.graph.nodes
     named = {c for c in counts if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))}
     return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=frozenset(named))
-
-
-def update_afterwards(model: nn.Module, probe: Probe) -> ConfigUpdate:
-    """The configuration of the sizes that there are, after groups were left out or pruned otherwise than planned.
-
-    Raises ``PruningRefused`` if there is none.
-    """
-    wanted = shapes_of(model)
-    found = find_entries(probe, wanted)
-    if found.wrong:
-        name, dim = found.wrong[0]
-        raise PruningRefused(
-            f"the groups were pruned, but no configuration says the size of dimension {dim} of {name}; the model "
-            "runs in memory and cannot be saved and loaded again"
-        )
-    return plan_update(probe, found.entries, wanted)

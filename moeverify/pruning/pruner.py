@@ -14,6 +14,7 @@ from torch_pruning.dependency import Group
 from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
 from moeverify.errors import PruningRefused, UsageError
+from moeverify.pruning.afterwards import catch_up, refuse_inexpressible
 from moeverify.pruning.apply import apply_plan
 from moeverify.pruning.arguments import (
     EACH,
@@ -23,17 +24,18 @@ from moeverify.pruning.arguments import (
     modules_of,
 )
 from moeverify.pruning.candidates import Selection
-from moeverify.pruning.configuration import apply_update
+from moeverify.pruning.configuration import Probe, apply_update, has_config
+from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.example import Example
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.groups import PruningGroup
-from moeverify.pruning.heads import head_counts_after, write_head_counts
+from moeverify.pruning.heads import counts_now, head_counts_after, output_sizes, write_head_counts
 from moeverify.pruning.interactive import cut_groups
 from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Plan
-from moeverify.pruning.planning import Prepared, prepare, update_afterwards
+from moeverify.pruning.planning import Prepared, prepare
 from moeverify.pruning.rehearsal import rehearse
 from moeverify.pruning.rounding import aligned
 from moeverify.roles import Roles
@@ -50,8 +52,8 @@ class MoEPruner:
     ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. ``prune_shared_experts=False`` leaves
     shared experts' inner channels alone (G5). ``expert_ranking`` ranks the channels of each routed expert by themselves
     (``"each"``, the default without ``global_pruning``) or those of a layer's listed experts together (``"together"``),
-    which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions`` bounds the
-    building of one group.
+    which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions``
+    bounds the building of one group.
 
     Example::
 
@@ -180,8 +182,11 @@ class MoEPruner:
         return self.DG.pruning_history()
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
-        """Prune again what a history lists."""
+        """Prune again what a history lists, configuration and constants included."""
+        probe = self._probe()
         self.DG.load_pruning_history(pruning_history)
+        if probe is not None:
+            catch_up(self.model, probe, self.example, self.DG.found_roles)
 
     def reset(self) -> None:
         """Start counting steps anew."""
@@ -251,24 +256,42 @@ class MoEPruner:
         apply_folds(self.model, prepared.plan.folds)
         if prepared.update is not None:
             apply_update(self.model, prepared.update)
+            self._note_heads(heads)
         else:
-            write_head_counts(self.model, heads)
-        self.num_heads.update({self.model.get_submodule(path): new for path, (_, new) in heads.items()})
+            self._write_heads(heads)
         self.last_plan = prepared.plan
+
+    def _probe(self) -> Probe | None:
+        """What the configuration can say, of a model that has one; made before anything is pruned."""
+        return Probe(self.model, held_factors(self.DG.couplings)) if has_config(self.model) else None
+
+    def _write_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
+        write_head_counts(self.model, heads)
+        self._note_heads(heads)
+
+    def _note_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
+        self.num_heads.update({self.model.get_submodule(path): new for path, (_, new) in heads.items()})
 
     def _groups(self, prepared: Prepared) -> Iterator[PruningGroup]:
         heads = head_counts_after(self.num_heads, prepared.plan, self.DG)
+        sizes = output_sizes(self.num_heads, self.DG)
         yield from cut_groups(self.DG, prepared.plan)
         planned = {place: kept.shape[-1] for place, kept in prepared.plan.keep.items()}
         if all(self.DG.live.size(place) == size for place, size in planned.items()):
             self._follow(prepared, heads)
         elif prepared.probe is not None:
-            apply_update(self.model, update_afterwards(self.model, prepared.probe))
+            catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)
+        else:
+            self._write_heads(counts_now(self.num_heads, sizes, self.DG))
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]
     ) -> None:
-        """Prune a share of a layer's channels (the least important ones), or the given ones, at once."""
+        """Prune a share of a layer's channels (the least important ones), or the given ones, at once.
+
+        Raises ``PruningRefused``, before anything is changed, if the configuration cannot say the result.
+        """
+        probe = self._probe()
         if isinstance(pruning_ratios_or_idxs, float):
             place = self.DG.place_of(layer, pruning_fn)
             count = self.DG.live.size(place)
@@ -278,4 +301,9 @@ class MoEPruner:
             chosen = torch.argsort(scores[:count])[: int(count * pruning_ratios_or_idxs)].tolist()
         else:
             chosen = list(pruning_ratios_or_idxs)
-        self.DG.get_pruning_group(layer, pruning_fn, chosen).prune()
+        group = self.DG.get_pruning_group(layer, pruning_fn, chosen)
+        if probe is not None:
+            refuse_inexpressible(probe, group.removed())
+        group.prune()
+        if probe is not None:
+            catch_up(self.model, probe, self.example, self.DG.found_roles)

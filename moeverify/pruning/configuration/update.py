@@ -58,8 +58,11 @@ def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
     return ConfigUpdate(entries, probe.original, after)
 
 
-def apply_update(model: nn.Module, update: ConfigUpdate) -> None:
-    """Bring configuration and module attributes of a pruned model in step, objects keeping their identity."""
+def apply_update(model: nn.Module, update: ConfigUpdate, *, constants: bool = True) -> None:
+    """Bring configuration and module attributes of a pruned model in step, objects keeping their identity.
+
+    Without ``constants``, attributes that are derived from a size keep their old values.
+    """
     before, after = dict(update.before.named_modules()), dict(update.after.named_modules())
     done: set[int] = set()
     for path, module in model.named_modules():
@@ -68,7 +71,8 @@ def apply_update(model: nn.Module, update: ConfigUpdate) -> None:
                 old, new = getattr(before[path], name, None), getattr(after[path], name, None)
                 if type(old) is type(new) is type(config):
                     _copy_changes(config, old, new, done)
-    set_constants(model, update.constants())
+    if constants:
+        set_constants(model, update.constants())
     for (path, name), value in update.sizes().items():
         setattr(model.get_submodule(path), name, value)
 

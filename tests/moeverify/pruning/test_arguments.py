@@ -193,84 +193,6 @@ def test_channel_groups():
     assert model.fc1.out_features == 10
 
 
-class Attention(nn.Module):
-    """Multi-head attention as vision transformers write it, key/value heads fewer if asked."""
-
-    def __init__(self, width=16, heads=4, kv_heads=4):
-        super().__init__()
-        self.embed = nn.Linear(4, width)
-        self.num_heads, self.num_key_value_heads, self.head_dim = heads, kv_heads, width // heads
-        self.q, self.k, self.v = nn.Linear(width, width), *(nn.Linear(width, width // heads * kv_heads) for _ in "kv")
-        self.o, self.head = nn.Linear(width, width), nn.Linear(width, 3)
-
-    def forward(self, x):
-        x = self.embed(x)
-        b, n, _ = x.shape
-        q = self.q(x).view(b, n, self.num_heads, -1).transpose(1, 2)
-        k = self.k(x).view(b, n, self.num_key_value_heads, -1).transpose(1, 2)
-        v = self.v(x).view(b, n, self.num_key_value_heads, -1).transpose(1, 2)
-        if self.num_heads != self.num_key_value_heads:
-            repeat = self.num_heads // self.num_key_value_heads
-            k, v = (t[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for t in (k, v))
-        weights = (q @ k.transpose(-1, -2) * 0.5).softmax(-1)
-        return self.head(x + self.o((weights @ v).transpose(1, 2).flatten(2)))
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2])
-def test_head_pruning_respects_grouped_queries(kv_heads):
-    model = build(Attention, kv_heads=kv_heads)
-    heads = {model.q: 4, model.k: kv_heads, model.v: kv_heads}
-    pruner = mv.MoEPruner(
-        model, torch.randn(2, 5, 4), pruning_ratio=0, num_heads=heads, prune_num_heads=True, head_pruning_ratio=0.5
-    )
-    pruner.step()
-    assert (model.q.out_features, model.k.out_features, model.o.in_features) == (8, 2 * kv_heads, 8)
-    assert pruner.num_heads == {model.q: 2, model.k: kv_heads // 2, model.v: kv_heads // 2}
-    assert (model.num_heads, model.num_key_value_heads) == (2, kv_heads // 2)
-    assert model(torch.randn(2, 5, 4)).shape == (2, 5, 3)
-    assert model.embed.out_features == 16
-
-
-def test_dimensions_inside_heads():
-    model = build(Attention)
-    heads = dict.fromkeys((model.q, model.k, model.v), 4)
-    mv.MoEPruner(model, torch.randn(2, 5, 4), pruning_ratio=0.5, num_heads=heads, ratios={"hidden": 0}).step()
-    assert (model.q.out_features, model.v.out_features, model.o.in_features) == (8, 8, 8)
-    assert model.num_heads == 4
-    assert model(torch.randn(2, 5, 4)).shape == (2, 5, 3)
-    left = build(Attention)
-    mv.MoEPruner(
-        left,
-        torch.randn(2, 5, 4),
-        pruning_ratio=0.5,
-        num_heads=dict.fromkeys((left.q, left.k, left.v), 4),
-        prune_head_dims=False,
-    ).step()
-    assert left.q.out_features == 16
-    assert left.embed.out_features == 8
-
-
-def test_heads_that_do_not_divide_are_refused():
-    model = build(Attention)
-    with pytest.raises(UsageError, match="3 heads do not divide the 16 outputs of q"):
-        mv.MoEPruner(model, torch.randn(2, 5, 4), num_heads={model.q: 3})
-
-
-def test_head_ratio_by_layer():
-    model = nn.Sequential(Attention(), nn.Linear(3, 4), Attention()).eval()
-    heads = {layer: 4 for a in (model[0], model[2]) for layer in (a.q, a.k, a.v)}
-    mv.MoEPruner(
-        model,
-        torch.randn(2, 5, 4),
-        pruning_ratio=0,
-        num_heads=heads,
-        prune_num_heads=True,
-        head_pruning_ratio=0.25,
-        head_pruning_ratio_dict={model[2]: 0.5},
-    ).step()
-    assert (model[0].num_heads, model[2].num_heads) == (3, 2)
-
-
 @pytest.mark.parametrize("spelling", ["routed_experts", "experts", "Routed-Experts", "routed_expert", "moe_experts"])
 def test_roles_in_several_spellings(spelling):
     model = prune_moe(pruning_ratio=0, ratios={spelling: 0.25})
@@ -304,49 +226,6 @@ def test_experts_ranked_each_by_itself_or_together():
     assert widths(prune_moe(model(), expert_ranking="each", global_pruning=True, **options)) == [8] * 4
     with pytest.raises(UsageError, match="'each' or 'together'"):
         prune_moe(expert_ranking="both")
-
-
-def test_interactive_groups_come_one_by_one():
-    model = build(TinyMoE, inner=16)
-    expected = prune_moe(copy.deepcopy(model))
-    pruner = mv.MoEPruner(model, TOKENS, pruning_ratio=0.5)
-    groups = 0
-    for group in pruner.step(interactive=True):
-        dep, idxs = group[0]
-        assert len(idxs) == len(set(idxs)) > 0
-        assert dep.handler == tp.prune_linear_out_channels
-        group.prune()
-        groups += 1
-    assert groups == 6
-    assert torch.equal(model(TOKENS), expected(TOKENS))
-    assert len(pruner.pruning_history()) == 6
-
-
-def test_interactive_groups_may_be_left_out():
-    model = build(Plain)
-    for group in mv.MoEPruner(model, IMAGE[0], pruning_ratio=0.5).step(interactive=True):
-        if group[0].dep.target.module is model.c2:
-            group.prune(idxs=[0])
-    assert (model.c1.out_channels, model.c2.out_channels) == (8, 11)
-
-
-def test_history_of_a_pruner_is_replayed():
-    model = build(TinyMoE, inner=16)
-    other = copy.deepcopy(model)
-    pruner = mv.MoEPruner(model, TOKENS, pruning_ratio=0.5, iterative_steps=2)
-    pruner.step()
-    pruner.step()
-    again = mv.MoEPruner(other, TOKENS)
-    again.load_pruning_history(pruner.pruning_history())
-    assert torch.equal(model(TOKENS), other(TOKENS))
-
-
-def test_manual_width():
-    model = build(Plain)
-    pruner = mv.MoEPruner(model, IMAGE[0])
-    pruner.manual_prune_width(model.c1, tp.prune_conv_out_channels, 0.25)
-    pruner.manual_prune_width(model.c2, tp.prune_conv_out_channels, [0, 1])
-    assert (model.c1.out_channels, model.c2.out_channels) == (6, 10)
 
 
 def test_old_names_are_understood():

@@ -219,57 +219,6 @@ def test_outputs_and_inputs_are_cut_when_asked_for_by_name():
     assert model(inputs[0][:, :2]).shape == (2, 4)
 
 
-class Scale(nn.Module):
-    """A layer that Torch-Pruning does not know, with an extra parameter of its own layout."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(2, width))
-
-    def forward(self, x):
-        return x * self.table.sum(0).expand(len(x), -1)
-
-
-class ScalePruner(tp.pruner.function.BasePruningFunc):
-    calls = 0
-
-    def prune_out_channels(self, layer, idxs):
-        type(self).calls += 1
-        keep = [i for i in range(layer.table.shape[1]) if i not in set(idxs)]
-        layer.table = nn.Parameter(layer.table.data[:, keep])
-        return layer
-
-    prune_in_channels = prune_out_channels
-
-    def get_out_channels(self, layer):
-        return layer.table.shape[1]
-
-    get_in_channels = get_out_channels
-
-
-@pytest.mark.parametrize("by_instance", [False, True])
-def test_customised_layer_is_cut_by_its_own_function(by_instance):
-    model = nn.Sequential(nn.Linear(4, 8), Scale(8), nn.ReLU(), nn.Linear(8, 3)).eval()
-    model[1].table.requires_grad_(False)
-    key = model[1] if by_instance else Scale
-    graph = mv.MoEDependencyGraph().build_dependency(model, ROW, customized_pruners={key: ScalePruner()})
-    group = graph.get_pruning_group(model[0], tp.prune_linear_out_channels, [1, 6])
-    assert {(type(d.target.module).__name__, tuple(i)) for d, i in group} == {
-        ("Linear", (1, 6)),
-        ("Scale", (1, 6)),
-    }
-    calls = ScalePruner.calls
-    group.prune()
-    assert ScalePruner.calls == calls + 1
-    assert model[1].table.shape == (2, 6)
-    assert not model[1].table.requires_grad
-    assert model(*ROW).shape == (3, 3)
-    pruner = mv.MoEPruner(model, ROW, pruning_ratio=0.5, customized_pruners={key: ScalePruner()})
-    pruner.step()
-    assert model[1].table.shape == (2, 3)
-    assert model[3].in_features == 3
-
-
 def test_loose_parameters_are_found_and_can_be_held():
     model, _ = build("Scaled")
     graph = mv.MoEDependencyGraph().build_dependency(model, ROW, unwrapped_parameters=[(model.scale, 0)])
@@ -303,27 +252,6 @@ def test_ignored_layers_and_parameters_stay():
     layers = mv.MoEDependencyGraph().build_dependency(model, ROW, ignored_layers=[model.a])
     assert list(layers.get_all_groups()) == []
     assert len(list(mv.MoEDependencyGraph().build_dependency(model, ROW).get_all_groups())) == 1
-
-
-def test_multihead_attention_is_one_layer():
-    class Attends(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.attention, self.head = (
-                nn.Linear(4, 8),
-                nn.MultiheadAttention(8, 2, batch_first=True),
-                nn.Linear(8, 3),
-            )
-
-        def forward(self, x):
-            x = self.embed(x)
-            return self.head(x + self.attention(x, x, x, need_weights=False)[0])
-
-    model = Attends().eval()
-    x = torch.randn(2, 5, 4)
-    mv.MoEPruner(model, x, pruning_ratio=0.5, num_heads={model.attention: 2}).step()
-    assert model.attention.embed_dim == model.embed.out_features == model.head.in_features == 4
-    assert model(x).shape == (2, 5, 3)
 
 
 def test_forward_fn_and_output_transform():
