@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from moeverify.checks.context import Context
-from moeverify.checks.liveness import Held, Laboratory, held_unit, joint, places
+from moeverify.checks.liveness import Held, Laboratory, chosen_units, joint, places
 from moeverify.checks.reference import differences, reference, show
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.pruning.classes import PruningClass
 
 
 @check("coupling-complete")
@@ -39,32 +38,20 @@ def coupling_complete(context: Context) -> Finding:
             )
     laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
-    held = joint(part for _, part in chosen)
+    held = joint(unit.held for unit in chosen)
     if missing := _missing(laboratory, held):
-        for pruning_class, part in chosen:
-            if found := _missing(laboratory, part):
-                group = pruning_class.name
+        for unit in chosen:
+            if found := _missing(laboratory, unit.held):
+                group = unit.group.name
                 return failed(
                     f"the group {group} lacks {found[0]}: with one unit held at zero, nobody uses it any more",
                     group=group,
                     missing=found[:50],
-                    unit=[p for (n, d), mask in part.items() for p in places(n, d, mask)][:50],
+                    unit=[p for (n, d), mask in unit.held.items() for p in places(n, d, mask)][:50],
                 )
         return failed(f"{missing[0]} belongs to some group and is in none", missing=missing[:50])
     more = f", as {known[1]} does" if known else ""
     return passed(f"{len(classes)} groups take everything along that goes with them{more}")
-
-
-def chosen_units(
-    context: Context, laboratory: Laboratory, classes: tuple[PruningClass, ...]
-) -> list[tuple[PruningClass, Held]]:
-    """One unit of each group, drawn by the seed; a group of one unit would leave nothing."""
-    generator = np.random.default_rng(context.seed)
-    return [
-        (c, held_unit(laboratory, c.coupling, int(generator.integers(c.coupling.size))))
-        for c in classes
-        if c.coupling.size > 1
-    ]
 
 
 def _missing(laboratory: Laboratory, held: Held) -> list[str]:

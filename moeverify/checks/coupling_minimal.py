@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
-
-import numpy as np
-from torch import nn
-
 from moeverify.checks.context import Context
-from moeverify.checks.coupling_complete import chosen_units
-from moeverify.checks.liveness import INPUTS, Held, Laboratory, joint, places
+from moeverify.checks.liveness import INPUTS, Held, Laboratory, chosen_units, joint, places
+from moeverify.checks.parts import Part, parts_of, tied_names
 from moeverify.checks.reference import differences, reference, show
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.pruning.classes import PruningClass
-from moeverify.roles import FoundRoles, MoELayer
-
-# Parts of one group that are tried alone; a residual stream has one for each expert.
-MAX_PARTS = 12
 
 
 @check("coupling-minimal")
@@ -28,7 +17,9 @@ def coupling_minimal(context: Context) -> Finding:
 
     The evidence is that of ``coupling-complete``: gradients in float64, the ground truth of a synthetic model, our
     trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts
-    of a group are.
+    of a group are. Neither are parts that share a buffer of the group (a rotary table that all layers read has one
+    width), nor parts whose counterparts have no gradient even in the whole model: what only chooses positions, as the
+    indexer of sparse attention does, shows no loss.
     """
     classes = context.outcome.classes
     if not classes:
@@ -46,23 +37,23 @@ def coupling_minimal(context: Context) -> Finding:
             )
     laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
-    if _in_use(laboratory, joint(part for _, part in chosen)):
-        for pruning_class, held in chosen:
-            if used := _in_use(laboratory, held):
+    if _in_use(laboratory, joint(unit.held for unit in chosen)):
+        for unit in chosen:
+            if used := _in_use(laboratory, unit.held):
                 return failed(
-                    f"the group {pruning_class.name} holds {used[0]}, which is still in use when the rest is gone",
-                    group=pruning_class.name,
+                    f"the group {unit.group.name} holds {used[0]}, which is still in use when the rest is gone",
+                    group=unit.group.name,
                     extra=used[:50],
                 )
     parts = 0
-    tied = _tied_names(context.original)
-    for pruning_class, held in chosen:
-        for part in _parts(pruning_class, held, context.roles, laboratory, tied):
+    tied = tied_names(context.original)
+    for unit in chosen:
+        for part in parts_of(unit, context.roles, laboratory, tied):
             parts += 1
-            if _could_go_alone(laboratory, part, held):
+            if _could_go_alone(laboratory, part, unit.held):
                 return failed(
-                    f"the group {pruning_class.name} is several: its part in {part.block} could go alone",
-                    group=pruning_class.name,
+                    f"the group {unit.group.name} is several: its part in {part.block} could go alone",
+                    group=unit.group.name,
                     part=[p for (n, d), mask in part.held.items() for p in places(n, d, mask)][:50],
                 )
     return passed(f"nothing in {len(classes)} groups could have stayed; {parts} parts could not have gone alone")
@@ -90,60 +81,7 @@ def _takes_along(laboratory: Laboratory, held: Held, key: tuple[str, int]) -> bo
     return any(mask is not None and (mask & held[k]).any() for k, mask in lost)
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    block: str
-    held: Held
-
-
-def _tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """Further names of tied parameters by their first one."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
-    return {first: others for first, *others in names.values() if others}
-
-
-def _parts(
-    pruning_class: PruningClass, held: Held, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]
-) -> list[_Part]:
-    """The places of a unit by the block they lie in; none if that is one block, or if blocks share a parameter.
-
-    Of a group that holds one channel of each expert in common parameters, independent of one another, the experts are
-    no parts.
-    """
-    if any(roles.boundary(other) != roles.boundary(name) for name, _ in held for other in tied.get(name, ())):
-        return []  # the tied parameter cannot be cut for one of them alone
-    alike = pruning_class.experts or pruning_class.role == "hidden"
-    blocks: dict[str, Held] = defaultdict(dict)
-    for (name, dim), gone in held.items():
-        container = roles.boundary(name)
-        layer = next((x for x in roles.layers if x.layout != "listed" and x.container == container), None)
-        masks = [] if layer is None or alike else _by_expert(layer, name, dim, gone, laboratory.sizes[name])
-        for number, mask in enumerate(masks):
-            if layer is not None and mask.any():
-                blocks[layer.experts[number]][name, dim] = mask
-        if not masks:
-            blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
-    parts = [_Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
-    step = max(1, -(-len(parts) // MAX_PARTS))
-    return parts[::step]
-
-
-def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """What is held of each expert in a common parameter; nothing if the dimension is not divided among experts."""
-    count = len(layer.experts)
-    if layer.fused and dim > 0 and shape[0] == count:
-        tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
-        tables[np.arange(count), np.arange(count)] = gone
-        return list(tables)
-    if layer.layout == "rows" and name in layer.stacks and dim == 0:
-        owner = np.arange(shape[0]) // (shape[0] // count)
-        return [gone & (owner == number) for number in range(count)]
-    return []
-
-
-def _could_go_alone(laboratory: Laboratory, part: _Part, whole: Held) -> bool:
+def _could_go_alone(laboratory: Laboratory, part: Part, whole: Held) -> bool:
     """Whether a part, held alone, has lost all effect and takes nothing else of the group along."""
     under = laboratory.gradients(part.held, inputs=1)
     if all(laboratory.live(*key, under) is None for key in part.held):
@@ -155,7 +93,7 @@ def _could_go_alone(laboratory: Laboratory, part: _Part, whole: Held) -> bool:
     return all(_without_effect(laboratory, part, whole, inputs) for inputs in (1, INPUTS))
 
 
-def _without_effect(laboratory: Laboratory, part: _Part, whole: Held, inputs: int) -> bool:
+def _without_effect(laboratory: Laboratory, part: Part, whole: Held, inputs: int) -> bool:
     under = laboratory.gradients(part.held, inputs=inputs)
     for (name, dim), gone in whole.items():
         mine = part.held.get((name, dim))

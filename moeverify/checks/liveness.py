@@ -25,8 +25,9 @@ from moeverify.checks.masking import hold_channels
 from moeverify.checks.router_tensors import expert_dim, router_tensors
 from moeverify.coupling.solve import CouplingClass
 from moeverify.coupling.trace import call_model
-from moeverify.exercise import output_tensor, vary_inputs
+from moeverify.exercise import output_tensor, run, vary_inputs
 from moeverify.precision import float64_throughout, in_float64
+from moeverify.pruning.classes import PruningClass
 
 INPUTS = 3
 # Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
@@ -40,16 +41,20 @@ Held = dict[tuple[str, int], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Absolute gradients, summed over inputs, of each parameter that the model has (as in the original)."""
+    """Absolute gradients, summed over inputs, of each parameter that the model has (as in the original).
+
+    ``stacks`` names those with a first dimension of fused experts.
+    """
 
     values: Mapping[str, torch.Tensor]
+    stacks: frozenset[str]
 
     def along(self, name: str, dim: int) -> torch.Tensor | None:
         """The largest gradient at each position of a dimension, ``[n]``; of fused experts ``[experts, n]``."""
         gradient = self.values.get(name)
         if gradient is None:
             return None
-        keep = {dim} if gradient.dim() < 3 or dim == 0 else {0, dim}
+        keep = {0, dim} if gradient.dim() > 2 or name in self.stacks else {dim}
         away = [d for d in range(gradient.dim()) if d not in keep]
         return gradient.amax(away) if away else gradient
 
@@ -65,15 +70,17 @@ class Laboratory:
         self.counts_experts: set[tuple[str, int]] = set()
         # Dimensions along which experts come in turn, with their number: each may be reached or not.
         self.in_turn: dict[tuple[str, int], int] = {}
+        stacks: set[str] = set()
         for layer in context.roles.layers:
             count = len(layer.experts)
             routers = router_tensors(context.original, layer)
             self.counts_experts |= {(name, expert_dim(tensor, count)) for name, tensor in routers.items()}
             if layer.fused:
-                stacks = (n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count)
-                self.counts_experts |= {(name, 0) for name in stacks}
+                stacks |= {n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count}
             elif layer.layout == "rows":
                 self.in_turn |= {(name, 0): count for name in layer.stacks}
+        self.stacks = frozenset(stacks)
+        self.counts_experts |= {(name, 0) for name in stacks}
         self.free = self.gradients({})
         self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
 
@@ -90,7 +97,8 @@ class Laboratory:
             for name, gradient in _backward(model, drawn, parameters, number).items():
                 total[name] += gradient.abs()
         # Norms that were cut hold small copies under other names: what was removed there is gone.
-        return Gradients({n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)})
+        whole = {n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)}
+        return Gradients(whole, self.stacks)
 
     def live(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
         """Which positions have a gradient, as booleans."""
@@ -107,6 +115,23 @@ class Laboratory:
         stays, was = (before & ~now).reshape(shape), before.reshape(shape)
         reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
         return (gone.reshape(shape) & reached).reshape(gone.shape)
+
+    def ever_live(self, held: Held) -> bool:
+        """Whether any of the places has a gradient in the whole model."""
+        found = ((self.live(*key, self.free), gone) for key, gone in held.items())
+        return any(live is not None and bool((live & gone).any()) for live, gone in found)
+
+    def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], held: Held) -> bool:
+        """Whether the output changes with the values of ``buffers`` at some positions, with ``held`` at zero."""
+        model = copy.deepcopy(self.model)
+        _hold(model, held)
+        inputs = vary_inputs(model, self.context.example_inputs, self.context.seed + 300, torch.float64)
+        with float64_throughout():
+            before = run(model, inputs)
+            for (name, dim), positions in buffers.items():
+                model.get_buffer(name).index_fill_(dim, torch.tensor(positions), 0.5)
+            after = run(model, inputs)
+        return bool((after - before).abs().max() > LIVE * before.abs().max())
 
     def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
         gradient, free = under.along(name, dim), self.free.along(name, dim)
@@ -143,8 +168,27 @@ def _backward(
     return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
 
-def held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Held:
-    """The places of one unit of a class."""
+@dataclass(frozen=True, eq=False)
+class ChosenUnit:
+    """One unit of a group, and the places of it that are parameters."""
+
+    group: PruningClass
+    number: int
+    held: Held
+
+    def buffers(self) -> dict[tuple[str, int], np.ndarray]:
+        """The positions ``[k]`` of the unit in buffers, by name and dimension."""
+        return {(m.parameter, m.dim): m.positions[self.number] for m in self.group.coupling.members if m.buffer}
+
+
+def chosen_units(context: Context, laboratory: Laboratory, classes: Iterable[PruningClass]) -> list[ChosenUnit]:
+    """One unit of each group, drawn by the seed; a group of one unit would leave nothing."""
+    generator = np.random.default_rng(context.seed)
+    chosen = ((c, int(generator.integers(c.coupling.size))) for c in classes if c.coupling.size > 1)
+    return [ChosenUnit(c, number, _held_unit(laboratory, c.coupling, number)) for c, number in chosen]
+
+
+def _held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Held:
     held: Held = {}
     for member in coupling.members:
         if not member.buffer and member.parameter in laboratory.sizes:
@@ -161,6 +205,11 @@ def joint(parts: Iterable[Held]) -> Held:
         for key, gone in part.items():
             result[key] = result[key] | gone if key in result else gone
     return result
+
+
+def without(held: Held, part: Held) -> Held:
+    """What is held but for a part of it."""
+    return {key: gone & ~part[key] if key in part else gone for key, gone in held.items()}
 
 
 def places(name: str, dim: int, mask: np.ndarray) -> list[str]:

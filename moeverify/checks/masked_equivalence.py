@@ -23,6 +23,8 @@ TOLERANCE = 1e-9
 # A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
 NEAR_TIE = 1e-10
 ATTEMPTS = 8
+# Of the inputs drawn, so many must tell something.
+ENOUGH = 2
 # Tokens are sent by force to experts that no drawn input reaches, one input for each, in at most so many inputs.
 FORCED = 64
 
@@ -73,7 +75,7 @@ def masked_equivalence(context: Context) -> Finding:
     seen = _Comparison()
     with float64_throughout(), count_reached(masked, context.roles) as reached:
         names = [e for layer in context.roles.layers for n, e in enumerate(layer.experts) if n in stayed[layer.name]]
-        for number, force in _attempts(context, names, reached):
+        for number, force in _attempts(context, names, reached, seen):
             inputs = vary_inputs(full, context.example_inputs, context.seed + 100 + number, torch.float64)
             try:
                 problem = _compare(context, (full, masked, pruned), inputs, forbidden, force, stayed, seen)
@@ -118,12 +120,12 @@ def _unround_folds(context: Context, full: nn.Module, pruned: nn.Module) -> None
 
 
 def _attempts(
-    context: Context, names: list[str], reached: Mapping[str, int]
+    context: Context, names: list[str], reached: Mapping[str, int], seen: _Comparison
 ) -> Iterator[tuple[int, tuple[str, int] | None]]:
     """Numbers of inputs, each with the layer and expert that tokens are sent to, if any."""
     for number in range(ATTEMPTS):
         yield number, None
-        if number and all(reached[n] for n in names):
+        if seen.inputs >= ENOUGH and all(reached[n] for n in names):
             return
     number = ATTEMPTS
     for layer in context.roles.layers:

@@ -36,6 +36,8 @@ class KeptChannels(nn.Module):
         for name, value in vars(module).items():
             if value in (size, (size,), [size]) and not isinstance(value, bool):
                 setattr(self.small, name, type(value)((len(kept),)) if not isinstance(value, int) else len(kept))
+            elif name.endswith("size") and isinstance(value, int) and (left := _left_of_each(kept, size, value)):
+                setattr(self.small, name, left)
         # Other sizes (the width of a group) are those of the pruned module; eps and the like stay our own.
         for name, value in vars(pruned).items() if pruned is not None else ():
             if not name.startswith("_") and _is_size(value) and name in vars(module):
@@ -53,6 +55,14 @@ class KeptChannels(nn.Module):
             return small
         out = torch.zeros(*small.shape[:-1], self.size, dtype=small.dtype, device=small.device)
         return out.index_copy(-1, self.kept, small)
+
+
+def _left_of_each(kept: torch.Tensor, size: int, width: int) -> int | None:
+    """How many of ``width`` neighbouring channels are kept, if that is the same number in each group of them."""
+    if not 1 < width < size or size % width:
+        return None
+    left = torch.bincount(kept // width, minlength=size // width)
+    return int(left[0]) if bool((left == left[0]).all()) else None
 
 
 def _is_size(value: Any) -> bool:

@@ -30,6 +30,8 @@ ALIGNMENT = 64
 def reload(context: Context) -> Finding:
     """Proves that ``save_pretrained`` and ``from_pretrained`` in a fresh process of plain transformers give the same
     logits (on a CPU bit for bit, on a GPU up to the order of additions), with no missing, unexpected or mismatched key.
+    What was loaded is copied out of the mapped file first, since some kernels add in another order where memory is not
+    aligned.
 
     Says nothing of other transformers releases.
     """

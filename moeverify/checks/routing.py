@@ -25,8 +25,10 @@ TOPK = (torch.topk, torch.Tensor.topk)
 class Routing(TorchFunctionMode):
     """While active, ``change[layer](logits)`` replaces a router's logits ``[..., experts]``.
 
-    ``margin`` is the smallest relative distance seen between the last score chosen by a ``topk`` and the first one
-    that was not; ``seen`` names the layers whose logits passed by.
+    ``margin`` is the smallest distance seen between the last score chosen by a ``topk`` and the first one that was
+    not, relative to the largest of these scores. Scores that are exactly equal (an indexer's, cut off at zero) do not
+    count: the order in which ``topk`` takes them does not depend on rounding. ``seen`` names the layers whose logits
+    passed by.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Routing(TorchFunctionMode):
         if not scores.is_floating_point() or not 0 < k < scores.shape[dim]:
             return
         ranked = scores.detach().sort(dim=dim, descending=True).values.movedim(dim, -1)
-        gap, size = ranked[..., k - 1] - ranked[..., k], ranked[..., k - 1].abs()
-        gap = (gap / size.clamp_min(1e-300))[gap.isfinite()]
+        gap = ranked[..., k - 1] - ranked[..., k]
+        size = ranked.masked_fill(~ranked.isfinite(), 0).abs().amax(-1)
+        gap = (gap / size.clamp_min(1e-300))[gap.isfinite() & (gap > 0)]
         if gap.numel():
             self.margin = min(self.margin, float(gap.min()))
 
