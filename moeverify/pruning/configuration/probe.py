@@ -143,8 +143,10 @@ class Probe:
         """Entries that say explicitly what the architecture derives otherwise, such as the size of a head.
 
         An entry that is absent or empty takes the value that modules of the model hold under its name, if the same
-        model comes out and the entry has a say in it.
+        model comes out and the entry has a say in it. Another name of an entry (``hidden_size`` where the document
+        says ``d_model``) is none: both together would contradict each other.
         """
+        aliases = getattr(type(self.model.config), "attribute_map", {})
         found: dict[str, set[int]] = {}
         for module in self.original.modules():
             if type(module).__module__.startswith("torch."):
@@ -154,7 +156,7 @@ class Probe:
                     found.setdefault(name, set()).add(value)
         pins: Entries = {}
         for name, values in found.items():
-            if self.document.get(name) is not None or len(values) > 4:
+            if self.document.get(name) is not None or name in aliases or len(values) > 4:
                 continue
             for value in sorted(values):
                 pinned = {**pins, (name,): value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -32,22 +33,34 @@ def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
 
 def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: Shapes) -> list[tuple[int, Entries]]:
     """Changes of one move with the number of wrong dimensions that each would put right, by the slopes."""
+    scales = {Fraction(a, b) for n, shape in now.items() for a, b in zip(shape, base[n], strict=True) if a != b} | {1}
     votes: Counter[Fraction] = Counter()
+    inverse: Counter[Fraction] = Counter()
     for (name, dim), slope in move.slopes.items():
         size, goal, old = now[name][dim], wanted[name][dim], base[name][dim]
         if size == goal:
             continue
         if slope in (old, -old // 2):  # the entry is a factor of this size, or its inverse is
             votes[Fraction(goal, size)] += 1
+        elif slope < 0:
+            inverse.update(_inverse_part(goal - size, -2 * slope, scales))
         else:  # the entry is a part of it
             lead = values[move.up[0]]
             step = Fraction(slope, lead)
             votes[(lead + (goal - size) / step) / lead] += 1
     result = []
-    for factor, count in votes.most_common(3):
+    for factor, count in (*votes.most_common(3), *inverse.most_common(3)):
         if factor > 0 and (entries := move.scaled(values, factor.numerator, factor.denominator)) is not None:
             result.append((count, entries))
     return result
+
+
+def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> set[Fraction]:
+    """Factors by which an entry must change that divides a part of a size: 64 channels in 4 heads make keys of 16.
+
+    ``part`` is the part that it divides, in the original model; other entries have scaled it by one of ``scales``.
+    """
+    return {part * scale / Fraction(part * scale + missing) for scale in scales if part * scale + missing > 0}
 
 
 def find_entries(probe: Probe, wanted: Shapes) -> Found:

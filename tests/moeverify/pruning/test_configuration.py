@@ -81,6 +81,21 @@ def test_heads_are_fewer_not_smaller():
     assert model.config.num_attention_heads * 2 == build_zoo("granitemoehybrid").config.num_attention_heads
 
 
+def test_an_entry_that_divides_a_part_of_a_size():
+    model = build_zoo("dbrx")  # keys and values of one head, as wide as 64 hidden channels in 4 heads make them
+    plan = prune(model)
+    entries = {".".join(path): value for path, value in plan.entries.items()}
+    assert entries == {"d_model": 32, "n_heads": 2, "ffn_config.ffn_hidden_size": 28}
+    assert plan.adjustments == ()
+    assert model.transformer.blocks[0].norm_attn_norm.attn.Wqkv.weight.shape == (2 * 16 + 2 * 16, 32)
+
+
+def test_another_name_of_an_entry_is_no_entry():
+    probe = Probe(build_zoo("dbrx"))
+    assert ("hidden_size",) not in probe.pins  # d_model, by its other name
+    assert ("d_model",) in probe.moves[0].up
+
+
 def test_groups_of_a_mamba_mixer_are_fewer_not_smaller():
     """They are a part of one projection: as many positions go with half the groups as with half the states of each."""
     model = build_zoo("nemotron_h")
