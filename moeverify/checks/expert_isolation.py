@@ -10,7 +10,7 @@ from typing import Any
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.pruning.classes import PruningClass
-from moeverify.roles import MoELayer
+from moeverify.roles import FoundRoles, MoELayer
 
 _MOST_LEAKS = 2000
 Shapes = Mapping[str, tuple[int, ...]]
@@ -62,8 +62,8 @@ def _by_row(layer: MoELayer, pruning_class: PruningClass, shapes: Shapes) -> Ite
             return
 
 
-def isolate(layer: MoELayer, classes: Iterable[PruningClass], shapes: Shapes) -> Isolation:
-    """The isolation matrix of a layer; hidden channels are shared by all experts and do not count.
+def isolate(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles, shapes: Shapes) -> Isolation:
+    """The isolation matrix of a layer; channels that experts share with what lies outside of them do not count.
 
     ``shapes`` are those of the original model's parameters by name.
     """
@@ -82,6 +82,8 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], shapes: Shapes) ->
         else:
             parts = [dict.fromkeys(range(len(own)), size)]
         for inside in parts:
+            if len(inside) > 1 and _reaches_outside(pruning_class, roles):
+                continue
             for i, mine in inside.items():
                 own[i] += mine
                 leaks.update({(i, j): count for j, count in inside.items() if j != i} if len(inside) > 1 else {})
@@ -91,8 +93,43 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], shapes: Shapes) ->
 def isolation(context: Context) -> list[Isolation]:
     """The isolation matrices of all MoE layers; none if the subject shows no groups."""
     classes = context.outcome.classes
-    shapes = {name: tuple(p.shape) for name, p in context.original.named_parameters()}
-    return [isolate(layer, classes, shapes) for layer in context.roles.layers if classes]
+    shapes = _shapes(context)
+    return [isolate(layer, classes, context.roles, shapes) for layer in context.roles.layers if classes]
+
+
+def _shapes(context: Context) -> Shapes:
+    return {name: tuple(p.shape) for name, p in context.original.named_parameters()}
+
+
+def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
+    """Whether a group holds channels that are no expert's own: those of the residual stream, or the heads that experts
+    of a mixture of attention share with the projection of keys and values."""
+    names = pruning_class.coupling.parameters
+    return pruning_class.role == "hidden" or any(roles.boundary(n) is None and roles.shared(n) is None for n in names)
+
+
+def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
+    """Experts that have no channels of their own: all that they have are shared with what lies outside of them, or
+    they are single rows."""
+    shared = {
+        (m.parameter, m.dim)
+        for c in context.outcome.classes
+        if _reaches_outside(c, context.roles)
+        for m in c.coupling.members
+    }
+    return {
+        expert
+        for expert in layer.experts
+        if all(size == 1 or place in shared for place, size in _sizes_inside(layer, expert, shapes))
+    }
+
+
+def _sizes_inside(layer: MoELayer, expert: str, shapes: Shapes) -> Iterator[tuple[tuple[str, int], int]]:
+    """Dimensions of an expert's parameters, with how many positions are the expert's."""
+    for name in layer.stacks or [n for n in shapes if n.startswith(expert + ".")]:
+        for dim, size in enumerate(shapes.get(name, ())):
+            alone = 1 if layer.layout == "fused" else size // len(layer.experts)
+            yield (name, dim), alone if layer.stacks and dim == 0 else size
 
 
 def _across_layers(context: Context) -> list[tuple[str, str]]:
@@ -101,11 +138,10 @@ def _across_layers(context: Context) -> list[tuple[str, str]]:
     layer_of = {boundary: layer.name for layer in roles.layers for boundary in (*layer.experts, layer.container)}
     pairs = []
     for pruning_class in context.outcome.classes:
+        if _reaches_outside(pruning_class, roles):
+            continue
         names = pruning_class.coupling.parameters
         touched = sorted({b for n in names if (b := roles.boundary(n)) is not None and b in layer_of})
-        outside = any(roles.boundary(n) is None and roles.shared(n) is None for n in names)
-        if pruning_class.role == "hidden" or outside:
-            continue  # the residual stream, by its embedding or by what else it passes
         pairs += [(a, b) for a in touched for b in touched if a < b and layer_of[a] != layer_of[b]]
     return pairs
 
@@ -124,9 +160,10 @@ def expert_isolation(context: Context) -> Finding:
     """Proves that no group of the subject removes inner channels of two routed experts (G4), of one layer or of two.
 
     Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
-    weights is judged by ``masked-equivalence``. Hidden channels are shared by all experts and do not count, and
-    experts that share a tensor are one. Shared experts may be connected with every expert (G5); whether they are so
-    without need is said by ``coupling-minimal``.
+    weights is judged by ``masked-equivalence``. Channels that experts share with a parameter outside of them do not
+    count (those of the residual stream, the heads that attention experts share with keys and values), and experts that
+    share a tensor are one. Shared experts may be connected with every expert (G5). Whether experts are connected with
+    anything without need is said by ``coupling-minimal``.
     """
     if not context.roles.layers:
         return skipped("the model has no MoE layer")
@@ -141,12 +178,14 @@ def expert_isolation(context: Context) -> Finding:
     leaks += [{"layer": "", "from": a, "to": b, "channels": 0} for a, b in _across_layers(context)]
     tied = _tied(context)
     leaks = [leak for leak in leaks if frozenset((leak["from"], leak["to"])) not in tied]
-    names = list(dict(context.original.named_parameters()))  # shared tensors go by their first name
+    shapes = _shapes(context)  # shared tensors go by their first name
+    without = {e for one in found if not all(one.own) for e in _without_own(context, one.layer, shapes)}
     empty = [
         expert
         for one in found
         for expert, size in zip(one.layer.experts, one.own, strict=True)
-        if not size and any(n in one.layer.stacks or n.startswith(expert + ".") for n in names)
+        if not size and expert not in without
+        if any(n in one.layer.stacks or n.startswith(expert + ".") for n in shapes)
     ]
     if leaks:
         first = leaks[0]
@@ -157,4 +196,7 @@ def expert_isolation(context: Context) -> Finding:
         )
     if empty:
         return failed(f"{empty[0]} has no group of its own", experts=empty[:50])
-    return passed(f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone")
+    said = f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone"
+    if without:
+        said += f"; {len(without)} of them have no channels of their own, such as {min(without)}"
+    return passed(said)

@@ -38,16 +38,43 @@ def link(trace: Trace) -> Links:
         finder.union(a, b)
     _unify_factors(relations, finder)
     root = [finder.find(dim) for dim in range(len(relations.sizes))]
-    freezing = _Freezing(relations, root)
-    for freeze in relations.freezes:
-        freezing.start(root[freeze.dim], freeze)
-    _freeze_untouched(trace, root, freezing)
-    for parts in (*relations.balances, *_slices_in_halves(relations, root)):
-        if len({root[p] for p in parts}) > 1:
-            for part in parts:
+    splits = [parts for parts in _equal_splits(relations, root) if len({root[p] for p in parts}) > 1]
+    weights = _Weights(trace, root)
+    held: set[int] = set()
+    while True:
+        freezing = _Freezing(relations, root)
+        for freeze in relations.freezes:
+            freezing.start(root[freeze.dim], freeze)
+        _freeze_untouched(trace, root, freezing)
+        for number in sorted(held):
+            for part in splits[number]:
                 freezing.start(root[part], Freeze(part, EQUAL_PARTS, relations.current))
-    freezing.spread()
-    return Links(relations, root, freezing.frozen, freezing.choose(_Weights(trace, root)))
+        freezing.spread()
+        links = Links(relations, root, freezing.frozen, freezing.choose(weights))
+        uneven = {number for number, parts in enumerate(splits) if not _shrink_alike(parts, links)} - held
+        if not uneven:
+            return links
+        held |= uneven
+
+
+def _equal_splits(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
+    """Dimensions that a program cuts out of one as equal parts."""
+    yield from relations.balances
+    yield from _slices_in_halves(relations, root)
+
+
+def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
+    """Whether the parts of an equal split lose the same positions: all of them are products with one factor in common
+    (the heads of keys and values in one projection), and it is that factor which is removed."""
+    roots = {links.root[part] for part in parts}
+    if len(roots) == 1 or all(root in links.frozen for root in roots):
+        return True
+    factors: dict[int, set[tuple[int, int, int]]] = {root: set() for root in roots}
+    for number, choice in links.chosen.items():
+        whole = links.root[links.relations.products[number].whole]
+        if whole in factors:
+            factors[whole].add(choice)
+    return bool(set.intersection(*factors.values()))
 
 
 def _slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:

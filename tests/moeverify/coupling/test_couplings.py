@@ -244,6 +244,34 @@ def test_halves_that_meet_again_are_pairs():
     assert by_name["b.weight"] == [[p] for p in range(5)]
 
 
+class FusedProjection(nn.Module):
+    """Queries, keys and values from one projection, cut in thirds by ``chunk``; ``joint`` if they meet again."""
+
+    def __init__(self, joint=True):
+        super().__init__()
+        self.qkv, self.out, self.joint = nn.Linear(6, 24), nn.Linear(8, 3), joint
+
+    def forward(self, x):
+        query, key, value = (part.view(*x.shape[:-1], 4, 2).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        if not self.joint:  # the queries' heads meet nothing else
+            return self.out(query.transpose(1, 2).flatten(2)) + key.mean(1).sum() + value.sum()
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_parts_of_an_equal_split_that_lose_the_same_heads_shrink_alike():
+    found = mv.trace_couplings(FusedProjection(), torch.randn(2, 5, 6)).classes
+    by_name = {(m.parameter, m.dim): m.positions.tolist() for c in found for m in c.members}
+    heads = [[2 * h, 2 * h + 1] for h in range(4)]
+    assert by_name["out.weight", 1] == heads
+    assert by_name["qkv.weight", 0] == [[p + 8 * third for third in range(3) for p in head] for head in heads]
+
+
+def test_parts_of_an_equal_split_with_heads_of_their_own_are_balanced():
+    found = mv.trace_couplings(FusedProjection(joint=False), torch.randn(2, 5, 6))
+    assert not [m for c in found.classes for m in c.members if (m.parameter, m.dim) == ("qkv.weight", 0)]
+
+
 def test_unknown_operation_freezes_and_is_named():
     class Inverse(nn.Module):
         def __init__(self):
