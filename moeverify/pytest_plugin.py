@@ -14,7 +14,12 @@ import pytest
 from moeverify.words import words
 
 OPTIONS = (
-    ("subject", str, None, "pruner under test: moe, torch-pruning, module:attribute; adds one test a model and check"),
+    (
+        "subject",
+        str,
+        None,
+        "pruner under test: moe, torch-pruning, a fork's folder, module:attribute; adds one test a model and check",
+    ),
     ("sources", str, "", "models, separated by commas (default: moeverify's default set)"),
     ("pruning-ratio", float, 0.5, "share of the channels to remove"),
     ("checks", str, "", "only these checks, separated by commas"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moeverify.case import Case
+from moeverify.case import Case, verdict_of
 from moeverify.errors import MoEVerifyError, UsageError
 from moeverify.events import CaseFinished, Event, VerdictReached
 from moeverify.isolate import Limits, Worker
@@ -19,7 +19,7 @@ from moeverify.report.text import describe_problem
 from moeverify.run import select_checks
 from moeverify.sources import expand_sources, parse_dtype
 from moeverify.subjects import load_subject
-from moeverify.verdict import CaseFacts, Status, Verdict, VerificationResult
+from moeverify.verdict import LOAD, CaseFacts, Status, Verdict, VerificationResult
 from moeverify.versions import versions
 from moeverify.words import words
 
@@ -228,7 +228,10 @@ class MoEVerifySession:
         report = yield
         if isinstance(item, CheckItem) and report.when == "call":
             source = item.parent.name  # type: ignore[union-attr]
+            case = item.parent.case  # type: ignore[union-attr]
             verdict = self.reached.get(source, {}).get(item.name)
+            if error := self.errors.get(source):
+                verdict = verdict_of(case, LOAD, Status.ERROR, str(error), {})
             facts = self.facts.get(source)
             report.moeverify = {  # type: ignore[attr-defined]
                 "verdict": verdict.to_dict() if verdict else None,
@@ -259,7 +262,7 @@ class MoEVerifySession:
             verdicts=tuple(
                 self.reached[case.source][name]
                 for case in self.cases
-                for name in case.check_names()
+                for name in (LOAD, *case.check_names())
                 if name in self.reached.get(case.source, {})
             ),
             cases=tuple(self.facts[case.source] for case in self.cases if case.source in self.facts),

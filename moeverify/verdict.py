@@ -69,7 +69,8 @@ class Verdict:
             return replace(self, status=Status.PASS, message=f"{self.status.value}, as expected: {self.message}")
         if self.status is Status.PASS:
             message = f"passed although it was expected to fail; take {self.check} off the expected failures"
-            return replace(self, status=Status.FAIL, message=message)
+            again = f"{self.reproduce} --expect-fail {self.check}" if self.reproduce else ""
+            return replace(self, status=Status.FAIL, message=message, reproduce=again)
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,11 +64,16 @@ def test_a_good_pruner_passes_on_two_workers_with_one_report(consumer, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer):
+def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer, tmp_path):
     words = ["--moeverify-subject", "acme_pruner:broken", "--moeverify-sources", "zoo:mixtral"]
     words += ["--moeverify-profile", "none"]
-    done = consumer(*words, "--moeverify-checks", CHECKS, "-k", "moeverify")
+    more = ["--moeverify-sources", "zoo:mixtral,zoo:nobody", "--moeverify-report", "out"]
+    done = consumer(*words, *more, "--moeverify-checks", CHECKS, "-k", "moeverify")
     assert done.returncode == 1
+    verdicts = json.loads((tmp_path / "out/report.json").read_text("utf-8"))["verdicts"]
+    (lost,) = [v for v in verdicts if v["source"] == "zoo:nobody"]
+    assert (lost["check"], lost["status"]) == ("load", "error")
+    assert "the zoo has no 'nobody'" in lost["message"]
     assert "zoo:mixtral masked-equivalence: fail" in done.stdout
     assert re.search(r"reproduce: moeverify verify zoo:mixtral --subject acme_pruner:broken .*--seed 0", done.stdout)
     assert "moeverify/pytest_session.py" not in done.stdout

@@ -43,7 +43,9 @@ def test_expected_failures_turn_round():
     assert result.verdicts[0].message.startswith("error, as expected:")
     model, inputs = two_layers()
     result = mv.verify(model, example_inputs=inputs, checks=FAST, expect_fail=["shapes"])
-    assert [v.check for v in result.verdicts if v.status is Status.FAIL] == ["shapes"]
+    (failed,) = [v for v in result.verdicts if v.status is Status.FAIL]
+    assert failed.check == "shapes"
+    assert failed.reproduce.endswith(" --expect-fail shapes")
 
 
 def test_one_source_that_cannot_be_loaded_spares_the_others():
