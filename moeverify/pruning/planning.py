@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
+from moeverify.errors import PruningRefused
 from moeverify.pruning.candidates import Selection
 from moeverify.pruning.classes import OTHER, PruningClass
 from moeverify.pruning.configuration import (
@@ -15,11 +17,14 @@ from moeverify.pruning.configuration import (
     Probe,
     has_config,
 )
+from moeverify.pruning.configuration.derived import Derived
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.example import Example
+from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.in_step import Said, say
 from moeverify.pruning.plan import Cut, Plan, make_plan
 from moeverify.pruning.ranking import Candidate, rank
+from moeverify.pruning.rehearsal import Rehearsal
 from moeverify.pruning.rounding import kept_units
 
 
@@ -32,10 +37,17 @@ class Prepared:
     probe: Probe | None = None
 
 
-def prepare(selection: Selection, step: int, round_to: int | None, example: Example) -> Prepared:
+def prepare(
+    selection: Selection,
+    step: int,
+    round_to: int | None,
+    example: Example,
+    num_heads: Mapping[nn.Module, int] | None = None,
+) -> Prepared:
     """What ``step`` removes; ``example`` calls a model with the user's example inputs.
 
-    Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
+    Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
+    run with the pruned sizes.
     """
     graph = selection.graph
     graph.expansions = 0
@@ -43,23 +55,69 @@ def prepare(selection: Selection, step: int, round_to: int | None, example: Exam
     candidates = {c.pruning_class: c for c in found}
     counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
-    probe = Probe(graph.model, held_factors(graph.couplings)) if has_config(graph.model) else None
-    said = None if probe is None else _say(selection, probe, counts, round_to, example)
-    if said is not None:
-        counts = dict(said.counts)
-        adjustments += said.adjustments
+    if not has_config(graph.model):
+        rehearsal = Rehearsal(graph, example, num_heads or {})
+        return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
+    probe = Probe(graph.model, held_factors(graph.couplings))
+    said = _say(selection, probe, counts, round_to, example)
+    plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
+    constants = said.update.constants()
+    return Prepared(replace(plan, entries=said.entries, folds=said.folds, constants=constants), said.update, probe)
+
+
+def _plan(
+    graph: MoEDependencyGraph,
+    candidates: Mapping[PruningClass, Candidate],
+    counts: Mapping[PruningClass, int],
+    adjustments: Sequence[Adjustment],
+) -> Plan:
+    """The plan that keeps the best units of each class."""
     cuts = []
     for pruning_class, kept in counts.items():
         if kept < pruning_class.coupling.size:
             best = candidates[pruning_class].scores.topk(kept, dim=-1).indices.sort(dim=-1).values
             cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
     places = {(m.parameter, dim) for cut in cuts for m in cut.pruning_class.coupling.members for dim in (0, m.dim)}
-    plan = make_plan(cuts, {place: graph.live.size(place) for place in places}, adjustments)
-    if said is None:
-        return Prepared(plan)
-    constants = said.update.constants()
-    plan = replace(plan, entries=said.entries, folds=said.folds, constants=constants)
-    return Prepared(plan, said.update, probe)
+    return make_plan(cuts, {place: graph.live.size(place) for place in places}, adjustments)
+
+
+def _rehearsed(
+    selection: Selection,
+    rehearsal: Rehearsal,
+    candidates: Mapping[PruningClass, Candidate],
+    wanted: Mapping[PruningClass, int],
+    adjustments: Sequence[Adjustment],
+) -> Plan:
+    """The plan for a model without configuration; classes that a number in its forward hangs on are left alone if no
+    weight can take over the difference."""
+    graph, counts, told = selection.graph, dict(wanted), list(adjustments)
+    while True:
+        plan = _plan(graph, candidates, counts, told)
+        derived = rehearsal.of(plan) if plan.cuts else Derived()
+        if not derived.stuck:
+            return replace(plan, folds=derived.folds)
+        guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
+        for c in guilty or list(counts):
+            reason = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"
+            told.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
+            if c in _named(selection, [c]):
+                raise PruningRefused(str(told[-1]))
+
+
+def _alone(
+    rehearsal: Rehearsal,
+    graph: MoEDependencyGraph,
+    candidates: Mapping[PruningClass, Candidate],
+    pruning_class: PruningClass,
+    kept: int,
+    derived: Derived,
+) -> bool:
+    """Whether a class by itself changes a number that nothing can take over."""
+    plan = _plan(graph, candidates, {pruning_class: kept}, [])
+    try:
+        return rehearsal.changes(plan, derived.stuck)
+    except PruningRefused:  # it runs only together with others
+        return False
 
 
 def _rounded_up(
@@ -82,6 +140,12 @@ def _say(
     example: Example,
 ) -> Said:
     """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay."""
+    return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=_named(selection, counts))
+
+
+def _named(selection: Selection, classes: Iterable[PruningClass]) -> frozenset[PruningClass]:
+    """Those of ``classes`` that were asked for by role or by layer."""
     request, nodes = selection.request, selection.graph.nodes
-    named = {c for c in counts if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))}
-    return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=frozenset(named))
+    return frozenset(
+        c for c in classes if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))
+    )

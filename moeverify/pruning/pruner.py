@@ -36,7 +36,6 @@ from moeverify.pruning.interactive import cut_groups
 from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Plan
 from moeverify.pruning.planning import Prepared, prepare
-from moeverify.pruning.rehearsal import rehearse
 from moeverify.pruning.rounding import aligned
 from moeverify.roles import Roles
 
@@ -142,6 +141,12 @@ class MoEPruner:
         self.num_heads = check_heads(num_heads or {}, self.DG.name_of)
         if self.num_heads and prune_head_dims and not prune_num_heads:
             self.DG.hold_heads(self.num_heads)
+        elif self.num_heads and prune_head_dims and pruning_ratio:
+            warnings.warn(
+                "prune_num_heads removes whole heads; the dimensions inside of heads stay, although prune_head_dims is "
+                "set: a second pruner with prune_num_heads=False cuts them",
+                stacklevel=2,
+            )
         self.iterative_steps = iterative_steps
         self.current_step = 0
         self.last_plan: Plan | None = None
@@ -206,7 +211,7 @@ class MoEPruner:
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        return prepare(self._selection, max(self.current_step, 1), self.round_to, self.example).plan
+        return prepare(self._selection, max(self.current_step, 1), self.round_to, self.example, self.num_heads).plan
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -223,7 +228,7 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
-            prepared = prepare(self._selection, self.current_step, self.round_to, self.example)
+            prepared = prepare(self._selection, self.current_step, self.round_to, self.example, self.num_heads)
             self._check(prepared)
         except Exception:
             self.current_step -= 1
@@ -247,9 +252,6 @@ class MoEPruner:
                 f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
                 "`moeverify inspect` says by what"
             )
-        if prepared.update is None:
-            heads = head_counts_after(self.num_heads, plan, self.DG)
-            rehearse(self.DG, plan, heads, self.example)
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

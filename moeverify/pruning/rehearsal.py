@@ -1,43 +1,115 @@
-"""Without a configuration to rebuild from, a copy is pruned first: sizes hard-coded in ``forward`` show."""
+"""Without a configuration to rebuild from, a copy is pruned first: sizes written into a ``forward`` show, and numbers
+that it derives from sizes.
+
+The copy has no weights if the model runs without them, so that it takes no memory.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from moeverify.errors import PruningRefused
+from moeverify.errors import PruningRefused, TraceError
 from moeverify.pruning.apply import apply_plan
+from moeverify.pruning.configuration.absorb import absorb
+from moeverify.pruning.configuration.constants import merged
+from moeverify.pruning.configuration.derived import Derived, for_all_experts
+from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
 from moeverify.pruning.example import Example
-from moeverify.pruning.heads import write_head_counts
+from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.plan import Plan
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph import MoEDependencyGraph
 
 
-def rehearse(
-    graph: MoEDependencyGraph,
-    plan: Plan,
-    heads: Mapping[str, tuple[int, int]],
-    example: Example,
-) -> None:
-    """Carry out ``plan`` on a copy of the graph's model and run it. Raises ``PruningRefused`` if that fails."""
-    model = graph.model
-    rehearsal = copy.deepcopy(model).eval()
-    own = {
-        name: (rehearsal.get_submodule(graph.name_of(layer)), function)
-        for name, (layer, function) in graph.nodes.own_functions().items()
-    }
-    apply_plan(rehearsal, plan, own)
-    write_head_counts(rehearsal, heads)
-    try:
-        with torch.no_grad():
-            example(rehearsal)
-    except Exception as error:
-        raise PruningRefused(
-            f"the model does not run with the pruned sizes ({type(error).__name__}: {error}); its forward has a "
-            "size written into it: leave that role out with `ratios`"
-        ) from error
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """Carries out plans on copies of a graph's model; ``num_heads`` are the head counts that a user gave by layer."""
+
+    graph: MoEDependencyGraph
+    example: Example
+    num_heads: Mapping[nn.Module, int]
+
+    @cached_property
+    def before(self) -> Forward | None:
+        """The forward as it is, ``None`` if it does not run without weights."""
+        try:
+            return record_forward(self.graph.model, self.example)
+        except TraceError:
+            return None
+
+    def of(self, plan: Plan) -> Derived:
+        """What becomes of the numbers that the forward derives from sizes.
+
+        Raises ``PruningRefused`` if the pruned model does not run.
+        """
+        if self.before is None:
+            self._run_with_weights(plan)
+            return Derived()
+        folds = []
+        stuck = []
+        for number in self._changed(plan):
+            found = absorb(self.before, number)
+            if found is None:
+                stuck.append(number)
+            else:
+                folds += found
+        reached = for_all_experts(folds, self.before, self.graph.model, self.graph.found_roles)
+        return Derived(merged(reached), tuple(stuck))
+
+    def changes(self, plan: Plan, numbers: tuple[Number, ...]) -> bool:
+        """Whether ``plan`` changes one of ``numbers``."""
+        places = {(n.module, n.operation, n.step) for n in numbers}
+        return not places.isdisjoint((n.module, n.operation, n.step) for n in self._changed(plan))
+
+    def _changed(self, plan: Plan) -> list[Number]:
+        assert self.before is not None
+        try:
+            after = record_forward(self._pruned(plan, _without_weights(self.graph.model)), self.example)
+        except TraceError as error:
+            raise _refusal(error.__cause__ or error) from error
+        return changed_numbers(self.before, after)
+
+    def _pruned(self, plan: Plan, model: nn.Module) -> nn.Module:
+        own = {
+            name: (model.get_submodule(self.graph.name_of(layer)), function)
+            for name, (layer, function) in self.graph.nodes.own_functions().items()
+        }
+        apply_plan(model, plan, own)
+        write_head_counts(model, head_counts_after(self.num_heads, plan, self.graph))
+        return model
+
+    def _run_with_weights(self, plan: Plan) -> None:
+        rehearsed = self._pruned(plan, copy.deepcopy(self.graph.model).eval())
+        try:
+            with torch.no_grad():
+                self.example(rehearsed)
+        except Exception as error:
+            raise _refusal(error) from error
+
+
+def _refusal(error: BaseException) -> PruningRefused:
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return PruningRefused(
+        f"the model does not run with the pruned sizes ({line}); its forward has a size written into it: leave that "
+        "role out with `ratios`"
+    )
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers lie on the meta device; those that are one tensor stay one."""
+    known: dict[int, object] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            known[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        else:
+            known[id(tensor)] = empty
+    return copy.deepcopy(model, known)  # type: ignore[arg-type]

@@ -133,6 +133,53 @@ def test_no_fold_where_something_else_would_see_it(kind):
     assert absorb(before, number) is None
 
 
+class OneHead(nn.Module):
+    """Attention with one head, whose scale follows from the size of the queries; no configuration."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.kind == "implicit":
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+        if self.kind == "temperature":  # of the values, through what is not linear
+            return self.out(torch.exp(v / v.shape[-1] ** 0.5))
+        scores = q @ k.mT / (q.shape[-1] ** 0.5) if self.kind == "divided" else q @ k.mT * q.size(-1) ** -0.5
+        return self.out(scores.softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("kind", ["divided", "multiplied", "implicit", "temperature"])
+def test_without_a_configuration_too(kind):
+    torch.manual_seed(0)
+    model, x = OneHead(kind).double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, x, pruning_ratio=0.5).step()
+    expected = silenced(original, plan)(x)
+    assert (model(x) - expected).abs().max() < 1e-12
+    assert plan.folds
+    assert model.v.out_features == 4
+    assert kind == "temperature" or model.q.out_features == 4
+
+
+def test_what_a_number_hangs_on_is_left_alone_without_a_configuration():
+    class Shifted(OneHead):
+        def forward(self, x):
+            q = self.q(x)
+            return self.out(torch.tanh(self.v(x) + 1)) + self.k(q + q.shape[-1])
+
+    model = Shifted("")
+    with pytest.warns(UserWarning, match="the number 8 that the forward of the model gives to aten.add is derived"):
+        mv.MoEPruner(model, torch.randn(3, 8), pruning_ratio=0.5).step()
+    assert (model.q.out_features, model.v.out_features) == (8, 4)
+    model = Shifted("")
+    pruner = mv.MoEPruner(model, torch.randn(3, 8), pruning_ratio=0.0, pruning_ratio_dict={model.q: 0.5})
+    with pytest.raises(PruningRefused, match="no weight can take over"):
+        pruner.step()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_afmoe_scales_its_embedding_inside_of_its_forward(ratio):

@@ -66,6 +66,19 @@ def test_dimensions_inside_heads():
     assert left.embed.out_features == 8
 
 
+def test_heads_first_then_the_dimensions_inside_of_them():
+    model, x = build(Attention), torch.randn(2, 5, 4)
+    given = dict.fromkeys((model.q, model.k, model.v), 4)
+    options = {"prune_num_heads": True, "head_pruning_ratio": 0.5, "ratios": {"hidden": 0}}
+    with pytest.warns(UserWarning, match="a second pruner with prune_num_heads=False cuts them"):
+        pruner = mv.MoEPruner(model, x, num_heads=given, **options)
+    pruner.step()
+    assert (model.q.out_features, model.num_heads) == (8, 2)
+    mv.MoEPruner(model, x, num_heads=pruner.num_heads, ratios={"hidden": 0}).step()
+    assert (model.q.out_features, model.v.out_features, model.o.in_features, model.num_heads) == (4, 4, 4, 2)
+    assert model(x).shape == (2, 5, 3)
+
+
 def test_heads_that_do_not_divide_are_refused():
     model = build(Attention)
     with pytest.raises(UsageError, match="3 heads do not divide the 16 outputs of q"):
