@@ -12,7 +12,7 @@ from torch_pruning.dependency import Group
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.arguments import EACH, Request
 from moeverify.pruning.channel_groups import group_channels
-from moeverify.pruning.classes import PruningClass, embedding_weights, is_hidden, place_of_experts
+from moeverify.pruning.classes import PruningClass, embedding_weights, is_attention, is_hidden, place_of_experts
 from moeverify.pruning.configuration import Adjustment
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.ranking import Candidate
@@ -132,11 +132,31 @@ class Selection:
                         f"{frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
                     )
 
+    def cause(self, step: int) -> str:
+        """Why ``step`` finds nothing to cut, of the first class or dimension that was asked for."""
+        request, graph = self.request, self.graph
+        asked = [c for c in graph.classes if request.ratio(c, graph.nodes.output_layers(c.coupling), step)]
+        for pruning_class in asked:
+            if pruning_class.coupling.size == 1:
+                return f"{pruning_class.name} has a single unit"
+            if is_ignored(graph, pruning_class, self.ignored):
+                return f"{pruning_class.name} cuts an ignored layer or parameter"
+            if not has_root(graph, pruning_class, self.root_types):
+                return f"{pruning_class.name} cuts no output of the root_module_types"
+            return f"{pruning_class.name} keeps all its units at this ratio"
+        if not graph.classes and graph.couplings.frozen:
+            frozen = graph.couplings.frozen[0]
+            return f"dimension {frozen.dim} of {frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
+        roles = ", ".join(dict.fromkeys(c.role for c in graph.classes))
+        return f"no class was asked for; what can be cut here is {roles}" if roles else "the model has no channels"
+
     def _has_role(self, role: str, parameter: str, dim: int) -> bool:
         """Whether the channels of a role would be this dimension; only roles that are known without a class."""
         roles = self.graph.found_roles
         if role == "hidden":
             return is_hidden(parameter, dim, embedding_weights(self.graph.model), roles)
+        if role == "heads":
+            return dim == 0 and is_attention(parameter)
         inside = {"routed_experts": roles.boundary, "shared_experts": roles.shared}.get(role)
         if inside is None or inside(parameter) is None:
             return False

@@ -74,6 +74,11 @@ def is_hidden(parameter: str, dim: int, embeddings: set[str], roles: FoundRoles)
     return parameter.rpartition(".")[0] in roles.routers and parameter.endswith(".weight") and dim == 1
 
 
+def is_attention(parameter: str) -> bool:
+    """Whether a parameter lies in a module of attention, by the usual names."""
+    return any("attn" in part or "attention" in part for part in parameter.split(".")[:-1])
+
+
 def classify(
     model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles, shapes: Shapes | None = None
 ) -> tuple[PruningClass, ...]:

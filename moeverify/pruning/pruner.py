@@ -247,11 +247,8 @@ class MoEPruner:
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
         if not plan.cuts:
-            because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
-            raise PruningRefused(
-                f"nothing can be pruned: every dimension is frozen, ignored or left alone{because}; "
-                "`moeverify inspect` says by what"
-            )
+            cause = str(plan.adjustments[0]) if plan.adjustments else self._selection.cause(self.current_step)
+            raise PruningRefused(f"nothing can be pruned: {cause}; `moeverify inspect` shows all that is frozen")
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

@@ -271,3 +271,27 @@ def test_frozen_role_is_refused_by_name():
     assert widths(model) == [8] * 4
     assert model.embed.out_features == 8
     mv.MoEPruner(build(TinyMoE, shared=0), TOKENS, ratios={"shared_experts": 0.5}).step()  # there are none
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"ignored_layers": [nn.Conv2d, nn.Linear]}, "cuts an ignored layer or parameter"),
+        ({"root_module_types": [nn.LSTM]}, "cuts no output of the root_module_types"),
+        ({"global_pruning": True, "pruning_ratio": 0.001}, "keeps all its units at this ratio"),
+        ({"pruning_ratio": 0.0, "ratios": {"shared_experts": 0.5}}, "no class was asked for; what can be cut here is"),
+    ],
+)
+def test_where_nothing_can_be_pruned_the_cause_is_named(options, cause):
+    model = build(Plain)
+    with pytest.raises(PruningRefused, match=f"nothing can be pruned: .*{cause}"):
+        mv.MoEPruner(model, IMAGE[0], **options).step()
+
+
+def test_a_frozen_dimension_is_the_cause_where_nothing_is_free():
+    class Ranked(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).softmax(-1)
+
+    with pytest.raises(PruningRefused, match=r"nothing can be pruned: dimension 0 of 0\.weight is frozen: "):
+        mv.MoEPruner(nn.Sequential(Ranked(4, 8), nn.Linear(8, 2)), torch.randn(3, 4)).step()
