@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.dims import Freeze, Relations
 from moeverify.coupling.trace import Trace
 
 OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
-
-EQUAL_PARTS = "part of an equal split whose parts would have to shrink alike"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +38,7 @@ def link(trace: Trace) -> Links:
     _unify_factors(relations, finder)
     root = [finder.find(dim) for dim in range(len(relations.sizes))]
     splits = [parts for parts in _equal_splits(relations, root) if len({root[p] for p in parts}) > 1]
+    cuts = list(lone_slices(trace, root))
     weights = _Weights(trace, root)
     held: set[int] = set()
     while True:
@@ -50,6 +50,10 @@ def link(trace: Trace) -> Links:
             for part in splits[number]:
                 freezing.start(root[part], Freeze(part, EQUAL_PARTS, relations.current))
         freezing.spread()
+        for cut in cuts:
+            if root[cut.part] not in freezing.frozen:
+                freezing.start(root[cut.whole], Freeze(cut.whole, CUT_BY_NUMBER, cut.operation))
+        freezing.spread()
         links = Links(relations, root, freezing.frozen, freezing.choose(weights))
         uneven = {number for number, parts in enumerate(splits) if not _shrink_alike(parts, links)} - held
         if not uneven:
@@ -60,7 +64,7 @@ def link(trace: Trace) -> Links:
 def _equal_splits(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
     """Dimensions that a program cuts out of one as equal parts."""
     yield from relations.balances
-    yield from _slices_in_halves(relations, root)
+    yield from slices_in_halves(relations, root)
 
 
 def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
@@ -75,29 +79,6 @@ def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
         if whole in factors:
             factors[whole].add(choice)
     return bool(set.intersection(*factors.values()))
-
-
-def _slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
-    """Slices that together cut a dimension into equal parts: their bounds may be computed from its size.
-
-    Parts that go back to where each other came from (the rotation of rotary embeddings) shrink alike anyway.
-    """
-    slices: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
-    places: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for segment in relations.segments:
-        whole, size = root[segment.whole], relations.sizes[segment.part]
-        places[whole, root[segment.part]].add(segment.start)
-        if (
-            segment.step == 1
-            and segment.start % size == 0
-            and relations.operations[segment.operation].name == "aten.slice"
-        ):
-            slices[whole, size].setdefault(segment.start, segment.part)
-    for (whole, size), parts in slices.items():
-        starts = set(range(0, relations.sizes[whole], size))
-        alike = all(starts <= places[whole, root[part]] for part in parts.values())
-        if len(starts) > 1 and starts == set(parts) and relations.sizes[whole] % size == 0 and not alike:
-            yield tuple(parts.values())
 
 
 class _UnionFind:
@@ -229,11 +210,13 @@ class _Weights:
 
 
 def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:
-    """A parameter that no operation touched might belong to any class of its sizes: those classes are vetoed."""
+    """A parameter that no operation touched might belong to any class of its sizes, or to part of a dimension: all
+    dimensions of those sizes are vetoed."""
     relations = trace.relations
     sizes = {relations.sizes[d]: name for name in trace.untouched for d in trace.tensors[name]}
-    for name, dims in trace.tensors.items():
-        for dim in dims:
-            if relations.sizes[dim] in sizes and name not in trace.buffers:
-                reason = f"{sizes[relations.sizes[dim]]} was not used by the example input and has this size"
-                freezing.start(root[dim], Freeze(dim, reason, relations.current))
+    if not sizes:
+        return
+    for dim, size in enumerate(relations.sizes):
+        if size in sizes:
+            reason = f"{sizes[size]} was not used by the example input and has this size"
+            freezing.start(root[dim], Freeze(dim, reason, relations.current))

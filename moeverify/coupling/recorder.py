@@ -103,7 +103,7 @@ class Recorder(TorchDispatchMode):
         if seen is not None:
             if (
                 seen.shape == tensor.shape
-                and seen.layout[2] == tensor.stride()
+                and (seen.layout[2] == tensor.stride() or _same_order(seen.layout, tensor.stride()))
                 and seen.storage == tensor.untyped_storage()._cdata
             ):
                 return seen
@@ -239,6 +239,12 @@ def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tens
             for item in value:
                 if isinstance(item, torch.Tensor):
                     yield item
+
+
+def _same_order(layout: tuple, stride: tuple[int, ...]) -> bool:
+    """Whether strides differ in dimensions of size 1 alone, which lead nowhere: memory formats set them at will."""
+    _, shape, before, _ = layout
+    return all(size == 1 or old == new for size, old, new in zip(shape, before, stride, strict=True))
 
 
 def _span(layout: tuple) -> tuple[int, int]:

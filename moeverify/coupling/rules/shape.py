@@ -73,6 +73,13 @@ def singleton(call: Call, relations: Relations) -> None:
         relations.equal(a, b)
 
 
+@rule("aten.as_strided_")
+def restride(call: Call, relations: Relations) -> None:
+    """Strides set in place, as pooling does for dimensions of size 1: the dimensions stay what they are. A tensor
+    whose shape or order has changed is frozen by the record, when it is asked for its dimensions."""
+    call.dims(0)
+
+
 @rule("aten.expand")
 def expand(call: Call, relations: Relations) -> None:
     """Broadcast dimensions are new and free: every position holds the same values."""

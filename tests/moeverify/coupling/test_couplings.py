@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
+from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS
 from moeverify.errors import TraceError, UsageError
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -107,6 +108,26 @@ def test_untouched_parameter_vetoes_its_sizes():
     assert any(f.parameter == "a.weight" and f.dim == 0 and "unused.weight" in f.reason for f in found.frozen)
 
 
+class UntouchedPart(nn.Module):
+    """Nothing says that the norm belongs to the last four of the projection."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(4, 10), nn.Linear(6, 3), nn.LayerNorm(4)
+
+    def forward(self, x, threshold=1e9):
+        left, right = self.a(x).split([6, 4], dim=-1)
+        right = self.norm(right) if x.shape[0] > threshold else right
+        return self.b(left) + right.mean(-1, keepdim=True)
+
+
+def test_untouched_parameter_vetoes_parts_of_its_size():
+    found = mv.trace_couplings(UntouchedPart(), torch.randn(2, 4))
+    (left,) = found.classes
+    assert {m.parameter: m.positions.tolist() for m in left.members}["a.weight"] == [[p] for p in range(6)]
+    assert all("norm" in f.reason for f in found.frozen if f.parameter == "a.weight" and f.dim == 0)
+
+
 class MetadataInPlace(nn.Module):
     def __init__(self):
         super().__init__()
@@ -121,6 +142,27 @@ class MetadataInPlace(nn.Module):
 def test_in_place_metadata_change_freezes():
     found = mv.trace_couplings(MetadataInPlace(), torch.randn(6, 4))
     assert not any("a.weight" in c.parameters for c in found.classes)
+
+
+class Restrided(nn.Module):
+    """Strides set in place: of a dimension of size 1, as pooling does for memory formats, or rows to columns."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.a(x).unsqueeze(-1)
+        y.as_strided_((6, 6, 1), self.stride)
+        return self.b(y.squeeze(-1).clone())
+
+
+@pytest.mark.parametrize(("stride", "live"), [((6, 1, 1), True), ((6, 1, 6), True), ((1, 6, 1), False)])
+def test_strides_set_in_place_freeze_unless_nothing_moved(stride, live):
+    found = mv.trace_couplings(Restrided(stride), torch.randn(6, 4))
+    assert {c.parameters for c in found.classes} == ({frozenset({"a.weight", "a.bias", "b.weight"})} if live else set())
+    assert live or any("shape was changed in place" in f.reason for f in found.frozen)
 
 
 class DataExchanged(nn.Module):
@@ -222,6 +264,64 @@ class HalvesBySlices(nn.Module):
 def test_halves_by_slices_are_balanced():
     found = mv.trace_couplings(HalvesBySlices(), torch.randn(2, 4))
     assert not found.classes
+
+
+class ConstantSlices(nn.Module):
+    """Bounds that are numbers: after pruning, a sum of the first ``width`` would take in others without failing."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+        self.a, self.b = nn.Linear(4, 10), nn.Linear(2, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        left, right = y[:, : self.width], y[:, self.width :]
+        return self.b(torch.cat([left.sum(-1, keepdim=True), right.sum(-1, keepdim=True)], dim=-1))
+
+
+@pytest.mark.parametrize("width", [3, 5, 7])
+def test_slices_whose_size_nothing_shares_are_frozen(width):
+    found = mv.trace_couplings(ConstantSlices(width), torch.randn(2, 4))
+    assert not any("a.weight" in c.parameters for c in found.classes)
+    frozen = {f.reason for f in found.frozen if f.parameter == "a.weight" and f.dim == 0}
+    assert frozen == {EQUAL_PARTS if width == 5 else CUT_BY_NUMBER}
+
+
+class ProductOfSlices(nn.Module):
+    """Two slices of one dimension meet, and nothing else has their size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 10), nn.Linear(1, 3)
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b((y[:, :3] * y[:, 3:6]).sum(-1, keepdim=True))
+
+
+def test_slices_that_share_a_size_with_slices_alone_are_frozen():
+    assert not mv.trace_couplings(ProductOfSlices(), torch.randn(2, 4)).classes
+
+
+class SlicesWithConsumers(nn.Module):
+    """A bound that did not follow would not fit the consumers: nothing need be held."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 10), nn.Linear(3, 2), nn.Linear(7, 2)
+
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(y[:, :3]) + self.c(y[:, 3:])
+
+
+def test_slices_with_consumers_of_their_own_stay_live():
+    found = mv.trace_couplings(SlicesWithConsumers(), torch.randn(2, 4))
+    assert sorted((c.size, tuple(sorted(c.parameters))) for c in found.classes) == [
+        (3, ("a.bias", "a.weight", "b.weight")),
+        (7, ("a.bias", "a.weight", "c.weight")),
+    ]
 
 
 class GatedHalves(nn.Module):

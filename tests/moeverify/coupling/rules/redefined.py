@@ -93,6 +93,11 @@ def _size(args, kwargs, changed):
     return _replace(args, 0, list(changed.outputs[0].shape)), kwargs
 
 
+@adapt("aten.as_strided_")
+def _own_size_and_stride(args, kwargs, changed):
+    return (args[0], list(args[0].shape), list(args[0].stride()), *args[3:]), kwargs
+
+
 @adapt("aten._reshape_alias", "aten.empty_strided")
 def _size_and_stride(args, kwargs, changed):
     at = 0 if changed.call.name == "aten.empty_strided" else 1

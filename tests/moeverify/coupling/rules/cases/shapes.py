@@ -81,6 +81,14 @@ def repeat(d: Draw, name: str) -> OneCall:
     return one_call(name, d.tensor(*shape), d.shape(len(shape), len(shape) + 1, most=3))
 
 
+@cases("aten.as_strided_")
+def restride(d: Draw, name: str) -> OneCall:
+    """Other strides where the size is 1; that any others are frozen is the record's part."""
+    source = d.tensor(*d.shape(1, 4))
+    stride = [d.integer(1, 9) if size == 1 else step for size, step in zip(source.shape, source.stride(), strict=True)]
+    return one_call(name, source, list(source.shape), stride)
+
+
 @cases("aten.slice", "aten.slice_scatter")
 def slice_(d: Draw, name: str) -> OneCall:
     shape = d.shape(1, 3, least=2, most=9)
