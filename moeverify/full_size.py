@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 from moeverify.errors import SourceError
 from moeverify.sources import LoadedModel, source_kind
 from moeverify.subjects import find_attribute
+from moeverify.zoo.published import full_size_config
 
 _TOKENS = (2, 32)
+_MORE_TOKENS = (2, 256)
 
 
 def is_configuration(name: str) -> bool:
@@ -26,8 +29,9 @@ def is_configuration(name: str) -> bool:
 def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
     """Build the model that a source names without its weights, in bfloat16.
 
-    ``zoo:TYPE`` is what transformers' configuration class builds by default; a ``config.json``, a checkpoint folder
-    or a hub name are built as they say; a factory is called on the meta device. No code of a checkpoint is run
+    ``zoo:TYPE`` is what transformers' configuration class builds by default, or a published checkpoint where that is no
+    model; a ``config.json``, a checkpoint folder or a hub name are built as they say; a factory is called on the meta
+    device. No code of a checkpoint is run
     unless ``trust_remote_code``. Raises ``SourceError`` if the configuration does not give a model.
     """
     path = Path(name).expanduser()
@@ -40,7 +44,12 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
     if kind == "factory":
         model, inputs = _on_meta(name)
         return LoadedModel(name, model, inputs)
-    config = _configuration(name, kind, rest, trust_remote_code)
+    notes: tuple[str, ...] = ()
+    if kind == "zoo":
+        config, note = full_size_config(rest)
+        notes = (note,) if note else ()
+    else:
+        config = _configuration(name, kind, rest, trust_remote_code)
     from transformers import AutoModelForCausalLM
 
     try:
@@ -48,15 +57,19 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=trust_remote_code)
     except Exception as error:
         raise SourceError(f"cannot build {name} from its configuration: {_line(error)}") from error
-    return LoadedModel(name, model.eval(), {"input_ids": torch.zeros(_TOKENS, dtype=torch.long)})
+    return LoadedModel(name, model.eval(), {"input_ids": torch.zeros(_TOKENS, dtype=torch.long)}, notes)
+
+
+def with_more_tokens(loaded: LoadedModel) -> LoadedModel:
+    """The same model with longer input: some layers, such as those that compress a window into one position, run
+    only then."""
+    return replace(loaded, example_inputs={"input_ids": torch.zeros(_MORE_TOKENS, dtype=torch.long)})
 
 
 def _configuration(name: str, kind: str, rest: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     try:
-        if kind == "zoo":
-            return AutoConfig.for_model(rest)
         if kind == "folder":
             path = Path(rest)
             file = path if path.is_file() else path / "config.json"

@@ -13,11 +13,11 @@ from torch import nn
 
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.errors import UsageError
-from moeverify.full_size import is_configuration, load_full_size
+from moeverify.full_size import is_configuration, load_full_size, with_more_tokens
 from moeverify.pruning.classes import ROLES, PruningClass, classify
 from moeverify.report.ranges import positions_to_dict, spans
 from moeverify.roles import FoundRoles, Roles, find_roles
-from moeverify.sources import LoadedModel, load_source, quiet_transformers
+from moeverify.sources import LoadedModel, load_source, quiet_transformers, source_kind
 
 FORMAT = "moeverify-inspect/1"
 
@@ -181,9 +181,11 @@ def inspect_source(
     with quiet_transformers() if quiet else contextlib.nullcontext():
         if full_size or is_configuration(name):
             loaded = load_full_size(name, trust_remote_code=trust_remote_code)
-        else:
-            loaded = load_source(name, seed=seed, trust_remote_code=trust_remote_code)
-        return inspect_model(loaded, roles)
+            found = inspect_model(loaded, roles)
+            if found.couplings.trace.untouched and source_kind(name)[0] != "factory":
+                found = inspect_model(with_more_tokens(loaded), roles)
+            return found
+        return inspect_model(load_source(name, seed=seed, trust_remote_code=trust_remote_code), roles)
 
 
 def explain_words(question: str) -> tuple[str, int, int]:

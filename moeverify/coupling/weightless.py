@@ -23,8 +23,9 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_map
 
-# So many rows an imagined selection has; more than one, since a dimension of size 1 relates to nothing.
-CHOSEN = 2
+# So many rows an imagined selection has, or all there are: enough for programs that put a few tokens into a block, and
+# more than one, since a dimension of size 1 relates to nothing.
+CHOSEN = 8
 
 
 def is_weightless(model: nn.Module) -> bool:
@@ -75,7 +76,8 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
 class Imagination:
     """Runs operations on fake tensors; answers those whose result depends on data. ``told`` counts the answers.
 
-    Every mask is taken to hold, every choice to be of ``CHOSEN`` positions, every number to be 1.
+    Every mask is taken to hold, every choice to be of ``CHOSEN`` positions, every number to be 1 (of parts that are to
+    make up a whole, as much as is needed).
     """
 
     def __init__(self) -> None:
@@ -83,6 +85,8 @@ class Imagination:
 
     def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
+        if func is torch.ops.aten.split_with_sizes.default and self.told:
+            args = _parts(*args, **kwargs)
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -94,18 +98,31 @@ class Imagination:
             return answer(*args, **kwargs)
 
 
+def _parts(tensor: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[torch.Tensor, list[int], int]:
+    """Sizes of parts that were imagined one by one, made to sum to the dimension."""
+    missing = tensor.shape[dim] - sum(sizes)
+    if missing and set(sizes) == {1}:
+        each, more = divmod(tensor.shape[dim], len(sizes))
+        sizes = [each + (number < more) for number in range(len(sizes))]
+    return tensor, sizes, dim
+
+
 def _number(tensor: torch.Tensor) -> bool | int | float:
     if tensor.dtype is torch.bool:
         return True
     return 1.0 if tensor.is_floating_point() else 1
 
 
+def _rows(mask: torch.Tensor) -> int:
+    return max(min(mask.numel(), CHOSEN), 2)
+
+
 def _nonzero(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.new_empty((CHOSEN, tensor.dim()), dtype=torch.int64)
+    return tensor.new_empty((_rows(tensor), tensor.dim()), dtype=torch.int64)
 
 
 def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return tensor.new_empty((CHOSEN,))
+    return tensor.new_empty((_rows(mask),))
 
 
 def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
@@ -113,10 +130,14 @@ def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Te
     listed: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):
-            listed += [index.new_empty((CHOSEN,), dtype=torch.int64)] * index.dim()
+            listed += [index.new_empty((_rows(index),), dtype=torch.int64)] * index.dim()
         else:
             listed.append(index)
     return torch.ops.aten.index.Tensor(tensor, listed)
+
+
+def _bincount(tensor: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:
+    return tensor.new_empty((minlength or CHOSEN,), dtype=torch.int64 if weights is None else torch.float64)
 
 
 _ANSWERS: dict[str, Callable[..., Any]] = {
@@ -124,4 +145,5 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::nonzero": _nonzero,
     "aten::masked_select": _masked_select,
     "aten::index": _index,
+    "aten::bincount": _bincount,
 }

@@ -50,7 +50,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     # A layer's own head_dim has to be the sum of its two parts.
     "dots3_note_text": _DOTS3,
     # The attention's configuration is asked for entries that it does not have by default.
-    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0, "kv_n_heads": 2}},
     "llama4_text": _LLAMA4,
     "qwen4_exp_text": _QWEN4,
 }

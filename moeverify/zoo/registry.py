@@ -32,6 +32,19 @@ def zoo_types() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def causal_config_class(model_type: str) -> Any:
+    """The configuration class that the causal language model of a type is built from: of a composite type (text and
+    images) that may be its text part."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    text = getattr(config_class, "sub_configs", {}).get("text_config")
+    if text is not None and MODEL_FOR_CAUSAL_LM_MAPPING[config_class].config_class is text:
+        return text
+    return config_class
+
+
 def _entries(config_class: Any) -> set[str]:
     """Names of the entries of a configuration class and of those nested in it."""
     names = set(getattr(config_class, "__dataclass_fields__", ())) | set(vars(config_class))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moeverify.zoo.exceptions import EXCEPTIONS
+from moeverify.zoo.registry import causal_config_class
 
 HIDDEN = 64
 EXPERTS = 4
@@ -29,7 +30,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(moe_)?(n|num)_(routed_|local_)?experts", EXPERTS),
     (r"zero_expert_num", 2),
     (r"num_experts_per_tok(en)?|(moe_)?top_?k(_experts)?|moe_k", TOP_K),
-    (r"(n|num)_(expert_)?groups?", 2),
+    (r"(n|num)_(expert_)?groups?|o_groups", 2),
     (r"topk_group", 1),
     (r"(moe_)?(n|num)_shared_experts", 2),
     (r"(swa_)?(n|num)_(attention_)?heads|num_attention_heads_per_layer", 4),
@@ -91,13 +92,7 @@ TOKENS = re.compile(r"(bos|eos|pad|eod|sep|cls|mask|unk)_token_id")
 
 def shrunken_config(model_type: str) -> Any:
     """A tiny configuration of ``model_type``. Raises whatever transformers raises where that is impossible."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    config_class = CONFIG_MAPPING[model_type]
-    text = getattr(config_class, "sub_configs", {}).get("text_config")
-    if text is not None and MODEL_FOR_CAUSAL_LM_MAPPING[config_class].config_class is text:
-        config_class = text  # the causal language model of a composite type is its text part
+    config_class = causal_config_class(model_type)
     return _shrink(config_class, EXCEPTIONS.get(config_class.model_type, {}))
 
 

@@ -92,6 +92,37 @@ def test_listed_experts_hit_by_data():
     same(couplings, mv.trace_couplings(real, torch.randn(6, 8)))
 
 
+class Sorted(nn.Module):
+    """Tokens sorted by expert and split by how many each one has, as numbers of Python; blocks of four tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = nn.Linear(8, 3, bias=False)
+        self.up, self.down = nn.Parameter(torch.randn(3, 5, 8)), nn.Parameter(torch.randn(3, 8, 5))
+        self.pooled = nn.Linear(8, 8)
+
+    def forward(self, x):
+        chosen = self.gate(x).argmax(-1)
+        order = chosen.argsort()
+        parts = x[order].split(torch.bincount(chosen, minlength=3).tolist())
+        out = torch.cat([part @ up.T @ down.T for part, up, down in zip(parts, self.up, self.down, strict=True)])
+        blocks = torch.nonzero(x.sum(-1) < torch.inf).flatten()
+        blocks = blocks[: len(blocks) // 4 * 4].view(-1, 4)
+        return out, self.pooled(x[blocks.flatten()].view(*blocks.shape, 8).mean(1)) if len(blocks) else None
+
+
+def test_counts_by_expert_and_blocks_of_tokens():
+    torch.manual_seed(0)
+    real = Sorted()
+    with torch.device("meta"):
+        model = Sorted()
+    couplings = mv.trace_couplings(model, torch.randn(64, 8))
+    assert {"aten._local_scalar_dense", "aten.nonzero"} <= set(couplings.trace.imagined)
+    assert not couplings.trace.untouched
+    assert any("up" in c.parameters and c.size == 5 for c in couplings.classes)
+    same(couplings, mv.trace_couplings(real, torch.randn(64, 8)))
+
+
 def test_what_cannot_be_imagined_is_one_line():
     class Unique(nn.Module):
         def __init__(self):
