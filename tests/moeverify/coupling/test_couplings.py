@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
-from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS
+from moeverify.coupling.cuts import CUT_BY_NUMBER
 from moeverify.errors import TraceError, UsageError
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -285,7 +285,7 @@ def test_slices_whose_size_nothing_shares_are_frozen(width):
     found = mv.trace_couplings(ConstantSlices(width), torch.randn(2, 4))
     assert not any("a.weight" in c.parameters for c in found.classes)
     frozen = {f.reason for f in found.frozen if f.parameter == "a.weight" and f.dim == 0}
-    assert frozen == {EQUAL_PARTS if width == 5 else CUT_BY_NUMBER}
+    assert frozen == {CUT_BY_NUMBER}
 
 
 class ProductOfSlices(nn.Module):
