@@ -122,6 +122,7 @@ class Inspection:
         """What a reader should know of how this was found."""
         notes = [*self.loaded.notes, *getattr(self.roles, "notes", ())]
         trace = self.couplings.trace
+        notes += [f"the experts of {c.where} cannot be pruned apart: {c.joint}" for c in self.classes if c.joint]
         if not self.roles.layers and not getattr(self.roles, "notes", ()):
             notes.append("no routed experts found; name them with --experts-pattern or --roles FILE.toml")
         if trace.imagined:
@@ -140,6 +141,7 @@ def _class_to_dict(item: PruningClass) -> dict[str, Any]:
         "where": item.where,
         "size": item.coupling.size,
         "experts": item.experts,
+        "joint": item.joint,
         "members": [
             {"parameter": m.parameter, "dim": m.dim, "buffer": m.buffer, **positions_to_dict(m.positions)}
             for m in item.coupling.members
@@ -155,7 +157,7 @@ def inspect_model(loaded: LoadedModel, roles: Roles | None = None) -> Inspection
         start = time.perf_counter()
         couplings = trace_couplings(loaded.model, loaded.example_inputs, roles=roles)
         seconds = time.perf_counter() - start
-        classes = classify(loaded.model, couplings.classes, found)
+        classes = classify(loaded.model, couplings.classes, found, couplings)
     told = dict.fromkeys(" ".join(str(w.message).split()) for w in caught)
     return Inspection(loaded, found, couplings, classes, seconds, tuple(told))
 

@@ -12,6 +12,7 @@ from torch import nn
 from moeverify.coupling.explain import Explainer, Explanation
 from moeverify.coupling.opaque import Opaque
 from moeverify.coupling.solve import CouplingClass, FrozenDim, Links, link, solve
+from moeverify.coupling.sums import Sums
 from moeverify.coupling.trace import Trace, trace
 from moeverify.roles import Roles, find_roles
 
@@ -33,6 +34,11 @@ class CouplingMap:
     @cached_property
     def _explainer(self) -> Explainer:
         return Explainer(self.trace, self.links, self.classes, self.frozen)
+
+    @cached_property
+    def sums(self) -> Sums:
+        """Which experts' channels are added up, and by which operation."""
+        return Sums(self.trace, self.links)
 
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
         """Which channels go along with one, and by which operations; or what froze it.

@@ -1,17 +1,20 @@
 """Dimensions of traced tensors and how operations relate them.
 
 A *dimension* is one axis of one tensor seen by the trace. Rules (``moeverify.coupling.rules``) state relations
-between dimensions; the solver turns them into coupling classes. Four relations are enough:
+between dimensions; the solver turns them into coupling classes. Four relations are enough for that:
 
 * ``equal``: position ``i`` of one is position ``i`` of the other;
 * ``segment``: ``part[i] == whole[start + step * i]`` (slice, split, concatenation);
 * ``product``: ``whole`` enumerates the positions of several factors in row-major order (view, reshape);
 * ``freeze``: positions can never be removed, with the operation that says so.
+
+A fifth couples nothing. ``summed`` says that positions of a dimension are added up (or compared) over another one, so
+that a channel that stays is the sum of what all experts have there: they have no channels of their own then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -66,6 +69,7 @@ class Relations:
     freezes: list[Freeze] = field(default_factory=list)
     balances: list[tuple[int, ...]] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
+    sums: list[tuple[int, int, int]] = field(default_factory=list)
 
     def new_dims(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Register one dimension for each size in ``shape`` and return their numbers."""
@@ -123,3 +127,8 @@ class Relations:
         """``freeze`` for each of ``dims``."""
         for dim in dims:
             self.freeze(dim, reason)
+
+    def summed(self, over: Iterable[int], stays: Iterable[int]) -> None:
+        """State that of one tensor the dimensions ``over`` end in this operation, and ``stays`` go on."""
+        ends = [d for d in over if self.sizes[d] > 1]
+        self.sums += [(d, other, self.current) for other in stays if self.sizes[other] > 1 for d in ends]

@@ -59,6 +59,7 @@ class _Mark:
     products: int
     freezes: int
     balances: int
+    sums: int
     produced: int
     unknown: Counter[str]
 
@@ -156,6 +157,7 @@ class Siblings:
             len(relations.products),
             len(relations.freezes),
             len(relations.balances),
+            len(relations.sums),
             record.produced,
             Counter(record.unknown),
         )
@@ -228,6 +230,7 @@ class Siblings:
             replace(f, dim=dim(f.dim), operation=f.operation + later)
             for f in relations.freezes[start.freezes : end.freezes]
         ]
+        relations.sums += [(dim(a), dim(b), n + later) for a, b, n in relations.sums[start.sums : end.sums]]
         relations.balances += [dims(parts) for parts in relations.balances[start.balances : end.balances]]
         record.copies.append((start.produced, end.produced, dims))
         record.unknown += end.unknown - start.unknown

@@ -41,6 +41,11 @@ class Trace:
     untouched: tuple[str, ...]
     imagined: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Shape of every parameter and buffer when it was traced."""
+        return {name: [self.relations.sizes[dim] for dim in dims] for name, dims in self.tensors.items()}
+
 
 def call_model(model: nn.Module, example_inputs: Any, **extra: Any) -> Any:
     """Call ``model`` with a mapping as keywords, a sequence as positions, or one tensor.

@@ -28,7 +28,7 @@ def prune_at_random(original: nn.Module, pruned: nn.Module, example_inputs: Any,
     draw = np.random.default_rng(seed)
     cuts = []
     couplings = trace_couplings(original, example_inputs)
-    for pruning_class in classify(original, couplings.classes, find_roles(original)):
+    for pruning_class in classify(original, couplings.classes, find_roles(original), couplings):
         size = pruning_class.coupling.size
         member = next(m for m in pruning_class.coupling.members if not m.buffer)
         if member.parameter not in after:

@@ -12,7 +12,7 @@ from torch_pruning.dependency import Group
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.arguments import EACH, Request
 from moeverify.pruning.channel_groups import group_channels
-from moeverify.pruning.classes import PruningClass, embedding_weights, is_attention, is_hidden, place_of_experts
+from moeverify.pruning.classes import PruningClass, embedding_weights, is_attention, is_hidden
 from moeverify.pruning.configuration import Adjustment
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.ranking import Candidate
@@ -59,7 +59,6 @@ class Selection:
             if ratio == 0 or not self._may_cut(pruning_class):
                 continue
             try:
-                self._keep_apart(pruning_class)
                 self.graph.group_of(pruning_class)
             except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
                 size = pruning_class.coupling.size
@@ -85,20 +84,6 @@ class Selection:
         initial = self._initial.setdefault(signature(pruning_class), pruning_class.coupling.size)
         scores = score_units(self.graph, pruning_class, self.importance)
         return Candidate(pruning_class, scores, initial, ratio, key)
-
-    def _keep_apart(self, pruning_class: PruningClass) -> None:
-        """Experts in common parameters must each have channels of their own (G4)."""
-        layer = self.graph.found_roles.layer_of(pruning_class.where)
-        if pruning_class.role != "routed_experts" or pruning_class.experts or layer is None or layer.layout == "listed":
-            return
-        live, count = self.graph.live, len(layer.experts)
-        for member in pruning_class.coupling.members:
-            name = member.parameter
-            shape = [live.size((name, axis)) for axis in range(len(self.graph.shapes[name]))]
-            if place_of_experts(member, count, shape) is None:
-                raise BoundaryRefused(
-                    f"all experts read the same channels of {name}, so one expert's would take the others' along"
-                )
 
     def _may_cut(self, pruning_class: PruningClass) -> bool:
         return (

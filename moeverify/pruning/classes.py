@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from torch import nn
 
+from moeverify.coupling.couplings import CouplingMap
 from moeverify.coupling.solve import CouplingClass, Member
+from moeverify.pruning.division import Division, divide
 from moeverify.pruning.live import LiveIndex
 from moeverify.roles import FoundRoles
 
 ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
 OTHER = "other"
-Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,8 @@ class PruningClass:
     ``where`` is the module it lives in (empty for the residual stream). ``experts`` is the number of experts in common
     parameters whose channels the class holds: each of them may keep other channels, as many as the others; 0 elsewhere.
     ``in_turn`` are the ``(parameter, dim)`` along which one expert's channels follow another's; the other members of
-    such a class are stacks with a slice for each expert.
+    such a class are stacks with a slice for each expert. ``joint`` says why experts in common parameters cannot choose
+    apart, if so.
     """
 
     coupling: CouplingClass
@@ -33,6 +34,7 @@ class PruningClass:
     where: str
     experts: int = 0
     in_turn: frozenset[tuple[str, int]] = frozenset()
+    joint: str = ""
 
     @property
     def name(self) -> str:
@@ -80,16 +82,19 @@ def is_attention(parameter: str) -> bool:
 
 
 def classify(
-    model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles, shapes: Shapes | None = None
+    model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles, couplings: CouplingMap | None = None
 ) -> tuple[PruningClass, ...]:
     """Give every class its role, from the modules it touches.
 
-    ``shapes`` are those of parameters and buffers when the classes were found, if the model was cut since.
+    ``couplings`` is the trace that the classes come from, if they do: it knows shapes of before the model was cut, and
+    what couples experts although their class divides among them.
     """
     embeddings = embedding_weights(model)
     common = {layer.container: len(layer.experts) for layer in roles.layers if layer.layout != "listed"}
-    if shapes is None:
-        shapes = {n: t.shape for n, t in (*model.named_parameters(), *model.named_buffers())}
+    if couplings is None:
+        shapes = {n: list(t.shape) for n, t in (*model.named_parameters(), *model.named_buffers())}
+    else:
+        shapes = couplings.trace.shapes
     result = []
     for coupling in classes:
         names = sorted(coupling.parameters)
@@ -98,9 +103,10 @@ def classify(
         where = _common_module(names)
         if boundaries != {None} and len(boundaries) == 1:
             (container,) = boundaries
-            experts = common.get(container or "")
-            own = _each_its_own(coupling, experts, shapes) if experts else (0, frozenset())
-            result.append(PruningClass(coupling, "routed_experts", container or "", *own))
+            experts, sums = common.get(container or ""), None if couplings is None else couplings.sums
+            division = divide(coupling, experts, shapes, sums) if experts else Division()
+            found = PruningClass(coupling, "routed_experts", container or "", division.experts, division.in_turn)
+            result.append(replace(found, joint=division.joint))
         elif any(is_hidden(m.parameter, m.dim, embeddings, roles) for m in coupling.members):
             result.append(PruningClass(coupling, "hidden", ""))
         elif shared != {None} and len(shared) == 1:
@@ -112,27 +118,6 @@ def classify(
         else:
             result.append(PruningClass(coupling, "other", where))
     return tuple(result)
-
-
-def place_of_experts(member: Member, experts: int, shape: Sequence[int]) -> Literal["stack", "in turn"] | None:
-    """How a member divides among ``experts``: a stack ``[experts, ...]`` cut inside its slices, or a dimension with as
-    many positions of each expert in every unit, one expert after the other; ``None`` if all of them read the same."""
-    # A stack may hold more slices than there are experts: experts that compute nothing.
-    if member.dim > 0 and (shape[0] == experts or (len(shape) == 3 and shape[0] > experts)):
-        return "stack"
-    block, rest = divmod(shape[member.dim], experts)
-    share, uneven = divmod(member.positions.shape[1], experts)
-    if rest or uneven or (member.positions // block != np.repeat(np.arange(experts), share)).any():
-        return None
-    return "in turn"
-
-
-def _each_its_own(coupling: CouplingClass, experts: int, shapes: Shapes) -> tuple[int, frozenset[tuple[str, int]]]:
-    """``experts`` in common parameters if each can choose its channels apart, else 0, and where they come in turn."""
-    found = {(m.parameter, m.dim): place_of_experts(m, experts, shapes[m.parameter]) for m in coupling.members}
-    if None in found.values():
-        return 0, frozenset()
-    return experts, frozenset(place for place, kind in found.items() if kind == "in turn")
 
 
 def renumber(classes: Iterable[PruningClass], live: LiveIndex) -> tuple[PruningClass, ...]:

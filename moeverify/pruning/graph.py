@@ -18,7 +18,7 @@ from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.coupling.links import link
 from moeverify.coupling.opaque import Opaque
 from moeverify.coupling.solve import solve
-from moeverify.errors import UsageError
+from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.pruning.apply import apply_keep
 from moeverify.pruning.classes import PruningClass, classify, renumber
 from moeverify.pruning.expansion import GUARDS, MAX_EXPANSIONS, Crossing, Expansion
@@ -44,9 +44,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
     each is for.
 
     After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
-    of the trace, ``shapes`` those of all tensors when it was made, ``expansions`` counts the steps of all groups so
-    far, ``last_cycle`` is the last path that closed while one was built, ``crossings`` are the steps that the expert
-    boundary stopped.
+    of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
+    while one was built, ``crossings`` are the steps that the expert boundary stopped.
 
     Example::
 
@@ -116,8 +115,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
             held=self._held_dimensions(),
         )
         trace = self.couplings.trace
-        self.shapes = {name: [trace.relations.sizes[dim] for dim in dims] for name, dims in trace.tensors.items()}
-        self.live = LiveIndex({(n, axis): size for n, shape in self.shapes.items() for axis, size in enumerate(shape)})
+        self.live = LiveIndex({(n, axis): size for n, shape in trace.shapes.items() for axis, size in enumerate(shape)})
         self._search = GroupSearch(self)
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
         if verbose and (unknown := self.couplings.unknown_operations):
@@ -146,7 +144,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
             found = self.couplings.classes
             if state[0]:
                 found, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
-            classified = classify(self.model, found, self.found_roles, self.shapes)
+            classified = classify(self.model, found, self.found_roles, self.couplings)
             self._classes = state, renumber(classified, self.live)
         return self._classes[1]
 
@@ -245,6 +243,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
         Raises ``PruningRefused`` if the expansion overflows or would take another routed expert along.
         """
+        if pruning_class.joint:
+            raise BoundaryRefused(f"one expert's would take the others' along: {pruning_class.joint}")
         member = root_member(self, pruning_class)
         place = (member.parameter, member.dim)
         rows = member.positions if units is None else member.positions[list(units)]

@@ -65,7 +65,7 @@ def row(model_type: str) -> Row:
     begin = time.perf_counter()
     couplings = trace_couplings(model, loaded.example_inputs)
     seconds = time.perf_counter() - begin
-    classes = classify(model, couplings.classes, roles)
+    classes = classify(model, couplings.classes, roles, couplings)
     experts = sum(_own_classes(layer, classes, roles) for layer in roles.layers)
     expected = len(roles.experts)
     chosen = [_of_role(model, classes, role) for role in ("routed_experts", "shared_experts", "hidden")]

@@ -11,6 +11,8 @@ def _matrix_product(left, right, out, relations: Relations) -> None:
     relations.equal(right[-1], out[-1])
     relations.equal_all(left[:-2], out[:-2])
     relations.equal_all(right[:-2], out[:-2])
+    relations.summed(left[-1:], left[:-1])
+    relations.summed(right[-2:-1], (*right[:-2], right[-1]))
 
 
 @rule("aten.mm", "aten.bmm")
@@ -32,6 +34,7 @@ def matrix_vector(call: Call, relations: Relations) -> None:
     matrix, vector = call.dims(0), call.dims(1)
     relations.equal(matrix[1], vector[0])
     relations.equal(matrix[0], call.out[0])
+    relations.summed(matrix[1:], matrix[:1])
 
 
 @rule("aten.addmv")
@@ -41,6 +44,7 @@ def add_matrix_vector(call: Call, relations: Relations) -> None:
     relations.equal_all(call.dims(0), call.out)
     relations.equal(matrix[1], vector[0])
     relations.equal(matrix[0], call.out[0])
+    relations.summed(matrix[1:], matrix[:1])
 
 
 @rule("aten.addbmm")
@@ -50,6 +54,8 @@ def add_summed_products(call: Call, relations: Relations) -> None:
     relations.equal_all(call.dims(0), call.out)
     relations.equal(left[0], right[0])
     _matrix_product(left[1:], right[1:], call.out, relations)
+    relations.summed(left[:1], left[1:2])
+    relations.summed(right[:1], right[2:])
 
 
 @rule("aten.dot", "aten.vdot")
@@ -65,6 +71,8 @@ def linear(call: Call, relations: Relations) -> None:
     relations.equal(left[-1], weight[1])
     relations.equal(weight[0], out[-1])
     relations.equal_all(left[:-1], out[:-1])
+    relations.summed(left[-1:], left[:-1])
+    relations.summed(weight[1:], weight[:1])
     bias = call.arg(2, "bias")
     if bias is not None:
         relations.equal(call.dims_of(bias)[0], out[-1])
@@ -84,6 +92,8 @@ def grouped_product(call: Call, relations: Relations) -> None:
     relations.equal(left[1], right[1])
     relations.equal(right[2], out[1])
     relations.equal(left[0], out[0])
+    relations.summed(left[1:], left[:1])
+    relations.summed(right[1:2], (right[0], right[2]))
     relations.freeze(right[0], "experts are chosen by offset")
     if (offsets := call.arg(2, "offs")) is not None:
         relations.freeze_all(call.dims_of(offsets), "experts are chosen by offset")

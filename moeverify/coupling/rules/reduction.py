@@ -7,9 +7,10 @@ from moeverify.coupling.rules.registry import Call, dims_set, normalise, rule
 def _pass_through(call: Call, relations: Relations, reduced: set[int]) -> None:
     """Relate the dimensions that a reduction leaves, with or without ``keepdim``."""
     source = call.dims(0)
+    rest = [d for i, d in enumerate(source) if i not in reduced]
+    relations.summed([source[i] for i in reduced], rest)
     for output in call.outputs:
         out = call.dims_of(output)
-        rest = [d for i, d in enumerate(source) if i not in reduced]
         kept = [d for i, d in enumerate(out) if i not in reduced] if len(out) == len(source) else list(out)
         for a, b in zip(rest, kept, strict=True):
             relations.equal(a, b)
@@ -94,6 +95,8 @@ def ordered(call: Call, relations: Relations) -> None:
     """Every position of the dimension depends on the others: frozen."""
     source = call.dims(0)
     if source:
-        relations.freeze(source[normalise(call.args[1], len(source))], f"{call.name} over this dimension")
+        dim = normalise(call.args[1], len(source))
+        relations.freeze(source[dim], f"{call.name} over this dimension")
+        relations.summed(source[dim : dim + 1], (*source[:dim], *source[dim + 1 :]))
     for output in call.outputs:
         relations.equal_all(source, call.dims_of(output))
