@@ -278,7 +278,6 @@ def test_frozen_role_is_refused_by_name():
     [
         ({"ignored_layers": [nn.Conv2d, nn.Linear]}, "cuts an ignored layer or parameter"),
         ({"root_module_types": [nn.LSTM]}, "cuts no output of the root_module_types"),
-        ({"global_pruning": True, "pruning_ratio": 0.001}, "keeps all its units at this ratio"),
         ({"pruning_ratio": 0.0, "ratios": {"shared_experts": 0.5}}, "no class was asked for; what can be cut here is"),
     ],
 )
@@ -286,6 +285,14 @@ def test_where_nothing_can_be_pruned_the_cause_is_named(options, cause):
     model = build(Plain)
     with pytest.raises(PruningRefused, match=f"nothing can be pruned: .*{cause}"):
         mv.MoEPruner(model, IMAGE[0], **options).step()
+
+
+def test_a_schedule_that_stands_still_is_the_cause_too():
+    options = {"pruning_ratio": 0.5, "iterative_steps": 2, "iterative_pruning_ratio_scheduler": lambda r, n: [0, r, r]}
+    pruner = mv.MoEPruner(build(Plain), IMAGE[0], **options)
+    pruner.step()
+    with pytest.raises(PruningRefused, match=r"nothing can be pruned: .* keeps all its units at this ratio"):
+        pruner.step()
 
 
 def test_a_frozen_dimension_is_the_cause_where_nothing_is_free():
