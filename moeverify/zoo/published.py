@@ -106,7 +106,7 @@ PUBLISHED: Mapping[str, Published] = {
             "routed_scaling_factor": 16.0,
         },
     ),
-    "doge": Published("is_moe set", "without is_moe there are no experts", {"is_moe": True}),
+    "doge": Published("is_moe set", "there are no experts", {"is_moe": True}),
     "dots1": Published(
         "sizes of rednote-hilab/dots.llm1.base",
         "n_routed_experts and num_experts_per_tok are empty",

@@ -24,11 +24,17 @@ from moeverify.versions import versions
 from moeverify.zoo.configured import TIED_BY_CONFIGURATION, dims_that_follow, hidden_entries
 from moeverify.zoo.equivalence import Equivalence, channel_equivalence
 from moeverify.zoo.registry import zoo_types
+from moeverify.zoo.twins import Twin, twin
 
 # Routed experts without inner channels of their own.
 NO_INNER_CHANNELS = {
     "doge": "an expert is one row of a table",
     "jetmoe": "the experts of attention share their channels with the keys",
+}
+# What the operation that freezes the hidden channels does there.
+HIDDEN_FROZEN = {
+    "gemma4": "embeddings for images are computed and thrown away, and unseen code might have read them",
+    "inkling2_text": "attention over the residual streams scales by the root of the hidden size",
 }
 
 
@@ -38,7 +44,8 @@ class Row:
 
     ``unknown`` are operations without a rule. ``hidden`` says whether every parameter dimension that follows the
     hidden size is in the hidden class, or why not. ``experts`` are the routed experts whose inner channels form a class
-    of their own, ``experts_expected`` all there are. ``frozen`` counts frozen parameter dimensions by reason.
+    of their own, ``experts_expected`` all there are. ``frozen`` counts frozen parameter dimensions by reason. ``real``
+    is the type at its real size, if that was asked for.
     """
 
     model_type: str
@@ -51,6 +58,7 @@ class Row:
     frozen: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     equivalence: tuple[Equivalence, ...] = ()
+    real: Twin | None = None
     error: str = ""
 
 
@@ -125,15 +133,20 @@ def _hidden(model: nn.Module, couplings: CouplingMap) -> str:
             return f"differs: {wrong[0]} dimension {wrong[1]} and {len(missing) + len(dims - truth) - 1} more"
         return f"complete, {len(dims)}" + (f"; {len(truth - dims)} tied in name only: {reason}" if truth - dims else "")
     frozen = next((f for f in couplings.frozen if (f.parameter, f.dim) == root), None)
-    return f"frozen: {frozen.reason} ({frozen.operation})" if frozen else "not found"
+    if frozen is None:
+        return "not found"
+    why = HIDDEN_FROZEN.get(model.config.model_type, "unexplained")
+    return f"frozen: {frozen.reason} ({frozen.operation}): {why}"
 
 
 def table(model_types: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """A row for each type, all by default, in order. ``progress`` is told each type before it is looked at."""
+    """A row for each type, all by default, in order, each beside the type at its real size. ``progress`` is told each
+    type before it is looked at."""
     rows = []
     for model_type in tuple(model_types) or zoo_types():
         progress(model_type)
-        rows.append(row(model_type))
+        found = row(model_type)
+        rows.append(found if found.error else dataclasses.replace(found, real=twin(model_type)))
     return rows
 
 
@@ -152,21 +165,25 @@ def markdown(rows: Iterable[Row]) -> str:
         f"{sum(r.hidden.startswith('complete') for r in shown)} with a complete hidden class; "
         f"{sum(r.experts == r.experts_expected for r in shown)} with a class for every routed expert; "
         f"{sum(e.passed for r in shown for e in r.equivalence)} of "
-        f"{sum(len(r.equivalence) for r in shown)} removed channels equal the masked model.",
+        f"{sum(len(r.equivalence) for r in shown)} removed channels equal the masked model; "
+        f"{sum(r.real is not None and r.real.classes > 0 for r in shown)} inspected at their real size, "
+        f"{sum(r.real is not None and r.real.same for r in shown)} of them with the same kinds of classes.",
         "",
         "*Hidden*: parameter dimensions in the class of the input embedding, against those that follow the hidden size "
         "when the model is built with another one. *Experts*: routed experts whose inner channels are a class of "
         "their own, of all there are. *One channel removed*: relative difference from the masked model in float64; `*` "
         "marks a model whose code takes sizes from its configuration, which were corrected. *Frozen*: dimensions by "
-        "reason, the three most frequent.",
+        "reason, the three most frequent. *Real size*: without weights, with the seconds that building, tracing and "
+        "solving take, and whether the kinds of its classes (role, parameters, dimensions) are those of the small model on the "
+        "parameters that both have.",
         "",
         "| type | operations | without a rule | hidden | experts | routed channel | shared channel | hidden channel "
-        "| frozen | seconds |",
-        "|---|---:|---|---|---|---|---|---|---|---:|",
+        "| frozen | seconds | real size |",
+        "|---|---:|---|---|---|---|---|---|---|---:|---|",
     ]
     for r in rows:
         if r.error:
-            lines.append(f"| {r.model_type} | | | {r.error} | | | | | | |")
+            lines.append(f"| {r.model_type} | | | {r.error} | | | | | | | |")
             continue
         by_role = {e.role: e for e in r.equivalence}
         frozen = "; ".join(f"{count} {reason}" for reason, count in list(r.frozen.items())[:3])
@@ -180,6 +197,7 @@ def markdown(rows: Iterable[Row]) -> str:
             *(_cell(by_role.get(role)) for role in ("routed_experts", "shared_experts", "hidden")),
             frozen,
             f"{r.seconds:.2f}",
+            _real(r.real),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -192,6 +210,14 @@ def _cell(outcome: Equivalence | None) -> str:
         return outcome.problem
     mark = "*" if outcome.rewritten else ""
     return f"{outcome.error:.0e}{mark}" if outcome.passed else f"differs by {outcome.error:.0e}{mark}"
+
+
+def _real(found: Twin | None) -> str:
+    if found is None or not found.classes:
+        return found.note if found else "-"
+    size = f"{found.parameters / 1e9:.1f}B, {found.moe_layers} MoE layers of {found.experts} experts"
+    alike = "same kinds of classes" if found.same else "classes differ"
+    return f"{size}, {found.seconds:.1f} s; {alike}" + (f" ({found.note})" if found.note else "")
 
 
 def write_table(rows: Iterable[Row], path: Path) -> tuple[Path, Path]:

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from moeverify.inspection import Inspection, inspect_source
 
 COMMITTED = Path(__file__).parents[1] / "data" / "classes_by_role.json"
-
-
-def in_one_run(positions: np.ndarray) -> bool:
-    """Whether a unit's positions follow one another, as those of a head do, and those of gate and up do not."""
-    return bool((np.diff(positions[0]) == 1).all())
-
-
-def signatures(inspection: Inspection) -> set[tuple]:
-    """Each kind of class once: its role, and of every member the path without numbers, the dimension and
-    whether a unit lies there in one run."""
-    found = set()
-    for item in inspection.classes:
-        members = {(re.sub(r"\d+", "*", m.parameter), m.dim, in_one_run(m.positions)) for m in item.coupling.members}
-        found.add((item.role, frozenset(members)))
-    return found
 
 
 def by_role(inspection: Inspection) -> dict[str, dict[str, int]]:

@@ -1,39 +1,55 @@
-"""A model of its full size, without weights, has the classes of its shrunken twin, with weights."""
+"""A model of its full size, without weights, has the kinds of modules and classes of its shrunken twin with weights."""
+
+import dataclasses
 
 import pytest
-from class_structure import signatures
 
+from moeverify.full_size import load_full_size
 from moeverify.inspection import inspect_source
+from moeverify.zoo import build_zoo, zoo_types
+from moeverify.zoo.twins import DIFFERENCES, correspond, kinds, signatures, twin
 
 # The default configuration has every kind of layer that the shrunken one has.
 ALIKE = ("deepseek_v3", "glm4_moe", "gpt_oss", "mimo_v2_flash", "mixtral", "zaya")
-# The zoo adds a dense layer that the default configuration lacks.
-WITHOUT_DENSE = ("qwen3_moe", "qwen3_next")
 
 
 def both(model_type):
-    return (signatures(inspect_source(f"zoo:{model_type}", full_size=size)) for size in (True, False))
+    return (inspect_source(f"zoo:{model_type}", full_size=size) for size in (True, False))
+
+
+@pytest.mark.parametrize("model_type", zoo_types())
+def test_every_kind_of_module_is_in_the_small_model(model_type):
+    """Dense layers, shared experts and mixers among them: each place for a module, and each class in that place."""
+    assert kinds(load_full_size(f"zoo:{model_type}").model) - kinds(build_zoo(model_type)) == set()
 
 
 def test_twins():
     full, small = both("olmoe")
-    assert full == small
+    assert signatures(full) == signatures(small)
+    assert correspond(full, small)
+    without_heads = tuple(item for item in small.classes if item.role != "heads")
+    assert not correspond(full, dataclasses.replace(small, classes=without_heads))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ALIKE)
 def test_more_twins(model_type):
     full, small = both(model_type)
-    assert full == small
-    assert {"hidden", "routed_experts"} <= {role for role, _ in full}
+    assert signatures(full) == signatures(small)
+    assert {"hidden", "routed_experts"} <= {role for role, _ in signatures(full)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", WITHOUT_DENSE)
-def test_twin_with_a_dense_layer_more(model_type):
-    full, small = both(model_type)
-    local = {found for found in full if found[0] != "hidden"}
-    assert {role for role, _ in small - local} == {"hidden", "dense_mlp"}
-    hidden, more = (next(members for role, members in found if role == "hidden") for found in (full, small))
-    assert hidden < more
-    assert all(".mlp." in parameter for parameter, *_ in more - hidden)
+@pytest.mark.parametrize("model_type", ["dbrx", "jetmoe", "lfm2_moe", "qwen3_moe", *DIFFERENCES])
+def test_twins_whose_layers_or_classes_differ(model_type):
+    found = twin(model_type)
+    assert found.classes
+    assert found.same == (model_type not in DIFFERENCES)
+    assert found.same or DIFFERENCES[model_type] in found.note
+
+
+def test_what_cannot_be_built_is_said(monkeypatch):
+    monkeypatch.setattr("moeverify.zoo.published.PUBLISHED", {})
+    found = twin("lfm2_moe")
+    assert not found.same
+    assert "cannot build zoo:lfm2_moe" in found.note

@@ -14,9 +14,8 @@ from moeverify.roles import find_roles
 from moeverify.sources import load_source
 from moeverify.zoo import exceptions, zoo_types
 from moeverify.zoo.equivalence import channel_equivalence
-from moeverify.zoo.table import row
+from moeverify.zoo.table import HIDDEN_FROZEN, row
 
-HIDDEN_FROZEN = {"gemma4", "inkling2_text"}
 NO_ROUTED_CLASS = {"doge": 0, "jetmoe": 12}
 
 
@@ -78,8 +77,11 @@ def test_command_writes_table_and_data(tmp_path, monkeypatch):
     assert "| mixtral |" in text
     assert "complete" in text
     assert "cannot shrink olmoe" in text
+    assert "46.7B, 32 MoE layers of 8 experts" in text
+    assert "1 inspected at their real size, 1 of them with the same kinds of classes" in text
     types = json.loads(target.with_suffix(".json").read_text())["types"]
     assert [t["model_type"] for t in types] == ["mixtral", "olmoe"]
+    assert types[0]["real"]["same"]
     assert types[0]["experts"] == types[0]["experts_expected"] == 12
 
 
