@@ -174,8 +174,8 @@ def markdown(rows: Iterable[Row]) -> str:
         "their own, of all there are. *One channel removed*: relative difference from the masked model in float64; `*` "
         "marks a model whose code takes sizes from its configuration, which were corrected. *Frozen*: dimensions by "
         "reason, the three most frequent. *Real size*: without weights, with the seconds that building, tracing and "
-        "solving take, and whether the kinds of its classes (role, parameters, dimensions) are those of the small model on "
-        "the parameters that both have.",
+        "solving take, and whether the kinds of its classes (role, parameters, dimensions) are those of the small "
+        "model on the parameters that both have.",
         "",
         "| type | operations | without a rule | hidden | experts | routed channel | shared channel | hidden channel "
         "| frozen | seconds | real size |",
