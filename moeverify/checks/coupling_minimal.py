@@ -90,6 +90,9 @@ def _could_go_alone(laboratory: Laboratory, part: Part, whole: Held) -> bool:
         live = laboratory.live(name, dim, laboratory.free)
         if live is None or not (live & gone).any():
             return False  # it had no effect to begin with: an expert that no token reached
+    read = {key: gone for key, gone in part.held.items() if key[0] not in laboratory.scales}
+    if len(read) < len(part.held) and laboratory.any_live(read, laboratory.gradients(read, inputs=1)):
+        return False  # only its own norm keeps the channel away, which others still write
     return all(_without_effect(laboratory, part, whole, inputs) for inputs in (1, INPUTS))
 
 

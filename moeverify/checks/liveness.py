@@ -81,6 +81,14 @@ class Laboratory:
                 self.in_turn |= {(name, 0): count for name in layer.stacks}
         self.stacks = frozenset(stacks)
         self.counts_experts |= {(name, 0) for name in stacks}
+        # Norms and scales: they hold channels back, and do not write them.
+        self.scales = {
+            f"{path}.{name}"
+            for path, module in self.model.named_modules()
+            for own in [dict(module.named_parameters(recurse=False))]
+            if all(p.dim() == 1 for p in own.values())
+            for name in own
+        }
         self.free = self.gradients({})
         self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
 
@@ -116,9 +124,9 @@ class Laboratory:
         reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
         return (gone.reshape(shape) & reached).reshape(gone.shape)
 
-    def ever_live(self, held: Held) -> bool:
-        """Whether any of the places has a gradient in the whole model."""
-        found = ((self.live(*key, self.free), gone) for key, gone in held.items())
+    def any_live(self, held: Held, under: Gradients) -> bool:
+        """Whether any of the places has a gradient."""
+        found = ((self.live(*key, under), gone) for key, gone in held.items())
         return any(live is not None and bool((live & gone).any()) for live, gone in found)
 
     def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], held: Held) -> bool:

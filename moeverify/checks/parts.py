@@ -53,7 +53,7 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
             blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
     parts = [Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
     step = max(1, -(-len(parts) // MAX_PARTS))
-    measurable = [part for part in parts[::step] if laboratory.ever_live(without(unit.held, part.held))]
+    measurable = [part for part in parts[::step] if laboratory.any_live(without(unit.held, part.held), laboratory.free)]
     return _without_common_buffer(unit, measurable, laboratory)
 
 

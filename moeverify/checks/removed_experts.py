@@ -24,7 +24,7 @@ def kept_experts(context: Context) -> dict[str, list[int]]:
         for name, tensor in router_tensors(context.original, layer).items():
             dim = expert_dim(tensor, len(layer.experts))
             if tensor.dim() == 2 and (found := context.kept.get((name, dim))) is not None:
-                stayed = [int(p) for p in found.positions.ravel()]
+                stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
         result[layer.name] = stayed
     return result
 

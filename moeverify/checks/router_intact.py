@@ -10,7 +10,7 @@ from moeverify.checks.context import Context
 from moeverify.checks.kept import is_part, tensors_of
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
-from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
 from moeverify.roles import MoELayer
 
 # Attribute names under which architectures keep these numbers, on the router or on the MoE block.
@@ -50,11 +50,13 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
     for name, before in router_tensors(context.original, layer).items():
         if name not in after:
             return failed(f"the router's {name} is gone", parameter=name)
-        dim = expert_dim(before, len(layer.experts))
+        count = len(layer.experts)
+        dim, spare = expert_dim(before, count), spare_classes(before, count)
         new = after[name]
-        if new.dim() != before.dim() or new.shape[dim] != experts:
+        if new.dim() != before.dim() or new.shape[dim] != experts + spare:
+            more = f" and {spare} classes without weights" if spare else ""
             return failed(
-                f"{name} has shape {list(new.shape)} for {experts} experts",
+                f"{name} has shape {list(new.shape)} for {experts} experts{more}",
                 parameter=name,
                 dim=dim,
                 before=tuple(before.shape),
@@ -63,7 +65,8 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
         if not is_part(new, before, name, context.kept):
             return failed(f"{name} holds other values than before", parameter=name, dim=dim)
         found = context.kept.get((name, dim))
-        if found is not None and found.exact and found.positions.tolist() != stayed:
+        expected = [*stayed, *range(count, count + spare)]
+        if found is not None and found.exact and found.positions.tolist() != expected:
             positions = found.positions.tolist()
             return failed(f"{name} keeps experts {positions}, the router rows {stayed}", parameter=name, dim=dim)
     return None
@@ -117,10 +120,13 @@ def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[
 
 
 def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    tensors = router_tensors(context.original, layer).values()
+    spare = max((spare_classes(tensor, len(layer.experts)) for tensor in tensors), default=0)
     for where, count in _numbers(context, layer, COUNTS).items():
-        if count != experts:
+        if count not in (experts, experts + spare):
             return failed(f"{where} says {count} experts, there are {experts}", attribute=where, says=count)
     groups, chosen = _numbers(context, layer, GROUPS), _numbers(context, layer, GROUP_LIMITS)
+    experts += spare
     available = experts
     for where, count in groups.items():
         if experts % count:

@@ -14,7 +14,8 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
     """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
 
     A correction bias may sit on the MoE block instead of the router. A router with layers inside decides by its last
-    one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else.
+    one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else. A router may
+    also choose from classes that have no weights (an expert that does nothing): their entries follow the experts'.
     """
     count = len(layer.experts)
     block = model.get_submodule(layer.name)
@@ -29,7 +30,23 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
                 rows = any(t.shape[0] == count for t in matrices)
                 found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}
                 break
+        else:
+            found |= _with_spare_classes(count, root, inner)
     return found
+
+
+def _with_spare_classes(
+    count: int, root: dict[str, torch.Tensor], inner: list[dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """The same for a router that tells more classes than there are experts, up to twice as many."""
+    for part in (root, *reversed(inner)):
+        for matrix in part.values():
+            if matrix.dim() == 2 and 1 < count < matrix.shape[0] <= 2 * count:
+                rows = matrix.shape[0]
+                return {n: t for n, t in (root | part).items() if t.dim() and t.shape[0] == rows}
+        if any(t.dim() == 2 for t in part.values()):
+            break
+    return {}
 
 
 def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -39,8 +56,13 @@ def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def expert_dim(tensor: torch.Tensor, experts: int) -> int:
-    """The dimension of a router tensor that counts experts: the first of that size."""
-    return list(tensor.shape).index(experts)
+    """The dimension of a router tensor that counts experts: the first of that size, or rows with more classes."""
+    return list(tensor.shape).index(experts) if experts in tensor.shape else 0
+
+
+def spare_classes(tensor: torch.Tensor, experts: int) -> int:
+    """How many entries of a router tensor stand for no expert: classes without weights, after the experts'."""
+    return tensor.shape[expert_dim(tensor, experts)] - experts
 
 
 def experts_now(model: nn.Module, layer: MoELayer) -> int:
@@ -49,6 +71,11 @@ def experts_now(model: nn.Module, layer: MoELayer) -> int:
         return sum(1 for _ in model.get_submodule(layer.container).children())
     if layer.layout == "rows":
         return len(layer.experts)  # their rows tell no number
-    owner, _, leaf = layer.stacks[0].rpartition(".")
-    stack = getattr(model.get_submodule(owner), leaf, None)
-    return stack.shape[0] if isinstance(stack, torch.Tensor) else len(layer.experts)
+    stacks = (_attribute(model, name) for name in layer.stacks)
+    # A stack may hold rows for classes that have no other weights, too.
+    return min((stack.shape[0] for stack in stacks if isinstance(stack, torch.Tensor)), default=len(layer.experts))
+
+
+def _attribute(model: nn.Module, name: str) -> object:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf, None)

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,6 +38,15 @@ class _Seen:
     layout: tuple
 
 
+class _Made(NamedTuple):
+    """An output that an operation made: the operation's number, and which of its outputs it is."""
+
+    dims: tuple[int, ...]
+    operation: int
+    position: int
+    storage: int
+
+
 class Recorder(TorchDispatchMode):
     """Applies a rule to every operation while the forward runs.
 
@@ -54,15 +63,16 @@ class Recorder(TorchDispatchMode):
         self.tensors: dict[str, tuple[int, ...]] = {}
         self.aliases: dict[str, str] = {}
         self.touched: set[str] = set()
-        self._run = run or _execute
+        self.run = run or _execute
         self._known: dict[int, _Seen] = {}
         self._names: dict[int, str] = {}
         self._operators: dict[Any, tuple[str, Rule | None]] = {}
         # A weak reference keeps the address of a storage from being used again.
         self._storages: dict[int, StorageWeakRef] = {}
         self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
-        self._produced: list[tuple[tuple[int, ...], int, int]] = []
+        self._produced: list[_Made] = []
         self._reads: dict[int, int] = {}
+        self._left: set[int] = set()
         # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
         self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
         parameters = list(model.named_parameters(remove_duplicate=False))
@@ -164,7 +174,7 @@ class Recorder(TorchDispatchMode):
         if func.namespace == "prim":  # asks for a device or layout, not for data
             return func(*args, **kwargs)
         if self.paused:
-            return self._run(func, args, kwargs)
+            return self.run(func, args, kwargs)
         known = self._operators.get(func)
         if known is None:
             known = self._operators[func] = _operator(func)
@@ -172,21 +182,21 @@ class Recorder(TorchDispatchMode):
         self.relations.operations.append(Operation(name, self.modules[-1] if self.modules else ""))
         number = self.relations.current
         given = []
-        for tensor in _tensors(args, kwargs):
+        for tensor in tensors_in(args, kwargs):
             seen = self._look_up(tensor)  # before the operation: in-place ones may change the shape
             self._reads[seen.storage] = number
             given.append(id(tensor))
             parameter = self._names.get(id(tensor))
             if parameter is not None:
                 self.touched.add(parameter)
-        result = self._run(func, args, kwargs)
-        outputs = (result,) if isinstance(result, torch.Tensor) else tuple(_tensors((result,), {}))
+        result = self.run(func, args, kwargs)
+        outputs = (result,) if isinstance(result, torch.Tensor) else tuple(tensors_in((result,), {}))
         for position, output in enumerate(outputs):
             if id(output) not in given:
                 seen = self._known.get(id(output)) or self._register(output)
                 if position and name in SPARE:
                     continue  # serves the backward pass
-                self._produced.append((seen.dims, number, seen.storage))
+                self._produced.append(_Made(seen.dims, number, position, seen.storage))
         call = Call(name, tuple(args), dict(kwargs), outputs, self.dims_of)
         if rule is None or not self._state(rule, call):
             self.unknown[name] += 1
@@ -205,19 +215,38 @@ class Recorder(TorchDispatchMode):
     def escape(self, tensor: torch.Tensor, way: str) -> None:
         """Freeze a tensor whose data leaves by a method of Python (``.numpy()``)."""
         if not self.paused:
-            self.relations.freeze_all(self.dims_of(tensor), f"its data leaves PyTorch by {way}")
+            seen = self._look_up(tensor)
+            self.relations.freeze_all(seen.dims, f"its data leaves PyTorch by {way}")
+            self._left.add(seen.storage)
 
-    def freeze_unconsumed(self) -> None:
+    def unread(self) -> frozenset[tuple[int, int]]:
+        """Outputs that no operation has read since they were made: operation's number and position of the output.
+
+        A view counts as read where its storage is; what is known to have left is frozen already, see ``escape``.
+        """
+        return frozenset(
+            (made.operation, made.position)
+            for made in self._produced
+            if made.storage not in self._left and self._reads.get(made.storage, -1) <= made.operation
+        )
+
+    def made(self, value: Any) -> frozenset[tuple[int, int]]:
+        """Outputs, in the same terms, that lie where the tensors of a nested value lie."""
+        storages = {leaf.untyped_storage()._cdata for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
+        return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
+
+    def freeze_unread(self, idle: frozenset[tuple[int, int]] = frozenset()) -> None:
         """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
-        frozen. A view counts as read where its storage is; see ``escape``."""
-        unread = [i for i, (_, number, storage) in enumerate(self._produced) if self._reads.get(storage, -1) <= number]
-        for index in unread:
-            dims, number, _ = self._produced[index]
-            for dim in dims:
-                self.relations.freeze(dim, UNREAD, number)
+        frozen, but for the outputs in ``idle``, which are known to have no effect."""
+        unread = self.unread() - idle
+        indices = [i for i, made in enumerate(self._produced) if (made.operation, made.position) in unread]
+        for index in indices:
+            made = self._produced[index]
+            for dim in made.dims:
+                self.relations.freeze(dim, UNREAD, made.operation)
         for start, end, copied in self.copies:
-            for index in unread[bisect_left(unread, start) : bisect_left(unread, end)]:
-                self.relations.freeze_all(copied(self._produced[index][0]), UNREAD)
+            for index in indices[bisect_left(indices, start) : bisect_left(indices, end)]:
+                self.relations.freeze_all(copied(self._produced[index].dims), UNREAD)
 
 
 def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
@@ -230,7 +259,7 @@ def _operator(func: Any) -> tuple[str, Rule | None]:
     return name, rule_for(name, func.tags)
 
 
-def _tensors(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
     """The tensors among the values of a schema: tensors, or lists of tensors."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, torch.Tensor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.dims import Relations
 from moeverify.coupling.escapes import Escapes
+from moeverify.coupling.idle import idle_results
 from moeverify.coupling.opaque import Opaque, opaque_layers
 from moeverify.coupling.recorder import Recorder
 from moeverify.coupling.siblings import Siblings
@@ -151,16 +153,22 @@ def trace(
     gives layers, by path, that are not looked into.
     Raises ``TraceError`` if the model's forward fails.
     """
+    given = (forward_fn, output_transform, expert_lists, opaque)
+    imagined: dict[str, int] = {}
     if is_weightless(model):
         imagination = Imagination()
         with fake_weights(model, example_inputs) as fake_inputs, static_experts(model):
-            recorder = _record(
-                model, fake_inputs, Recorder(model, imagination), forward_fn, output_transform, expert_lists, opaque
-            )
+            recorder = Recorder(model, imagination)
+            _record(model, fake_inputs, recorder, *given)
+            recorder.freeze_unread(recorder.unread())  # what has no data cannot have left unseen
         imagined = dict(imagination.told)
     else:
-        recorder = _record(model, example_inputs, Recorder(model), forward_fn, output_transform, expert_lists, opaque)
-        imagined = {}
+        recorder = Recorder(model)
+        before = torch.get_rng_state()
+        output = _record(model, example_inputs, recorder, *given)
+        again = Recorder(model)
+        repeat = functools.partial(_record, model, example_inputs, again, *given)
+        recorder.freeze_unread(idle_results(recorder, output, again, repeat, before))
     return Trace(
         relations=recorder.relations,
         tensors=recorder.tensors,
@@ -180,7 +188,8 @@ def _record(
     output_transform: Callable[[Any], Any] | None,
     expert_lists: Sequence[Sequence[str]],
     opaque: Mapping[str, Opaque] | None,
-) -> Recorder:
+) -> list[Any]:
+    """Run the forward under ``recorder``; returns the output, transformed and as it was."""
     modules = dict(model.named_modules())
     training = [module for module in modules.values() if module.training]
     for module in training:
@@ -220,5 +229,4 @@ def _record(
     finally:
         for module in training:
             module.training = True
-    recorder.freeze_unconsumed()
-    return recorder
+    return [output, given]

@@ -412,3 +412,51 @@ def test_model_is_left_as_it_was():
 def test_failing_forward_is_one_line():
     with pytest.raises(TraceError, match="forward failed"):
         mv.trace_couplings(nn.Linear(3, 2), torch.randn(2, 4))
+
+
+class DropsByProducts(nn.Module):
+    """As attention with sinks does (the indices of ``max``), and recurrences (the state after the last step)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.state = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(4, 6)
+
+    def forward(self, x):
+        y, state = self.a(x), self.state(x)
+        for _ in range(2):
+            y, state = y + state, state * 0.5 + y
+        return self.b(y - y.max(dim=0, keepdim=True).values)
+
+
+def test_by_products_that_are_thrown_away_freeze_nothing():
+    found = mv.trace_couplings(DropsByProducts(), torch.randn(3, 4))
+    assert [sorted(c.parameters) for c in found.classes] == [
+        ["a.bias", "a.weight", "b.weight", "state.bias", "state.weight"]
+    ]
+
+
+class ReadsAndDrops(LeavesUnseen):
+    """What leaves unseen comes back in a tensor that was there before."""
+
+    def forward(self, x):
+        result = self.b(x)
+        storage = self.a(x).untyped_storage()
+        total = sum(ctypes.string_at(storage.data_ptr(), storage.nbytes()))
+        ctypes.c_float.from_address(result.data_ptr()).value += total
+        return result * 2
+
+
+def test_data_that_comes_back_unseen_freezes():
+    found = mv.trace_couplings(ReadsAndDrops(), torch.randn(3, 4))
+    assert not found.classes
+
+
+def test_the_second_look_leaves_random_numbers_and_weights_alone():
+    model, x = DropsByProducts(), torch.randn(3, 4)
+    weights = {name: p.clone() for name, p in model.named_parameters()}
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    mv.trace_couplings(model, x)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())

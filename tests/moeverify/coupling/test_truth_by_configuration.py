@@ -16,7 +16,6 @@ from moeverify.zoo.configured import TIED_BY_CONFIGURATION, dims_that_follow, fo
 
 # Hidden channels that cannot go, and the operation that says so.
 FROZEN_HIDDEN = {
-    "gemma4": "its result was never used",  # embeddings for images, computed and thrown away
     "inkling2_text": "softmax scale follows",  # attention over the blocks' residual streams
 }
 # Parameters of routed experts without an inner dimension of that kind: a bias of the output, experts of attention,
@@ -32,7 +31,6 @@ NOT_BY_HEADS = {
         r"\.(kv_proj|kv_norm|q_b_proj|gate_proj|position_bias|o_a_proj)\b",
         "one key head: pairs of a head",
     ),
-    "doge": (r"\.(q|k)_norm\.weight$", "heads are chosen by position in a bias, so pairs within a head are cut"),
     "olmoe": (r"\.(q|k)_norm\.weight$", "the norm of all heads together has the hidden size"),
     "zaya": (r".", "convolutions mix all channels of all heads: one unit"),
 }

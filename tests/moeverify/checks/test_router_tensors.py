@@ -1,0 +1,51 @@
+"""Routers that choose from more classes than there are experts: some do nothing, and have no weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from moeverify.case import Case, run_case
+from moeverify.checks.router_tensors import experts_now, router_tensors, spare_classes
+from moeverify.roles import find_roles
+from moeverify.sources import load_source
+from moeverify.verdict import Status, Verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "spare", "weight", "bias"),
+    [
+        ("zoo:zaya", 1, "gate.router_mlp.out_proj.weight", "gate.balancing_biases"),
+        ("zoo:longcat_flash", 2, "router.classifier.weight", "router.e_score_correction_bias"),
+        ("zoo:qwen2_moe", 0, "gate.weight", None),
+    ],
+)
+def test_classes_without_weights_follow_the_experts(source, spare, weight, bias):
+    model = load_source(source).model
+    layer = find_roles(model).layers[0]
+    tensors = router_tensors(model, layer)
+    assert set(tensors) == {f"{layer.name}.{name}" for name in (weight, bias) if name}
+    assert {spare_classes(tensor, len(layer.experts)) for tensor in tensors.values()} == {spare}
+    assert experts_now(model, layer) == len(layer.experts)
+
+
+def loses_a_class(model, example_inputs, *, pruning_ratio, seed):
+    router = model.get_submodule("model.layers.0.mlp.gate.router_mlp")
+    router.out_proj.weight = nn.Parameter(router.out_proj.weight.detach()[:-1].clone())
+
+
+def exchanges_classes(model, example_inputs, *, pruning_ratio, seed):
+    router = model.get_submodule("model.layers.0.mlp.gate.router_mlp")
+    order = torch.tensor([0, 1, 2, 4, 3])
+    router.out_proj.weight = nn.Parameter(router.out_proj.weight.detach()[order].clone())
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"), [(loses_a_class, "1 classes without weights"), (exchanges_classes, "other values")]
+)
+def test_a_class_that_goes_or_moves_is_seen(subject, message):
+    verdicts = []
+    case = Case("zoo:zaya", "here", checks=("router-intact",))
+    run_case(case, lambda e: isinstance(e, Verdict) and verdicts.append(e), subject=subject)
+    verdict = next(v for v in verdicts if v.check == "router-intact")
+    assert verdict.status is Status.FAIL
+    assert message in verdict.message
