@@ -128,7 +128,7 @@ def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, r
     added: dict[str, Fold] = {}
     for fold in folds:
         holder = roles.boundary(fold.parameter)
-        layer = roles.layer_of(fold.parameter)
+        layer = None if holder is None else roles.layer_of(holder)
         if holder is None or layer is None or layer.layout != "listed":
             continue
         for sibling in layer.experts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -43,14 +43,15 @@ class Move:
     """Entries that change together, by a factor (``up``) or by its inverse (``down``), and what that does.
 
     ``slopes`` gives for each parameter dimension how many positions a doubling adds, ``attributes`` the attributes of
-    modules that it changes. Most moves have one entry; an architecture that insists on a relation between two (heads x
-    head size = expansion x hidden size) has them moved both. A move without slopes is *silent*: no shape tells of it.
+    modules that it changes, with their values after it. Most moves have one entry; an architecture that insists on a
+    relation between two (heads x head size = expansion x hidden size) has them moved both. A move without slopes is
+    *silent*: no shape tells of it.
     """
 
     up: tuple[Path, ...]
     down: tuple[Path, ...]
     slopes: Mapping[Dim, int]
-    attributes: frozenset[Attribute] = frozenset()
+    attributes: Mapping[Attribute, Any] = field(default_factory=dict)
     constants: bool = False
 
     @property
@@ -197,6 +198,27 @@ class Probe:
             for value, positions in self.held.get(place, {}).items()
         )
 
+    def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
+        """Attributes that hold the size of a factor which must stay, and say another one under ``entries``; with the
+        size. A projection may keep its shape while its heads become more and smaller."""
+        built = self.try_entries(entries)
+        found: dict[Attribute, int] = {}
+        for (path, name), value in ({} if built is None else built.attributes).items():
+            before = vars(self.original.get_submodule(path)).get(name)
+            if type(before) is int and type(value) is int and before in self._held_in.get(path, ()):
+                found[path, name] = before
+        return found
+
+    @cached_property
+    def _held_in(self) -> dict[str, set[int]]:
+        """By module: sizes of factors that must stay, in its own parameters or those of the layers in it."""
+        found: dict[str, set[int]] = {}
+        for (name, _), sizes in self.held.items():
+            owner = name.rpartition(".")[0]
+            for path in (owner, owner.rpartition(".")[0]):
+                found.setdefault(path, set()).update(sizes)
+        return found
+
     @cached_property
     def silent_moves(self) -> tuple[Move, ...]:
         """What changes attributes of modules but no shape, such as the number of key heads in latent attention."""
@@ -222,7 +244,7 @@ class Probe:
             for dim, (old, new) in enumerate(zip(shape, built.shapes[name], strict=True))
             if new != old
         }
-        return Move(up, down, slopes, frozenset(built.attributes), built.has_constants)
+        return Move(up, down, slopes, built.attributes, built.has_constants)
 
 
 def _key(entries: Mapping[Path, int]) -> tuple:

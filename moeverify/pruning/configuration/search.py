@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from moeverify.pruning.configuration.probe import Dim, Entries, Move, Probe
+from moeverify.pruning.configuration.probe import Attribute, Dim, Entries, Move, Probe
 from moeverify.pruning.configuration.skeleton import Shapes
 
 _PATHS = 4
@@ -40,8 +40,10 @@ def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: S
         size, goal, old = now[name][dim], wanted[name][dim], base[name][dim]
         if size == goal:
             continue
-        if slope in (old, -old // 2):  # the entry is a factor of this size, or its inverse is
+        if slope == old:  # the entry is a factor of this size
             votes[Fraction(goal, size)] += 1
+        elif slope == -old // 2:  # its inverse is
+            votes[Fraction(size, goal)] += 1
         elif slope < 0:
             inverse.update(_inverse_part(goal - size, -2 * slope, scales))
         else:  # the entry is a part of it
@@ -63,57 +65,111 @@ def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> 
     return {part * scale / Fraction(part * scale + missing) for scale in scales if part * scale + missing > 0}
 
 
+class _Sizes:
+    """What a search goes by: the sizes of all parameter dimensions, and attributes of modules that must keep theirs."""
+
+    def __init__(self, probe: Probe, attributes: Mapping[Attribute, int]) -> None:
+        self.probe, self.attributes = probe, attributes
+        self.kept: Shapes = {f"{path}::{name}": (size,) for (path, name), size in attributes.items()}
+        self.base: Shapes = {**probe.base, **self.kept}
+        self.moves = [replace(move, slopes=self._slopes(move)) for move in probe.moves]
+
+    def _slopes(self, move: Move) -> dict[Dim, int]:
+        more = {
+            (f"{path}::{name}", 0): move.attributes[path, name] - size
+            for (path, name), size in self.attributes.items()
+            if (path, name) in move.attributes
+        }
+        return {**move.slopes, **more}
+
+    def under(self, entries: Entries) -> Shapes | None:
+        """Sizes under changed entries."""
+        built = self.probe.try_entries(entries)
+        if built is None:
+            return None
+        now = {f"{p}::{n}": (built.attributes.get((p, n), size),) for (p, n), size in self.attributes.items()}
+        return {**built.shapes, **now}
+
+
 def find_entries(probe: Probe, wanted: Shapes) -> Found:
     """Entries that give ``wanted``, each change checked by building.
 
-    A path that leads nowhere is tried again without the moves that put wrong what no other can put right.
+    Where these shapes can be had in two ways, as fewer heads and as smaller ones, the factors that must stay decide.
     """
+    found = _search(_Sizes(probe, {}), wanted)
+    if not found.wrong and (disturbed := probe.factors_disturbed(found.entries)):
+        other = _search(_Sizes(probe, disturbed), wanted)
+        # An attribute may hold the number by chance; then there is no other way.
+        return found if other.wrong else other
+    return found
+
+
+def _search(sizes: _Sizes, wanted: Shapes) -> Found:
+    """A path that leads nowhere is tried again without the moves that put wrong what no other can put right."""
     best: Found | None = None
     banned: set[int] = set()
     for _ in range(_PATHS):
-        found, taken = _descend(probe, wanted, banned)
+        found, taken = _descend(sizes, {**wanted, **sizes.kept}, banned)
         if best is None or len(found.wrong) < len(best.wrong):
             best = found
-        guilty = {n for n in taken if not set(found.wrong).isdisjoint(probe.moves[n].slopes)}
+        guilty = {n for n in taken if not set(found.wrong).isdisjoint(sizes.moves[n].slopes)}
         if not found.wrong or not guilty:
             break
         banned |= guilty
     assert best is not None
-    return best if best.wrong else Found(_keep_ratios(probe, best.entries), ())
+    return best if best.wrong else Found(_keep_ratios(sizes.probe, best.entries), ())
 
 
-def _descend(probe: Probe, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
+@dataclass(frozen=True)
+class _Step:
+    """Entries that were reached, their sizes, what is wrong with them, and the move that led there."""
+
+    entries: Entries
+    now: Shapes
+    wrong: list[Dim]
+    move: int = -1
+
+
+def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
     """One move after the other, each leaving fewer wrong dimensions than before, so it ends; also the moves taken.
 
     Moves that only put things right go first: fewer heads, not smaller ones, which would change the softmax scale and
     the rotary table. Those that change a factor which the trace says must stay are none. What a change puts wrong
-    elsewhere another may put right (an expansion factor that multiplies a hidden size).
+    elsewhere another may put right (an expansion factor that multiplies a hidden size). Where no move helps, two may:
+    heads and key heads that share a projection.
     """
-    entries: Entries = dict(probe.pins)
-    now = probe.shapes(entries)
+    entries: Entries = dict(sizes.probe.pins)
+    now = sizes.under(entries)
     assert now is not None
-    wrong = differing(now, wanted)
+    step = _Step(entries, now, differing(now, wanted))
     taken: set[int] = set()
-    while wrong:
-        values, bad = {**probe.values, **entries}, set(wrong)
-        options = [
-            (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
-            for number, move in enumerate(probe.moves)
-            if number not in banned and not probe.holds(move)
-            for votes, change in _proposals(move, values, probe.base, now, wanted)
-        ]
-        for *_, number, change in sorted(options, key=lambda option: option[:3]):
-            shapes = probe.shapes({**entries, **change})
-            if shapes is None:
-                continue
-            left = differing(shapes, wanted)
-            if len(left) < len(wrong):
-                entries, now, wrong = {**entries, **change}, shapes, left
-                taken.add(number)
-                break
-        else:
+    while step.wrong:
+        tried = list(_steps(sizes, step, wanted, banned))
+        path = next(([one] for one in tried if len(one.wrong) < len(step.wrong)), None)
+        if path is None and sizes.kept:
+            pairs = ((one, two) for one in tried for two in _steps(sizes, one, wanted, banned | {one.move}))
+            path = next(([one, two] for one, two in pairs if len(two.wrong) < len(step.wrong)), None)
+        if path is None:
             break
-    return Found(entries, tuple(wrong)), taken
+        step = path[-1]
+        taken.update(one.move for one in path)
+    return Found(step.entries, tuple(step.wrong)), taken
+
+
+def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:
+    """Where single moves lead, the most promising first."""
+    probe, bad = sizes.probe, set(step.wrong)
+    values = {**probe.values, **step.entries}
+    options = [
+        (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
+        for number, move in enumerate(sizes.moves)
+        if number not in banned and not probe.holds(move)
+        for votes, change in _proposals(move, values, sizes.base, step.now, wanted)
+    ]
+    for *_, number, change in sorted(options, key=lambda option: option[:3]):
+        entries = {**step.entries, **change}
+        if (now := sizes.under(entries)) is not None:
+            yield _Step(entries, now, differing(now, wanted), number)
 
 
 def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
@@ -125,7 +181,7 @@ def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
     factors = {Fraction(v, probe.values[p]) for p, v in entries.items() if v != probe.values[p]}
     for move in probe.silent_moves:
         built = probe.try_entries(entries)
-        disturbed = set() if built is None else move.attributes & set(built.attributes)
+        disturbed = set() if built is None else set(move.attributes) & set(built.attributes)
         if not disturbed:
             continue
         for factor in sorted(factors):

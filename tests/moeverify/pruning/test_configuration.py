@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import DbrxForCausalLM
 
 import moeverify as mv
 from moeverify.coupling.trace import call_model
@@ -81,13 +82,30 @@ def test_heads_are_fewer_not_smaller():
     assert model.config.num_attention_heads * 2 == build_zoo("granitemoehybrid").config.num_attention_heads
 
 
+def dbrx(key_value_heads):
+    """Queries, keys and values in one projection; heads are as wide as hidden channels divided by heads make them."""
+    config = build_zoo("dbrx").config
+    config.attn_config.kv_n_heads = config.num_key_value_heads = key_value_heads
+    torch.manual_seed(0)
+    return DbrxForCausalLM(config).eval()
+
+
 def test_an_entry_that_divides_a_part_of_a_size():
-    model = build_zoo("dbrx")  # keys and values of one head, as wide as 64 hidden channels in 4 heads make them
+    model = dbrx(1)
     plan = prune(model)
     entries = {".".join(path): value for path, value in plan.entries.items()}
     assert entries == {"d_model": 32, "n_heads": 2, "ffn_config.ffn_hidden_size": 28}
     assert plan.adjustments == ()
     assert model.transformer.blocks[0].norm_attn_norm.attn.Wqkv.weight.shape == (2 * 16 + 2 * 16, 32)
+
+
+def test_of_two_ways_to_say_a_shape_the_one_that_keeps_the_heads_size():
+    model = dbrx(2)  # half the hidden channels: 4 heads of 8 with 2 for keys, or 2 of 16 with one, 64 rows either way
+    plan = prune(model)
+    entries = {".".join(path): value for path, value in plan.entries.items()}
+    assert entries == {"d_model": 32, "n_heads": 2, "attn_config.kv_n_heads": 1, "ffn_config.ffn_hidden_size": 28}
+    attention = model.transformer.blocks[0].norm_attn_norm.attn
+    assert (attention.Wqkv.weight.shape, attention.head_dim) == ((2 * 16 + 2 * 16, 32), 16)
 
 
 def test_another_name_of_an_entry_is_no_entry():

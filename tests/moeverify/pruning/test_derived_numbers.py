@@ -1,6 +1,7 @@
 """Numbers that a forward derives from a size, where no attribute shows them: kept as they were trained, or refused."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from torch import nn
 import moeverify as mv
 from moeverify.errors import PruningRefused
 from moeverify.pruning.configuration.absorb import absorb
+from moeverify.pruning.configuration.derived import for_all_experts
 from moeverify.pruning.configuration.numbers import changed_numbers, record_forward
 from moeverify.pruning.example import Example
+from moeverify.pruning.folds import Fold
+from moeverify.roles import find_roles
 from tests.support.own_scales import FOLDED, LEFT_ALONE, OwnScales, own_scales
+from tests.support.small_nets import TinyMoE, build
 
 IDS = torch.arange(6).view(2, 3)
 ALL = torch.arange(32).view(1, 32)
@@ -186,3 +191,11 @@ def test_afmoe_scales_its_embedding_inside_of_its_forward(ratio):
     checks = ["masked-equivalence", "config-in-step", "reload", "something-pruned", "ratio-honoured"]
     result = mv.verify("tests.support.own_scales:afmoe_scaled", pruning_ratio=ratio, checks=checks)
     assert {v.check: v.message for v in result.verdicts if v.status != "pass"} == {}
+
+
+def test_a_fold_of_one_listed_expert_holds_for_those_that_no_token_reached():
+    model = build(TinyMoE, shared=0)
+    name = "layers.0.experts.{}.down_proj.weight"
+    forward = SimpleNamespace(parameters={7: name.format(1), 8: name.format(2)}, readers={7: ["linear"], 8: ["linear"]})
+    folds = for_all_experts([Fold(name.format(1), 2.0, 0.0)], forward, model, find_roles(model))
+    assert [fold.parameter for fold in folds] == [name.format(1), name.format(0), name.format(3)]
