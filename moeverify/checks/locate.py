@@ -1,7 +1,8 @@
 """Where an array lies in a larger one: the positions of each dimension at which the larger one holds it, bit for bit.
 
-Values that the larger array holds only once vote for their coordinates, which settles most arrays; slices along the
-last open dimension are recognised as a whole.
+Values that the larger array holds only once vote for their coordinates, which settles most arrays. In bfloat16 few
+values are alone: slices are then compared where the other dimensions are settled. Slices along the last open dimension
+are recognised as a whole.
 """
 
 from __future__ import annotations
@@ -82,6 +83,33 @@ def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positio
     return result, unsure
 
 
+def _spread(new: np.ndarray, old: np.ndarray, found: Positions) -> None:
+    """Fill in positions that got no vote (-1), in place: slices are compared where the other dimensions are known.
+
+    What is found for one dimension tells more of the others, until nothing is gained any more.
+    """
+    gained = True
+    while gained:
+        gained = False
+        for dim, positions in found.items():
+            missing = np.flatnonzero(positions < 0)
+            here, there = new, old
+            for other, theirs in found.items():
+                if other != dim:
+                    sure = np.flatnonzero(theirs >= 0)
+                    here, there = np.take(here, sure, axis=other), np.take(there, theirs[sure], axis=other)
+            if not len(missing) or not here.size:
+                continue
+            owners: dict[bytes, list[int]] = {}
+            for number, row in enumerate(np.moveaxis(there, dim, 0)):
+                owners.setdefault(row.tobytes(), []).append(number)
+            for number in missing:
+                candidates = owners.get(np.take(here, number, axis=dim).tobytes(), [])
+                if len(candidates) == 1:
+                    positions[number] = candidates[0]
+                    gained = True
+
+
 def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> tuple[Positions, set[int], bool]:
     """Where ``new`` lies in ``old``: positions of each dimension that shrank, the dimensions whose values do not
     tell, and whether ``old`` at these positions is ``new``, bit for bit. ``known`` fixes some dimensions.
@@ -95,6 +123,10 @@ def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> 
     open_dims = [d for d in range(old.ndim) if old.shape[d] != new.shape[d] and d not in known]
     rest = take(old, known)
     found, unsure = vote(new, rest, open_dims) if len(open_dims) > 1 else ({}, set(open_dims))
+    silent = {dim for dim, positions in found.items() if (positions < 0).any()}
+    if silent:
+        _spread(new, rest, found)
+        unsure -= {dim for dim in silent if (found[dim] >= 0).all()}
     # With all other dimensions settled, whole slices are compared along the last one.
     if len(unsure) == 1:
         (dim,) = unsure

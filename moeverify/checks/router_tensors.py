@@ -25,7 +25,7 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
         root, *inner = [dict(_own(module, path)) for path, module in parts]
         found |= {name: t for name, t in root.items() if t.dim() == 1 and t.shape[0] == count}
         for part in (root, *reversed(inner)):
-            matrices = [t for t in part.values() if t.dim() == 2 and count in t.shape and min(t.shape) > 1]
+            matrices = [t for t in part.values() if t.dim() == 2 and count in t.shape and len(t) > 1]
             if matrices:
                 rows = any(t.shape[0] == count for t in matrices)
                 found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}

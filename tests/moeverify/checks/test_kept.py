@@ -95,6 +95,15 @@ def test_few_distinct_values_in_two_dimensions_need_a_neighbour():
     assert found[0].tolist() == rows.tolist()
 
 
+def test_the_few_values_that_are_alone_settle_the_rest():
+    torch.manual_seed(0)
+    old = bits(torch.randn(192, 64).bfloat16())  # most of its values are there several times
+    rows, columns = np.arange(48, 72), np.array([10, 20, 23, 34, 36, 38, 42, 63])
+    found, unsure, equal = locate(old[rows][:, columns], old)
+    assert (found[0].tolist(), found[1].tolist()) == (rows.tolist(), columns.tolist())
+    assert (unsure, equal) == (set(), True)
+
+
 def test_negative_zero_and_nan_are_bits():
     values = torch.tensor([0.0, -0.0, float("nan")])
     assert len(set(bits(values).tolist())) == 3
