@@ -12,6 +12,7 @@ from moeverify.cli.evaluation_table import print_differences, print_scores
 from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Seed, SourceName, Tasks, TrustRemoteCode
 from moeverify.evaluation import Evaluation, EvaluationSettings, compare
 from moeverify.evaluation.source import evaluate_source
+from moeverify.words import words
 
 
 @app.command("evaluate")
@@ -33,7 +34,7 @@ def evaluate_command(
     if before is not None and not tasks:
         settings = before.settings
     else:
-        settings = EvaluationSettings(tuple(tasks.replace(",", " ").split()), num_fewshot, limit, seed, batch_size)
+        settings = EvaluationSettings(tuple(words(tasks)), num_fewshot, limit, seed, batch_size)
     found = evaluate_source(source, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if out is not None:
         found.write(out)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from moeverify.errors import UsageError
+from moeverify.words import words
 
 LOCAL_LIMIT = 100
 LOCAL_CURVE = (0.125, 0.25, 0.5)
@@ -85,12 +86,12 @@ class QualitySettings:
 
     def options(self) -> list[str]:
         """The command line's words for what is not the default."""
-        words: list[str] = []
+        written: list[str] = []
         for name, value in asdict(self).items():
             if value != getattr(_DEFAULT, name):
                 text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-                words += [f"--{name.replace('_', '-')}", text]
-        return words
+                written += [f"--{name.replace('_', '-')}", text]
+        return written
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QualitySettings:
@@ -102,7 +103,7 @@ class QualitySettings:
 def parse_ratios(text: str) -> tuple[float, ...]:
     """Numbers separated by commas. Raises ``UsageError`` with one line for what is none."""
     try:
-        return tuple(float(word) for word in text.replace(",", " ").split())
+        return tuple(float(word) for word in words(text))
     except ValueError:
         raise UsageError(f"ratios must be numbers separated by commas, such as 0.25,0.5, not {text!r}") from None
 
