@@ -15,14 +15,9 @@ from moeverify.errors import MoEVerifyError
 from moeverify.inspection import Inspection, inspect_source
 
 # Why classes of a type differ beyond the sizes.
-_CAST = "in bfloat16 a copy of the embeddings is made for a mask and never used, which freezes the hidden channels"
 _KEYS = "layers of full attention take keys for values"
 _TABLE = "the small table of n-grams is cut by heads, the large one by channels"
 DIFFERENCES: Mapping[str, str] = {
-    "deepseek_v4": "only the small model has a layer of sliding attention, whose keys are not compressed",
-    "doge": "32 tokens are within the window, so no positions are chosen",
-    "dots3_note": _CAST,
-    "dots3_note_text": _CAST,
     "gemma4": _KEYS,
     "gemma4_text": _KEYS,
     "inkling2_text": "dynamic convolutions work on quarters of a head, which cannot go alone",

@@ -27,10 +27,6 @@ HEADS_CANNOT_CHANGE_ALONE = {
 }
 # Classes that cut attention elsewhere than between heads, and the parameters beside those that follow the heads.
 NOT_BY_HEADS = {
-    "deepseek_v4": (
-        r"\.(kv_proj|kv_norm|q_b_proj|gate_proj|position_bias|o_a_proj)\b",
-        "one key head: pairs of a head",
-    ),
     "olmoe": (r"\.(q|k)_norm\.weight$", "the norm of all heads together has the hidden size"),
     "zaya": (r".", "convolutions mix all channels of all heads: one unit"),
 }
