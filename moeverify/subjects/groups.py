@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ def classes_of(pruner: Any, model: nn.Module) -> tuple[PruningClass, ...]:
     couplings = [
         c for group in pruner.DG.get_all_groups(**more) if (c := _class_of(group, pruner.DG, names)) is not None
     ]
-    return classify(model, couplings, find_roles(model))
+    # What a group of Torch-Pruning's removes it removes from every expert of a common parameter alike.
+    return tuple(replace(c, experts=0, in_turn=frozenset()) for c in classify(model, couplings, find_roles(model)))
 
 
 def _class_of(group: Any, graph: Any, names: dict[int, str]) -> CouplingClass | None:

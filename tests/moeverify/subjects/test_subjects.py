@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from moeverify.case import Case, run_case
 from moeverify.errors import ExpansionsExceeded, SourceError, UsageError
 from moeverify.subjects import Pruned, adapt, load_subject, prune_stock
 from moeverify.subjects.expansions import VARIABLE
+from moeverify.subjects.groups import classes_of
 from moeverify.subjects.torch_pruning import fork_package, use_fork
 from moeverify.verdict import Status, Verdict
 from moeverify.zoo import build_zoo
@@ -164,3 +166,15 @@ def test_wrong_names_are_refused_in_one_line(tmp_path):
 def test_stock_is_counted_like_a_factory():
     pruner = prune_stock(Gated(), torch.randn(3, 6), pruning_ratio=0.5, seed=0)
     assert isinstance(pruner, tp.pruner.BasePruner)
+
+
+def test_a_group_of_torch_prunings_takes_the_same_channels_of_every_expert():
+    """Of a stack it cuts all slices alike, so its experts have none of their own (G4)."""
+    model = build_zoo("mixtral")
+    graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": torch.arange(32).view(2, 16)})
+    theirs = SimpleNamespace(
+        get_all_groups=graph.get_all_groups, is_out_channel_pruning_fn=graph.is_out_channel_pruning_fn
+    )
+    for pruner_graph, experts in ((theirs, 0), (graph, 4)):
+        groups = classes_of(SimpleNamespace(DG=pruner_graph), model)
+        assert [c.experts for c in groups if c.role == "routed_experts"] == [experts] * 3
