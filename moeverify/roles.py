@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -148,7 +148,7 @@ def _parent(name: str) -> str:
 
 def fused_expert_count(module: nn.Module) -> int:
     """Number of experts of a module whose own parameters are stacked ``[experts, ..., ...]``; 0 if it is none."""
-    stacked = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+    stacked = [p for p in module._parameters.values() if p is not None and p.dim() == 3]
     return min(p.shape[0] for p in stacked) if len(stacked) >= 2 else 0
 
 
@@ -164,7 +164,7 @@ def find_roles(model: nn.Module, roles: Roles | None = None) -> FoundRoles:
 class _Search:
     def __init__(self, model: nn.Module, roles: Roles) -> None:
         self.modules = dict(model.named_modules())
-        self.parameters = {name for name, _ in model.named_parameters()}
+        self.parameters = _first_names(self.modules)
         self.roles = roles
         self.children: dict[str, list[str]] = {}
         for name in self.modules:
@@ -278,6 +278,16 @@ class _Search:
         shared = shared or list(self._named(_parent(name), self.roles.shared_experts))
         routers = routers or tuple(child for child in beside if self._is(self.roles.routers, child))
         return MoELayer(name, container, experts, layout, routers, tuple(shared), stacks)
+
+
+def _first_names(modules: Mapping[str, nn.Module]) -> set[str]:
+    """Each parameter's first name."""
+    names: dict[int, str] = {}
+    for path, module in modules.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), f"{path}.{name}" if path else name)
+    return set(names.values())
 
 
 def _numbered(container: str, count: int) -> tuple[str, ...]:

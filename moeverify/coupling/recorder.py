@@ -10,7 +10,6 @@ import weakref
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +26,7 @@ RESHAPED = "its shape was changed in place"
 UNSEEN_VIEW = "seen through a view that no recorded operation made"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A tensor that the recorder knows: ``layout`` says where in its storage it lies."""
 
     alive: weakref.ref
@@ -66,7 +64,7 @@ class Recorder(TorchDispatchMode):
         self.run = run or _execute
         self._known: dict[int, _Seen] = {}
         self._names: dict[int, str] = {}
-        self._operators: dict[Any, tuple[str, Rule | None]] = {}
+        self._operators: dict[Any, tuple[str, Rule | None, bool]] = {}
         # A weak reference keeps the address of a storage from being used again.
         self._storages: dict[int, StorageWeakRef] = {}
         self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
@@ -75,8 +73,7 @@ class Recorder(TorchDispatchMode):
         self._left: set[int] = set()
         # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
         self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
-        parameters = list(model.named_parameters(remove_duplicate=False))
-        buffers = list(model.named_buffers(remove_duplicate=False))
+        parameters, buffers = _named_tensors(model)
         for name, tensor in (*parameters, *buffers):
             first = self._names.get(id(tensor))
             if first is not None:
@@ -90,6 +87,11 @@ class Recorder(TorchDispatchMode):
                     self.relations.equal_all(dims, seen.dims)
         self.parameters = tuple(name for name, _ in parameters if name not in self.aliases)
         self.buffers = frozenset(name for name, _ in buffers if name not in self.aliases)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; a call costs less without the guard that PyTorch puts around modes."""
+        return False
 
     def _register(self, tensor: torch.Tensor, dims: tuple[int, ...] | None = None, name: str = "") -> _Seen:
         key = id(tensor)
@@ -178,26 +180,29 @@ class Recorder(TorchDispatchMode):
         known = self._operators.get(func)
         if known is None:
             known = self._operators[func] = _operator(func)
-        name, rule = known
+        name, rule, changes = known
         self.relations.operations.append(Operation(name, self.modules[-1] if self.modules else ""))
         number = self.relations.current
-        given = []
+        here: dict[int, tuple[int, ...]] = {}
         for tensor in tensors_in(args, kwargs):
             seen = self._look_up(tensor)  # before the operation: in-place ones may change the shape
             self._reads[seen.storage] = number
-            given.append(id(tensor))
+            here[id(tensor)] = seen.dims
             parameter = self._names.get(id(tensor))
             if parameter is not None:
                 self.touched.add(parameter)
         result = self.run(func, args, kwargs)
         outputs = (result,) if isinstance(result, torch.Tensor) else tuple(tensors_in((result,), {}))
         for position, output in enumerate(outputs):
-            if id(output) not in given:
+            if id(output) not in here:
                 seen = self._known.get(id(output)) or self._register(output)
+                here[id(output)] = seen.dims
                 if position and name in SPARE:
                     continue  # serves the backward pass
                 self._produced.append(_Made(seen.dims, number, position, seen.storage))
-        call = Call(name, tuple(args), dict(kwargs), outputs, self.dims_of)
+        # What an operation leaves as it was need not be looked up again.
+        dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
+        call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
         if rule is None or not self._state(rule, call):
             self.unknown[name] += 1
             for tensor in (*call.tensors(), *outputs):
@@ -249,14 +254,25 @@ class Recorder(TorchDispatchMode):
                 self.relations.freeze_all(copied(self._produced[index].dims), UNREAD)
 
 
+def _named_tensors(model: nn.Module) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, torch.Tensor]]]:
+    """All parameters and all buffers under every name that they have, from one walk over the modules."""
+    parameters: list[tuple[str, torch.Tensor]] = []
+    buffers: list[tuple[str, torch.Tensor]] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for slots, found in ((module._parameters, parameters), (module._buffers, buffers)):
+            found += [(prefix + name, tensor) for name, tensor in slots.items() if tensor is not None]
+    return parameters, buffers
+
+
 def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
     return func(*args, **kwargs)
 
 
-def _operator(func: Any) -> tuple[str, Rule | None]:
-    """An operation's packet name and the rule for it, if there is one."""
+def _operator(func: Any) -> tuple[str, Rule | None, bool]:
+    """An operation's packet name, the rule for it if there is one, and whether it changes what it is given."""
     name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
-    return name, rule_for(name, func.tags)
+    return name, rule_for(name, func.tags), func._schema.is_mutable
 
 
 def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:

@@ -30,7 +30,8 @@ CHOSEN = 8
 
 def is_weightless(model: nn.Module) -> bool:
     """Whether any parameter or buffer has no data."""
-    return any(t.is_meta or isinstance(t, FakeTensor) for t in (*model.parameters(), *model.buffers()))
+    owned = (slots.values() for module in model.modules() for slots in (module._parameters, module._buffers))
+    return any(t is not None and (t.is_meta or isinstance(t, FakeTensor)) for values in owned for t in values)
 
 
 @contextlib.contextmanager

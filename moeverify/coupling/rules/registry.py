@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from moeverify.coupling.dims import Relations
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One executed operation with its tensors, and the way to their dimensions.
 
     ``args`` and ``kwargs`` are those of the schema, ``outputs`` the tensors it returned, and ``dims_of`` gives a
