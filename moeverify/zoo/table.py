@@ -33,7 +33,6 @@ NO_INNER_CHANNELS = {
 }
 # What the operation that freezes the hidden channels does there.
 HIDDEN_FROZEN = {
-    "gemma4": "embeddings for images are computed and thrown away, and unseen code might have read them",
     "inkling2_text": "attention over the residual streams scales by the root of the hidden size",
 }
 
