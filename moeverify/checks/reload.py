@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,11 @@ from moeverify.checks.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.device import input_device
 from moeverify.exercise import run, vary_inputs
+from moeverify.memory_layout import laid_out_afresh
 from moeverify.pruning.configuration import has_config
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
 GPU_ROUNDINGS = 64
-# Bytes; where torch places what it allocates on a CPU.
-ALIGNMENT = 64
 
 
 @check("reload")
@@ -47,7 +44,7 @@ def reload(context: Context) -> Finding:
 def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path | None = None) -> Finding:
     """Save ``model``, load it in a fresh process, and compare logits on ``inputs``; ``place`` is where to save."""
     device = input_device(model)
-    with _laid_out_afresh(model, device):
+    with laid_out_afresh(model):
         expected = run(model, inputs).cpu()
     with tempfile.TemporaryDirectory(prefix="moeverify-reload-", dir=place) as folder:
         try:
@@ -76,22 +73,3 @@ def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path |
                       f"{allowed:.0e})", difference=worst, tolerance=allowed)  # fmt: skip
     how = "bit for bit" if not allowed else f"to {worst:.1e} (allowed {allowed:.0e} on {device.type})"
     return passed(f"a fresh process gives the same logits {how}, all keys accounted for")
-
-
-@contextlib.contextmanager
-def _laid_out_afresh(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """On a CPU, hold weights that are views (of a larger tensor, or with other strides) in memory of their own.
-
-    Kernels add in an order that depends on strides and on alignment. What is loaded lies in fresh memory as well.
-    """
-    elsewhere: list[tuple[torch.Tensor, torch.Tensor]] = []
-    if device.type == "cpu":
-        for tensor in (*model.parameters(), *model.buffers()):
-            if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNMENT:
-                elsewhere.append((tensor, tensor.data))
-                tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    try:
-        yield
-    finally:
-        for tensor, data in elsewhere:
-            tensor.data = data

@@ -54,7 +54,8 @@ def prune_command(
 ) -> int:
     """Prune a model and save it as a checkpoint that plain transformers loads, with its plan beside it."""
     if (save_model is None) == (plan is None):
-        raise UsageError("say where to put the result: --save-model DIR, or --plan FILE for the plan alone")
+        both = "; not both: the folder holds its plan" if plan else ""
+        raise UsageError(f"say where to put the result: --save-model DIR, or --plan FILE for the plan alone{both}")
     target = plan or save_model
     assert target is not None
     rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)

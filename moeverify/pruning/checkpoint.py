@@ -13,6 +13,7 @@ from torch import nn
 
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.exercise import run
+from moeverify.memory_layout import laid_out_afresh
 from moeverify.pruning.carry_out import carry_out
 from moeverify.pruning.folders import check_target, copy_companions, whole_folder
 from moeverify.pruning.importances import importance_named
@@ -185,9 +186,13 @@ def _save(
 
 @torch.no_grad()
 def _check_reload(loaded: LoadedModel, folder: Path) -> None:
-    """Raises ``PruningRefused`` unless the saved folder gives the same numbers as the model in memory."""
+    """Raises ``PruningRefused`` unless the saved folder gives the same numbers as the model in memory.
+
+    Weights that were loaded lie anywhere in a file's buffer, so both are held in fresh memory for the comparison.
+    """
     model = loaded.model
-    expected = run(model, loaded.example_inputs).cpu()
+    with laid_out_afresh(model):
+        expected = run(model, loaded.example_inputs).cpu()
     again, info = type(model).from_pretrained(
         folder,
         dtype=next(model.parameters()).dtype,
@@ -198,7 +203,8 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
         if keys:
             raise PruningRefused(f"the saved model cannot be loaded again, {kind}: {sorted(map(str, keys))[0]}")
     again.to(next(model.parameters()).device)
-    got = run(again.eval(), loaded.example_inputs).cpu()
+    with laid_out_afresh(again):
+        got = run(again.eval(), loaded.example_inputs).cpu()
     if not torch.equal(got, expected):
         worst = float((got.double() - expected.double()).abs().max())
         raise PruningRefused(f"the saved model computes something else than the pruned one, by up to {worst:.1e}")
