@@ -1,25 +1,30 @@
 """Group building over the number of listed experts in one layer: time and memory (G15).
 
-    python -m benchmarks.groups [--experts 64 128 256 512] [--repeat 3]
+    python -m benchmarks.groups [--experts 64 128 256 512] [--repeat 3] [--output reports/baselines]
 
-Prints, for each number of experts, the time of ``build_dependency`` and of all groups as a multiple of one plain
-forward in which every expert runs, the peak of the Python memory that both take per expert, and the exponents that fit
-the growth: 1 is linear. CPU seconds of this process, the best of ``--repeat`` runs.
+Prints, and writes as ``groups.md`` and ``groups.json``, for each number of experts, the time of ``build_dependency``
+and of all groups as a multiple of one plain forward in which every expert runs, the peak of the Python memory that both
+take per expert, and the exponents that fit the growth: 1 is linear. CPU seconds of this process, the best of
+``--repeat`` runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import math
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 import moeverify as mv
+from moeverify.report.files import write_text
+from moeverify.versions import versions
 
 
 class Expert(nn.Module):
@@ -101,25 +106,46 @@ def measure(count: int, repeat: int) -> dict[str, float]:
     return {**seconds, "found": len(groups), "expansions": graph.expansions, "bytes": peak}
 
 
-def main() -> None:
+def table(rows: list[dict[str, float]]) -> str:
+    """The rows as a Markdown table, and how their values grow."""
+    lines = [
+        "# Group building over the number of listed experts in one layer",
+        "",
+        "Times as multiples of one plain forward in which every expert runs, on one core; by "
+        "`python -m benchmarks.groups`.",
+        "",
+        "| experts | groups | build / forward | all groups / forward | seconds (build, groups) | KiB per expert |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['experts']} | {row['found']:.0f} | {row['build'] / row['forward']:.1f} | "
+        f"{row['groups'] / row['forward']:.1f} | {row['build']:.2f}, {row['groups']:.2f} | "
+        f"{row['bytes'] / row['experts'] / 1024:.1f} |"
+        for row in rows
+    ]
+    if len(rows) > 1:
+        counts = [int(row["experts"]) for row in rows]
+        growth = ", ".join(
+            f"{name} {exponent(counts, [row[name] for row in rows]):.2f}"
+            for name in ("forward", "build", "groups", "bytes")
+        )
+        lines += ["", f"Growth as a power of the number of experts (1 is linear): {growth}."]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--repeat", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=Path("reports/baselines"), help="folder of the results")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     measure(4, 1)  # imports and caches
-    rows = [measure(count, arguments.repeat) for count in arguments.experts]
-    print("| experts | groups | build / forward | all groups / forward | seconds (build, groups) | KiB per expert |")
-    print("|---|---|---|---|---|---|")
-    for count, row in zip(arguments.experts, rows, strict=True):
-        print(
-            f"| {count} | {row['found']:.0f} | {row['build'] / row['forward']:.1f} | "
-            f"{row['groups'] / row['forward']:.1f} | {row['build']:.2f}, {row['groups']:.2f} | "
-            f"{row['bytes'] / count / 1024:.1f} |"
-        )
-    if len(rows) > 1:
-        for name in ("forward", "build", "groups", "bytes"):
-            print(f"{name} grows as experts ** {exponent(arguments.experts, [row[name] for row in rows]):.2f}")
+    rows = [{"experts": count, **measure(count, options.repeat)} for count in options.experts]
+    print(table(rows))
+    write_text(options.output / "groups.json", json.dumps({"versions": versions(), "rows": rows}, indent=1) + "\n")
+    write_text(options.output / "groups.md", table(rows))
 
 
 if __name__ == "__main__":

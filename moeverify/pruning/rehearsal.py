@@ -17,7 +17,7 @@ from torch import nn
 
 from moeverify.errors import PruningRefused, TraceError
 from moeverify.pruning.apply import apply_plan
-from moeverify.pruning.configuration.absorb import absorb
+from moeverify.pruning.configuration.absorb import absorb_all
 from moeverify.pruning.configuration.constants import merged
 from moeverify.pruning.configuration.derived import Derived, for_all_experts
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
@@ -53,14 +53,7 @@ class Rehearsal:
         if self.before is None:
             self._run_with_weights(plan)
             return Derived()
-        folds = []
-        stuck = []
-        for number in self._changed(plan):
-            found = absorb(self.before, number)
-            if found is None:
-                stuck.append(number)
-            else:
-                folds += found
+        folds, stuck = absorb_all(self.before, self._changed(plan))
         reached = for_all_experts(folds, self.before, self.graph.model, self.graph.found_roles)
         return Derived(merged(reached), tuple(stuck))
 

@@ -205,7 +205,7 @@ def _with_fisher(part: _Part, importance: OBDCImportance) -> _Part:
     without bias. Where none were gathered (fused experts run outside of any layer) the squared gradient stands for
     them."""
     layer: Any = part.layer
-    rows = torch.as_tensor(part.positions.ravel())
+    rows = torch.as_tensor(part.positions.ravel().copy())
     gradient = None if layer.weight.grad is None else layer.weight.grad[rows]
     view = _as_linear(layer.weight.detach()[rows], gradient, 0)
     importance.steps = max(importance.steps, 1)

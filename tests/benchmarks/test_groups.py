@@ -1,18 +1,21 @@
 """The benchmark of group building runs and prints what it promises."""
 
-import sys
+import json
 
 import pytest
 
 from benchmarks.groups import exponent, main
 
 
-def test_table_and_exponents(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["groups", "--experts", "4", "8", "--repeat", "1"])
-    main()
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| 4", "5"], ["| 8", "9"]]
-    assert [line.split(" grows")[0] for line in lines[4:]] == ["forward", "build", "groups", "bytes"]
+def test_table_and_exponents(capsys, tmp_path):
+    main(["--experts", "4", "8", "--repeat", "1", "--output", str(tmp_path)])
+    text = (tmp_path / "groups.md").read_text("utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    rows = [line.split(" | ")[:2] for line in text.splitlines() if line[:3] in ("| 4", "| 8")]
+    assert rows == [["| 4", "5"], ["| 8", "9"]]
+    grown = text.splitlines()[-1].partition(": ")[2].split(", ")
+    assert [part.split()[0] for part in grown] == ["forward", "build", "groups", "bytes"]
+    assert [row["found"] for row in json.loads((tmp_path / "groups.json").read_text("utf-8"))["rows"]] == [5, 9]
 
 
 def test_exponent_of_a_power():

@@ -9,6 +9,7 @@ others.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from moeverify.pruning.configuration.numbers import Forward, Number, Step
@@ -41,7 +42,50 @@ class _TooDeep(Exception):
     """The search leads too far away."""
 
 
-def absorb(forward: Forward, number: Number) -> list[Fold] | None:
+def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold], list[Number]]:
+    """Folds that take over ``numbers``, and those of them that nothing can take over."""
+    alike: dict[tuple, list[Number]] = defaultdict(list)
+    for number in numbers:
+        alike[number.module, number.operation, number.position, number.old, number.new].append(number)
+    folds: list[Fold] = []
+    stuck: list[Number] = []
+    for group in alike.values():
+        together = _absorb_calls(forward, group) if len(group) > 1 else None
+        if together is not None:
+            folds += together
+            continue
+        for number in group:
+            found = absorb(forward, number)
+            if found is None:
+                stuck.append(number)
+            else:
+                folds += found
+    return folds, stuck
+
+
+def _absorb_calls(forward: Forward, numbers: Sequence[Number]) -> list[Fold] | None:
+    """One fold for all calls of a module that runs several times with the same weights; ``None`` if its weights are
+    read elsewhere, too, or have to be relieved."""
+    search = _Search(forward, calls=True)
+    folds: dict[str, Fold] = {}
+    covered: dict[str, set[int]] = defaultdict(set)
+    for number in numbers:
+        search.shared.clear()
+        for fold in absorb(forward, number, search) or ():
+            readers = search.shared.get(fold.parameter, set())
+            if len(readers) != 1 or readers <= covered[fold.parameter] or folds.get(fold.parameter, fold) != fold:
+                return None
+            covered[fold.parameter] |= readers
+            folds[fold.parameter] = fold
+        if not search.shared:
+            return None
+    names = {name: value for value, name in forward.parameters.items()}
+    if any(set(forward.readers[names[name]]) != readers for name, readers in covered.items()):
+        return None
+    return list(folds.values())
+
+
+def absorb(forward: Forward, number: Number, search: _Search | None = None) -> list[Fold] | None:
     """Folds after which the forward computes with the new number what it did with the old one; ``None`` without any.
 
     Only a factor can be taken over: ``x * c``, ``x / c``, or a constant tensor that enters such a product.
@@ -50,7 +94,7 @@ def absorb(forward: Forward, number: Number) -> list[Fold] | None:
         return None
     step = forward.steps[number.step]
     ratio = number.new / number.old
-    search = _Search(forward)
+    search = search or _Search(forward)
     try:
         if step.operation == "aten.lift_fresh" and len(step.numbers) == 1:
             return search.cancel(step.outputs[0], ratio)
@@ -72,8 +116,13 @@ def _either(search: _Search, number: int, step: Step, ratio: float) -> list[Fold
 
 
 class _Search:
-    def __init__(self, forward: Forward) -> None:
+    """``calls`` lets a weight be read by further calls of the same module: ``shared`` notes by which step each was
+    asked for."""
+
+    def __init__(self, forward: Forward, *, calls: bool = False) -> None:
         self.forward = forward
+        self.calls = calls
+        self.shared: dict[str, set[int]] = {}
         self.questions = 0
         self.depth = 0
 
@@ -102,6 +151,9 @@ class _Search:
     def _produce(self, value: int, factor: float, reader: int | None) -> list[Fold] | None:
         others = [n for n in self.forward.readers[value] if n != reader]
         if (name := self.forward.parameters.get(value)) is not None:
+            if self.calls and reader is not None and all(self._same_place(n, reader) for n in others):
+                self.shared.setdefault(name, set()).add(reader)
+                return [Fold(name, factor)]
             relief = self._all([self._cancel_at(n, value, factor) for n in others])
             return None if relief is None else [Fold(name, factor), *relief]
         if others or value not in self.forward.makers:
@@ -124,6 +176,13 @@ class _Search:
         if kind == "aten.mul" and step.numbers and 0 in step.inputs:
             return self.produce(step.inputs[0], factor, number)
         return self._produce_product(kind, step, number, factor)
+
+    def _same_place(self, number: int, other: int) -> bool:
+        """Whether two steps are the same operation of the same module."""
+        if number < 0 or other < 0:
+            return False
+        first, second = self.forward.steps[number], self.forward.steps[other]
+        return (first.module, first.operation) == (second.module, second.operation)
 
     def _produce_product(self, kind: str, step: Step, number: int, factor: float) -> list[Fold] | None:
         places: Sequence[int] = _PRODUCTS.get(kind, ())

@@ -14,7 +14,7 @@ from functools import cached_property
 from torch import nn
 
 from moeverify.errors import PruningRefused, TraceError
-from moeverify.pruning.configuration.absorb import absorb
+from moeverify.pruning.configuration.absorb import absorb_all
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
@@ -55,14 +55,7 @@ class DerivedNumbers:
         """
         if self.before is None:
             return Derived()
-        folds: list[Fold] = []
-        stuck = []
-        for number in self._changed(self.before, update):
-            found = absorb(self.before, number)
-            if found is None:
-                stuck.append(number)
-            else:
-                folds += found
+        folds, stuck = absorb_all(self.before, self._changed(self.before, update))
         return Derived(for_all_experts(folds, self.before, self.probe.model, self.roles), tuple(stuck))
 
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
