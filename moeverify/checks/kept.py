@@ -8,6 +8,7 @@ tensor are tried, and taken only if they give the pruned values exactly.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -92,10 +93,16 @@ def _alike(first: str, second: str) -> int:
 
 
 def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.ndarray]:
-    """Kept positions of neighbours of the same size before and after: of the same expert first, then by path."""
+    """Kept positions of neighbours of the same size before and after: of the same expert first, then by path; of
+    equally near ones those that most have (a norm of ones is nearer to the layers that read it than to the heads)."""
     fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
+    near = [(s.expert != part.expert, -_alike(s.name, part.name)) for s in fitting]
+    held = Counter((place, s.positions.tobytes()) for place, s in zip(near, fitting, strict=True))
+    ranked = sorted(
+        zip(near, fitting, strict=True), key=lambda x: (x[0], -held[x[0], x[1].positions.tobytes()], x[1].name)
+    )
     seen: set[bytes] = set()
-    for neighbour in sorted(fitting, key=lambda s: (s.expert != part.expert, -_alike(s.name, part.name), s.name)):
+    for _, neighbour in ranked:
         if (key := neighbour.positions.tobytes()) not in seen:
             seen.add(key)
             yield neighbour.positions

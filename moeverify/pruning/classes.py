@@ -65,8 +65,9 @@ def _contiguous_blocks(positions: np.ndarray) -> bool:
 
 
 def embedding_weights(model: nn.Module) -> set[str]:
-    """Names of all embeddings' weights."""
-    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name}
+    """Names of all embeddings' weights; a table inside of attention, such as biases by distance, is none."""
+    names = (name for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name)
+    return {weight for name in names if not is_attention(weight := f"{name}.weight")}
 
 
 def is_hidden(parameter: str, dim: int, embeddings: set[str], roles: FoundRoles) -> bool:
@@ -78,7 +79,7 @@ def is_hidden(parameter: str, dim: int, embeddings: set[str], roles: FoundRoles)
 
 def is_attention(parameter: str) -> bool:
     """Whether a parameter lies in a module of attention, by the usual names."""
-    return any("attn" in part or "attention" in part for part in parameter.split(".")[:-1])
+    return any("attn" in part or "attention" in part for part in parameter.lower().split(".")[:-1])
 
 
 def classify(
