@@ -23,27 +23,35 @@ SOCKET, OWNER = "MOEVERIFY_RELOAD_SOCKET", "MOEVERIFY_RELOAD_OWNER"
 _START_SECONDS = 120.0
 
 PROGRAM = """
-import json, os, socket, sys, traceback
+import inspect, json, os, socket, sys, traceback
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 def load(folder, dtype, experts, attention, threads, device):
     torch.set_num_threads(int(threads))
-    if json.load(open(folder + "/model/config.json"))["model_type"] == "synthetic_moe":
+    config = json.load(open(folder + "/model/config.json"))
+    if config["model_type"] == "synthetic_moe":
         import synthetic_models
+    kind = getattr(transformers, (config.get("architectures") or [""])[0], AutoModelForCausalLM)
     more = {"experts_implementation": experts} if experts else {}
     if device != "cpu":
         more["device_map"] = device  # straight to where it belongs
-    model, info = AutoModelForCausalLM.from_pretrained(
+    model, info = kind.from_pretrained(
         folder + "/model", dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True, **more)
     model.eval()
     inputs = {k: v.clone() for k, v in load_file(folder + "/inputs.safetensors", device=device).items()}
     if device == "cpu":  # loaded tensors lie anywhere in a file's buffer; kernels round by where memory is aligned
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    plain = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     with torch.no_grad():
-        logits = model(**inputs, use_cache=False).logits
+        output = model(**inputs, **plain)
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        logits = next(t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point())
     save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
     json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,18 +27,20 @@ GPU_ROUNDINGS = 64
 @check("reload")
 def reload(context: Context) -> Finding:
     """Proves that ``save_pretrained`` and ``from_pretrained`` in a fresh process of plain transformers give the same
-    logits (on a CPU bit for bit, on a GPU up to the order of additions), with no missing, unexpected or mismatched key.
-    What was loaded is copied out of the mapped file first, since some kernels add in another order where memory is not
-    aligned.
+    logits, or the first output of a model without any (on a CPU bit for bit, on a GPU up to the order of additions),
+    with no missing, unexpected or mismatched key. What was loaded is copied out of the mapped file first, since some
+    kernels add in another order where memory is not aligned.
 
     Says nothing of other transformers releases.
     """
     model = context.pruned
-    if not has_config(model) or not hasattr(model, "lm_head"):
-        return skipped("not a causal language model of transformers; there is no standard way to reload it")
+    if not has_config(model) or not (hasattr(model, "lm_head") or hasattr(transformers, type(model).__name__)):
+        return skipped("not a model of transformers; there is no standard way to reload it")
     inputs = vary_inputs(context.original, context.example_inputs, context.seed + 7)
     if not isinstance(inputs, dict):
-        inputs = {"input_ids": inputs if isinstance(inputs, torch.Tensor) else inputs[0]}
+        inputs = {
+            getattr(model, "main_input_name", "input_ids"): inputs if isinstance(inputs, torch.Tensor) else inputs[0]
+        }
     return reloaded(model, inputs, context.dtype)
 
 
