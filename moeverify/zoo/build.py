@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -33,8 +35,22 @@ def build_zoo(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.floa
     layers = len(find_roles(model).layers)
     if layers < 2:
         raise SourceError(f"the zoo's small {model_type} has {layers} MoE layers where two are needed")
+    _keep_in_float32(model, dtype)
     randomise(model, seed)
     return model.eval()
+
+
+def _keep_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold in float32 what the class says that ``from_pretrained`` does, whatever precision is asked for."""
+    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype is torch.float16:
+        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    if not kept or dtype not in (torch.float16, torch.bfloat16):
+        return
+    rule = re.compile("|".join(name.replace("*", ".*") for name in sorted(kept)))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and rule.search(name):
+            tensor.data = tensor.data.float()
 
 
 def randomise(model: nn.Module, seed: int) -> None:
