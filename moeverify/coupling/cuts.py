@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from moeverify.coupling.dims import Relations, Segment
-from moeverify.coupling.trace import Trace
+
+if TYPE_CHECKING:
+    from moeverify.coupling.trace import Trace
 
 EQUAL_PARTS = "part of an equal split whose parts would have to shrink alike"
 CUT_BY_NUMBER = "cut by a slice of which nothing else has the size, so that a wrong bound would show nowhere"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from moeverify.coupling.links import stated_frozen
 from moeverify.coupling.recorder import Recorder, tensors_in
 from moeverify.errors import TraceError
 
@@ -22,22 +23,26 @@ Unread = frozenset[tuple[int, int]]
 
 
 def idle_results(
-    recorder: Recorder, output: Any, again: Recorder, run: Callable[[], Any], random_state: torch.Tensor
+    recorder: Recorder, output: Any, fresh: Callable[[], Recorder], run: Callable[[Recorder], Any], random: torch.Tensor
 ) -> Unread:
     """Those of ``recorder.unread()`` that have no effect on the model's ``output`` and are no part of it; none if that
     cannot be shown.
 
-    ``run`` repeats the forward under ``again`` and gives its output; ``random_state`` is the state of PyTorch's
+    ``run`` repeats the forward under a ``fresh`` recorder and gives its output; ``random`` is the state of PyTorch's
     generator before the first one.
     """
-    unread = recorder.unread() - recorder.made(output)
-    if not unread:
+    if not recorder.unread():
+        return frozenset()
+    frozen = stated_frozen(recorder.relations)
+    unread = recorder.unread(lambda dim: not frozen(dim)) - recorder.made(output)
+    if not unread:  # to freeze what is frozen anyway takes no second forward
         return unread
+    again = fresh()
     spoil = again.run = _Spoil(again, unread)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(random_state)
-            second = run()
+            torch.set_rng_state(random)
+            second = run(again)
     except TraceError:  # what a hidden reader made of the values
         return frozenset()
     same = again.relations.operations == recorder.relations.operations and _same(output, second)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.dims import Freeze, Relations
-from moeverify.coupling.trace import Trace
+
+if TYPE_CHECKING:
+    from moeverify.coupling.trace import Trace
 
 OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
 
@@ -59,6 +62,18 @@ def link(trace: Trace) -> Links:
         if not uneven:
             return links
         held |= uneven
+
+
+def stated_frozen(relations: Relations) -> Callable[[int], bool]:
+    """Tells of a dimension whether what has been stated so far freezes it, however the rest is decided."""
+    finder = _UnionFind(len(relations.sizes))
+    for a, b, _ in relations.equals:
+        finder.union(a, b)
+    freezing = _Freezing(relations, [finder.find(dim) for dim in range(len(relations.sizes))])
+    for freeze in relations.freezes:
+        freezing.start(finder.find(freeze.dim), freeze)
+    freezing.spread()
+    return lambda dim: finder.find(dim) in freezing.frozen
 
 
 def _equal_splits(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:

@@ -224,15 +224,19 @@ class Recorder(TorchDispatchMode):
             self.relations.freeze_all(seen.dims, f"its data leaves PyTorch by {way}")
             self._left.add(seen.storage)
 
-    def unread(self) -> frozenset[tuple[int, int]]:
+    def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
         """Outputs that no operation has read since they were made: operation's number and position of the output.
 
-        A view counts as read where its storage is; what is known to have left is frozen already, see ``escape``.
+        A view counts as read where its storage is; what is known to have left is frozen already, see ``escape``. Only
+        outputs with a dimension that has something to lose and ``matters`` count.
         """
+        sizes = self.relations.sizes
         return frozenset(
             (made.operation, made.position)
             for made in self._produced
-            if made.storage not in self._left and self._reads.get(made.storage, -1) <= made.operation
+            if made.storage not in self._left
+            and self._reads.get(made.storage, -1) <= made.operation
+            and any(sizes[dim] > 1 and matters(dim) for dim in made.dims)
         )
 
     def made(self, value: Any) -> frozenset[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,10 +164,12 @@ def trace(
     else:
         recorder = Recorder(model)
         before = torch.get_rng_state()
-        output = _record(model, example_inputs, recorder, *given)
-        again = Recorder(model)
-        repeat = functools.partial(_record, model, example_inputs, again, *given)
-        recorder.freeze_unread(idle_results(recorder, output, again, repeat, before))
+
+        def run(under: Recorder) -> list[Any]:
+            return _record(model, example_inputs, under, *given)
+
+        output = run(recorder)
+        recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
     return Trace(
         relations=recorder.relations,
         tensors=recorder.tensors,
