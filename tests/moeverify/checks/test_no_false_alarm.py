@@ -1,19 +1,25 @@
 """No check cries wolf: whatever model is drawn, the right pruner passes all of them."""
 
 import functools
+import random
+import time
 import warnings
 
 import pytest
-from hypothesis import given, note, reject
+from hypothesis import given, note, reject, settings
 from hypothesis import strategies as st
 from kept_process import kept_process
 
 import synthetic_models
 from moeverify.case import Case, run_case
 from moeverify.checks import default_names
+from moeverify.events import VerdictReached
+from moeverify.isolate import Limits
+from moeverify.run import run_isolated
 from moeverify.sources import LoadedModel
 from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS, Verdict
+from moeverify.zoo import zoo_types
 from synthetic_models import Spec
 from synthetic_models.strategies import USUAL_FAMILIES, specs
 
@@ -50,6 +56,33 @@ def test_every_check_passes_on_the_right_pruner(spec, ratio):
         reject()  # an architecture whose configuration cannot express a pruned size
     note(str(spec))
     assert problems == {}
+
+
+# A few cases every day, many by night.
+ZOO_CASES = max(4, settings().max_examples // 10)
+
+
+@pytest.mark.slow
+def test_every_check_passes_on_zoo_models():
+    """Types in turn, at ratios, precisions and seeds drawn anew each night."""
+    nightly = settings.get_current_profile_name() == "nightly"
+    draw = random.Random(time.time_ns() if nightly else 11)
+    types = draw.sample(zoo_types(), min(ZOO_CASES, len(zoo_types())))
+    cases = [
+        Case(
+            f"zoo:{name}",
+            pruning_ratio=draw.choice(RATIOS),
+            seed=draw.randrange(1000),
+            dtype=draw.choice(("float32", "bfloat16")),
+            checks=default_names(),
+        )
+        for name in types
+    ]
+    heard = []
+    run_isolated(cases, Limits(600.0), 1, lambda e: isinstance(e, VerdictReached) and heard.append(e.verdict))
+    problems = [v for v in heard if v.status in PROBLEMS and "the subject refused" not in v.message]
+    assert [(v.reproduce, v.check, v.message) for v in problems] == []
+    assert len(heard) >= len(cases)
 
 
 # What drawn specs have found: a check that cried wolf, each for a reason of its own.
