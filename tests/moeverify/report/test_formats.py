@@ -1,7 +1,9 @@
 """HTML, JUnit, annotations, comparison and bug report are drawn from the same result."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from sample_results import HOSTILE, facts, mixed, result, verdict
@@ -14,6 +16,8 @@ from moeverify.report.html import render_comparison, render_html
 from moeverify.report.junit import render_junit
 from moeverify.report.scrub import scrub, scrub_data
 from moeverify.verdict import Status, VerificationResult
+
+ROOT = Path(__file__).parents[3]
 
 
 class Tags(HTMLParser):
@@ -41,6 +45,15 @@ def test_html_is_self_contained_escaped_and_captioned():
     assert "http" not in page.replace("http-equiv", "")
     assert "3 experts, 1 leak<" in page
     assert "between 5 and 7 tokens an expert" in page
+
+
+def test_a_hundred_and_fifty_models_stay_under_six_megabytes():
+    sample = VerificationResult.from_json((ROOT / "reports" / "sample" / "report.json").read_text("utf-8"))
+    again = range(150 // len(sample.cases) + 1)
+    cases = tuple(replace(case, source=f"{case.source}-{n}") for n in again for case in sample.cases)
+    verdicts = tuple(replace(v, source=f"{v.source}-{n}") for n in again for v in sample.verdicts)
+    assert len(cases) > 150
+    assert len(render_html(replace(sample, cases=cases, verdicts=verdicts)).encode()) < 6e6
 
 
 def test_junit_counts_as_the_result_does():
