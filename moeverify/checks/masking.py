@@ -18,17 +18,22 @@ from torch import nn
 
 from moeverify.checks.kept import Kept, tensors_of
 
+# These normalise each channel by itself: with weight and bias at zero a removed one is zero.
+_EACH_BY_ITSELF = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
 
 class KeptChannels(nn.Module):
     """A module over the last dimension, computed on the kept channels only; the others come out as zero.
 
-    Every tensor argument whose last dimension has the full size is cut alike (gated norms take two).
+    A norm for images, by torch's and timm's way to name them (``LayerNorm2d``), has its channels in dimension 1. Every
+    tensor argument whose dimension of channels has the full size is cut alike (gated norms take two).
     """
 
     def __init__(self, module: nn.Module, kept: torch.Tensor, size: int, pruned: nn.Module | None = None) -> None:
         super().__init__()
         self.small = copy.deepcopy(module)
         self.size = size
+        self.axis = channel_axis(module)
         self.register_buffer("kept", kept, persistent=False)
         for name, parameter in list(self.small.named_parameters(recurse=False)):
             if parameter.shape == (size,):
@@ -44,17 +49,24 @@ class KeptChannels(nn.Module):
                 setattr(self.small, name, value)
 
     def _cut(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.dim() and value.shape[-1] == self.size:
-            return value.index_select(-1, self.kept)
+        if isinstance(value, torch.Tensor) and value.dim() > max(self.axis, 0) and value.shape[self.axis] == self.size:
+            return value.index_select(self.axis, self.kept)
         return value
 
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """``[..., n]`` to ``[..., n]``, or to a statistic of another size, which is handed on as it is."""
         small = self.small(self._cut(hidden), *map(self._cut, args), **{k: self._cut(v) for k, v in kwargs.items()})
-        if small.shape[-1] != len(self.kept):
+        if small.shape[self.axis] != len(self.kept):
             return small
-        out = torch.zeros(*small.shape[:-1], self.size, dtype=small.dtype, device=small.device)
-        return out.index_copy(-1, self.kept, small)
+        shape = list(small.shape)
+        shape[self.axis] = self.size
+        out = torch.zeros(shape, dtype=small.dtype, device=small.device)
+        return out.index_copy(self.axis, self.kept, small)
+
+
+def channel_axis(module: nn.Module) -> int:
+    """The dimension of a module's input that holds its channels."""
+    return 1 if type(module).__name__.endswith("2d") else -1
 
 
 def _left_of_each(kept: torch.Tensor, size: int, width: int) -> int | None:
@@ -92,6 +104,8 @@ def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> I
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if not path or not own or any(True for _ in module.children()) or any(p.dim() != 1 for p in own.values()):
+            continue
+        if isinstance(module, _EACH_BY_ITSELF):
             continue
         found = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
         if found is not None:
@@ -141,7 +155,8 @@ class _OfSize(nn.Module):
 
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Any shape to the same."""
-        streams, rest = divmod(hidden.shape[-1], self.cut.size)
+        axis = self.cut.axis
+        streams, rest = divmod(hidden.shape[axis], self.cut.size) if hidden.dim() > axis else (0, 0)
         if rest or not streams or (streams > 1 and any(True for _ in self.whole.parameters())):
             return self.whole(hidden, *args, **kwargs)
         if streams == 1:
