@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 def head_counts_after(
     num_heads: Mapping[nn.Module, int], plan: Plan, graph: MoEDependencyGraph
 ) -> dict[str, tuple[int, int]]:
-    """Head counts, before and after ``plan``, of the layers that lose heads by it; by path."""
+    """Head counts, before and after ``plan``, of the layers that lose heads by it; by path.
+
+    Where the user gave no count, a layer has as many heads as its class has units.
+    """
     counts = {}
     for cut in plan.cuts:
         if cut.pruning_class.role == "heads":
             for layer in graph.nodes.output_layers(cut.pruning_class.coupling):
-                if layer in num_heads:
-                    old = num_heads[layer]
-                    counts[graph.name_of(layer)] = (old, old * cut.after // cut.before)
+                old = num_heads.get(layer, cut.before)
+                counts[graph.name_of(layer)] = (old, old * cut.after // cut.before)
     return counts
 
 

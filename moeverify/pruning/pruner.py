@@ -269,7 +269,8 @@ class MoEPruner:
         self._note_heads(heads)
 
     def _note_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
-        self.num_heads.update({self.model.get_submodule(path): new for path, (_, new) in heads.items()})
+        given = {self.model.get_submodule(path): new for path, (_, new) in heads.items()}
+        self.num_heads.update({layer: new for layer, new in given.items() if layer in self.num_heads})
 
     def _groups(self, prepared: Prepared) -> Iterator[PruningGroup]:
         heads = head_counts_after(self.num_heads, prepared.plan, self.DG)

@@ -66,6 +66,13 @@ def test_dimensions_inside_heads():
     assert left.embed.out_features == 8
 
 
+def test_a_count_that_nobody_gave_follows_where_an_attribute_holds_it():
+    model, x = build(Attention), torch.randn(2, 5, 4)
+    mv.MoEPruner(model, x, pruning_ratio=0.5).step()
+    assert (model.q.out_features, model.num_heads, model.num_key_value_heads) == (8, 2, 2)
+    assert model(x).shape == (2, 5, 3)
+
+
 def test_heads_first_then_the_dimensions_inside_of_them():
     model, x = build(Attention), torch.randn(2, 5, 4)
     given = dict.fromkeys((model.q, model.k, model.v), 4)
