@@ -36,7 +36,8 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
     Weights take over the constants that change, as they do by a plan. Raises ``PruningRefused`` if no configuration
     says the sizes, or no weight takes over a constant; the model stays as it was pruned.
     """
-    update = _update(probe, shapes_of(model), f"the groups were pruned, but {_RUNS_ONLY_HERE}")
+    shapes = {name: shape for name, shape in shapes_of(model).items() if name in probe.base}
+    update = _update(probe, shapes, f"the groups were pruned, but {_RUNS_ONLY_HERE}")
     derived = DerivedNumbers(probe, example, roles).keep(update)
     if derived.stuck:
         raise PruningRefused(

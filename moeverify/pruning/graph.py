@@ -159,6 +159,12 @@ class MoEDependencyGraph(tp.DependencyGraph):
             found[name] = Opaque(function.get_in_channels(module), function.get_out_channels(module), tied)
         return found
 
+    @property
+    def layers_apart(self) -> list[str]:
+        """Paths of the layers that are cut by functions of the user's."""
+        found = {self.name_of(layer) for layer, _ in self.nodes.own_functions().values()}
+        return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
+
     def _held_dimensions(self) -> list[tuple[str, int, str]]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         return [

@@ -58,7 +58,7 @@ def prepare(
     if not has_config(graph.model):
         rehearsal = Rehearsal(graph, example, num_heads or {})
         return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
-    probe = Probe(graph.model, held_factors(graph.couplings))
+    probe = Probe(graph.model, held_factors(graph.couplings), graph.layers_apart)
     said = _say(selection, probe, counts, round_to, example)
     plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
     constants = said.update.constants()

@@ -262,7 +262,9 @@ class MoEPruner:
 
     def _probe(self) -> Probe | None:
         """What the configuration can say, of a model that has one; made before anything is pruned."""
-        return Probe(self.model, held_factors(self.DG.couplings)) if has_config(self.model) else None
+        return (
+            Probe(self.model, held_factors(self.DG.couplings), self.DG.layers_apart) if has_config(self.model) else None
+        )
 
     def _write_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
         write_head_counts(self.model, heads)

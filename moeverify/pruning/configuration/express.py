@@ -51,6 +51,8 @@ def wanted_shapes(base: Shapes, counts: Counts) -> Shapes:
     sizes = {name: list(shape) for name, shape in base.items()}
     for pruning_class, kept in counts.items():
         for member in pruning_class.coupling.members:
+            if member.parameter not in sizes:  # a layer that is pruned by functions of its own
+                continue
             gone = (pruning_class.coupling.size - kept) * member.positions.shape[1]
             sizes[member.parameter][member.dim] -= gone
     return {name: tuple(shape) for name, shape in sizes.items()}

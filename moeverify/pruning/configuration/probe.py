@@ -74,14 +74,16 @@ class Move:
 class Probe:
     """Builds and remembers skeletons of one model under changed configurations.
 
-    ``held`` gives the sizes of factors that must stay, by parameter dimension (see ``held_factors``).
+    ``held`` gives the sizes of factors that must stay, by parameter dimension (see ``held_factors``). ``apart`` names
+    layers that no configuration speaks of: the user put them in and prunes them by functions of their own.
     """
 
-    def __init__(self, model: nn.Module, held: Held | None = None) -> None:
+    def __init__(self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = ()) -> None:
         self.model = model
+        self.apart = tuple(f"{path}." for path in apart)
         self.held = held or {}
         self.document = doc.document_of(model.config)
-        self.base = shapes_of(model)
+        self.base = self._shapes_of(model)
         self.built = 0
         self._rules: dict[tuple, str] = {}
         self._remembered: dict[tuple, Built | None] = {}
@@ -93,12 +95,15 @@ class Probe:
                 "without that no pruned size can be written into it"
             ) from error
         self.original = original
-        shapes = shapes_of(original)
+        shapes = self._shapes_of(original)
         wrong = [n for n in self.base.keys() | shapes.keys() if self.base.get(n) != shapes.get(n)]
         if wrong:
             raise PruningRefused(
                 f"the model's weights do not agree with its own configuration ({min(wrong)}); load or build it afresh"
             )
+
+    def _shapes_of(self, model: nn.Module) -> Shapes:
+        return {name: shape for name, shape in shapes_of(model).items() if not name.startswith(self.apart)}
 
     def build(self, entries: Mapping[Path, int]) -> nn.Module:
         """The skeleton with changed entries. Raises what the architecture raises."""
@@ -134,7 +139,7 @@ class Probe:
         except Exception as error:  # a configuration that the architecture does not accept
             self._rules[_key(entries)] = " ".join(str(error).split())
             return None
-        shapes = shapes_of(model)
+        shapes = self._shapes_of(model)
         if shapes.keys() != self.base.keys():
             return None
         return Built(shapes, changed_attributes(self.original, model))

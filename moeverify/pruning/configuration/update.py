@@ -66,6 +66,8 @@ def apply_update(model: nn.Module, update: ConfigUpdate, *, constants: bool = Tr
     before, after = dict(update.before.named_modules()), dict(update.after.named_modules())
     done: set[int] = set()
     for path, module in model.named_modules():
+        if path not in before:
+            continue
         for name, config in vars(module).items():
             if hasattr(config, "to_dict") and id(config) not in done:
                 old, new = getattr(before[path], name, None), getattr(after[path], name, None)
@@ -74,7 +76,9 @@ def apply_update(model: nn.Module, update: ConfigUpdate, *, constants: bool = Tr
     if constants:
         set_constants(model, update.constants())
     for (path, name), value in update.sizes().items():
-        setattr(model.get_submodule(path), name, value)
+        module = model.get_submodule(path)
+        if hasattr(module, name):  # not so where the user put in another layer
+            setattr(module, name, value)
 
 
 def _copy_changes(config: Any, old: Any, new: Any, done: set[int]) -> None:

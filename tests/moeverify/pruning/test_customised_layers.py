@@ -5,6 +5,7 @@ import torch
 import torch_pruning as tp
 from conv_nets import ROW
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import moeverify as mv
 
@@ -17,7 +18,7 @@ class Scale(nn.Module):
         self.table = nn.Parameter(torch.randn(2, width))
 
     def forward(self, x):
-        return x * self.table.sum(0).expand(len(x), -1)
+        return x * self.table.sum(0).expand_as(x)
 
 
 class ScalePruner(tp.pruner.function.BasePruningFunc):
@@ -79,3 +80,30 @@ def test_multihead_attention_is_one_layer():
     mv.MoEPruner(model, x, pruning_ratio=0.5, num_heads={model.attention: 2}).step()
     assert model.attention.embed_dim == model.embed.out_features == model.head.in_features == 4
     assert model(x).shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+@pytest.mark.parametrize(("place", "width"), [("model.norm", 64), ("model.layers.0.mlp.act_fn", 96)])
+def test_a_layer_of_the_users_inside_of_a_transformers_model(place, width, interactive):
+    """No configuration speaks of it; all others stay in step."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, vocab_size=64, **sizes)).eval()
+    owner, _, leaf = place.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, Scale(width))
+    ids = torch.arange(32).view(2, 16)
+    pruner = mv.MoEPruner(
+        model,
+        {"input_ids": ids},
+        pruning_ratio=0.5,
+        ignored_layers=[model.lm_head],
+        customized_pruners={Scale: ScalePruner()},
+    )
+    if interactive:
+        for group in pruner.step(interactive=True):
+            group.prune()
+    else:
+        pruner.step()
+    assert (model.config.hidden_size, model.config.intermediate_size) == (32, 48)
+    assert model.get_submodule(place).table.shape[1] == width // 2
+    assert model(ids).logits.isfinite().all()
