@@ -6,7 +6,7 @@ import numpy as np
 
 from moeverify.checks.context import Context
 from moeverify.checks.liveness import Held, Laboratory, chosen_units, joint, places
-from moeverify.checks.reference import differences, reference, show
+from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 
@@ -24,18 +24,9 @@ def coupling_complete(context: Context) -> Finding:
     classes = context.outcome.classes
     if not classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
-    known = reference(context)
-    if known is not None:
-        units, origin = known
-        wrong = [d for d in differences(context, units) if d.missing]
-        if wrong:
-            first = min(wrong[0].missing)
-            return failed(
-                f"the group {wrong[0].group} lacks {show(first)}, says {origin}",
-                group=wrong[0].group,
-                missing=[show(p) for p in sorted(wrong[0].missing)][:50],
-                units=len(wrong),
-            )
+    wrong, origin = compared(context, "missing")
+    if wrong is not None:
+        return wrong
     laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
     held = joint(unit.held for unit in chosen)
@@ -50,7 +41,7 @@ def coupling_complete(context: Context) -> Finding:
                     unit=[p for (n, d), mask in unit.held.items() for p in places(n, d, mask)][:50],
                 )
         return failed(f"{missing[0]} belongs to some group and is in none", missing=missing[:50])
-    more = f", as {known[1]} does" if known else ""
+    more = f", as {origin} does" if origin else ""
     return passed(f"{len(classes)} groups take everything along that goes with them{more}")
 
 

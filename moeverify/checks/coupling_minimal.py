@@ -5,7 +5,7 @@ from __future__ import annotations
 from moeverify.checks.context import Context
 from moeverify.checks.liveness import INPUTS, Held, Laboratory, chosen_units, joint, places
 from moeverify.checks.parts import Part, parts_of, tied_names
-from moeverify.checks.reference import differences, reference, show
+from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 
@@ -24,17 +24,9 @@ def coupling_minimal(context: Context) -> Finding:
     classes = context.outcome.classes
     if not classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
-    known = reference(context)
-    if known is not None:
-        units, origin = known
-        if wrong := [d for d in differences(context, units) if d.extra]:
-            first = min(wrong[0].extra)
-            return failed(
-                f"the group {wrong[0].group} holds {show(first)}, which could stay, says {origin}",
-                group=wrong[0].group,
-                extra=[show(p) for p in sorted(wrong[0].extra)][:50],
-                units=len(wrong),
-            )
+    wrong, _ = compared(context, "extra")
+    if wrong is not None:
+        return wrong
     laboratory = context.laboratory
     chosen = chosen_units(context, laboratory, classes)
     if _in_use(laboratory, joint(unit.held for unit in chosen)):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, failed
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.coupling.solve import CouplingClass
 from moeverify.errors import MoEVerifyError
@@ -90,6 +91,22 @@ def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
             if missing or unit - right:
                 result.append(Difference(pruning_class.name, unit, missing, unit - right))
     return result
+
+
+def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Finding | None, str]:
+    """A failure for the first group with places ``missing`` or ``extra``, and where it is known from what belongs
+    together; nothing and ``""`` if nothing independent knows it."""
+    known = reference(context)
+    if known is None:
+        return None, ""
+    units, origin = known
+    found = [d for d in differences(context, units) if getattr(d, wrong)]
+    if not found:
+        return None, origin
+    group, places = found[0].group, sorted(getattr(found[0], wrong))
+    said = f"lacks {show(places[0])}" if wrong == "missing" else f"holds {show(places[0])}, which could stay"
+    evidence = {wrong: [show(place) for place in places][:50]}
+    return failed(f"the group {group} {said}, says {origin}", group=group, units=len(found), **evidence), origin
 
 
 def show(place: Place) -> str:
