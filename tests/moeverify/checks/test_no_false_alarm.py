@@ -107,11 +107,17 @@ FOUND = {
          "length": 3, "names": "mixtral", "norm": "layer", "router": "group_limited", "router_hidden": 4, "seed": 589,
          "widths": [4, 4, 4, 4]},
     ),
+    "experts that depend on each other, of which none can go": (
+        0.5,
+        {"activation": "geglu", "hidden": 16, "length": 8, "names": "mixtral", "norm": "layer", "residual": "parallel",
+         "router": "hash", "seed": 26, "shared": "several", "shared_width": 8, "vocab": 8, "widths": [6, 6],
+         "cycles": [["roll", 3], ["tied_experts", 1], ["chain", 1]]},
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("found", FOUND)
 def test_alarms_of_the_past(found):
     ratio, spec = FOUND[found]
-    checks = ("forward-every-expert", "masked-equivalence", "coupling-complete")
+    checks = ("something-pruned", "forward-every-expert", "masked-equivalence", "coupling-complete")
     assert verdicts_on(Spec.from_dict(spec), ratio, checks) == {}
