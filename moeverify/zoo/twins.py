@@ -21,6 +21,7 @@ DIFFERENCES: Mapping[str, str] = {
     "gemma4": _KEYS,
     "gemma4_text": _KEYS,
     "inkling2_text": "dynamic convolutions work on quarters of a head, which cannot go alone",
+    "qwen3_next": "linear attention is cut by the channels inside of its heads, the small one by heads",
     "qwen4_exp": _TABLE,
     "qwen4_exp_text": _TABLE,
 }
