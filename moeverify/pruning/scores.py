@@ -8,7 +8,7 @@ whose rows come in turn each shows its own rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,14 +156,23 @@ def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: C
         positions = pruning_class.of_expert(member, expert)
         if isinstance(target, nn.Parameter):
             sliced = pruning_class.experts and (member.parameter, member.dim) not in pruning_class.in_turn
-            view = _view(target, member, expert if sliced else None)
-            found = parts if view.in_features > 1 else vectors
-            found[end.key] = _Part(view, tp.prune_linear_out_channels, positions)
+            for number in [expert] if sliced else _slices(target, member, graph):
+                view = _view(target, member, number)
+                found = parts if view.in_features > 1 else vectors
+                found[*end.key, number] = _Part(view, tp.prune_linear_out_channels, positions)
         else:
             parts[end.key] = _Part(target, end.function, positions, end.repeats, end.span)
     if isinstance(importance, OBDCImportance):
         return [_with_fisher(part, importance) for part in parts.values() if _is_output(part)]
     return list(parts.values()) or list(vectors.values())
+
+
+def _slices(parameter: nn.Parameter, member: Member, graph: MoEDependencyGraph) -> Sequence[int | None]:
+    """The experts of a stack, whose slices count as so many layers, as those of listed experts do; importances copy
+    what they take, and one expert at a time is a small copy. ``None`` for a parameter that is taken as a whole."""
+    stacks = {name: len(layer.experts) for layer in graph.found_roles.layers if layer.fused for name in layer.stacks}
+    count = stacks.get(member.parameter, 0)
+    return range(count) if count == parameter.shape[0] and member.dim > 0 else [None]
 
 
 def _view(parameter: nn.Parameter, member: Member, expert: int | None) -> nn.Linear:
