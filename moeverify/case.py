@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shlex
 import time
@@ -16,6 +17,7 @@ from moeverify.errors import ExpansionsExceeded, MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.facts import model_facts, outcome_facts
 from moeverify.pruning.offload import fetch_offloaded
+from moeverify.roles import Roles, roles_in_force
 from moeverify.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.verdict import CaseFacts, Status, Verdict
@@ -23,7 +25,9 @@ from moeverify.verdict import CaseFacts, Status, Verdict
 
 @dataclass(frozen=True)
 class Case:
-    """What is verified: one source, one subject, one setting. With ``groups`` the facts tell the subject's groups."""
+    """What is verified: one source, one subject, one setting. With ``groups`` the facts tell the subject's groups.
+    ``roles`` are naming patterns of experts, routers and shared experts, where the usual ones do not find them.
+    """
 
     source: str
     subject: str = "moe"
@@ -35,6 +39,7 @@ class Case:
     device: str = "cpu"
     quality: QualitySettings = field(default_factory=QualitySettings)
     groups: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -62,6 +67,8 @@ class Case:
             words += ["--trust-remote-code"]
         if self.device != "cpu":
             words += ["--device", self.device]
+        for role, pattern in self.roles.items():
+            words += [f"--{role.replace('_', '-')}-pattern", pattern]
         if "quality" in self.check_names():
             words += ["--checks", "quality", *self.quality.options()]
         return shlex.join(words)
@@ -73,11 +80,18 @@ Emit = Callable[[str | Verdict | CaseFacts], None]
 def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subject: Subject | None = None) -> None:
     """Run one case and hand on stages (strings), facts and verdicts as they come.
 
+    Roles that are functions are put in force by the caller.
+
     ``loaded`` and ``subject`` take the place of what the case names, for a model or a function that lives in this
     process. A subject that crashes is a verdict.
 
     Raises ``MoEVerifyError`` if the source or the subject cannot be loaded.
     """
+    with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
+        _run_case(case, emit, loaded, subject)
+
+
+def _run_case(case: Case, emit: Emit, loaded: LoadedModel | None, subject: Subject | None) -> None:
     seconds: dict[str, float] = {}
     emit("load")
     begin = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import Any
 from moeverify.errors import UsageError
 from moeverify.properties import NotApplicable, PropertyFailed, check_property
 from moeverify.report.files import write_text
+from moeverify.roles import Roles
 from moeverify.verdict import LOAD, PROBLEMS, VerificationResult
 from moeverify.versions import versions
 from synthetic_models import Spec
@@ -122,6 +123,8 @@ def _replay_report(path: Path, result: VerificationResult) -> Iterator[Replayed]
     if not failed:
         raise UsageError(f"{path} holds no failure to replay")
     settings = {k: result.settings[k] for k in ("pruning_ratio", "seed", "dtype") if k in result.settings}
+    if roles := result.settings.get("roles"):
+        settings["roles"] = Roles(**roles)
     for source, subject in dict.fromkeys((v.source, v.subject) for v in failed):
         mine = [v for v in failed if (v.source, v.subject) == (source, subject)]
         checks = None if any(v.check == LOAD for v in mine) else [v.check for v in mine]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
 
@@ -42,6 +44,16 @@ class Roles:
                     raise UsageError(f"{role}={rule!r} is not a regular expression: {error}") from error
             elif not callable(rule):
                 raise UsageError(f"{role} must be a regular expression or a function of (path, module)")
+
+    def patterns(self) -> dict[str, str]:
+        """The rules that are not the usual ones, as they can be written down.
+
+        Raises ``UsageError`` for a rule that is a function.
+        """
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if functions := [name for name, rule in given.items() if not isinstance(rule, str)]:
+            raise UsageError(f"{functions[0]} is a function, which another process cannot be told; give a pattern")
+        return given
 
 
 @dataclass(frozen=True)
@@ -152,13 +164,28 @@ def fused_expert_count(module: nn.Module) -> int:
     return min(p.shape[0] for p in stacked) if len(stacked) >= 2 else 0
 
 
+_IN_FORCE: ContextVar[Roles | None] = ContextVar("roles", default=None)
+
+
+@contextlib.contextmanager
+def roles_in_force(roles: Roles | None) -> Iterator[None]:
+    """Let ``find_roles`` use these rules wherever it is given none, so that a pruner and its checks see the same."""
+    token = _IN_FORCE.set(roles)
+    try:
+        yield
+    finally:
+        _IN_FORCE.reset(token)
+
+
 def find_roles(model: nn.Module, roles: Roles | None = None) -> FoundRoles:
     """Find the MoE layers of ``model``: containers named as experts first, then what has the structure of one.
+
+    Without ``roles`` those in force count, or the usual names.
 
     Structure: a module with a router that also holds stacked parameters of one size, or a ``ModuleList`` of modules
     that are all alike beside a linear layer with one output for each of them.
     """
-    return _Search(model, roles or Roles()).run()
+    return _Search(model, roles or _IN_FORCE.get() or Roles()).run()
 
 
 class _Search:

@@ -26,6 +26,7 @@ from moeverify.events import CaseFinished, CaseStarted, Event, Listener, StageRe
 from moeverify.isolate import Limits, Worker
 from moeverify.journal import Journal, Past, read_journal
 from moeverify.pruning.arguments import check_ratio
+from moeverify.roles import Roles, roles_in_force
 from moeverify.sources import LoadedModel, expand_sources, parse_dtype
 from moeverify.subjects import Subject, load_subject
 from moeverify.verdict import LOAD, CaseFacts, Status, Verdict, VerificationResult
@@ -79,6 +80,7 @@ def verify(
     dtype: str = "float32",
     device: str = "cpu",
     quality: QualitySettings | None = None,
+    roles: Roles | None = None,
     checks: Iterable[str] | None = None,
     skip_checks: Iterable[str] = (),
     expect_fail: Iterable[str] = (),
@@ -98,8 +100,9 @@ def verify(
     ``timeout`` seconds and ``memory`` GiB each, ``workers`` at a time; a model or function given as an object runs in
     this process, without limits, and such a model is pruned in place. ``expect_fail`` names checks whose failure is
     right and whose pass is a failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what
-    the check of that name evaluates. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml`` are
-    written into it, and ``resume`` continues a run that was killed there. ``listen`` hears every event.
+    the check of that name evaluates; ``roles`` names experts, routers and shared experts for our pruner and every check
+    where the usual names do not find them. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml``
+    are written into it, and ``resume`` continues a run that was killed there. ``listen`` hears every event.
 
     Raises ``UsageError`` for arguments that cannot be meant, and ``SourceError`` if no source can be loaded.
 
@@ -114,8 +117,10 @@ def verify(
     check_device(device)
     expected = frozenset(select_checks(expect_fail)) if (expect_fail := tuple(expect_fail)) else frozenset()
     names = select_checks(checks, skip_checks)
+    isolated = not isinstance(sources, nn.Module) and isinstance(subject, str)
+    patterns = roles.patterns() if roles is not None and isolated else {}
     base = Case("", _subject_name(subject), float(pruning_ratio), seed, dtype, names, trust_remote_code,
-                device, quality or QualitySettings())  # fmt: skip
+                device, quality or QualitySettings(), roles=patterns)  # fmt: skip
     if isinstance(sources, nn.Module):
         cases = [replace(base, source=type(sources).__name__)]
     else:
@@ -128,6 +133,7 @@ def verify(
         "seed": seed,
         "dtype": dtype,
         **({"device": device} if device != "cpu" else {}),
+        **({"roles": patterns} if patterns else {}),
         "checks": list(names),
         "expect_fail": sorted(expected),
     }
@@ -143,7 +149,8 @@ def verify(
             listeners.insert(0, stack.enter_context(Journal(folder, settings, created, resume=resume)))
         collector = _Collector(listeners, expected, past)
         left = [c for c in map(lambda case: _unfinished(case, past), cases) if c is not None]
-        if isinstance(sources, nn.Module) or not isinstance(subject, str):
+        if not isolated:
+            stack.enter_context(roles_in_force(roles))
             loaded = LoadedModel(cases[0].source, sources, example_inputs) if isinstance(sources, nn.Module) else None
             for case in left:
                 _run_here(case, loaded, None if isinstance(subject, str) else subject, collector)

@@ -23,7 +23,6 @@ LAYERS = (
     ("dense", "moe", "moe"),
 )
 FAMILIES = ("qwen", "mixtral", "fairseq", "arbitrary")
-USUAL_FAMILIES = FAMILIES[:3]
 # Strengths that shrink to 1; a long ladder has a million paths.
 STRENGTHS = {"ladder": (1, 2, 6, 20), "twice": (1, 2, 4), "rotate_half": (1, 2, 4), "cat_slice": (1, 2, 3)}
 

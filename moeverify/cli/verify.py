@@ -11,11 +11,26 @@ from typing import Annotated
 import typer
 
 from moeverify.cli.app import app
-from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Ratio, Seed, SourceNames, Tasks, TrustRemoteCode
+from moeverify.cli.options import (
+    Device,
+    Dtype,
+    ExpertsPattern,
+    Fewshot,
+    Limit,
+    Ratio,
+    RolesFile,
+    RoutersPattern,
+    Seed,
+    SharedExpertsPattern,
+    SourceNames,
+    Tasks,
+    TrustRemoteCode,
+)
 from moeverify.cli.progress import watch
 from moeverify.cli.summary import print_summary
 from moeverify.evaluation.settings import QualitySettings, parse_ratios
 from moeverify.report.annotations import github_annotations
+from moeverify.roles_file import roles_from
 from moeverify.run import verify
 from moeverify.subjects import FORMS
 from moeverify.words import words
@@ -32,6 +47,10 @@ def verify_command(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    roles: RolesFile = None,
+    experts_pattern: ExpertsPattern = None,
+    routers_pattern: RoutersPattern = None,
+    shared_experts_pattern: SharedExpertsPattern = None,
     tasks: Tasks = "",
     num_fewshot: Fewshot = None,
     limit: Limit = None,
@@ -50,6 +69,7 @@ def verify_command(
 ) -> int:
     """Prune models and check the outcome: verdicts on the terminal, in report.json, report.html and junit.xml."""
     folder = report or Path("reports", datetime.datetime.now().strftime("%Y%m%d-%H%M%S"))
+    rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)
     with watch(quiet=json == "-") as listen:
         result = verify(
             sources or (),
@@ -58,6 +78,7 @@ def verify_command(
             seed=seed,
             dtype=dtype,
             device=device,
+            roles=rules,
             quality=QualitySettings(
                 tuple(words(tasks)), num_fewshot, limit, batch_size, max_drop, parse_ratios(curve) if curve else None
             ),

@@ -4,7 +4,7 @@ import json
 
 import jsonschema
 import pytest
-from stand_ins import crashes, two_layers
+from stand_ins import crashes, two_layers, unusual_names
 
 import moeverify as mv
 from moeverify.errors import SourceError, UsageError
@@ -79,3 +79,27 @@ def test_checks_keep_the_order_of_the_report():
     assert "reload" not in select_checks(None, ["reload"])
     with pytest.raises(UsageError, match="leave at least one"):
         select_checks(["shapes"], ["shapes"])
+
+
+UNUSUAL = mv.Roles(experts=r"^blades$", routers=r"^chooser$", shared_experts=r"^common$")
+
+
+def test_roles_are_told_to_the_pruner_and_to_every_check(tmp_path):
+    result = mv.verify("stand_ins:unusual_names", roles=UNUSUAL, report=tmp_path)
+    assert result.ok, [v.message for v in result.verdicts if v.status is Status.FAIL]
+    router = next(v for v in result.verdicts if v.check == "router-intact")
+    assert router.status is Status.PASS
+    assert "--experts-pattern '^blades$' --routers-pattern '^chooser$'" in router.reproduce
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["settings"]["roles"]["experts"] == "^blades$"
+    assert result.cases[0].facts["roles"]["shared_experts"] == ["model.layers.0.mixture.common"]
+
+
+def test_rules_that_are_functions_work_where_the_model_is(tmp_path):
+    def experts(path, module):
+        return path.endswith("blades")
+
+    model, inputs = unusual_names()
+    roles = mv.Roles(experts, UNUSUAL.routers, UNUSUAL.shared_experts)
+    assert mv.verify(model, example_inputs=inputs, roles=roles).ok
+    with pytest.raises(UsageError, match="experts is a function"):
+        mv.verify("stand_ins:unusual_names", roles=roles)

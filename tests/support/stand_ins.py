@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from moeverify.subjects import prune_moe
+from synthetic_models import Spec, build, example_inputs
 
 
 class TwoLayers(nn.Module):
@@ -59,3 +60,10 @@ def slow(model, example_inputs, *, pruning_ratio, seed):
 
 def slow_without_groups(model, example_inputs, *, pruning_ratio, seed):
     prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+
+
+def unusual_names():
+    """A synthetic MoE model whose experts, router and shared expert go by names that nobody uses."""
+    sizes = {"hidden": 16, "widths": (8, 8, 8, 8), "shared_width": 8}
+    spec = Spec(layers=("moe",), names="arbitrary", storage="fused", shared="one", **sizes)
+    return build(spec), example_inputs(spec)

@@ -21,7 +21,8 @@ from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS, Verdict
 from moeverify.zoo import zoo_types
 from synthetic_models import Spec
-from synthetic_models.strategies import USUAL_FAMILIES, specs
+from synthetic_models.names import FAMILIES
+from synthetic_models.strategies import specs
 
 RATIOS = (0.5, 0.25, 0.125, 0.75)
 
@@ -35,7 +36,9 @@ def process(tmp_path_factory):
 def verdicts_on(spec, ratio, checks):
     """Problems that checks have with our pruner on a spec, by check."""
     loaded = LoadedModel("synthetic", synthetic_models.build(spec).eval(), synthetic_models.example_inputs(spec))
-    case = Case("synthetic", pruning_ratio=ratio, seed=spec.seed, dtype=spec.dtype, checks=checks)
+    patterns = FAMILIES[spec.names].patterns
+    roles = dict(zip(("experts", "routers", "shared_experts"), patterns, strict=True)) if patterns else {}
+    case = Case("synthetic", pruning_ratio=ratio, seed=spec.seed, dtype=spec.dtype, checks=checks, roles=roles)
     verdicts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes left alone
@@ -49,7 +52,7 @@ def verdicts_on(spec, ratio, checks):
 
 
 @pytest.mark.slow
-@given(spec=specs(families=USUAL_FAMILIES), ratio=st.sampled_from(RATIOS))
+@given(spec=specs(), ratio=st.sampled_from(RATIOS))
 def test_every_check_passes_on_the_right_pruner(spec, ratio):
     problems = verdicts_on(spec, ratio, default_names())
     if "refused" in problems.get("terminates", ""):
