@@ -19,6 +19,7 @@ _QWEN4 = {
     "make_ngram_vocab_size_divisible_by": 8,
     "split_ngram_parts": 2,
 }
+_GEMMA4 = {"attention_k_eq_v": True}
 _DOTS3 = {"head_dim": 32}
 EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     # Attention and experts come by period: attention with experts in layer 1, Mamba with experts in layer 3.
@@ -46,11 +47,15 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "flint": {"mlp_only_layers": [0]},
     "qwen2_moe": {"mlp_only_layers": [0]},
     "qwen3_moe": {"mlp_only_layers": [1]},
-    "qwen3_next": {"mlp_only_layers": [0]},
+    # Value heads come in pairs to a key head, as in the real size.
+    "qwen3_next": {"mlp_only_layers": [0], "linear_num_key_heads": 2, "linear_num_value_heads": 4},
     # A layer's own head_dim has to be the sum of its two parts.
     "dots3_note_text": _DOTS3,
     # The attention's configuration is asked for entries that it does not have by default.
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0, "kv_n_heads": 2}},
     "llama4_text": _LLAMA4,
+    # Layers of full attention take keys for values in every published size.
+    "gemma4_text": _GEMMA4,
+    "gemma4": {"text_config": _GEMMA4},
     "qwen4_exp_text": _QWEN4,
 }

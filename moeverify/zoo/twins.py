@@ -15,13 +15,9 @@ from moeverify.errors import MoEVerifyError
 from moeverify.inspection import Inspection, inspect_source
 
 # Why classes of a type differ beyond the sizes.
-_KEYS = "layers of full attention take keys for values"
 _TABLE = "the small table of n-grams is cut by heads, the large one by channels"
 DIFFERENCES: Mapping[str, str] = {
-    "gemma4": _KEYS,
-    "gemma4_text": _KEYS,
     "inkling2_text": "dynamic convolutions work on quarters of a head, which cannot go alone",
-    "qwen3_next": "linear attention is cut by the channels inside of its heads, the small one by heads",
     "qwen4_exp": _TABLE,
     "qwen4_exp_text": _TABLE,
 }
