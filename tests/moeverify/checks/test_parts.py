@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moeverify.case import Case, run_case
-from moeverify.coupling.solve import CouplingClass
+from moeverify.coupling.solve import CouplingClass, Member
 from moeverify.subjects import BUILT_IN
 from moeverify.verdict import Status, Verdict
 
@@ -39,9 +39,9 @@ def test_a_group_that_borrows_the_rotary_table_is_still_several():
         outcome = BUILT_IN["moe"](model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
         groups = list(outcome.classes)
         first, second = [c for c in groups if c.role == "routed_experts"][:2]
-        rotary = next(m for c in groups for m in c.coupling.members if m.buffer)
-        rows = np.resize(rotary.positions, (first.coupling.size, rotary.positions.shape[1]))
-        members = (*first.coupling.members, *second.coupling.members, replace(rotary, positions=rows))
+        rows = np.resize(np.arange(12), (first.coupling.size, 1))
+        rotary = Member("model.rotary_emb.inv_freq", 0, rows, True)
+        members = (*first.coupling.members, *second.coupling.members, rotary)
         merged = replace(first, coupling=CouplingClass(members), where="two layers", experts=0)
         return replace(outcome, classes=(merged, *(c for c in groups if c not in (first, second))))
 

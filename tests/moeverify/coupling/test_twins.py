@@ -40,7 +40,9 @@ def test_more_twins(model_type):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["dbrx", "gemma4", "jetmoe", "lfm2_moe", "qwen3_moe", "qwen3_next", *DIFFERENCES])
+@pytest.mark.parametrize(
+    "model_type", ["dbrx", "gemma4", "jetmoe", "lfm2_moe", "qwen3_moe", "qwen3_next", *DIFFERENCES]
+)
 def test_twins_whose_layers_or_classes_differ(model_type):
     found = twin(model_type)
     assert found.classes
