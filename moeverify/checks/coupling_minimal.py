@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeverify.checks.context import Context
-from moeverify.checks.liveness import INPUTS, Held, Laboratory, chosen_units, joint, places
+from moeverify.checks.liveness import INPUTS, Gradients, Held, Laboratory, chosen_units, joint, places
 from moeverify.checks.parts import Part, parts_of, tied_names
 from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
@@ -75,21 +75,23 @@ def _takes_along(laboratory: Laboratory, held: Held, key: tuple[str, int]) -> bo
 
 def _could_go_alone(laboratory: Laboratory, part: Part, whole: Held) -> bool:
     """Whether a part, held alone, has lost all effect and takes nothing else of the group along."""
-    under = laboratory.gradients(part.held, inputs=1)
-    if all(laboratory.live(*key, under) is None for key in part.held):
-        return False  # a norm alone: its place is cut out, and nothing is left to measure
     for (name, dim), gone in part.held.items():
         live = laboratory.live(name, dim, laboratory.free)
         if live is None or not (live & gone).any():
             return False  # it had no effect to begin with: an expert that no token reached
+    under = laboratory.gradients(part.held, inputs=1)
+    if all(laboratory.live(*key, under) is None for key in part.held):
+        return False  # a norm alone: its place is cut out, and nothing is left to measure
     read = {key: gone for key, gone in part.held.items() if key[0] not in laboratory.scales}
     if len(read) < len(part.held) and laboratory.any_live(read, laboratory.gradients(read, inputs=1)):
         return False  # only its own norm keeps the channel away, which others still write
-    return all(_without_effect(laboratory, part, whole, inputs) for inputs in (1, INPUTS))
+    # One input tells most of those apart that cannot; what it leaves is asked of more.
+    return _without_effect(laboratory, part, whole, under) and _without_effect(
+        laboratory, part, whole, laboratory.gradients(part.held, inputs=INPUTS)
+    )
 
 
-def _without_effect(laboratory: Laboratory, part: Part, whole: Held, inputs: int) -> bool:
-    under = laboratory.gradients(part.held, inputs=inputs)
+def _without_effect(laboratory: Laboratory, part: Part, whole: Held, under: Gradients) -> bool:
     for (name, dim), gone in whole.items():
         mine = part.held.get((name, dim))
         live, lost = laboratory.live(name, dim, under), laboratory.lost(name, dim, under)

@@ -135,14 +135,13 @@ def _sizes_inside(layer: MoELayer, expert: str, shapes: Shapes) -> Iterator[tupl
 def _across_layers(context: Context) -> list[tuple[str, str]]:
     """Pairs of experts (or containers of fused ones) of different layers whose inner channels share a class."""
     roles = context.roles
-    layer_of = {boundary: layer.name for layer in roles.layers for boundary in (*layer.experts, layer.container)}
     pairs = []
     for pruning_class in context.outcome.classes:
         if _reaches_outside(pruning_class, roles):
             continue
-        names = pruning_class.coupling.parameters
-        touched = sorted({b for n in names if (b := roles.boundary(n)) is not None and b in layer_of})
-        pairs += [(a, b) for a in touched for b in touched if a < b and layer_of[a] != layer_of[b]]
+        boundaries = sorted({b for n in pruning_class.coupling.parameters if (b := roles.boundary(n)) is not None})
+        touched = {b: layer.name for b in boundaries if (layer := roles.layer_of(b)) is not None}
+        pairs += [(a, b) for a in touched for b in touched if a < b and touched[a] != touched[b]]
     return pairs
 
 

@@ -44,7 +44,7 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
     blocks: dict[str, Held] = defaultdict(dict)
     for (name, dim), gone in unit.held.items():
         container = roles.boundary(name)
-        layer = next((x for x in roles.layers if x.layout != "listed" and x.container == container), None)
+        layer = roles.layer_of(container) if container else None
         masks = [] if layer is None or alike else _by_expert(layer, name, dim, gone, laboratory.sizes[name])
         for number, mask in enumerate(masks):
             if layer is not None and mask.any():

@@ -244,7 +244,7 @@ class Recorder(TorchDispatchMode):
         storages = {leaf.untyped_storage()._cdata for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
         return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
 
-    def freeze_unread(self, idle: frozenset[tuple[int, int]] = frozenset()) -> None:
+    def freeze_unread(self, idle: frozenset[tuple[int, int]]) -> None:
         """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
         frozen, but for the outputs in ``idle``, which are known to have no effect."""
         unread = self.unread() - idle

@@ -158,8 +158,7 @@ def trace(
         imagination = Imagination()
         with fake_weights(model, example_inputs) as fake_inputs, static_experts(model):
             recorder = Recorder(model, imagination)
-            _record(model, fake_inputs, recorder, *given)
-            recorder.freeze_unread(recorder.unread())  # what has no data cannot have left unseen
+            _record(model, fake_inputs, recorder, *given)  # what has no data cannot leave unseen: none is frozen for it
         imagined = dict(imagination.told)
     else:
         recorder = Recorder(model)

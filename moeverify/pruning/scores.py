@@ -151,17 +151,15 @@ def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: C
     vectors: dict[tuple, _Part] = {}
     for member, end in graph.nodes.ends(pruning_class.coupling):
         target = end.node.module
-        if end.key in parts:
-            continue
         positions = pruning_class.of_expert(member, expert)
         if isinstance(target, nn.Parameter):
             sliced = pruning_class.experts and (member.parameter, member.dim) not in pruning_class.in_turn
             for number in [expert] if sliced else _slices(target, member, graph):
                 view = _view(target, member, number)
                 found = parts if view.in_features > 1 else vectors
-                found[*end.key, number] = _Part(view, tp.prune_linear_out_channels, positions)
+                found.setdefault((*end.key, number), _Part(view, tp.prune_linear_out_channels, positions))
         else:
-            parts[end.key] = _Part(target, end.function, positions, end.repeats, end.span)
+            parts.setdefault(end.key, _Part(target, end.function, positions, end.repeats, end.span))
     if isinstance(importance, OBDCImportance):
         return [_with_fisher(part, importance) for part in parts.values() if _is_output(part)]
     return list(parts.values()) or list(vectors.values())
