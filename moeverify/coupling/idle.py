@@ -31,10 +31,11 @@ def idle_results(
     ``run`` repeats the forward under a ``fresh`` recorder and gives its output; ``random`` is the state of PyTorch's
     generator before the first one.
     """
-    if not recorder.unread():
+    made = recorder.made(output)
+    if not recorder.unread() - made:
         return frozenset()
     frozen = stated_frozen(recorder.relations)
-    unread = recorder.unread(lambda dim: not frozen(dim)) - recorder.made(output)
+    unread = recorder.unread(lambda dim: not frozen(dim)) - made
     if not unread:  # to freeze what is frozen anyway takes no second forward
         return unread
     again = fresh()

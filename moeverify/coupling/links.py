@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.dims import Freeze, Relations
+from moeverify.coupling.union_find import UnionFind
 
 if TYPE_CHECKING:
     from moeverify.coupling.trace import Trace
@@ -35,10 +38,7 @@ class Links:
 def link(trace: Trace) -> Links:
     """Merge equal dimensions, freeze what must stay and choose the factor of each product that can be removed."""
     relations = trace.relations
-    finder = _UnionFind(len(relations.sizes))
-    for a, b, _ in relations.equals:
-        finder.union(a, b)
-    _unify_factors(relations, finder)
+    finder = UnionFind(relations)
     root = [finder.find(dim) for dim in range(len(relations.sizes))]
     splits = [parts for parts in _equal_splits(relations, root) if len({root[p] for p in parts}) > 1]
     cuts = list(lone_slices(trace, root))
@@ -66,9 +66,7 @@ def link(trace: Trace) -> Links:
 
 def stated_frozen(relations: Relations) -> Callable[[int], bool]:
     """Tells of a dimension whether what has been stated so far freezes it, however the rest is decided."""
-    finder = _UnionFind(len(relations.sizes))
-    for a, b, _ in relations.equals:
-        finder.union(a, b)
+    finder = UnionFind(relations)
     freezing = _Freezing(relations, [finder.find(dim) for dim in range(len(relations.sizes))])
     for freeze in relations.freezes:
         freezing.start(finder.find(freeze.dim), freeze)
@@ -96,38 +94,6 @@ def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
     return bool(set.intersection(*factors.values()))
 
 
-class _UnionFind:
-    def __init__(self, count: int) -> None:
-        self.parent = list(range(count))
-
-    def find(self, item: int) -> int:
-        parent = self.parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def union(self, first: int, second: int) -> None:
-        self.parent[self.find(first)] = self.find(second)
-
-
-def _unify_factors(relations: Relations, finder: _UnionFind) -> None:
-    """The same dimension split twice into the same sizes gives the same factors; repeat until nothing changes."""
-    shapes = [tuple(relations.sizes[f] for f in product.factors) for product in relations.products]
-    changed = True
-    while changed:
-        changed = False
-        first: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
-        for product, sizes in zip(relations.products, shapes, strict=True):
-            factors = first.setdefault((finder.find(product.whole), sizes), product.factors)
-            if factors is product.factors:
-                continue
-            for a, b in zip(factors, product.factors, strict=True):
-                if finder.find(a) != finder.find(b):
-                    finder.union(a, b)
-                    changed = True
-
-
 class _Freezing:
     """Spreads freezes to the dimensions that they hold, each visited once."""
 
@@ -137,8 +103,14 @@ class _Freezing:
         self.products = [(root[p.whole], tuple(root[f] for f in p.factors)) for p in relations.products]
         self._waiting: list[int] = []
         self._parts: dict[int, list[int]] = defaultdict(list)
+        self._places: dict[int, list[tuple[int, slice]]] = defaultdict(list)
+        self._free: dict[int, np.ndarray] = {}
+        self._left: dict[int, int] = {}
         for segment in relations.segments:
-            self._parts[root[segment.whole]].append(root[segment.part])
+            whole, part = root[segment.whole], root[segment.part]
+            self._parts[whole].append(part)
+            end = segment.start + segment.step * relations.sizes[segment.part]
+            self._places[part].append((whole, slice(segment.start, end, segment.step)))
         self._of: dict[int, list[int]] = defaultdict(list)
         for number, (whole, factors) in enumerate(self.products):
             for dim in {whole, *factors}:
@@ -151,12 +123,15 @@ class _Freezing:
             self._waiting.append(dim)
 
     def spread(self) -> None:
-        """Freeze the parts and factors of a frozen dimension, and a dimension whose factors are all frozen."""
+        """Freeze the parts and factors of a frozen dimension, and a dimension of which no part or factor is left."""
         while self._waiting:
             dim = self._waiting.pop()
             freeze = self.frozen[dim]
             for part in self._parts[dim]:
                 self.start(part, freeze)
+            for whole, place in self._places[dim]:
+                if whole not in self.frozen and not self._left_without(whole, place):
+                    self.start(whole, freeze)
             for number in self._of[dim]:
                 whole, factors = self.products[number]
                 if whole in self.frozen:
@@ -165,19 +140,29 @@ class _Freezing:
                 elif all(factor in self.frozen for factor in factors):
                     self.start(whole, self.frozen[factors[0]])
 
+    def _left_without(self, whole: int, place: slice) -> bool:
+        """Whether a dimension has positions left that lie in none of its frozen parts, ``place`` being one more."""
+        free = self._free.setdefault(whole, np.ones(self.relations.sizes[whole], dtype=bool))
+        self._left[whole] = self._left.get(whole, len(free)) - int(free[place].sum())
+        free[place] = False
+        return self._left[whole] > 0
+
     def choose(self, weights: _Weights) -> dict[int, tuple[int, int, int]]:
         """For each product pick one factor that is not frozen, and freeze the others.
 
         Removing a row of heads x head_dim and a column of it are two different cuts; only one can be offered: the
         outer factor (heads, key/value groups), unless an inner one stands by itself for more parameter elements than
-        the whole does, as hidden channels in several streams do. One choice is made at a time and its consequences
-        are drawn before the next. Returns product number -> (factor root, factor size, inner stride).
+        all dimensions that are divided so, as hidden channels in several streams do. One choice is made at a time and
+        its consequences are drawn before the next. Returns product number -> (factor root, factor size, inner stride).
         """
-        for product, (whole, factors) in zip(self.relations.products, self.products, strict=True):
+        divided_so: dict[tuple[int, ...], set[int]] = defaultdict(set)
+        for whole, factors in self.products:
+            divided_so[factors].add(whole)
+        for product, (_, factors) in zip(self.relations.products, self.products, strict=True):
             live = [k for k, factor in enumerate(factors) if factor not in self.frozen]
             if len(live) > 1:
                 taken = max(live[1:], key=lambda k: weights.along(factors[k]))
-                if weights.along(factors[taken]) <= weights.above(whole):
+                if weights.along(factors[taken]) <= weights.above(divided_so[factors]):
                     taken = live[0]
                 for k in live:
                     if k != taken:  # a square, the same factor twice, freezes itself
@@ -214,9 +199,9 @@ class _Weights:
         """Elements of the parameters that have this very dimension."""
         return sum(self._owned[root].values())
 
-    def above(self, root: int) -> int:
-        """Elements of the parameters that have it, or a dimension that it is a part or factor of."""
-        found, waiting = {root}, [root]
+    def above(self, roots: Iterable[int]) -> int:
+        """Elements of the parameters that have one of them, or a dimension that it is a part or factor of."""
+        found, waiting = set(roots), list(roots)
         while waiting:
             new = self._above[waiting.pop()] - found
             found |= new

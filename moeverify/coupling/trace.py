@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.dims import Relations
+from moeverify.coupling.divisions import state_common_factors
 from moeverify.coupling.escapes import Escapes
 from moeverify.coupling.idle import idle_results
 from moeverify.coupling.opaque import Opaque, opaque_layers
@@ -169,6 +170,7 @@ def trace(
 
         output = run(recorder)
         recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
+    state_common_factors(recorder.relations)
     return Trace(
         relations=recorder.relations,
         tensors=recorder.tensors,

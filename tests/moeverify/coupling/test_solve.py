@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.divisions import state_common_factors
 from moeverify.coupling.solve import solve
 from moeverify.coupling.trace import Trace
 
@@ -56,8 +57,10 @@ def removed_by(found, unit: int) -> dict[int, set[int]]:
     return {int(m.parameter[1:]): set(m.positions[unit].tolist()) for m in found.members}
 
 
-@given(systems(products=True))
-def test_a_unit_agrees_with_every_relation(relations):
+@given(systems(products=True), st.booleans())
+def test_a_unit_agrees_with_every_relation(relations, common_factors):
+    if common_factors:
+        state_common_factors(relations)
     classes, frozen = solve(as_trace(relations))
     seen: dict[int, list[int]] = {dim: [] for dim in range(len(relations.sizes))}
     for item in frozen:
@@ -80,7 +83,7 @@ def test_a_unit_agrees_with_every_relation(relations):
                     [p for p in range(n) if p not in gone.get(f, set())]
                     for n, f in zip(sizes, product.factors, strict=True)
                 ]
-                kept = {a * sizes[1] + b for a, b in itertools.product(*left)}
+                kept = {int(np.ravel_multi_index(digits, sizes)) for digits in itertools.product(*left)}
                 assert set(range(relations.sizes[product.whole])) - kept == gone.get(product.whole, set())
     for dim, positions in seen.items():  # nothing lost, nothing twice
         expected = range(relations.sizes[dim]) if relations.sizes[dim] > 1 else ()
