@@ -19,6 +19,10 @@ from moeverify.exercise import count_reached, run, vary_inputs
 from moeverify.precision import float64_throughout, in_float64
 from moeverify.pruning.apply import apply_keep
 from moeverify.pruning.classes import PruningClass
+from moeverify.pruning.configuration.absorb import absorb_all
+from moeverify.pruning.configuration.numbers import changed_numbers, record_forward
+from moeverify.pruning.example import Example
+from moeverify.pruning.folds import apply_folds
 from moeverify.roles import find_roles
 from moeverify.sources import LoadedModel
 from moeverify.zoo.configured import TIED_BY_CONFIGURATION, followers, hidden_entries, sizes_that_follow
@@ -64,6 +68,16 @@ def channel_equivalence(loaded: LoadedModel, chosen: PruningClass) -> Equivalenc
         return replace(_compare(loaded, chosen.role, full, pruned, keep), rewritten=True)
     except Exception as error:
         return Equivalence(chosen.role, problem=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def _with_numbers_kept(full: nn.Module, pruned: nn.Module, loaded: LoadedModel) -> nn.Module:
+    """The pruned model, where weights take over what its forward derives from a size, such as the scale of an
+    attention over channels: that is no coupling either."""
+    before, after = (record_forward(model, Example(loaded.example_inputs)) for model in (full, pruned))
+    folds, _ = absorb_all(before, changed_numbers(before, after))
+    pruned = copy.deepcopy(pruned)
+    apply_folds(pruned, folds)
+    return pruned
 
 
 def _rewrite_sizes(pruned: nn.Module, model: nn.Module, chosen: PruningClass) -> None:
@@ -127,6 +141,9 @@ def _compare(
     pruned: nn.Module,
     keep: Keep,
 ) -> Equivalence:
+    with float64_throughout():
+        run(pruned, vary_inputs(full, loaded.example_inputs, 0, torch.float64))  # else it is not asked for numbers
+        pruned = _with_numbers_kept(full, pruned, loaded)
     masked = copy.deepcopy(full)
     mask_removed(masked, {key: Kept(positions, True) for key, positions in keep.items()}, pruned)
     worst = effect = 0.0

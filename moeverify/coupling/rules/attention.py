@@ -3,6 +3,13 @@
 from moeverify.coupling.dims import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
+# The others pad the head dimension to what they take and then give the scale of the size before.
+_SCALE_AS_GIVEN = (
+    "aten._scaled_dot_product_flash_attention_for_cpu",
+    "aten._scaled_dot_product_efficient_attention",
+    "aten.scaled_dot_product_attention",
+)
+
 
 @rule(
     "aten._scaled_dot_product_flash_attention_for_cpu",
@@ -14,12 +21,16 @@ from moeverify.coupling.rules.registry import Call, rule
     spare=True,
 )
 def attention(call: Call, relations: Relations) -> None:
-    """Heads go together; the head dimension of query and key sets the softmax scale and is frozen.
+    """Heads go together; the head dimension of query and key is summed over.
 
-    With fewer key than query heads (``enable_gqa``) query head ``h`` uses key head ``h // group``.
+    It is frozen where the kernel works out the softmax scale from it; a scale that the program gives is a number like
+    any other. With fewer key than query heads (``enable_gqa``) query head ``h`` uses key head ``h // group``.
     """
     query, key, value, out = call.dims(0), call.dims(1), call.dims(2), call.out
-    relations.freeze_all((query[-1], key[-1]), "the softmax scale follows the head dimension")
+    if call.name in _SCALE_AS_GIVEN and call.kwargs.get("scale") is not None:
+        relations.equal(query[-1], key[-1])
+    else:
+        relations.freeze_all((query[-1], key[-1]), "the softmax scale follows the head dimension")
     relations.freeze_all((query[-2], key[-2], value[-2], out[-2]), "softmax over positions")
     relations.equal(value[-1], out[-1])
     for a, b, c, d in zip(query[:-2], key[:-2], value[:-2], out[:-2], strict=True):

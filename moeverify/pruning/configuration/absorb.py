@@ -88,7 +88,8 @@ def _absorb_calls(forward: Forward, numbers: Sequence[Number]) -> list[Fold] | N
 def absorb(forward: Forward, number: Number, search: _Search | None = None) -> list[Fold] | None:
     """Folds after which the forward computes with the new number what it did with the old one; ``None`` without any.
 
-    Only a factor can be taken over: ``x * c``, ``x / c``, or a constant tensor that enters such a product.
+    Only a factor can be taken over: ``x * c``, ``x / c``, the scale of a fused attention, or a constant tensor that
+    enters such a product.
     """
     if number.step is None or not number.old or not number.new or not math.isfinite(number.new / number.old):
         return None
@@ -102,6 +103,8 @@ def absorb(forward: Forward, number: Number, search: _Search | None = None) -> l
             return _either(search, number.step, step, ratio)
         if step.operation in ("aten.div", "aten.div_") and 0 in step.inputs:
             return _either(search, number.step, step, 1 / ratio)
+        if "scaled_dot_product" in step.operation and number.position == "scale":
+            return search.first([(step.inputs[place], 1 / ratio) for place in (0, 1)], number.step)
         if step.operation in ("aten.full", "aten.scalar_tensor") and step.outputs:
             return search.cancel(step.outputs[0], ratio)
     except _TooDeep:
@@ -190,10 +193,10 @@ class _Search:
         if kind in _WITH_BIAS:
             bias, places = _WITH_BIAS[kind]
             added = self.produce(step.inputs[bias], factor, number) if bias in step.inputs else []
-        found = self._first([(step.inputs[p], factor) for p in places if p in step.inputs], number)
+        found = self.first([(step.inputs[p], factor) for p in places if p in step.inputs], number)
         return None if found is None or added is None else [*found, *added]
 
-    def _first(self, wanted: list[tuple[int, float]], number: int) -> list[Fold] | None:
+    def first(self, wanted: list[tuple[int, float]], number: int) -> list[Fold] | None:
         """The first value that can be changed, parameters before others."""
         for value, factor in sorted(wanted, key=lambda pair: not self._is_weight(pair[0])):
             if (found := self.produce(value, factor, number)) is not None:
@@ -252,7 +255,7 @@ class _Search:
             return self.cancel(step.outputs[0], factor ** (0.5 if kind == "aten.sqrt" else -0.5))
         else:
             return None
-        found = self._first(partners, number)
+        found = self.first(partners, number)
         if found is not None or kind in _WITH_BIAS or not step.outputs:
             return found
         becomes = 1 / factor if kind == "aten.div" and places[0] == 1 else factor

@@ -14,10 +14,6 @@ from moeverify.sources import load_source
 from moeverify.zoo import zoo_types
 from moeverify.zoo.configured import TIED_BY_CONFIGURATION, dims_that_follow, followers, hidden_entries
 
-# Hidden channels that cannot go, and the operation that says so.
-FROZEN_HIDDEN = {
-    "inkling2_text": "softmax scale follows",  # attention over the blocks' residual streams
-}
 # Parameters of routed experts without an inner dimension of that kind: a bias of the output, experts of attention,
 # experts that are one row each.
 NO_INNER = r"down_proj_bias$|jetmoe:.*self_attention|doge:"
@@ -58,10 +54,6 @@ def test_hidden_class_is_what_follows_the_hidden_size(analysed):
     root = embedding(model)
     truth = dims_that_follow(model, hidden_entries(model))
     tied = {d for d in truth if re.search(TIED_BY_CONFIGURATION.get(model_type, ("$^",))[0], d[0])}
-    if model_type in FROZEN_HIDDEN:
-        frozen = next(f for f in couplings.frozen if (f.parameter, f.dim) == root)
-        assert FROZEN_HIDDEN[model_type] in frozen.reason
-        return
     (hidden,) = (dims(c) for c in couplings.classes if root in dims(c))
     assert hidden - truth == set()
     assert truth - hidden <= tied

@@ -150,13 +150,17 @@ class OneHead(nn.Module):
         q, k, v = self.q(x), self.k(x), self.v(x)
         if self.kind == "implicit":
             return self.out(nn.functional.scaled_dot_product_attention(q, k, v))
+        if self.kind == "given":  # with a dimension for heads, as the fused kernel takes them
+            q, k, v = (part.unsqueeze(1) for part in (q, k, v))
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
+            return self.out(mixed.squeeze(1))
         if self.kind == "temperature":  # of the values, through what is not linear
             return self.out(torch.exp(v / v.shape[-1] ** 0.5))
         scores = q @ k.mT / (q.shape[-1] ** 0.5) if self.kind == "divided" else q @ k.mT * q.size(-1) ** -0.5
         return self.out(scores.softmax(-1) @ v)
 
 
-@pytest.mark.parametrize("kind", ["divided", "multiplied", "implicit", "temperature"])
+@pytest.mark.parametrize("kind", ["divided", "multiplied", "implicit", "given", "temperature"])
 def test_without_a_configuration_too(kind):
     torch.manual_seed(0)
     model, x = OneHead(kind).double().eval(), torch.randn(2, 5, 8, dtype=torch.float64)

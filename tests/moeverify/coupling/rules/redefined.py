@@ -189,6 +189,7 @@ def masked_inputs(call: OneCall, removed: Removed) -> OneCall:
     "aten._convolution",
 )
 @reference("aten.dot", "aten.linear", "aten._grouped_mm", "transformers.grouped_mm_fallback")
+@reference(*KERNELS, "aten._scaled_dot_product_efficient_attention", "aten.scaled_dot_product_attention")
 def masked(call: OneCall, removed: Removed) -> Any:
     """A consumed position counts nothing once it is zero."""
     return masked_inputs(call, removed).run()

@@ -1,7 +1,5 @@
 """Contractions, grouped products, attention and convolutions."""
 
-import math
-
 import torch
 
 from tests.moeverify.coupling.rules.cases.registry import Draw, cases
@@ -71,12 +69,12 @@ def grouped(d: Draw, name: str) -> OneCall:
     return OneCall(name, grouped_product, (d.tensor(rows, k), d.tensor(experts, k, m), offsets, *bias), {})
 
 
-def attend(query, key, value, mask=None):
+def attend(query, key, value, mask=None, scale=None):
     """Attention by its definition, with query heads ``h`` using key head ``h // group``; and what kernels add."""
     for dim in range(query.dim() - 2):
         group = query.shape[dim] // key.shape[dim]
         key, value = key.repeat_interleave(group, dim), value.repeat_interleave(group, dim)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    scores = query @ key.transpose(-1, -2) * (scale or query.shape[-1] ** -0.5)
     if mask is not None:
         scores = scores + mask
     return scores.softmax(-1) @ value, scores.logsumexp(-1), torch.arange(2)
@@ -91,12 +89,14 @@ def attend(query, key, value, mask=None):
     "aten.scaled_dot_product_attention",
 )
 def attention(d: Draw, name: str) -> OneCall:
-    batch, few, group, length, width = d.integer(1, 3), d.integer(1, 3), d.pick([1, 1, 2, 3]), d.integer(1, 3), 2
-    keys = d.integer(2, 4)
+    batch, few, group, length = d.integer(1, 3), d.integer(1, 3), d.pick([1, 1, 2, 3]), d.integer(1, 3)
+    keys, width = d.integer(2, 4), d.integer(2, 3)
     query = d.tensor(batch, few * group, length, width)
     key, value = d.tensor(batch, few, keys, width), d.tensor(batch, few, keys, d.integer(2, 3))
-    mask = d.broadcast([batch, few * group, length, keys]) if d.flag() else None
-    return OneCall(name, attend, (query, key, value), {} if mask is None else {"mask": mask})
+    options = {"mask": d.broadcast([batch, few * group, length, keys])} if d.flag() else {}
+    if d.flag():
+        options["scale"] = 0.7
+    return OneCall(name, attend, (query, key, value), options)
 
 
 @cases("aten.convolution", "aten._convolution")
