@@ -30,13 +30,16 @@ def root_member(graph: MoEDependencyGraph, pruning_class: PruningClass) -> Membe
 def has_root(graph: MoEDependencyGraph, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
     """Whether a class cuts the outputs of a layer of one of these types.
 
-    A loose matrix, such as fused experts, counts as a linear layer.
+    A loose matrix, such as fused experts, counts as a linear layer, and so does an embedding, which is one of one-hot
+    vectors: a table of n-grams is the only layer that gives its channels.
     """
     for _, end in graph.nodes.ends(pruning_class.coupling):
         target = end.node.module
         if isinstance(target, tuple(types)) and end.output:
             return True
-        if isinstance(target, nn.Parameter) and target.dim() > 1 and nn.Linear in types:
+        loose = isinstance(target, nn.Parameter) and target.dim() > 1
+        table = isinstance(target, nn.Embedding) and end.output
+        if (loose or table) and nn.Linear in types:
             return True
     return False
 

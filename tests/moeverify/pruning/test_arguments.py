@@ -251,6 +251,26 @@ def test_only_layers_of_the_root_types_are_pruned():
     assert (model.c.out_channels, model.fc1.out_features) == (3, 10)
 
 
+class Table(nn.Module):
+    """Channels that nothing but an embedding gives, as a table of n-grams does."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(20, 8), nn.Linear(8, 4)
+
+    def forward(self, tokens):
+        return self.out(self.table(tokens))
+
+
+def test_an_embedding_counts_as_a_linear_layer():
+    model, ids = Table(), torch.arange(6)[None]
+    mv.MoEPruner(model, ids, pruning_ratio=0.5).step()
+    assert (model.table.embedding_dim, model.out.in_features) == (4, 4)
+    model = Table()
+    with pytest.raises(PruningRefused, match="cuts no output of the root_module_types"):
+        mv.MoEPruner(model, ids, pruning_ratio=0.5, root_module_types=[nn.Conv2d]).step()
+
+
 class Softmaxed(TinyMoE):
     """The hidden channels pass a softmax and are frozen by it."""
 
