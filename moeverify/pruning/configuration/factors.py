@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from moeverify.coupling.couplings import CouplingMap
 from moeverify.coupling.dims import Segment
 
-# (parameter, dimension) -> {size of a factor that stays: number of positions that it has a part in}
-Held = Mapping[tuple[str, int], Mapping[int, int]]
+Dim = tuple[str, int]
 
 
-def held_factors(couplings: CouplingMap) -> dict[tuple[str, int], dict[int, int]]:
+@dataclass(frozen=True)
+class Held:
+    """``sizes`` are those of factors that stay, by parameter dimension, each with the number of positions that it has
+    a part in; ``free`` the parameter dimensions that may lose positions."""
+
+    sizes: Mapping[Dim, Mapping[int, int]] = field(default_factory=dict)
+    free: frozenset[Dim] = frozenset()
+
+    def holds(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether an entry of this value is a factor that stays, by what doubling it adds to each dimension.
+
+        One that alone is the size of a dimension which may lose positions is none: two value heads, keys and gates to
+        each of two key heads make a factor of four beside four value heads.
+        """
+        if any(place in self.free and base[place[0]][place[1]] == slope == value for place, slope in slopes.items()):
+            return False
+        return any(self.sizes.get(place, {}).get(value) == slope for place, slope in slopes.items())
+
+
+def held_factors(couplings: CouplingMap) -> Held:
     """For each parameter dimension, or part of it, that is a product: the sizes of its factors that stay as they are.
 
     A projection to 4 heads of 16 channels is halved by 2 heads of 16 as well as by 4 of 8; its shape says nothing of
@@ -28,7 +47,7 @@ def held_factors(couplings: CouplingMap) -> dict[tuple[str, int], dict[int, int]
     for segment in trace.relations.segments:
         if segment.step == 1:
             parts[links.root[segment.whole]].append(segment)
-    held = {}
+    held: dict[Dim, dict[int, int]] = {}
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
             cut: set[int] = set()
@@ -40,7 +59,13 @@ def held_factors(couplings: CouplingMap) -> dict[tuple[str, int], dict[int, int]
                         places[stay].update(range(start, start + total))
             if stays := {size: len(where) for size, where in places.items() if size not in cut and size > 1}:
                 held[name, axis] = stays
-    return held
+    free = {
+        (n, axis)
+        for n, dims in trace.tensors.items()
+        for axis, d in enumerate(dims)
+        if links.root[d] not in links.frozen
+    }
+    return Held(held, frozenset(free))
 
 
 def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:

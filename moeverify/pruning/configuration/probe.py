@@ -74,14 +74,14 @@ class Move:
 class Probe:
     """Builds and remembers skeletons of one model under changed configurations.
 
-    ``held`` gives the sizes of factors that must stay, by parameter dimension (see ``held_factors``). ``apart`` names
-    layers that no configuration speaks of: the user put them in and prunes them by functions of their own.
+    ``held`` gives the sizes of factors that must stay (see ``held_factors``). ``apart`` names layers that no
+    configuration speaks of: the user put them in and prunes them by functions of their own.
     """
 
     def __init__(self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = ()) -> None:
         self.model = model
         self.apart = tuple(f"{path}." for path in apart)
-        self.held = held or {}
+        self.held = held or Held()
         self.document = doc.document_of(model.config)
         self.base = self._shapes_of(model)
         self.built = 0
@@ -196,12 +196,7 @@ class Probe:
 
     def holds(self, move: Move) -> bool:
         """Whether a move changes the size of a factor that must stay, such as that of each head."""
-        values = {self.values[path] for path in move.up}
-        return any(
-            value in values and slope == positions
-            for place, slope in move.slopes.items()
-            for value, positions in self.held.get(place, {}).items()
-        )
+        return any(self.held.holds(self.values[path], move.slopes, self.base) for path in move.up)
 
     def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
         """Attributes that hold the size of a factor which must stay, and say another one under ``entries``; with the
@@ -218,7 +213,7 @@ class Probe:
     def _held_in(self) -> dict[str, set[int]]:
         """By module: sizes of factors that must stay, in its own parameters or those of the layers in it."""
         found: dict[str, set[int]] = {}
-        for (name, _), sizes in self.held.items():
+        for (name, _), sizes in self.held.sizes.items():
             owner = name.rpartition(".")[0]
             for path in (owner, owner.rpartition(".")[0]):
                 found.setdefault(path, set()).update(sizes)

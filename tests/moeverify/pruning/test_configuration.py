@@ -114,6 +114,17 @@ def test_another_name_of_an_entry_is_no_entry():
     assert ("d_model",) in probe.moves[0].up
 
 
+def test_value_heads_go_with_the_key_head_before_them():
+    """Four value heads: what is projected for each of two key heads counts four as well, and stays."""
+    model = build_zoo("qwen3_next")
+    roles = {"heads": 0.5, "hidden": 0, "routed_experts": 0, "shared_experts": 0, "dense_mlp": 0}
+    plan = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5, ratios=roles).step()
+    assert not plan.adjustments
+    assert (model.config.linear_num_key_heads, model.config.linear_num_value_heads) == (1, 2)
+    assert model.model.layers[0].linear_attn.dt_bias.shape == (2,)
+    assert model.model.layers[0].linear_attn.num_v_heads == 2
+
+
 def test_groups_of_a_mamba_mixer_are_fewer_not_smaller():
     """They are a part of one projection: as many positions go with half the groups as with half the states of each."""
     model = build_zoo("nemotron_h")
