@@ -58,4 +58,6 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma4_text": _GEMMA4,
     "gemma4": {"text_config": _GEMMA4},
     "qwen4_exp_text": _QWEN4,
+    # The vocabulary is padded, as in the real size.
+    "inkling2_text": {"unpadded_vocab_size": 120},
 }

@@ -31,10 +31,6 @@ NO_INNER_CHANNELS = {
     "doge": "an expert is one row of a table",
     "jetmoe": "the experts of attention share their channels with the keys",
 }
-# What the operation that freezes the hidden channels does there.
-HIDDEN_FROZEN = {
-    "inkling2_text": "attention over the residual streams scales by the root of the hidden size",
-}
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,7 @@ def _hidden(model: nn.Module, couplings: CouplingMap) -> str:
     frozen = next((f for f in couplings.frozen if (f.parameter, f.dim) == root), None)
     if frozen is None:
         return "not found"
-    why = HIDDEN_FROZEN.get(model.config.model_type, "unexplained")
-    return f"frozen: {frozen.reason} ({frozen.operation}): {why}"
+    return f"frozen: {frozen.reason} ({frozen.operation})"
 
 
 def table(model_types: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> list[Row]:

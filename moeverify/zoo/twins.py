@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +13,6 @@ from torch import nn
 from moeverify.errors import MoEVerifyError
 from moeverify.inspection import Inspection, inspect_source
 
-# Why classes of a type differ beyond the sizes.
-_TABLE = "the small table of n-grams is cut by heads, the large one by channels"
-DIFFERENCES: Mapping[str, str] = {
-    "inkling2_text": "dynamic convolutions work on quarters of a head, which cannot go alone",
-    "qwen4_exp": _TABLE,
-    "qwen4_exp_text": _TABLE,
-}
 Signature = tuple[str, frozenset[tuple[str, int, bool]]]
 
 
@@ -51,15 +43,14 @@ def twin(model_type: str) -> Twin:
         seconds = time.perf_counter() - begin
     except MoEVerifyError as error:
         return Twin(note=str(error))
-    same = correspond(full, small)
     return Twin(
         parameters=full.parameters,
         moe_layers=len(full.roles.layers),
         experts=max((len(layer.experts) for layer in full.roles.layers), default=0),
         classes=len(full.classes),
         seconds=round(seconds, 1),
-        same=same,
-        note="; ".join(filter(None, [*full.loaded.notes, "" if same else DIFFERENCES.get(model_type, "unexplained")])),
+        same=correspond(full, small),
+        note="; ".join(full.loaded.notes),
     )
 
 
