@@ -124,13 +124,15 @@ class Laboratory:
 
     def lost(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
         """Which positions had a gradient when all was free, and have none now, while others still have one."""
-        before, now = self.live(name, dim, self.free), self._compare(name, dim, under, lambda g, s: g <= DEAD * s)
-        if before is None or now is None:
+        before, now = self.live(name, dim, self.free), self.live(name, dim, under)
+        dead = self._compare(name, dim, under, lambda g, scale: g <= DEAD * scale)
+        if before is None or now is None or dead is None:
             return None
-        gone = before & now
-        # Where nearly all is lost the tokens went elsewhere: an expert that is not reached tells nothing.
+        gone = before & dead
+        # Where nearly all is lost the tokens went elsewhere, or a layer norm of two channels lets no gradient through:
+        # an expert that is not reached tells nothing.
         shape = (self.in_turn[name, dim], -1) if (name, dim) in self.in_turn else gone.shape
-        stays, was = (before & ~now).reshape(shape), before.reshape(shape)
+        stays, was = (before & now).reshape(shape), before.reshape(shape)
         reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
         return (gone.reshape(shape) & reached).reshape(gone.shape)
 

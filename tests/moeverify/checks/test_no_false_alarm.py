@@ -110,6 +110,12 @@ FOUND = {
          "length": 3, "names": "mixtral", "norm": "layer", "router": "group_limited", "router_hidden": 4, "seed": 589,
          "widths": [4, 4, 4, 4]},
     ),
+    "a layer norm of the two channels that are left": (
+        0.5,
+        {"activation": "swiglu", "attention": "none", "hidden": 4, "layers": ["moe", "moe"], "names": "qwen",
+         "norm": "layer", "residual": "post", "seed": 878, "shared": "one", "storage": "fused_transposed", "vocab": 8,
+         "widths": [4, 4, 4], "cycles": [["cat_slice", 1]]},
+    ),
     "experts that depend on each other, of which none can go": (
         0.5,
         {"activation": "geglu", "hidden": 16, "length": 8, "names": "mixtral", "norm": "layer", "residual": "parallel",
