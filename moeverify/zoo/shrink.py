@@ -86,7 +86,7 @@ TIED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("swa_head_dim", ("head_dim",)),
 )
 SWITCHES = re.compile(r"is_moe|(enable|use)_moe(_block)?")
-MOE_KIND = re.compile(r"moe|sparse")
+MOE_KIND = re.compile(r"moe|sparse(?!_attention)")
 TOKENS = re.compile(r"(bos|eos|pad|eod|sep|cls|mask|unk)_token_id")
 
 
