@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -60,6 +60,7 @@ class Roles:
 class MoELayer:
     """One MoE layer: paths of its modules.
 
+    Where several layers use the same experts they are one, with the routers and shared experts of all of them.
     ``layout`` says how the routed experts are kept: ``listed`` as modules of their own (``experts`` are their
     paths), ``fused`` in parameters ``[experts, ..., ...]`` that leave each expert its own channels, ``rows`` in
     matrices whose rows belong to one expert after the other (``experts`` are ``container[number]`` in both cases).
@@ -197,6 +198,10 @@ class _Search:
         for name in self.modules:
             if name:
                 self.children.setdefault(_parent(name), []).append(name)
+        self.parents: dict[int, list[str]] = {}
+        for name, module in self.modules.items():
+            for child in module._modules.values():
+                self.parents.setdefault(id(child), []).append(name)
 
     def run(self) -> FoundRoles:
         layers, notes = [], []
@@ -213,6 +218,7 @@ class _Search:
                 layers.append(layer)
                 taken |= {layer.container, layer.name}
                 notes.append(f"{layer.container}: experts recognised by structure, not by name")
+        layers = [self._with_borrowers(layer) for layer in layers]
         order = {name: position for position, name in enumerate(self.modules)}
         layers.sort(key=lambda layer: order[layer.container])
         notes += [f"{layer.name}: no router found beside its experts" for layer in layers if not layer.routers]
@@ -286,6 +292,18 @@ class _Search:
 
     def _named(self, parent: str, rule: Rule) -> tuple[str, ...]:
         return tuple(child for child in self.children.get(parent, ()) if self._is(rule, child))
+
+    def _with_borrowers(self, layer: MoELayer) -> MoELayer:
+        """The layer with what stands beside its experts wherever else they are used: routers, shared experts."""
+        holders = self.parents.get(id(self.modules[layer.container]), ())
+        others = [name for name in holders if name not in (layer.name, _parent(layer.container))]
+        routers = (router for name in others for router in self._named(name, self.roles.routers))
+        shared = (expert for name in others for expert in self._named(name, self.roles.shared_experts))
+        return replace(
+            layer,
+            routers=tuple(dict.fromkeys((*layer.routers, *routers))),
+            shared_experts=tuple(dict.fromkeys((*layer.shared_experts, *shared))),
+        )
 
     def _layer(
         self,

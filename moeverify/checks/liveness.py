@@ -11,8 +11,7 @@ any more, whatever value it had: its gradient is zero. Three things follow:
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from moeverify.coupling.trace import call_model
 from moeverify.exercise import output_tensor, run, vary_inputs
 from moeverify.precision import float64_throughout, in_float64
 from moeverify.pruning.classes import PruningClass
-from moeverify.roles import Roles
 
 INPUTS = 3
 # Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
@@ -82,7 +80,7 @@ class Laboratory:
             elif layer.layout == "rows":
                 self.in_turn |= {(name, 0): count for name in layer.stacks}
         self.stacks = frozenset(stacks)
-        self.counts_experts |= {*((name, 0) for name in stacks), *self._further_routers(context)}
+        self.counts_experts |= {(name, 0) for name in stacks}
         # Norms and scales: they hold channels back, and do not write them.
         self.scales = {
             f"{path}.{name}"
@@ -93,14 +91,6 @@ class Laboratory:
         }
         self.free = self.gradients({})
         self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
-
-    def _further_routers(self, context: Context) -> Iterator[tuple[str, int]]:
-        """Dimensions that count experts in routers by name alone: those of layers that share another one's experts."""
-        rule, counts = str(Roles().routers), {len(layer.experts) for layer in context.roles.layers}
-        for name, shape in self.sizes.items():
-            owner = name.rpartition(".")[0].rpartition(".")[2]
-            if shape and shape[0] in counts and re.search(rule, owner):
-                yield name, 0
 
     def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS) -> Gradients:
         """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs."""

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+import synthetic_models
 from moeverify.errors import UsageError
 from moeverify.roles import Roles, find_roles
 from moeverify.zoo import build_zoo
+from synthetic_models import Cycle, Spec
 
 
 def expert(hidden=8, inner=5):
@@ -140,3 +142,18 @@ def test_shared_experts_wherever_a_family_puts_them(model_type, shared):
 def test_meta_models_have_roles():
     with torch.device("meta"):
         assert len(find_roles(nn.ModuleDict({"mlp": block()})).layers) == 1
+
+
+@pytest.mark.parametrize("storage", ["listed", "fused"])
+def test_experts_that_serve_several_layers_are_one_layer_with_every_router(storage):
+    spec = Spec(
+        layers=("moe", "dense", "moe"),
+        storage=storage,
+        shared="one",
+        cycles=(Cycle(kind="shared_experts_between_layers", strength=1),),
+    )
+    (layer,) = find_roles(synthetic_models.build(spec)).layers
+    blocks = [router.rpartition(".")[0] for router in layer.routers]
+    assert len(blocks) == len(set(blocks)) == 2
+    assert {shared.rpartition(".")[0] for shared in layer.shared_experts} == set(blocks)
+    assert layer.container.startswith(blocks[0])

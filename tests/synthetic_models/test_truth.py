@@ -151,9 +151,7 @@ def test_roles_are_found_in_the_model_as_the_truth_has_them(spec):
     found, known = find_roles(build(spec), Roles(*patterns) if patterns else None), truth(spec)
     assert found.experts == known.experts
     assert found.shared_experts == known.shared_experts
-    # A layer that uses another one's experts has a router of its own, which goes with no experts of its own.
-    borrowing = spec.strength("shared_experts_between_layers")
-    assert found.routers == known.routers[: len(known.routers) - borrowing]
+    assert found.routers == known.routers
     for expert in known.experts:
         path = expert.partition("[")[0]
         assert found.boundary(path) == known.boundary(path) == path
