@@ -20,8 +20,9 @@ Strides = tuple[int, int]  # inner and outer
 def state_common_factors(relations: Relations) -> None:
     """Add to the relations what follows from dimensions divided more than once, until nothing new does."""
     finder = UnionFind(relations)
-    count = -1
-    while count != (count := len(relations.equals) + len(relations.products)):
+    known = -1
+    while (stated := len(relations.equals) + len(relations.products)) > known:
+        known = stated
         for products in _by_whole(relations.products, finder):
             factors: dict[Strides, int] = {}
             for product in products:
