@@ -1,7 +1,6 @@
 """A property that does not hold is found, shrunk, saved, replayed and counted."""
 
 import json
-from pathlib import Path
 
 import pytest
 from property_runs import PropertyLog, markdown, run_properties
@@ -54,10 +53,10 @@ def test_properties_of_our_own_groups_do_not_apply_to_others():
         check_property("order", Spec(), subject="torch-pruning")
 
 
-def test_logs_of_several_processes_are_merged():
+def test_logs_of_several_processes_are_merged(tmp_path):
     first, second = PropertyLog(), PropertyLog()
     for log in (first, second):
-        run_properties(["termination"], "broken_pruners:does_nothing", 0, log, Path("unused"), injected=False)
+        run_properties(["termination"], "broken_pruners:does_nothing", 0, log, tmp_path, injected=False)
     merged = PropertyLog()
     merged.merge(json.loads(json.dumps(first.data())))
     merged.merge(second.data())
