@@ -11,6 +11,10 @@ class UsageError(MoEVerifyError):
     """An argument that cannot be meant: a ratio outside (0, 1), an unknown check or parameter name."""
 
 
+class DependencyError(MoEVerifyError):
+    """A package that moeverify is built on cannot be imported."""
+
+
 class SourceError(MoEVerifyError):
     """A model that cannot be loaded: unknown source, broken checkpoint, a factory that raises."""
 

@@ -7,11 +7,14 @@ here: a case runs once, in a process of its own, when the first of its items is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from moeverify.words import words
+
+if TYPE_CHECKING:
+    from moeverify.roles import Roles
 
 OPTIONS = (
     (
@@ -33,6 +36,10 @@ OPTIONS = (
     ),
     ("seed", int, 0, "seed of weights, inputs and pruning"),
     ("dtype", str, "float32", "precision that models are stored in"),
+    ("roles", str, None, "TOML file whose [roles] table says who is an expert, router, shared expert"),
+    ("experts-pattern", str, None, "regular expression of the routed experts' container: last part of its path"),
+    ("routers-pattern", str, None, "regular expression of routers: last part of their path"),
+    ("shared-experts-pattern", str, None, "regular expression of shared experts: last part of their path"),
     ("timeout", float, 120.0, "seconds that one model may take"),
     ("report", str, None, "folder for report.html, report.json and junit.xml"),
 )
@@ -50,12 +57,31 @@ def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(f"--moeverify-{name}")
 
 
+def roles_told(config: pytest.Config) -> Roles | None:
+    """The naming rules that the options give, ``None`` if they give none.
+
+    Raises ``UsageError`` as ``moeverify.roles_file.roles_from`` does.
+    """
+    from moeverify.roles_file import roles_from
+
+    kinds = ("experts", "routers", "shared_experts")
+    patterns = {kind: _option(config, f"{kind.replace('_', '-')}-pattern") for kind in kinds}
+    return roles_from(_option(config, "roles"), **patterns)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the session's part if a subject is named."""
     config.addinivalue_line("markers", MARKER)
     if _option(config, "subject") is None:
         return
-    from moeverify.pytest_session import MoEVerifySession
+    from moeverify.errors import DependencyError
+    from moeverify.imports import importing
+
+    try:
+        with importing():
+            from moeverify.pytest_session import MoEVerifySession
+    except DependencyError as error:
+        raise pytest.UsageError(str(error)) from error
 
     config.pluginmanager.register(MoEVerifySession(config), "moeverify-session")
 
@@ -68,6 +94,7 @@ def _verify_settings(pytestconfig: pytest.Config) -> dict[str, Any]:
         "seed": _option(pytestconfig, "seed"),
         "dtype": _option(pytestconfig, "dtype"),
         "timeout": _option(pytestconfig, "timeout"),
+        "roles": roles_told(pytestconfig),
         "checks": words(_option(pytestconfig, "checks")) or None,
         "skip_checks": words(_option(pytestconfig, "skip-checks")),
     }

@@ -15,6 +15,7 @@ from moeverify.errors import MoEVerifyError, UsageError
 from moeverify.events import CaseFinished, Event, VerdictReached
 from moeverify.isolate import Limits, Worker
 from moeverify.pruning.arguments import check_ratio
+from moeverify.pytest_plugin import roles_told
 from moeverify.report.text import describe_problem
 from moeverify.run import select_checks
 from moeverify.sources import expand_sources, parse_dtype
@@ -142,8 +143,9 @@ class MoEVerifySession:
         load_subject(subject)
         expected = self._words("expect-fail")
         select_checks([word.rpartition("::")[2] for word in expected] or None)
+        self.roles = rules.patterns() if (rules := roles_told(self.config)) is not None else {}
         return [
-            Case(source, subject, ratio, self._option("seed"), dtype, checks)
+            Case(source, subject, ratio, self._option("seed"), dtype, checks, roles=self.roles)
             for source in expand_sources(self._words("sources"))
         ]
 
@@ -266,7 +268,10 @@ class MoEVerifySession:
                 if name in self.reached.get(case.source, {})
             ),
             cases=tuple(self.facts[case.source] for case in self.cases if case.source in self.facts),
-            settings={name.replace("-", "_"): value for name, value in settings.items()},
+            settings={
+                **{name.replace("-", "_"): value for name, value in settings.items()},
+                **({"roles": self.roles} if self.roles else {}),
+            },
             versions=versions(),
             created=self.created,
             seconds=time.monotonic() - self.begin,

@@ -18,6 +18,7 @@ from moeverify.checks.removed_experts import forbid, kept_experts
 from moeverify.checks.routing import Change, Routing, towards
 from moeverify.exercise import count_reached, run, vary_inputs
 from moeverify.precision import float64_throughout, in_float64
+from moeverify.verdict import Status
 
 TOLERANCE = 1e-9
 # A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
@@ -38,6 +39,14 @@ class _Comparison:
     inputs: int = 0
     near_ties: int = 0
     forced: list[str] = field(default_factory=list)
+
+
+class _DoesNotRun(Exception):
+    """One of the models compared raises."""
+
+    def __init__(self, model: nn.Module, name: str, error: Exception) -> None:
+        super().__init__(f"{name} does not run: {type(error).__name__}: {error}")
+        self.model = model
 
 
 @check("masked-equivalence")
@@ -79,8 +88,9 @@ def masked_equivalence(context: Context) -> Finding:
             inputs = vary_inputs(full, context.example_inputs, context.seed + 100 + number, torch.float64)
             try:
                 problem = _compare(context, (full, masked, pruned), inputs, forbidden, force, stayed, seen)
-            except Exception as error:
-                return failed(f"the pruned model does not run: {type(error).__name__}: {error}", attempt=number)
+            except _DoesNotRun as error:
+                status = Status.FAIL if error.model is pruned else Status.ERROR  # a reference says nothing of the other
+                return Finding(status, str(error), {"attempt": number})
             if problem is not None:
                 return problem
         missing = [name for name in names if not reached[name]]
@@ -153,9 +163,9 @@ def _compare(
         theirs[layer] = towards(stayed[layer].index(expert))
         seen.forced.append(f"{layer}: expert {expert}")
     with Routing(pruned, context.roles, theirs) as mine:
-        got = run(pruned, inputs)
+        got = _output(pruned, "the pruned model", inputs)
     with Routing(masked, context.roles, changes) as other:
-        expected = run(masked, inputs)
+        expected = _output(masked, "the masked original, which the pruned model is compared with,", inputs)
     scale = expected.abs().max()
     if not scale > 0 or got.shape != expected.shape or not got.isfinite().all():
         return failed("the outputs cannot be compared", scale=float(scale), shapes=[got.shape, expected.shape])
@@ -163,8 +173,15 @@ def _compare(
     if error >= TOLERANCE and min(mine.margin, other.margin) < NEAR_TIE:
         seen.near_ties += 1
         return None
-    before = run(full, inputs)
+    before = _output(full, "the original in float64", inputs)
     seen.inputs += 1
     seen.worst = max(seen.worst, error)
     seen.effect = max(seen.effect, float((before - expected).abs().max() / before.abs().max()))
     return None
+
+
+def _output(model: nn.Module, name: str, inputs: Any) -> torch.Tensor:
+    try:
+        return run(model, inputs)
+    except Exception as error:
+        raise _DoesNotRun(model, name, error) from error

@@ -28,7 +28,7 @@ def consumer(site, tmp_path):
     """Run the consumer's pytest in an empty folder."""
 
     def run(*words, tests=()):
-        path = os.pathsep.join([str(site), str(ROOT)])
+        path = os.pathsep.join([str(site), str(ROOT), str(ROOT / "tests" / "support")])
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
         plugin = [] if _installed() else ["-p", "moeverify.pytest_plugin"]
         return subprocess.run(
@@ -96,13 +96,44 @@ def test_properties_show_the_smallest_spec_and_a_line_to_replay(consumer, tmp_pa
 
 
 @pytest.mark.slow
+def test_roles_are_told_as_on_the_command_line(consumer, tmp_path):
+    (tmp_path / "roles.toml").write_text('[roles]\nexperts = "^nobody$"\nrouters = "^chooser$"\n')
+    words = [
+        "--moeverify-subject",
+        "moe",
+        "--moeverify-sources",
+        "stand_ins:unusual_names",
+        "--moeverify-report",
+        "out",
+    ]
+    words += ["--moeverify-profile", "none", "--moeverify-checks", "something-pruned,router-intact"]
+    words += ["--moeverify-roles", "roles.toml", "--moeverify-experts-pattern", "^blades$"]  # the option wins
+    done = consumer(*words, "-k", "moeverify", "-rs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    document = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    assert document["settings"]["roles"] == {"experts": "^blades$", "routers": "^chooser$"}
+    assert document["cases"][0]["facts"]["roles"]["routers"] == ["model.layers.0.mixture.chooser"]
+    assert "--experts-pattern '^blades$'" in document["verdicts"][0]["reproduce"]
+
+
+@pytest.mark.slow
 def test_fixtures_and_marker(consumer):
     done = consumer(tests=["test_acme.py"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_wrong_options_are_one_line(consumer):
-    done = consumer("--moeverify-subject", "nobody")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--moeverify-subject", "nobody"), "unknown subject 'nobody'"),
+        (("--moeverify-subject", "moe", "--moeverify-roles", "none.toml"), "cannot read none.toml"),
+        (("--moeverify-subject", "moe", "--moeverify-routers-pattern", "("), "not a regular expression"),
+    ],
+)
+def test_wrong_options_are_one_line(consumer, words, said):
+    done = consumer(*words)
     assert done.returncode == 4
-    assert "ERROR: unknown subject 'nobody'" in done.stderr
+    assert "ERROR: " in done.stderr
+    assert said in done.stderr
     assert "Traceback" not in done.stderr

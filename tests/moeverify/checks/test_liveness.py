@@ -1,0 +1,23 @@
+"""What the laboratory leaves out of its gradients: dimensions that count experts, by the rules in force."""
+
+from types import SimpleNamespace
+
+import moeverify as mv
+from moeverify.checks.liveness import Laboratory
+from moeverify.roles import roles_in_force
+from synthetic_models import Cycle, Spec, build, example_inputs
+
+
+def test_routers_of_layers_that_share_experts_are_found_by_the_rules_in_force():
+    sizes = {"hidden": 16, "widths": (8, 8, 8, 8), "shared_width": 8}
+    cycles = (Cycle("shared_experts_between_layers"),)
+    spec = Spec(layers=("moe", "moe"), names="arbitrary", storage="fused", cycles=cycles, **sizes)
+    model = build(spec)
+    for roles in (
+        mv.Roles(experts=r"^blades$", routers=r"^chooser$"),
+        mv.Roles(experts=r"^blades$", routers=lambda path, module: path.endswith(".chooser")),
+    ):
+        with roles_in_force(roles):
+            found = mv.find_roles(model)
+            context = SimpleNamespace(original=model, roles=found, example_inputs=example_inputs(spec), seed=0)
+            assert ("model.layers.1.mixture.chooser.weight", 0) in Laboratory(context).counts_experts

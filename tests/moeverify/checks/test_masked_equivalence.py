@@ -1,0 +1,41 @@
+"""Which of the models compared does not run is said; what is known of the pruned one follows from that."""
+
+import importlib
+
+import pytest
+
+import moeverify as mv
+from moeverify.sources import load_source
+from moeverify.verdict import Status
+
+
+def halves(model, example_inputs, *, pruning_ratio, seed):
+    mv.MoEPruner(model, example_inputs, pruning_ratio=pruning_ratio, ignored_layers=[model.lm_head]).step()
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "said"),
+    [
+        ("pruned", Status.FAIL, "the pruned model does not run: RuntimeError: no such kernel"),
+        ("masked", Status.ERROR, "the masked original, which the pruned model is compared with, does not run"),
+        ("full", Status.ERROR, "the original in float64 does not run: RuntimeError: no such kernel"),
+    ],
+)
+def test_the_model_that_does_not_run_is_named(monkeypatch, broken, status, said):
+    masked_equivalence = importlib.import_module("moeverify.checks.masked_equivalence")
+    real, order = masked_equivalence.run, {"pruned": 1, "masked": 2, "full": 3}
+    calls = []
+
+    def run(model, inputs):
+        calls.append(model)
+        if len(calls) == order[broken]:
+            raise RuntimeError("no such kernel")
+        return real(model, inputs)
+
+    monkeypatch.setattr(masked_equivalence, "run", run)
+    loaded = load_source("zoo:mixtral")
+    result = mv.verify(
+        loaded.model, example_inputs=loaded.example_inputs, subject=halves, checks=["masked-equivalence"]
+    )
+    (verdict,) = result.verdicts
+    assert (verdict.status, said in verdict.message) == (status, True), verdict.message
