@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from moeverify.report.caveats import caveats
 from moeverify.report.html import SYMBOLS
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
 
@@ -22,7 +23,7 @@ _MOST_PROBLEMS = 20
 
 
 def print_summary(result: VerificationResult, report: Path | None = None) -> None:
-    """One row a model, every problem with the line that reproduces it, the counts, and the report's path."""
+    """One row a model, every problem with the line that reproduces it, what passes leave open, the counts, and the report's path."""
     console = Console(highlight=False)
     table = Table(title=f"subject {escape(str(result.settings['subject']))}", title_justify="left")
     table.add_column("model", overflow="fold")
@@ -43,6 +44,8 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
         )
     if len(problems) > _MOST_PROBLEMS:
         console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems; the report has them all")
+    for line in caveats(result):
+        console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)
     console.print(f"{'✓' if result.ok else '✗'} {counts} in {result.seconds:.0f} s")
     if report is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moeverify.compare import Comparison
+from moeverify.report.caveats import caveats
 from moeverify.report.pictures import isolation_picture, router_load
 from moeverify.report.quality import quality_view
 from moeverify.verdict import PROBLEMS, Status, VerificationResult
@@ -85,6 +86,7 @@ def render_html(result: VerificationResult) -> str:
         "report.html.j2",
         result=document,
         ok=result.ok,
+        caveats=caveats(result),
         rows=rows,
         checks=list(dict.fromkeys(v.check for v in result.verdicts)),
     )

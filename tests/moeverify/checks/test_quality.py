@@ -1,5 +1,6 @@
 """``quality`` sees what pruning costs, catches a pruner that keeps only the shapes, and says what is missing."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from small_quality import magnitude, pruned, score, small
 
 import moeverify as mv
 from moeverify.evaluation import QualitySettings, compare
+from moeverify.report.caveats import caveats
 from moeverify.subjects import load_subject
 from moeverify.verdict import Status
 
@@ -36,10 +38,17 @@ def test_a_sound_pruner_passes_and_its_curve_is_drawn(tmp_path):
     found, result = verdict(quality=QualitySettings(tasks=TWO.tasks, limit=20, curve=(0.75,)), pruning_ratio=0.25)
     assert found.status is Status.PASS, found.message
     assert "removed at random" in found.message
+    assert re.search(
+        r"before, [01]\.\d+ after \(a (drop|rise) of [01]\.\d+\); .* any drop is allowed; --max-drop sets",
+        found.message,
+    )
+    assert caveats(result) == [f"small quality: {found.message}"]
     facts = result.cases[0].facts["quality"]
     assert [point["ratio"] for point in facts["points"]] == [0, 0.25, 0.75]
     assert {task["name"] for task in facts["tasks"]} == {"small_say/acc", "small_shift/exact_match"}
     page = result.to_html(tmp_path / "report.html").read_text()
+    assert "pruned correctly" not in page.split("</header>")[0]
+    assert "any drop is allowed" in page.split("</header>")[0]
     assert page.count("<polyline") == 4  # two lines and their keys
     assert "small_shift/exact_match at ratio 0.75" in page
 
@@ -51,7 +60,9 @@ def test_a_scrambling_pruner_that_keeps_all_shapes_is_caught(max_drop):
     assert found.status is Status.FAIL
     assert ("a loss of 0.3 is allowed" if max_drop else "worse than") in found.message
     if max_drop:
-        assert verdict(quality=quality, pruning_ratio=0.25)[0].status is Status.PASS
+        found, result = verdict(quality=quality, pruning_ratio=0.25)
+        assert found.status is Status.PASS
+        assert caveats(result) == []
 
 
 def test_channels_of_zero_importance_cost_nothing():
