@@ -235,7 +235,7 @@ class _Search:
         if isinstance(module, nn.ModuleList | nn.ModuleDict):
             if len(module) < 2:
                 return None
-            return self._layer(_parent(name), name, tuple(self.children[name]), "listed")
+            return self._layer(_parent(name), name, tuple(self.children.get(name, ())), "listed")
         inside = any(self._is(self.roles.routers, child) for child in self.children.get(name, ()))
         return self._stacked(name if inside else _parent(name), name)
 
@@ -265,7 +265,7 @@ class _Search:
     def _by_structure(self, name: str) -> MoELayer | None:
         module = self.modules[name]
         if isinstance(module, nn.ModuleList) and len(module) > 1:
-            experts = tuple(self.children[name])
+            experts = tuple(self.children.get(name, ()))
             if self._interchangeable(experts) and (routers := self._scorers(_parent(name), experts)):
                 return self._layer(_parent(name), name, experts, "listed", routers=routers)
         elif name and self._named(name, self.roles.routers):

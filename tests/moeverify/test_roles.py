@@ -157,3 +157,9 @@ def test_experts_that_serve_several_layers_are_one_layer_with_every_router(stora
     assert len(blocks) == len(set(blocks)) == 2
     assert {shared.rpartition(".")[0] for shared in layer.shared_experts} == set(blocks)
     assert layer.container.startswith(blocks[0])
+
+
+def test_places_left_empty_are_no_experts():
+    """A list may hold an entry for each layer and no module (x-transformers' integrators of layers)."""
+    model = nn.ModuleDict({"mlp": block(), "others": nn.ModuleList([None, None])})
+    assert len(find_roles(model).layers) == 1
