@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,9 @@ class PruningGroup(Group):
     """A ``tp.dependency.Group`` of an ``MoEDependencyGraph``.
 
     ``expansions`` tells how many steps found it. ``rest`` are buffers that no layer of Torch-Pruning's covers, with
-    the positions that go. An item may be replaced before ``prune``, as Torch-Pruning's own pruners do.
+    the positions that go. An item may be replaced before ``prune``, as Torch-Pruning's own pruners do. Positions are
+    numbered as they were when the group was made, also if others were pruned since. ``on_pruned`` is called with the
+    group after it was pruned.
     """
 
     _DG: MoEDependencyGraph
@@ -49,7 +51,9 @@ class PruningGroup(Group):
         self._DG = graph
         self.expansions = 0
         self.rest: dict[Place, np.ndarray] = {}
+        self.on_pruned: Callable[[PruningGroup], None] | None = None
         self._cuts: list[Item] = []
+        self._version = graph.live.version
 
     def add(self, item: Item) -> None:
         """Append an item."""
@@ -65,7 +69,14 @@ class PruningGroup(Group):
                 gone.setdefault(place, []).append(positions % item.span if item.span else positions)
         for place, positions in self.rest.items():
             gone.setdefault(place, []).append(positions)
-        return {place: np.unique(np.concatenate(parts)) for place, parts in gone.items()}
+        return {place: self._now(place, np.unique(np.concatenate(parts))) for place, parts in gone.items()}
+
+    def _now(self, place: Place, positions: np.ndarray) -> np.ndarray:
+        """Positions of this group as they are numbered in the model now; those that are gone are left out."""
+        live = self._DG.live
+        if live.version == self._version:
+            return positions
+        return live.present(place, live.original(place, positions, self._version))[0]
 
     def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
         """Cut everything in the group, or what goes with the root's ``idxs``; the history remembers it.
@@ -77,9 +88,13 @@ class PruningGroup(Group):
         if idxs is not None:
             group = self._DG.get_pruning_group(root.target.module, root.handler, idxs)
         indices = list(group[0].idxs)
+        if not group._cuts[0].span:
+            indices = group._now(group._cuts[0].places[0], np.asarray(indices, dtype=np.int64)).tolist()
         self._DG.cut(group.removed())
         if record_history:
             self._DG.remember(*self._DG.nodes.entry(root.target, root.handler), indices)
+        if self.on_pruned is not None:
+            self.on_pruned(self)
 
 
 def repeated(positions: np.ndarray, roots: np.ndarray, repeats: int, span: int) -> tuple[list[int], list[int]]:

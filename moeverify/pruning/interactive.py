@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,36 @@ from moeverify.pruning.selection import root_member
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph import MoEDependencyGraph
+
+
+class Listed:
+    """Calls ``finish`` once the groups of a step have been pruned.
+
+    That is when the last one was asked for after others had been pruned, or else (the groups were collected first) when
+    the last one is pruned.
+    """
+
+    def __init__(self, finish: Callable[[], None]) -> None:
+        self._finish = finish
+        self._count = self._pruned = 0
+        self._waits = False
+
+    def each(self, groups: Iterable[PruningGroup]) -> Iterator[PruningGroup]:
+        """The groups, one by one."""
+        for group in groups:
+            self._count += 1
+            group.on_pruned = self._note
+            yield group
+        self._waits = not self._pruned
+        if not self._waits:
+            self._finish()
+
+    def _note(self, group: PruningGroup) -> None:
+        group.on_pruned = None  # pruned twice, it counts once
+        self._pruned += 1
+        if self._waits and self._pruned == self._count:
+            self._waits = False
+            self._finish()
 
 
 def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:
@@ -53,3 +83,5 @@ class ExpertGroup(PruningGroup):
         if record_history:
             remember_experts(self._DG, self._cut)
         self._DG.cut_experts(self._cut)
+        if self.on_pruned is not None:
+            self.on_pruned(self)

@@ -15,34 +15,39 @@ class LiveIndex:
     """Original and present positions of every parameter's and buffer's axis.
 
     ``sizes`` are the original ones. Where each expert of a common parameter kept channels of its own, the first
-    expert's stand for all: their present numbers agree.
+    expert's stand for all: their present numbers agree. ``version`` counts the cuts.
     """
 
     def __init__(self, sizes: Mapping[Place, int]) -> None:
         self._original: dict[Place, int] = dict(sizes)
-        self._left: dict[Place, np.ndarray] = {}
+        self._left: dict[Place, list[tuple[int, np.ndarray]]] = {}  # with the version from which on they are left
         self.version = 0
 
     def size(self, place: Place) -> int:
         """Positions there are now."""
-        left = self._left.get(place)
+        left = self._at(place)
         return self._original[place] if left is None else len(left)
 
-    def original(self, place: Place, positions: np.ndarray) -> np.ndarray:
-        """Present positions as they were numbered when the model was traced.
+    def _at(self, place: Place, version: int | None = None) -> np.ndarray | None:
+        """What was left in a version, now if none is given; ``None`` if that is everything."""
+        cuts = self._left.get(place, ())
+        return next((left for since, left in reversed(cuts) if version is None or since <= version), None)
+
+    def original(self, place: Place, positions: np.ndarray, version: int | None = None) -> np.ndarray:
+        """Positions, as they are numbered now or in another version, by their numbers when the model was traced.
 
         Raises ``UsageError`` for one that does not exist.
         """
-        size = self.size(place)
+        left = self._at(place, version)
+        size = self._original[place] if left is None else len(left)
         if len(positions) and (positions.min() < 0 or positions.max() >= size):
             wrong = next(p for p in positions.tolist() if not 0 <= p < size)
             raise UsageError(f"{place[0]} has positions 0 to {size - 1} along dimension {place[1]}, not {wrong}")
-        left = self._left.get(place)
         return positions if left is None else left[positions]
 
     def present(self, place: Place, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where original positions are now, and which of them (rows) are still there."""
-        left = self._left.get(place)
+        left = self._at(place)
         if left is None:
             return positions, np.arange(len(positions))
         found = np.searchsorted(left, positions)
@@ -54,6 +59,6 @@ class LiveIndex:
         for place, kept in keep.items():
             if place not in self._original:
                 continue
-            left = self._left.get(place)
-            self._left[place] = kept if left is None else left[kept]
+            left = self._at(place)
+            self._left.setdefault(place, []).append((self.version + 1, kept if left is None else left[kept]))
         self.version += 1

@@ -32,7 +32,7 @@ from moeverify.pruning.folds import apply_folds
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.groups import PruningGroup
 from moeverify.pruning.heads import counts_now, head_counts_after, output_sizes, write_head_counts
-from moeverify.pruning.interactive import cut_groups
+from moeverify.pruning.interactive import Listed, cut_groups
 from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Plan
 from moeverify.pruning.planning import Prepared, prepare
@@ -217,8 +217,9 @@ class MoEPruner:
     def step(self, interactive: bool = False) -> Any:
         """Prune once, all or nothing, and bring configuration and module attributes in step; returns the plan.
 
-        With ``interactive`` nothing is pruned yet: groups come one by one, for ``group.prune()``, and the configuration
-        follows after the last. Raises ``PruningRefused`` before anything is changed.
+        With ``interactive`` nothing is pruned yet: groups come one by one, for ``group.prune()``. The configuration
+        follows when the loop over them ends, or, if they were collected before the first was pruned, with the last of
+        them: then none may be left out. Raises ``PruningRefused`` before anything is changed.
         """
         if self.current_step >= self.iterative_steps:
             warnings.warn(
@@ -277,14 +278,17 @@ class MoEPruner:
     def _groups(self, prepared: Prepared) -> Iterator[PruningGroup]:
         heads = head_counts_after(self.num_heads, prepared.plan, self.DG)
         sizes = output_sizes(self.num_heads, self.DG)
-        yield from cut_groups(self.DG, prepared.plan)
         planned = {place: kept.shape[-1] for place, kept in prepared.plan.keep.items()}
-        if all(self.DG.live.size(place) == size for place, size in planned.items()):
-            self._follow(prepared, heads)
-        elif prepared.probe is not None:
-            catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)
-        else:
-            self._write_heads(counts_now(self.num_heads, sizes, self.DG))
+
+        def finish() -> None:
+            if all(self.DG.live.size(place) == size for place, size in planned.items()):
+                self._follow(prepared, heads)
+            elif prepared.probe is not None:
+                catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)
+            else:
+                self._write_heads(counts_now(self.num_heads, sizes, self.DG))
+
+        return Listed(finish).each(cut_groups(self.DG, prepared.plan))
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]

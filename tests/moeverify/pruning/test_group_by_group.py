@@ -9,6 +9,7 @@ import torch_pruning as tp
 from conv_nets import IMAGE, Plain
 from own_scales import own_scales
 from small_nets import TinyMoE, build
+from torch import nn
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
@@ -45,6 +46,56 @@ def test_interactive_groups_may_be_left_out():
         if group[0].dep.target.module is model.c2:
             group.prune(idxs=[0])
     assert (model.c1.out_channels, model.c2.out_channels) == (8, 11)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_groups_may_be_collected_before_the_first_is_pruned(backwards, tmp_path):
+    """They were numbered before any was pruned; what follows from sizes follows with the last."""
+    model = own_scales("embedding")
+    expected = copy.deepcopy(model)
+    mv.MoEPruner(expected, {"input_ids": IDS}, pruning_ratio=0.5).step()
+    pruner = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5)
+    groups = list(pruner.step(interactive=True))
+    assert len(groups) > 1
+    for number, group in enumerate(groups[::-1] if backwards else groups):
+        assert (model.config.hidden_size, pruner.last_plan) == (16, None), number
+        group.prune()
+    assert model.config.to_dict() == expected.config.to_dict()
+    assert pruner.last_plan is not None
+    assert torch.equal(model(IDS).logits, expected(IDS).logits)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path, dtype=torch.float64)(IDS).logits, model(IDS).logits)
+
+
+class Fused(nn.Module):
+    """One layer for the inputs of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other, self.both = nn.Linear(8, 3), nn.Linear(6, 3), nn.Linear(5, 14)
+
+    def forward(self, x):
+        both = self.both(x)
+        return self.one(both[:, : self.one.in_features].relu()) + self.other(both[:, self.one.in_features :].tanh())
+
+
+@torch.no_grad()
+def test_groups_of_one_dimension_keep_their_channels_whatever_is_pruned_between():
+    model = build(Fused)
+    original = copy.deepcopy(model)
+    graph = mv.MoEDependencyGraph().build_dependency(model, TOKENS)
+    first = graph.get_pruning_group(model.one, tp.prune_linear_in_channels, [0, 3])
+    second = graph.get_pruning_group(model.other, tp.prune_linear_in_channels, [1, 4])
+    first.prune()
+    second.prune()
+    gone = [0, 3, 8 + 1, 8 + 4]
+    assert torch.equal(model.both.weight, original.both.weight[np.setdiff1d(np.arange(14), gone)])
+    original.one.weight[:, [0, 3]] = 0
+    original.other.weight[:, [1, 4]] = 0
+    assert torch.allclose(model(TOKENS), original(TOKENS), atol=1e-6)
+    again = mv.MoEDependencyGraph().build_dependency(copy_of := build(Fused), TOKENS)
+    again.load_pruning_history(graph.pruning_history())
+    assert torch.equal(copy_of(TOKENS), model(TOKENS))
 
 
 def test_history_of_a_pruner_is_replayed():
