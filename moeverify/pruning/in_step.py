@@ -59,17 +59,22 @@ def say(
         derived = numbers.keep(update)
         moves = numbers.deciding(derived.stuck, expression.entries)
         guilty = [c for c in counts if _decides(probe, c, constants, expression.entries, moves)]
-        if not guilty:
+        otherwise = {c: view for c in counts if (view := derived.divides(dims_of(c)))}
+        if not guilty and not otherwise:
             break
-        for c in guilty:
+        for c in guilty or list(otherwise):
             reason = (
                 f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
+                if guilty
+                else str(otherwise[c])
             )
             adjustments.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
             if c in named:
                 raise PruningRefused(str(adjustments[-1]))
     if stuck := _first_stuck(constants, derived):
         raise PruningRefused(f"{stuck} would change with the sizes, and no weight can take over the difference")
+    if derived.otherwise:
+        raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
     folds = merged([*constants.folds, *derived.folds])
     return Said(expression.counts, (*adjustments, *expression.adjustments), expression.entries, folds, update)
 

@@ -18,7 +18,9 @@ from moeverify.pruning.configuration import (
     has_config,
 )
 from moeverify.pruning.configuration.derived import Derived
+from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.factors import held_factors
+from moeverify.pruning.configuration.views import views_of
 from moeverify.pruning.example import Example
 from moeverify.pruning.graph import MoEDependencyGraph
 from moeverify.pruning.in_step import Said, say
@@ -58,11 +60,16 @@ def prepare(
     if not has_config(graph.model):
         rehearsal = Rehearsal(graph, example, num_heads or {})
         return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
-    probe = Probe(graph.model, held_factors(graph.couplings), graph.layers_apart)
+    probe = probe_of(graph)
     said = _say(selection, probe, counts, round_to, example)
     plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
     constants = said.update.constants()
     return Prepared(replace(plan, entries=said.entries, folds=said.folds, constants=constants), said.update, probe)
+
+
+def probe_of(graph: MoEDependencyGraph) -> Probe:
+    """What the configuration of a graph's model can say; made before anything is pruned."""
+    return Probe(graph.model, held_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
 
 
 def _plan(
@@ -94,8 +101,17 @@ def _rehearsed(
     while True:
         plan = _plan(graph, candidates, counts, told)
         derived = rehearsal.of(plan) if plan.cuts else Derived()
-        if not derived.stuck:
+        otherwise = {c: view for c in counts if (view := derived.divides(dims_of(c)))}
+        if not derived.stuck and not derived.otherwise:
             return replace(plan, folds=derived.folds)
+        for c, view in otherwise.items():
+            told.append(Adjustment(c, counts.pop(c), c.coupling.size, str(view)))
+            if c in _named(selection, [c]):
+                raise PruningRefused(str(told[-1]))
+        if otherwise:
+            continue
+        if derived.otherwise:
+            raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
         guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
         for c in guilty or list(counts):
             reason = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"

@@ -25,7 +25,6 @@ from moeverify.pruning.arguments import (
 )
 from moeverify.pruning.candidates import Selection
 from moeverify.pruning.configuration import Probe, apply_update, has_config
-from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.example import Example
 from moeverify.pruning.expansion import MAX_EXPANSIONS
 from moeverify.pruning.folds import apply_folds
@@ -35,7 +34,7 @@ from moeverify.pruning.heads import counts_now, head_counts_after, output_sizes,
 from moeverify.pruning.interactive import Listed, cut_groups
 from moeverify.pruning.offload import fetch_offloaded
 from moeverify.pruning.plan import Plan
-from moeverify.pruning.planning import Prepared, prepare
+from moeverify.pruning.planning import Prepared, prepare, probe_of
 from moeverify.pruning.rounding import aligned
 from moeverify.roles import Roles
 
@@ -263,9 +262,7 @@ class MoEPruner:
 
     def _probe(self) -> Probe | None:
         """What the configuration can say, of a model that has one; made before anything is pruned."""
-        return (
-            Probe(self.model, held_factors(self.DG.couplings), self.DG.layers_apart) if has_config(self.model) else None
-        )
+        return probe_of(self.DG) if has_config(self.model) else None
 
     def _write_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
         write_head_counts(self.model, heads)

@@ -21,6 +21,7 @@ from moeverify.pruning.configuration.absorb import absorb_all
 from moeverify.pruning.configuration.constants import merged
 from moeverify.pruning.configuration.derived import Derived, for_all_experts
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
+from moeverify.pruning.configuration.views import divided_otherwise, views_of
 from moeverify.pruning.example import Example
 from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.plan import Plan
@@ -53,22 +54,24 @@ class Rehearsal:
         if self.before is None:
             self._run_with_weights(plan)
             return Derived()
-        folds, stuck = absorb_all(self.before, self._changed(plan))
+        after = self._after(plan)
+        folds, stuck = absorb_all(self.before, changed_numbers(self.before, after))
         reached = for_all_experts(folds, self.before, self.graph.model, self.graph.found_roles)
-        return Derived(merged(reached), tuple(stuck))
+        otherwise = divided_otherwise(views_of(self.graph.couplings), self.before, after)
+        return Derived(merged(reached), tuple(stuck), tuple(otherwise))
 
     def changes(self, plan: Plan, numbers: tuple[Number, ...]) -> bool:
         """Whether ``plan`` changes one of ``numbers``."""
         places = {(n.module, n.operation, n.step) for n in numbers}
-        return not places.isdisjoint((n.module, n.operation, n.step) for n in self._changed(plan))
-
-    def _changed(self, plan: Plan) -> list[Number]:
         assert self.before is not None
+        changed = changed_numbers(self.before, self._after(plan))
+        return not places.isdisjoint((n.module, n.operation, n.step) for n in changed)
+
+    def _after(self, plan: Plan) -> Forward:
         try:
-            after = record_forward(self._pruned(plan, _without_weights(self.graph.model)), self.example)
+            return record_forward(self._pruned(plan, _without_weights(self.graph.model)), self.example)
         except TraceError as error:
             raise _refusal(error.__cause__ or error) from error
-        return changed_numbers(self.before, after)
 
     def _pruned(self, plan: Plan, model: nn.Module) -> nn.Module:
         own = {

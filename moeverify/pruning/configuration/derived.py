@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from moeverify.pruning.configuration.absorb import absorb_all
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
+from moeverify.pruning.configuration.views import Dim, View, divided_otherwise
 from moeverify.pruning.example import Example
 from moeverify.pruning.folds import Fold
 from moeverify.roles import FoundRoles
@@ -25,10 +26,16 @@ from moeverify.roles import FoundRoles
 
 @dataclass(frozen=True)
 class Derived:
-    """What becomes of the numbers that a new configuration changes: ``folds`` take them over, ``stuck`` nothing can."""
+    """What becomes of the numbers that a new configuration changes: ``folds`` take them over, ``stuck`` nothing can.
+    ``otherwise`` are views that it makes divide a dimension otherwise than before."""
 
     folds: tuple[Fold, ...] = ()
     stuck: tuple[Number, ...] = ()
+    otherwise: tuple[View, ...] = ()
+
+    def divides(self, dims: Set[Dim]) -> View | None:
+        """A view that divides one of these parameter dimensions otherwise."""
+        return next((view for view in self.otherwise if not view.places.isdisjoint(dims)), None)
 
 
 class DerivedNumbers:
@@ -55,8 +62,10 @@ class DerivedNumbers:
         """
         if self.before is None:
             return Derived()
-        folds, stuck = absorb_all(self.before, self._changed(self.before, update))
-        return Derived(for_all_experts(folds, self.before, self.probe.model, self.roles), tuple(stuck))
+        after = self._after(update)
+        folds, stuck = absorb_all(self.before, changed_numbers(self.before, after))
+        reached = for_all_experts(folds, self.before, self.probe.model, self.roles)
+        return Derived(reached, tuple(stuck), tuple(divided_otherwise(self.probe.views, self.before, after)))
 
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that change one of the numbers by themselves."""
@@ -74,21 +83,20 @@ class DerivedNumbers:
                 continue
             update = ConfigUpdate(alone, self.probe.original, self.probe.build({**self.probe.pins, **alone}))
             with contextlib.suppress(PruningRefused):
-                changed = self._changed(self.before, update)
+                changed = changed_numbers(self.before, self._after(update))
                 if not places.isdisjoint((n.module, n.operation, n.step) for n in changed):
                     found.append(move)
         return found
 
-    def _changed(self, before: Forward, update: ConfigUpdate) -> list[Number]:
+    def _after(self, update: ConfigUpdate) -> Forward:
         with _attributes_as_before(update):
             try:
-                after = record_forward(_in_precision_of(self.probe.model, update.after), self.example)
+                return record_forward(_in_precision_of(self.probe.model, update.after), self.example)
             except TraceError as error:
                 raise PruningRefused(
                     f"the model does not run with the pruned sizes: {error}; its forward has a size written into it: "
                     "leave that role out with `ratios`"
                 ) from error
-        return changed_numbers(before, after)
 
 
 def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:

@@ -15,9 +15,11 @@ Dim = tuple[str, int]
 @dataclass(frozen=True)
 class Held:
     """``sizes`` are those of factors that stay, by parameter dimension, each with the number of positions that it has
-    a part in; ``free`` the parameter dimensions that may lose positions."""
+    a part in; ``cut`` those that a factor has which may be cut; ``free`` the parameter dimensions that may lose
+    positions."""
 
     sizes: Mapping[Dim, Mapping[int, int]] = field(default_factory=dict)
+    cut: Mapping[Dim, frozenset[int]] = field(default_factory=dict)
     free: frozenset[Dim] = frozenset()
 
     def holds(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
@@ -30,13 +32,17 @@ class Held:
             return False
         return any(self.sizes.get(place, {}).get(value) == slope for place, slope in slopes.items())
 
+    def certain(self, place: Dim) -> set[int]:
+        """Sizes of factors that stay, and that no factor which may be cut has anywhere along the same dimension."""
+        return set(self.sizes.get(place, ())) - self.cut.get(place, frozenset())
+
 
 def held_factors(couplings: CouplingMap) -> Held:
     """For each parameter dimension, or part of it, that is a product: the sizes of its factors that stay as they are.
 
     A projection to 4 heads of 16 channels is halved by 2 heads of 16 as well as by 4 of 8; its shape says nothing of
     it, the trace does. So it is with the groups and states that are parts of a Mamba mixer's projection. A size that
-    the cut factor has, too, is left out: it tells nothing.
+    the cut factor of the same part has, too, is left out: it tells nothing.
     """
     trace, links = couplings.trace, couplings.links
     products: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
@@ -48,24 +54,28 @@ def held_factors(couplings: CouplingMap) -> Held:
         if segment.step == 1:
             parts[links.root[segment.whole]].append(segment)
     held: dict[Dim, dict[int, int]] = {}
+    cuts: dict[Dim, frozenset[int]] = {}
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
             cut: set[int] = set()
             places: dict[int, set[int]] = defaultdict(set)
             for root, start in _with_parts(links.root[dim], parts, links.root):
-                for size, inner, total in products.get(root, ()):
-                    cut.add(size)
-                    for stay in (inner, total // (size * inner)):
+                here = products.get(root, ())
+                cut_here = {size for size, *_ in here}
+                cut |= cut_here
+                for size, inner, total in here:
+                    for stay in {inner, total // (size * inner)} - cut_here - {1}:
                         places[stay].update(range(start, start + total))
-            if stays := {size: len(where) for size, where in places.items() if size not in cut and size > 1}:
-                held[name, axis] = stays
+            if places:
+                held[name, axis] = {size: len(where) for size, where in places.items()}
+                cuts[name, axis] = frozenset(cut)
     free = {
         (n, axis)
         for n, dims in trace.tensors.items()
         for axis, d in enumerate(dims)
         if links.root[d] not in links.frozen
     }
-    return Held(held, frozenset(free))
+    return Held(held, cuts, frozenset(free))
 
 
 def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:

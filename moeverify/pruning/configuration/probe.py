@@ -7,7 +7,7 @@ that are hidden channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.document import Path
 from moeverify.pruning.configuration.factors import Held
 from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
+from moeverify.pruning.configuration.views import View
 
 Dim = tuple[str, int]
 Entries = dict[Path, int]
@@ -75,11 +76,15 @@ class Probe:
     """Builds and remembers skeletons of one model under changed configurations.
 
     ``held`` gives the sizes of factors that must stay (see ``held_factors``). ``apart`` names layers that no
-    configuration speaks of: the user put them in and prunes them by functions of their own.
+    configuration speaks of: the user put them in and prunes them by functions of their own. ``views`` divide what is
+    cut, and must go on to do so alike.
     """
 
-    def __init__(self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = (), views: Sequence[View] = ()
+    ) -> None:
         self.model = model
+        self.views = tuple(views)
         self.apart = tuple(f"{path}." for path in apart)
         self.held = held or Held()
         self.document = doc.document_of(model.config)
@@ -213,10 +218,10 @@ class Probe:
     def _held_in(self) -> dict[str, set[int]]:
         """By module: sizes of factors that must stay, in its own parameters or those of the layers in it."""
         found: dict[str, set[int]] = {}
-        for (name, _), sizes in self.held.sizes.items():
+        for name, dim in self.held.sizes:
             owner = name.rpartition(".")[0]
             for path in (owner, owner.rpartition(".")[0]):
-                found.setdefault(path, set()).update(sizes)
+                found.setdefault(path, set()).update(self.held.certain((name, dim)))
         return found
 
     @cached_property
