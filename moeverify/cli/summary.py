@@ -23,7 +23,7 @@ _MOST_PROBLEMS = 20
 
 
 def print_summary(result: VerificationResult, report: Path | None = None) -> None:
-    """One row a model, every problem with the line that reproduces it, what passes leave open, the counts, and the report's path."""
+    """One row a model, problems and how to reproduce them, what passes leave open, counts, the report's path."""
     console = Console(highlight=False)
     table = Table(title=f"subject {escape(str(result.settings['subject']))}", title_justify="left")
     table.add_column("model", overflow="fold")
