@@ -66,6 +66,10 @@ def site_of(model: nn.Module, name: str, axis: int) -> Site:
 def update_sizes(model: nn.Module) -> None:
     """Bring the size attributes of torch's own layers in step with their weights."""
     for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            _update_recurrent(module)
+        elif isinstance(module, nn.RNNCellBase):
+            module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         weight = getattr(module, "weight", None)
         if weight is None:
             continue
@@ -83,6 +87,13 @@ def update_sizes(model: nn.Module) -> None:
             module.num_channels = weight.shape[0]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = weight.shape[0]
+
+
+def _update_recurrent(layer: nn.RNNBase) -> None:
+    layer.input_size = layer.weight_ih_l0.shape[1]
+    gates = {"GRU": 3, "LSTM": 4}.get(layer.mode, 1)
+    layer.hidden_size = layer.weight_ih_l0.shape[0] // gates
+    layer.proj_size = layer.weight_hr_l0.shape[0] if layer.proj_size else 0
 
 
 def _update_convolution(layer: nn.modules.conv._ConvNd) -> None:
