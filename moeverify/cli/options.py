@@ -12,7 +12,7 @@ from moeverify.sources import FORMS
 SourceNames = Annotated[list[str] | None, typer.Argument(help=f"Models: {FORMS}. Default: a small set.")]
 SourceName = Annotated[str, typer.Argument(help=f"The model: {FORMS}.")]
 Ratio = Annotated[float, typer.Option(help="Share of the channels to remove, between 0 and 1.")]
-Seed = Annotated[int, typer.Option(help="Seed of random weights, inputs and pruning.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of random weights, inputs and pruning.", min=0, max=2**32 - 1)]
 Dtype = Annotated[str, typer.Option(help="Precision that models are stored in: float32, bfloat16, float16, float64.")]
 Device = Annotated[str, typer.Option(help="Where models lie: cpu, cuda, cuda:N, or auto for several devices.")]
 Tasks = Annotated[str, typer.Option(help="lm-eval tasks of the check quality, separated by commas.")]

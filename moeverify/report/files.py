@@ -23,5 +23,5 @@ def write_text(path: Path, text: str) -> Path:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise ReportError(f"cannot write {path}: {error.strerror}; choose another folder with --report") from error
+        raise ReportError(f"cannot write {path}: {error.strerror}; choose a place that is writable") from error
     return path

@@ -25,6 +25,8 @@ def call(capfd, *words):
         (["verify", "zoo:mixtral", "--pruning-ratio", "half"], "--pruning-ratio"),
         (["verify", "zoo:mixtral", "--subject", "nobody"], "unknown subject 'nobody'"),
         (["verify", "zoo:mixtral", "--checks", "nothing"], "unknown check 'nothing'"),
+        (["verify", "zoo:mixtral", "--seed", str(2**32)], "--seed"),
+        (["inspect", "zoo:mixtral", "--svg", "/proc/a.svg"], "a place that is writable"),
         (["verify", "zoo:mixtral", "--unknown-option"], "No such option"),
         (["no-such-command"], "No such command"),
         (["verify", "stand_ins:raises"], "ZeroDivisionError: by design"),
