@@ -57,7 +57,7 @@ def _state_parts(relations: Relations, finder: UnionFind) -> None:
     """State the products that factors are, by the strides at which other divisions of the same dimension cut."""
     sizes = relations.sizes
     stated = {(finder.find(p.whole), tuple(sizes[f] for f in p.factors)): p.factors for p in relations.products}
-    for products in list(_by_whole(relations.products, finder)):
+    for products in _by_whole(relations.products, finder):
         factors = {strides: (factor, p.operation) for p in products for strides, factor in _factors(relations, p)}
         cuts = sorted({stride for strides in factors for stride in strides})
         for (inner, outer), (factor, operation) in list(factors.items()):

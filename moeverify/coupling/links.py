@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moeverify.coupling.containment import closure, wholes
 from moeverify.coupling.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.dims import Freeze, Relations
 from moeverify.coupling.union_find import UnionFind
@@ -183,12 +184,7 @@ class _Weights:
 
     def __init__(self, trace: Trace, root: list[int]) -> None:
         relations = trace.relations
-        self._above: dict[int, set[int]] = defaultdict(set)
-        for segment in relations.segments:
-            self._above[root[segment.part]].add(root[segment.whole])
-        for product in relations.products:
-            for factor in product.factors:
-                self._above[root[factor]].add(root[product.whole])
+        self._above = wholes(relations, root)
         self._owned: dict[int, dict[str, int]] = defaultdict(dict)
         for name, dims in trace.tensors.items():
             if name not in trace.buffers:
@@ -201,11 +197,7 @@ class _Weights:
 
     def above(self, roots: Iterable[int]) -> int:
         """Elements of the parameters that have one of them, or a dimension that it is a part or factor of."""
-        found, waiting = set(roots), list(roots)
-        while waiting:
-            new = self._above[waiting.pop()] - found
-            found |= new
-            waiting += new
+        found = closure(roots, self._above)
         return sum({name: count for r in found for name, count in self._owned[r].items()}.values())
 
 

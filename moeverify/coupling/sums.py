@@ -8,9 +8,9 @@ of the sum is position ``c`` of every expert, and they go together.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 
 from moeverify.coupling.classes import Member
+from moeverify.coupling.containment import closure, wholes
 from moeverify.coupling.dims import Operation
 from moeverify.coupling.links import Links
 from moeverify.coupling.trace import Trace
@@ -25,16 +25,12 @@ class Sums:
         self._ends: dict[int, dict[int, int]] = defaultdict(dict)
         for over, stays, operation in relations.sums:
             self._ends[root[over]].setdefault(root[stays], operation)
-        self._above: dict[int, set[int]] = defaultdict(set)
+        self._above = wholes(relations, root)
         self._below: dict[int, set[int]] = defaultdict(set)
         for segment in relations.segments:
-            self._above[root[segment.part]].add(root[segment.whole])
             self._below[root[segment.whole]].add(root[segment.part])
-        for number, product in enumerate(relations.products):
-            for factor in product.factors:
-                self._above[root[factor]].add(root[product.whole])
-            if number in links.chosen:  # only the factor that is cut is part of the channel
-                self._below[root[product.whole]].add(links.chosen[number][0])
+        for number, (factor, *_) in links.chosen.items():  # only the factor that is cut is part of the channel
+            self._below[root[relations.products[number].whole]].add(factor)
 
     def over_experts(self, member: Member, in_turn: bool) -> Operation | None:
         """The operation that sums a member's channels over the experts, if there is one.
@@ -51,18 +47,9 @@ class Sums:
                 if root[relations.products[number].whole] == whole:
                     channels.add(factor)
                     experts.update(factors[: factors.index(factor)])
-        held = _closure(channels, self._above) | _closure(channels, self._below)
-        for over in _closure(experts, self._above):
+        held = closure(channels, self._above) | closure(channels, self._below)
+        for over in closure(experts, self._above):
             for stays, operation in self._ends.get(over, {}).items():
                 if stays in held:
                     return relations.operations[operation]
         return None
-
-
-def _closure(start: Iterable[int], edges: dict[int, set[int]]) -> set[int]:
-    found, waiting = set(start), list(start)
-    while waiting:
-        new = edges.get(waiting.pop(), set()) - found
-        found |= new
-        waiting += new
-    return found

@@ -59,15 +59,11 @@ def say(
         derived = numbers.keep(update)
         moves = numbers.deciding(derived.stuck, expression.entries)
         guilty = [c for c in counts if _decides(probe, c, constants, expression.entries, moves)]
-        otherwise = {c: view for c in counts if (view := derived.divides(dims_of(c)))}
-        if not guilty and not otherwise:
+        hangs = f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
+        reasons = dict.fromkeys(guilty, hangs) or derived.divided(counts)
+        if not reasons:
             break
-        for c in guilty or list(otherwise):
-            reason = (
-                f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
-                if guilty
-                else str(otherwise[c])
-            )
+        for c, reason in reasons.items():
             adjustments.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
             if c in named:
                 raise PruningRefused(str(adjustments[-1]))

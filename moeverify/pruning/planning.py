@@ -18,7 +18,6 @@ from moeverify.pruning.configuration import (
     has_config,
 )
 from moeverify.pruning.configuration.derived import Derived
-from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.configuration.views import views_of
 from moeverify.pruning.example import Example
@@ -101,20 +100,16 @@ def _rehearsed(
     while True:
         plan = _plan(graph, candidates, counts, told)
         derived = rehearsal.of(plan) if plan.cuts else Derived()
-        otherwise = {c: view for c in counts if (view := derived.divides(dims_of(c)))}
         if not derived.stuck and not derived.otherwise:
             return replace(plan, folds=derived.folds)
-        for c, view in otherwise.items():
-            told.append(Adjustment(c, counts.pop(c), c.coupling.size, str(view)))
-            if c in _named(selection, [c]):
-                raise PruningRefused(str(told[-1]))
-        if otherwise:
-            continue
-        if derived.otherwise:
+        reasons = derived.divided(counts)
+        if derived.otherwise and not reasons:
             raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
-        guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
-        for c in guilty or list(counts):
-            reason = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"
+        if not reasons:
+            guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
+            hangs = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"
+            reasons = dict.fromkeys(guilty or counts, hangs)
+        for c, reason in reasons.items():
             told.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
             if c in _named(selection, [c]):
                 raise PruningRefused(str(told[-1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,10 @@ from torch import nn
 
 from moeverify.errors import PruningRefused, TraceError
 from moeverify.pruning.apply import apply_plan
-from moeverify.pruning.configuration.absorb import absorb_all
 from moeverify.pruning.configuration.constants import merged
-from moeverify.pruning.configuration.derived import Derived, for_all_experts
+from moeverify.pruning.configuration.derived import Derived, compare
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
-from moeverify.pruning.configuration.views import divided_otherwise, views_of
+from moeverify.pruning.configuration.views import View, views_of
 from moeverify.pruning.example import Example
 from moeverify.pruning.heads import head_counts_after, write_head_counts
 from moeverify.pruning.plan import Plan
@@ -46,6 +45,10 @@ class Rehearsal:
         except TraceError:
             return None
 
+    @cached_property
+    def _views(self) -> tuple[View, ...]:
+        return views_of(self.graph.couplings)
+
     def of(self, plan: Plan) -> Derived:
         """What becomes of the numbers that the forward derives from sizes.
 
@@ -54,11 +57,8 @@ class Rehearsal:
         if self.before is None:
             self._run_with_weights(plan)
             return Derived()
-        after = self._after(plan)
-        folds, stuck = absorb_all(self.before, changed_numbers(self.before, after))
-        reached = for_all_experts(folds, self.before, self.graph.model, self.graph.found_roles)
-        otherwise = divided_otherwise(views_of(self.graph.couplings), self.before, after)
-        return Derived(merged(reached), tuple(stuck), tuple(otherwise))
+        derived = compare(self.before, self._after(plan), self._views, self.graph.model, self.graph.found_roles)
+        return replace(derived, folds=merged(derived.folds))
 
     def changes(self, plan: Plan, numbers: tuple[Number, ...]) -> bool:
         """Whether ``plan`` changes one of ``numbers``."""

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import nn
 
 from moeverify.errors import PruningRefused, TraceError
+from moeverify.pruning.classes import PruningClass
 from moeverify.pruning.configuration.absorb import absorb_all
+from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.numbers import Forward, Number, changed_numbers, record_forward
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
-from moeverify.pruning.configuration.views import Dim, View, divided_otherwise
+from moeverify.pruning.configuration.views import View, divided_otherwise
 from moeverify.pruning.example import Example
 from moeverify.pruning.folds import Fold
 from moeverify.roles import FoundRoles
@@ -33,9 +35,14 @@ class Derived:
     stuck: tuple[Number, ...] = ()
     otherwise: tuple[View, ...] = ()
 
-    def divides(self, dims: Set[Dim]) -> View | None:
-        """A view that divides one of these parameter dimensions otherwise."""
-        return next((view for view in self.otherwise if not view.places.isdisjoint(dims)), None)
+    def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, str]:
+        """The classes of which a view divides a dimension otherwise, with what is said of it."""
+        found = {}
+        for pruning_class in classes:
+            dims = dims_of(pruning_class)
+            if view := next((v for v in self.otherwise if not v.places.isdisjoint(dims)), None):
+                found[pruning_class] = str(view)
+        return found
 
 
 class DerivedNumbers:
@@ -62,10 +69,7 @@ class DerivedNumbers:
         """
         if self.before is None:
             return Derived()
-        after = self._after(update)
-        folds, stuck = absorb_all(self.before, changed_numbers(self.before, after))
-        reached = for_all_experts(folds, self.before, self.probe.model, self.roles)
-        return Derived(reached, tuple(stuck), tuple(divided_otherwise(self.probe.views, self.before, after)))
+        return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that change one of the numbers by themselves."""
@@ -120,6 +124,13 @@ def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
     finally:
         for (path, name), (_, new) in changes.items():
             setattr(modules[path], name, new)
+
+
+def compare(before: Forward, after: Forward, views: Sequence[View], model: nn.Module, roles: FoundRoles) -> Derived:
+    """What becomes of the numbers and the ``views`` of one forward in another."""
+    folds, stuck = absorb_all(before, changed_numbers(before, after))
+    otherwise = divided_otherwise(views, before, after)
+    return Derived(for_all_experts(folds, before, model, roles), tuple(stuck), tuple(otherwise))
 
 
 def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:

@@ -17,11 +17,10 @@ from torch import nn
 from moeverify.errors import PruningRefused
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.document import Path
-from moeverify.pruning.configuration.factors import Held
+from moeverify.pruning.configuration.factors import Dim, Held
 from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
 from moeverify.pruning.configuration.views import View
 
-Dim = tuple[str, int]
 Entries = dict[Path, int]
 Attribute = tuple[str, str]
 

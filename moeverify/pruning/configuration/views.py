@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from moeverify.coupling.containment import closure, wholes
 from moeverify.coupling.couplings import CouplingMap
+from moeverify.pruning.configuration.factors import Dim
 from moeverify.pruning.configuration.numbers import Forward, Step
 
-Dim = tuple[str, int]
 Shape = tuple[int, ...]
 # Which of them a reshape is depends on the sizes.
 _VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"})
@@ -48,12 +49,7 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
         if operation.name in _VIEWS:
             where[number] = counts[operation.module]
             counts[operation.module] += 1
-    above: dict[int, set[int]] = defaultdict(set)
-    for segment in relations.segments:
-        above[links.root[segment.part]].add(links.root[segment.whole])
-    for product in relations.products:
-        for factor in product.factors:
-            above[links.root[factor]].add(links.root[product.whole])
+    above = wholes(relations, links.root)
     owned: dict[int, set[Dim]] = defaultdict(set)
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
@@ -65,19 +61,10 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
             continue
         module = relations.operations[product.operation].module
         factors = tuple(None if links.root[f] == cut else relations.sizes[f] for f in product.factors)
-        places = frozenset(place for root in _reach(links.root[product.whole], above) for place in owned[root])
+        places = frozenset(place for root in closure([links.root[product.whole]], above) for place in owned[root])
         if places:
             found.setdefault(View(module, where[product.operation], counts[module], factors, places))
     return tuple(found)
-
-
-def _reach(root: int, above: Mapping[int, Iterable[int]]) -> set[int]:
-    found, waiting = {root}, [root]
-    while waiting:
-        new = set(above.get(waiting.pop(), ())) - found
-        found |= new
-        waiting += new
-    return found
 
 
 def divided_otherwise(views: Sequence[View], before: Forward, after: Forward) -> list[View]:

@@ -63,13 +63,19 @@ def test_what_is_stated_is_true(ways):
             assert (values.setdefault(factor, digit) == digit).all()
 
 
-def test_value_heads_in_pairs_behind_a_key_head():
-    """``(3 key heads, 2 x 4)`` and ``(6 value heads, 4)``: value heads go in pairs, one pair for each key head."""
+def key_and_value_heads():
+    """One projection of 24, divided by 3 key heads and by 6 value heads, with what follows stated."""
     relations = new_relations()
     whole, keys, rest, heads, each = relations.new_dims([24, 3, 8, 6, 4])
     relations.product(whole, (keys, rest))
     relations.product(whole, (heads, each))
     state_common_factors(relations)
+    return relations, whole, keys, heads, each
+
+
+def test_value_heads_in_pairs_behind_a_key_head():
+    """``(3 key heads, 2 x 4)`` and ``(6 value heads, 4)``: value heads go in pairs, one pair for each key head."""
+    relations, whole, keys, heads, each = key_and_value_heads()
     (found,), _ = solve(as_trace(relations, projection=(whole,), key=(keys,), value=(heads,), norm=(each,)))
     positions = {m.parameter: m.positions.tolist() for m in found.members}
     assert positions["key"] == [[0], [1], [2]]
@@ -100,11 +106,7 @@ def test_divisions_that_do_not_nest_say_nothing():
 
 
 def test_stated_once():
-    relations = new_relations()
-    whole, keys, rest, heads, each = relations.new_dims([24, 3, 8, 6, 4])
-    relations.product(whole, (keys, rest))
-    relations.product(whole, (heads, each))
-    state_common_factors(relations)
+    relations, *_ = key_and_value_heads()
     before = len(relations.sizes), len(relations.equals), len(relations.products)
     state_common_factors(relations)
     assert (len(relations.sizes), len(relations.equals), len(relations.products)) == before
