@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(hidden: int, *, quick: bool = False) -> dict[str, Any]:
     """All points, each in its own process, with the fitted exponents."""
-    from moeverify.versions import versions
+    from moeverify.base.versions import versions
 
     results: dict[str, Any] = {
         "format": "moeverify-couplings-speed/1",
@@ -167,9 +167,10 @@ def _peak() -> int:
 def _ours(point: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from moeverify.coupling.solve import link, solve
-    from moeverify.coupling.trace import call_model, trace
-    from moeverify.roles import find_roles
+    from moeverify.coupling.solving.solve import link, solve
+    from moeverify.coupling.tracing.trace import trace
+    from moeverify.models.forward import call_model
+    from moeverify.models.roles import find_roles
 
     model, inputs = _build(point)
 
@@ -209,7 +210,7 @@ def _stock(point: dict[str, Any]) -> dict[str, Any]:
     import torch
     import torch_pruning
 
-    from moeverify.sources import load_source
+    from moeverify.models.sources import load_source
 
     torch.set_num_threads(1)
     loaded = load_source(point["source"])
@@ -225,7 +226,7 @@ def _beside_stock(point: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from moeverify.coupling.couplings import trace_couplings
-    from moeverify.sources import load_source
+    from moeverify.models.sources import load_source
 
     torch.set_num_threads(1)
     loaded = load_source(point["source"])
@@ -240,7 +241,7 @@ def _full_size(point: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(2)
     from transformers import AutoModelForCausalLM  # noqa: F401  imported before the clock runs
 
-    from moeverify.inspection import inspect_source
+    from moeverify.inspection.inspection import inspect_source
 
     before, start, wall = _peak(), time.process_time(), time.perf_counter()
     found = inspect_source(point["source"], full_size=True)

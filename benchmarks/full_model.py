@@ -29,11 +29,11 @@ from torch import nn
 import moeverify as mv
 from benchmarks import full_model_checks as checks
 from benchmarks.full_model_weights import build, make_config
-from moeverify.device import check_device
-from moeverify.pruning.carry_out import carry_out
-from moeverify.report.files import write_text
-from moeverify.sources import parse_dtype
-from moeverify.versions import versions
+from moeverify.base.files import write_text
+from moeverify.base.versions import versions
+from moeverify.models.device import check_device
+from moeverify.models.sources import parse_dtype
+from moeverify.pruning.step.carry_out import carry_out
 
 GIB = 2**30
 

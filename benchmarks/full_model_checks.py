@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from benchmarks.full_model_weights import build, random_tensor, shapes_before
-from moeverify.checks.kept import Kept
+from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.masking import mask_removed
+from moeverify.checks.evidence.routing import Routing, evenly
 from moeverify.checks.masked_equivalence import TOLERANCE
-from moeverify.checks.masking import mask_removed
 from moeverify.checks.reload import reloaded
-from moeverify.checks.routing import Routing, evenly
-from moeverify.exercise import count_reached, run
-from moeverify.precision import float64_throughout, in_float64
-from moeverify.pruning.apply import slice_kept
-from moeverify.pruning.configuration.skeleton import shapes_of, skeleton
-from moeverify.pruning.plan import Plan
-from moeverify.roles import find_roles
+from moeverify.models.exercise import count_reached, run
+from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.roles import find_roles
+from moeverify.models.skeleton import shapes_of, skeleton
+from moeverify.pruning.plan.apply import slice_kept
+from moeverify.pruning.plan.plan import Plan
 from moeverify.verdict import Status
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeverify.report.files import write_text
+from moeverify.base.files import write_text
 
 RESULTS, PAGE = Path("reports/gpu"), Path("docs/gpu.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.pruning.configuration.skeleton import skeleton
+from moeverify.models.skeleton import skeleton
 
 # Qwen3-30B-A3B as its config.json has it: 30.5 billion parameters, 56.9 GiB in bfloat16.
 QWEN3_30B_A3B: dict[str, Any] = {

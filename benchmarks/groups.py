@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 import moeverify as mv
-from moeverify.report.files import write_text
-from moeverify.versions import versions
+from moeverify.base.files import write_text
+from moeverify.base.versions import versions
 
 
 class Expert(nn.Module):

@@ -19,13 +19,13 @@ import torch_pruning as tp
 from torch import nn
 
 import moeverify as mv
+from moeverify.base.files import write_text
+from moeverify.base.versions import versions
+from moeverify.coupling.classify import ROLES
 from moeverify.evaluation import EvaluationSettings, evaluate
 from moeverify.evaluation.tokenizer import load_tokenizer
-from moeverify.pruning.classes import ROLES
-from moeverify.pruning.routing_importance import RoutingImportance
-from moeverify.report.files import write_text
-from moeverify.sources import load_source
-from moeverify.versions import versions
+from moeverify.models.sources import load_source
+from moeverify.pruning.choice.routing_importance import RoutingImportance
 from synthetic_models.small.train import Batch, Recipe, batches
 
 CALIBRATION_SEED = 7  # other text than the model was trained on

@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from moeverify.report.files import write_text
+from moeverify.base.files import write_text
 
 DEPTHS = (2, 4, 8)
 # Extra memory at the peak, in largest layers.
@@ -66,8 +66,8 @@ def measure(depth: int, hidden: int, dtype: str) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import moeverify as mv
-    from moeverify.pruning.carry_out import carry_out
-    from moeverify.pruning.planning import prepare
+    from moeverify.pruning.step.carry_out import carry_out
+    from moeverify.pruning.step.prepare import prepare
 
     config = AutoConfig.for_model(
         "mixtral",

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeverify.report.files import write_text
-from moeverify.run import verify
-from moeverify.verdict import PROBLEMS, Status, VerificationResult
-from moeverify.versions import versions
+from moeverify.base.files import write_text
+from moeverify.base.versions import versions
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import PROBLEMS, Status
+from moeverify.verification.verify import verify
 
 RATIOS = (0.5, 0.25)
 

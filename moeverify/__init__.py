@@ -26,39 +26,41 @@ if TYPE_CHECKING:
     from moeverify.coupling.couplings import (
         trace_couplings as trace_couplings,
     )
-    from moeverify.coupling.solve import CouplingClass as CouplingClass
-    from moeverify.coupling.solve import FrozenDim as FrozenDim
-    from moeverify.coupling.solve import Member as Member
+    from moeverify.coupling.solving.solve import CouplingClass as CouplingClass
+    from moeverify.coupling.solving.solve import FrozenDim as FrozenDim
+    from moeverify.coupling.solving.solve import Member as Member
     from moeverify.errors import MoEVerifyError as MoEVerifyError
+    from moeverify.models.roles import Roles as Roles
+    from moeverify.models.roles import find_roles as find_roles
     from moeverify.pruning import MoEDependencyGraph as MoEDependencyGraph
     from moeverify.pruning import MoEPruner as MoEPruner
-    from moeverify.pruning.checkpoint import prune_checkpoint as prune_checkpoint
-    from moeverify.pruning.routing_importance import RoutingImportance as RoutingImportance
-    from moeverify.roles import Roles as Roles
-    from moeverify.roles import find_roles as find_roles
-    from moeverify.run import verify as verify
+    from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint as prune_checkpoint
+    from moeverify.pruning.choice.routing_importance import RoutingImportance as RoutingImportance
+    from moeverify.report.result import VerificationResult as VerificationResult
+    from moeverify.suites.properties.registry import check_property as check_property
     from moeverify.verdict import Status as Status
     from moeverify.verdict import Verdict as Verdict
-    from moeverify.verdict import VerificationResult as VerificationResult
+    from moeverify.verification.verify import verify as verify
 
 _HOME = {
     "CouplingMap": "moeverify.coupling.couplings",
     "Explanation": "moeverify.coupling.couplings",
     "trace_couplings": "moeverify.coupling.couplings",
-    "CouplingClass": "moeverify.coupling.solve",
-    "FrozenDim": "moeverify.coupling.solve",
-    "Member": "moeverify.coupling.solve",
+    "CouplingClass": "moeverify.coupling.solving.solve",
+    "FrozenDim": "moeverify.coupling.solving.solve",
+    "Member": "moeverify.coupling.solving.solve",
     "MoEVerifyError": "moeverify.errors",
     "MoEDependencyGraph": "moeverify.pruning",
     "MoEPruner": "moeverify.pruning",
-    "prune_checkpoint": "moeverify.pruning.checkpoint",
-    "RoutingImportance": "moeverify.pruning.routing_importance",
-    "Roles": "moeverify.roles",
-    "find_roles": "moeverify.roles",
-    "verify": "moeverify.run",
+    "prune_checkpoint": "moeverify.pruning.checkpoint.checkpoint",
+    "RoutingImportance": "moeverify.pruning.choice.routing_importance",
+    "Roles": "moeverify.models.roles",
+    "find_roles": "moeverify.models.roles",
+    "check_property": "moeverify.suites.properties.registry",
+    "verify": "moeverify.verification.verify",
     "Status": "moeverify.verdict",
     "Verdict": "moeverify.verdict",
-    "VerificationResult": "moeverify.verdict",
+    "VerificationResult": "moeverify.report.result",
 }
 
 __all__ = list(_HOME)

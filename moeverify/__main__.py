@@ -2,8 +2,8 @@
 
 import sys
 
+from moeverify.base.imports import importing
 from moeverify.errors import DependencyError
-from moeverify.imports import importing
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.pruning.configuration import has_config, shapes_of, skeleton
+from moeverify.models import skeleton
+from moeverify.pruning.configuration import has_config, shapes_of
 
 
 @check("config-in-step")

@@ -6,21 +6,19 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from moeverify.checks.kept import Kept, recover_kept, source_names, tensors_of
-from moeverify.checks.router_tensors import experts_now
+from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
+from moeverify.checks.evidence.liveness import Laboratory
+from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.evaluation.settings import QualitySettings
-from moeverify.pruning.configuration.constants import set_constants
-from moeverify.pruning.folds import Fold, apply_folds
-from moeverify.roles import FoundRoles, find_roles
+from moeverify.models.roles import FoundRoles, find_roles
+from moeverify.pruning.configuration.update import set_constants
+from moeverify.pruning.plan.folds import Fold, apply_folds
 from moeverify.subjects import Pruned, Subject
-
-if TYPE_CHECKING:
-    from moeverify.checks.liveness import Laboratory
 
 
 @dataclass
@@ -65,9 +63,7 @@ class Context:
     @cached_property
     def laboratory(self) -> Laboratory:
         """The original in float64, and gradients of it with channels held at zero."""
-        from moeverify.checks.liveness import Laboratory
-
-        return Laboratory(self)
+        return Laboratory(self.original, self.roles, self.example_inputs, self.seed)
 
     @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:

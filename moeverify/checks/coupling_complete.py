@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from moeverify.checks.context import Context
-from moeverify.checks.liveness import Held, Laboratory, chosen_units, joint, places
-from moeverify.checks.reference import compared
+from moeverify.checks.evidence.liveness import Held, Laboratory, chosen_units, joint, places
+from moeverify.checks.evidence.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 
@@ -28,7 +28,7 @@ def coupling_complete(context: Context) -> Finding:
     if wrong is not None:
         return wrong
     laboratory = context.laboratory
-    chosen = chosen_units(context, laboratory, classes)
+    chosen = chosen_units(context.seed, laboratory, classes)
     held = joint(unit.held for unit in chosen)
     if missing := _missing(laboratory, held):
         for unit in chosen:

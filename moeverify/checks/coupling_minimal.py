@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from moeverify.checks.context import Context
-from moeverify.checks.liveness import INPUTS, Gradients, Held, Laboratory, chosen_units, joint, places
-from moeverify.checks.parts import Part, parts_of, tied_names
-from moeverify.checks.reference import compared
+from moeverify.checks.evidence.liveness import (
+    INPUTS,
+    Gradients,
+    Held,
+    Laboratory,
+    chosen_units,
+    joint,
+    places,
+)
+from moeverify.checks.evidence.parts import Part, parts_of, tied_names
+from moeverify.checks.evidence.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 
@@ -28,7 +36,7 @@ def coupling_minimal(context: Context) -> Finding:
     if wrong is not None:
         return wrong
     laboratory = context.laboratory
-    chosen = chosen_units(context, laboratory, classes)
+    chosen = chosen_units(context.seed, laboratory, classes)
     if _in_use(laboratory, joint(unit.held for unit in chosen)):
         for unit in chosen:
             if used := _in_use(laboratory, unit.held):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from moeverify.checks.context import Context
-from moeverify.checks.kept import tensors_of
-from moeverify.checks.locate import bits
+from moeverify.checks.evidence.kept import tensors_of
+from moeverify.checks.evidence.locate import bits
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.pruning.classes import PruningClass
-from moeverify.roles import FoundRoles, MoELayer
+from moeverify.coupling.classify import PruningClass
+from moeverify.models.roles import FoundRoles, MoELayer
 
 _MOST_LEAKS = 2000
 Shapes = Mapping[str, tuple[int, ...]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.routing import Change, Routing, evenly, towards
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.checks.routing import Change, Routing, evenly, towards
-from moeverify.exercise import count_reached, run, vary_inputs
+from moeverify.models.exercise import count_reached, run, vary_inputs
 
 ATTEMPTS = 8
 # Experts that an input is spent on alone, at most.

@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.exercise import run, vary_inputs
+from moeverify.models.exercise import run, vary_inputs
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 # How far implementations may differ, relative to the largest output; in 16 bits a token may change its expert.

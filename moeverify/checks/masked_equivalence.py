@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.kept import is_part, kept_part, tensors_of
-from moeverify.checks.masking import mask_removed
+from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
+from moeverify.checks.evidence.masking import mask_removed
+from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.checks.registry import Finding, check, failed, passed
 from moeverify.checks.removed_experts import forbid, kept_experts
-from moeverify.checks.routing import Change, Routing, towards
-from moeverify.exercise import count_reached, run, vary_inputs
-from moeverify.precision import float64_throughout, in_float64
+from moeverify.models.exercise import count_reached, run, vary_inputs
+from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.verdict import Status
 
 TOLERANCE = 1e-9

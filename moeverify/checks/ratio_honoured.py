@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
-from moeverify.pruning.classes import PruningClass
-from moeverify.pruning.rounding import alignment, kept_units
+from moeverify.coupling.classify import PruningClass
+from moeverify.pruning.choice.rounding import alignment, kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
 ROUNDING = 4

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.fresh_process import load_afresh
+from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.device import input_device
-from moeverify.exercise import run, vary_inputs
-from moeverify.memory_layout import laid_out_afresh
+from moeverify.models.device import input_device
+from moeverify.models.exercise import run, vary_inputs
+from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.pruning.configuration import has_config
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.

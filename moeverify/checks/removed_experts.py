@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors
-from moeverify.checks.routing import Change
-from moeverify.roles import FoundRoles
+from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.checks.evidence.routing import Change
+from moeverify.models.roles import FoundRoles
 
 
 def kept_experts(context: Context) -> dict[str, list[int]]:

@@ -7,11 +7,11 @@ from typing import Any
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.kept import is_part, tensors_of
+from moeverify.checks.evidence.kept import is_part, tensors_of
+from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
-from moeverify.checks.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
-from moeverify.roles import MoELayer
+from moeverify.models.roles import MoELayer
 
 # Attribute names under which architectures keep these numbers, on the router or on the MoE block.
 TOP_K = ("top_k", "num_experts_per_tok", "moe_top_k", "topk", "k")

@@ -4,7 +4,7 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
-from moeverify.exercise import run, vary_inputs
+from moeverify.models.exercise import run, vary_inputs
 
 
 @check("shapes")

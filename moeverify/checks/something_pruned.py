@@ -2,8 +2,8 @@
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.coupling.classify import classify
 from moeverify.coupling.couplings import trace_couplings
-from moeverify.pruning.classes import classify
 
 
 @check("something-pruned")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.kept import is_part, kept_part, tensors_of
-from moeverify.checks.locate import bits
+from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
+from moeverify.checks.evidence.locate import bits
 from moeverify.checks.registry import Finding, check, failed, passed
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from moeverify.base.versions import versions
 from moeverify.errors import MoEVerifyError
-from moeverify.versions import versions
 
 app = typer.Typer(
     name="moeverify",

@@ -10,7 +10,7 @@ import typer
 from moeverify.cli.app import app
 from moeverify.cli.options import Device, Seed, TrustRemoteCode
 from moeverify.cli.stages import stages, tell_saved
-from moeverify.pruning.checkpoint import apply_plan_file
+from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
 
 
 @app.command("apply-plan")

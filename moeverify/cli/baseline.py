@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from moeverify import baseline
 from moeverify.cli.app import app
 from moeverify.cli.options import Seed, SourceNames
 from moeverify.cli.progress import watch
 from moeverify.subjects import FORMS
+from moeverify.suites import baseline
 
 commands = typer.Typer(help="Keep the groups of every source in a file; see what a change of a pruner did to them.")
 app.add_typer(commands, name="baseline")

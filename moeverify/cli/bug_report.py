@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from moeverify.base.files import write_text
 from moeverify.cli.app import app
-from moeverify.compare import read_result
 from moeverify.report.bug_report import bug_report
-from moeverify.report.files import write_text
+from moeverify.report.comparison import read_result
 
 
 @app.command("bug-report")

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from moeverify.base.files import write_text
 from moeverify.cli.app import app
-from moeverify.compare import compare, read_result
-from moeverify.report.files import write_text
-from moeverify.report.html import render_comparison
+from moeverify.report.comparison import compare, read_result, render_comparison
 
 
 @app.command("compare")

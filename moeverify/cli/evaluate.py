@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from moeverify.base.words import words
 from moeverify.cli.app import app
 from moeverify.cli.evaluation_table import print_differences, print_scores
 from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Seed, SourceName, Tasks, TrustRemoteCode
 from moeverify.evaluation import Evaluation, EvaluationSettings, compare
 from moeverify.evaluation.source import evaluate_source
-from moeverify.words import words
 
 
 @app.command("evaluate")

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from moeverify.base.files import write_text
 from moeverify.cli.app import app
 from moeverify.cli.inspect_view import print_explanation, print_inspection
 from moeverify.cli.options import ExpertsPattern, RolesFile, RoutersPattern, Seed, SharedExpertsPattern, TrustRemoteCode
-from moeverify.inspection import explain_words, inspect_source
-from moeverify.report.files import write_text
-from moeverify.report.picture import layer_picture
-from moeverify.roles_file import roles_from
-from moeverify.sources import FORMS
+from moeverify.inspection.inspection import explain_words, inspect_source
+from moeverify.inspection.picture import layer_picture
+from moeverify.models.roles_file import roles_from
+from moeverify.models.sources import FORMS
 
 _PAGE = 140  # columns where the output is no terminal
 

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from moeverify.coupling.dims import Operation
+from moeverify.base.ranges import collapse, spans
 from moeverify.coupling.explain import Explanation
-from moeverify.inspection import Inspection
-from moeverify.report.ranges import collapse, spans
-from moeverify.roles import MoELayer
+from moeverify.coupling.relations import Operation
+from moeverify.inspection.inspection import Inspection
+from moeverify.models.roles import MoELayer
 
 _FEW = 6  # so many lines of one kind are shown without --verbose
 

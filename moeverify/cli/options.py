@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moeverify.sources import FORMS
+from moeverify.models.sources import FORMS
 
 SourceNames = Annotated[list[str] | None, typer.Argument(help=f"Models: {FORMS}. Default: a small set.")]
 SourceName = Annotated[str, typer.Argument(help=f"The model: {FORMS}.")]

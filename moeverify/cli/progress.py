@@ -10,9 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from moeverify.case import Case
-from moeverify.events import CaseFinished, CaseStarted, Event, Listener, StageReached, VerdictReached
 from moeverify.verdict import PROBLEMS
+from moeverify.verification.case import Case
+from moeverify.verification.events import (
+    CaseFinished,
+    CaseStarted,
+    Event,
+    Listener,
+    StageReached,
+    VerdictReached,
+)
 
 
 @contextlib.contextmanager

@@ -19,11 +19,11 @@ from moeverify.cli.options import (
     TrustRemoteCode,
 )
 from moeverify.cli.stages import stages, tell_saved
+from moeverify.coupling.classify import ROLES
 from moeverify.errors import UsageError
-from moeverify.pruning.checkpoint import prune_checkpoint
-from moeverify.pruning.classes import ROLES
-from moeverify.pruning.importances import FORMS
-from moeverify.roles_file import roles_from
+from moeverify.models.roles_file import roles_from
+from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
+from moeverify.pruning.choice.importances import FORMS
 
 
 @app.command("prune")

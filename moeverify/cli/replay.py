@@ -15,7 +15,7 @@ def replay_command(
     file: Annotated[Path, typer.Argument(help="A saved failure of a property, or a report.json with failures.")],
 ) -> int:
     """Run failing cases again: FIXED or still failing. Exit code 0 if all are fixed."""
-    from moeverify.replay import replay
+    from moeverify.suites.replay import replay
 
     still = 0
     for replayed in replay(file):

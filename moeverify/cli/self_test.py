@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
+from moeverify.base.files import write_text
 from moeverify.cli.app import app
 from moeverify.cli.progress import watch
-from moeverify.faults import all_faults
-from moeverify.report.files import write_text
-from moeverify.report.html import render_self_test
-from moeverify.self_test import self_test
+from moeverify.subjects.faults import all_faults
+from moeverify.suites.self_test import render_self_test, self_test
 
 
 @app.command("self-test")

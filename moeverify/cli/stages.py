@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from moeverify.pruning.checkpoint import PrunedCheckpoint
+from moeverify.pruning.checkpoint.checkpoint import PrunedCheckpoint
 
 
 @contextlib.contextmanager

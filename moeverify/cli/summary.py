@@ -10,7 +10,8 @@ from rich.table import Table
 
 from moeverify.report.caveats import caveats
 from moeverify.report.html import SYMBOLS
-from moeverify.verdict import PROBLEMS, Status, VerificationResult
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import PROBLEMS, Status
 
 _COLOURS = {
     Status.PASS: "green",
@@ -44,7 +45,7 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
         )
     if len(problems) > _MOST_PROBLEMS:
         console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems; the report has them all")
-    for line in caveats(result):
+    for line in caveats(result.to_dict()):
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)
     console.print(f"{'✓' if result.ok else '✗'} {counts} in {result.seconds:.0f} s")

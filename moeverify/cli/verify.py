@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from moeverify.base.words import words
 from moeverify.cli.app import app
 from moeverify.cli.options import (
     Device,
@@ -29,11 +30,10 @@ from moeverify.cli.options import (
 from moeverify.cli.progress import watch
 from moeverify.cli.summary import print_summary
 from moeverify.evaluation.settings import QualitySettings, parse_ratios
+from moeverify.models.roles_file import roles_from
 from moeverify.report.annotations import github_annotations
-from moeverify.roles_file import roles_from
-from moeverify.run import verify
 from moeverify.subjects import FORMS
-from moeverify.words import words
+from moeverify.verification.verify import verify
 
 
 @app.command("verify")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from moeverify.cli.app import app
-from moeverify.zoo import zoo_listing
+from moeverify.models.zoo import zoo_listing
 
 
 @app.command("zoo")
@@ -24,8 +24,8 @@ def zoo_command(
 ) -> None:
     """List the tiny random models of transformers' MoE types: each is a source, zoo:TYPE."""
     if table is not None:
-        from moeverify.zoo.table import table as make_table
-        from moeverify.zoo.table import write_table
+        from moeverify.suites.zoo_table.table import table as make_table
+        from moeverify.suites.zoo_table.table import write_table
 
         rows = make_table(types or (), progress=lambda name: typer.echo(name, err=True))
         for path in write_table(rows, table):

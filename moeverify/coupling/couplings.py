@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from moeverify.coupling.explain import Explainer, Explanation
-from moeverify.coupling.opaque import Opaque
-from moeverify.coupling.solve import CouplingClass, FrozenDim, Links, link, solve
-from moeverify.coupling.sums import Sums
-from moeverify.coupling.trace import Trace, trace
-from moeverify.roles import Roles, find_roles
+from moeverify.coupling.relations import Trace
+from moeverify.coupling.solving.solve import CouplingClass, FrozenDim, Links, link, solve
+from moeverify.coupling.solving.sums import Sums
+from moeverify.coupling.tracing.opaque import Opaque
+from moeverify.coupling.tracing.trace import trace
+from moeverify.models.roles import Roles, find_roles
 
 
 @dataclass(frozen=True, eq=False)

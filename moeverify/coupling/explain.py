@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moeverify.coupling.classes import CouplingClass, FrozenDim
-from moeverify.coupling.dims import Operation
-from moeverify.coupling.links import Links
-from moeverify.coupling.trace import Trace
+from moeverify.coupling.relations import Operation, Trace
+from moeverify.coupling.solving.classes import CouplingClass, FrozenDim
+from moeverify.coupling.solving.links import Links
 from moeverify.errors import UsageError
 
 _Place = tuple[int, int]  # a dimension and a position in it

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.coupling.classify import classify
 from moeverify.coupling.couplings import trace_couplings
-from moeverify.pruning.apply import slice_kept
-from moeverify.pruning.classes import classify
-from moeverify.pruning.plan import Cut, make_plan
-from moeverify.roles import find_roles
+from moeverify.models.roles import find_roles
+from moeverify.pruning.plan.apply import slice_kept
+from moeverify.pruning.plan.plan import Cut, make_plan
 
 
 @torch.no_grad()

@@ -97,6 +97,6 @@ class Evaluation:
 
     def write(self, path: str | Path) -> Path:
         """Write as JSON."""
-        from moeverify.report.files import write_text
+        from moeverify.base.files import write_text
 
         return write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")

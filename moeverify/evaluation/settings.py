@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from moeverify.base.words import words
 from moeverify.errors import UsageError
-from moeverify.words import words
 
 LOCAL_LIMIT = 100
 LOCAL_CURVE = (0.125, 0.25, 0.5)

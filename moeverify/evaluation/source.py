@@ -7,7 +7,7 @@ from moeverify.evaluation.harness import evaluate
 from moeverify.evaluation.scores import Evaluation
 from moeverify.evaluation.settings import EvaluationSettings
 from moeverify.evaluation.tokenizer import load_tokenizer
-from moeverify.sources import load_source, parse_dtype
+from moeverify.models.sources import load_source, parse_dtype
 
 
 def evaluate_source(

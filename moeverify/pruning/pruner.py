@@ -14,29 +14,23 @@ from torch_pruning.dependency import Group
 from torch_pruning.pruner.algorithms.scheduler import linear_scheduler
 
 from moeverify.errors import PruningRefused, UsageError
-from moeverify.pruning.afterwards import catch_up, refuse_inexpressible
-from moeverify.pruning.apply import apply_plan
-from moeverify.pruning.arguments import (
-    EACH,
-    TOGETHER,
-    check_heads,
-    make_request,
-    modules_of,
-)
-from moeverify.pruning.candidates import Selection
+from moeverify.models.forward import Example
+from moeverify.models.offload import fetch_offloaded
+from moeverify.models.roles import Roles
+from moeverify.pruning.choice.candidates import Selection
+from moeverify.pruning.choice.request import EACH, TOGETHER, check_heads, make_request, modules_of
+from moeverify.pruning.choice.rounding import aligned
 from moeverify.pruning.configuration import Probe, apply_update, has_config
-from moeverify.pruning.example import Example
-from moeverify.pruning.expansion import MAX_EXPANSIONS
-from moeverify.pruning.folds import apply_folds
-from moeverify.pruning.graph import MoEDependencyGraph
-from moeverify.pruning.groups import PruningGroup
-from moeverify.pruning.heads import counts_now, head_counts_after, output_sizes, write_head_counts
-from moeverify.pruning.interactive import Listed, cut_groups
-from moeverify.pruning.offload import fetch_offloaded
-from moeverify.pruning.plan import Plan
-from moeverify.pruning.planning import Prepared, prepare, probe_of
-from moeverify.pruning.rounding import aligned
-from moeverify.roles import Roles
+from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.graph.groups import PruningGroup
+from moeverify.pruning.graph.walk import MAX_EXPANSIONS
+from moeverify.pruning.plan.apply import apply_plan
+from moeverify.pruning.plan.folds import apply_folds
+from moeverify.pruning.plan.plan import Plan
+from moeverify.pruning.step.afterwards import catch_up, refuse_inexpressible
+from moeverify.pruning.step.heads import counts_now, head_counts_after, output_sizes, write_head_counts
+from moeverify.pruning.step.interactive import Listed, cut_groups
+from moeverify.pruning.step.prepare import Prepared, prepare, probe_of
 
 
 class MoEPruner:

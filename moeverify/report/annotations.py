@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from moeverify.verdict import PROBLEMS, VerificationResult
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import PROBLEMS
 
 
 def _escape(text: str, *, title: bool = False) -> str:

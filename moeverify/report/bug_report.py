@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from moeverify.errors import UsageError
+from moeverify.report.result import VerificationResult
 from moeverify.report.scrub import scrub, scrub_data
 from moeverify.report.text import shortened
-from moeverify.verdict import PROBLEMS, VerificationResult
+from moeverify.verdict import PROBLEMS
 
 _TRACES = ("traceback", "stderr", "output")
 

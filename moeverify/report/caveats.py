@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from moeverify.verdict import Status, VerificationResult
+from collections.abc import Mapping
+from typing import Any
+
+from moeverify.verdict import Status
 
 
-def caveats(result: VerificationResult) -> list[str]:
+def caveats(document: Mapping[str, Any]) -> list[str]:
     """One line for each verdict that passed with a ``caveat`` in its evidence."""
     return [
-        f"{v.source} {v.check}: {v.message}"
-        for v in result.verdicts
-        if v.status is Status.PASS and v.evidence.get("caveat")
+        f"{v['source']} {v['check']}: {v['message']}"
+        for v in document["verdicts"]
+        if v["status"] == Status.PASS and v["evidence"].get("caveat")
     ]

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from moeverify.compare import Comparison
 from moeverify.report.caveats import caveats
 from moeverify.report.pictures import isolation_picture, router_load
 from moeverify.report.quality import quality_view
-from moeverify.verdict import PROBLEMS, Status, VerificationResult
+from moeverify.verdict import PROBLEMS, Status
 
 if TYPE_CHECKING:
-    from moeverify.self_test import SelfTest
+    pass
 
 SYMBOLS = {
     Status.PASS: "✓",
@@ -73,10 +72,9 @@ def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], fact
     }
 
 
-def render_html(result: VerificationResult) -> str:
-    """The report as one string."""
-    document = json.loads(result.to_json())
-    keys = list(dict.fromkeys((v.source, v.subject) for v in result.verdicts))
+def render_html(document: Mapping[str, Any], *, ok: bool) -> str:
+    """The report as one string, from the JSON document of a result; ``ok`` marks its headline."""
+    keys = list(dict.fromkeys((v["source"], v["subject"]) for v in document["verdicts"]))
     facts = {(c["source"], c["subject"]): c["facts"] for c in document["cases"]}
     rows = [
         _row(n, key, [v for v in document["verdicts"] if (v["source"], v["subject"]) == key], facts.get(key, {}))
@@ -85,19 +83,8 @@ def render_html(result: VerificationResult) -> str:
     return render(
         "report.html.j2",
         result=document,
-        ok=result.ok,
-        caveats=caveats(result),
+        ok=ok,
+        caveats=caveats(document),
         rows=rows,
-        checks=list(dict.fromkeys(v.check for v in result.verdicts)),
+        checks=list(dict.fromkeys(v["check"] for v in document["verdicts"])),
     )
-
-
-def render_self_test(test: SelfTest) -> str:
-    """The matrix of faults and checks as one string."""
-    rows = [(tested, {v.check: v for v in tested.verdicts}) for tested in test.faults]
-    return render("self_test.html.j2", test=test, rows=rows)
-
-
-def render_comparison(comparison: Comparison, before: VerificationResult, after: VerificationResult) -> str:
-    """Two runs side by side as one string."""
-    return render("compare.html.j2", comparison=comparison, before=before, after=after)

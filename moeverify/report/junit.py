@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from typing import Any
 
-from moeverify.verdict import Status, VerificationResult
+from moeverify.verdict import Status
 
 # What XML 1.0 does not allow in text.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -17,13 +19,13 @@ def _clean(text: str) -> str:
     return _ILLEGAL.sub("\ufffd", text)
 
 
-def render_junit(result: VerificationResult) -> str:
-    """One suite for each source and subject, one test case for each check."""
+def render_junit(document: Mapping[str, Any]) -> str:
+    """JUnit XML from a result's JSON document: one suite a source and subject, one test case a check."""
     root = ET.Element("testsuites", name="moeverify")
-    keys = list(dict.fromkeys((v.source, v.subject) for v in result.verdicts))
+    keys = list(dict.fromkeys((v["source"], v["subject"]) for v in document["verdicts"]))
     for source, subject in keys:
-        verdicts = [v for v in result.verdicts if (v.source, v.subject) == (source, subject)]
-        count = {s: sum(v.status is s for v in verdicts) for s in Status}
+        verdicts = [v for v in document["verdicts"] if (v["source"], v["subject"]) == (source, subject)]
+        count = {s: sum(v["status"] == s for v in verdicts) for s in Status}
         suite = ET.SubElement(
             root,
             "testsuite",
@@ -32,20 +34,20 @@ def render_junit(result: VerificationResult) -> str:
             failures=str(count[Status.FAIL]),
             errors=str(count[Status.ERROR] + count[Status.TIMEOUT]),
             skipped=str(count[Status.SKIP]),
-            time=f"{sum(v.seconds for v in verdicts):.3f}",
-            timestamp=result.created,
+            time=f"{sum(v['seconds'] for v in verdicts):.3f}",
+            timestamp=document["created"],
         )
         for verdict in verdicts:
             case = ET.SubElement(
                 suite,
                 "testcase",
                 classname=_clean(f"{source}.{subject}"),
-                name=verdict.check,
-                time=f"{verdict.seconds:.3f}",
+                name=verdict["check"],
+                time=f"{verdict['seconds']:.3f}",
             )
-            if element := _ELEMENT.get(verdict.status):
-                detail = ET.SubElement(case, element, message=_clean(verdict.message), type=verdict.status.value)
-                evidence = json.dumps(verdict.to_dict()["evidence"], indent=2)
-                detail.text = _clean(f"{verdict.message}\n{evidence}\nreproduce: {verdict.reproduce}")
+            if element := _ELEMENT.get(verdict["status"]):
+                detail = ET.SubElement(case, element, message=_clean(verdict["message"]), type=verdict["status"])
+                evidence = json.dumps(verdict["evidence"], indent=2)
+                detail.text = _clean(f"{verdict['message']}\n{evidence}\nreproduce: {verdict['reproduce']}")
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

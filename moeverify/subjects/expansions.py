@@ -84,6 +84,6 @@ def _has_pruning_op(group: Any, dep: Any, idxs: Any) -> bool:
 def _frames() -> list[str]:
     """Frames of the subject, innermost first, up to where it was called."""
     package = Path(__file__).parents[1]
-    ours = (str(package / "subjects"), str(package / "case.py"), str(package / "zygote.py"), "<frozen")
+    ours = (str(package / "subjects"), str(package / "verification"), "<frozen")
     stack = (f for f in reversed(traceback.extract_stack()) if not f.filename.startswith(ours))
     return [f"{f.name} ({'/'.join(Path(f.filename).parts[-2:])}:{f.lineno})" for f in stack]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from moeverify.coupling.solve import CouplingClass, Member
-from moeverify.pruning.classes import PruningClass, classify
-from moeverify.roles import find_roles
+from moeverify.coupling.classify import PruningClass, classify
+from moeverify.coupling.solving.solve import CouplingClass, Member
+from moeverify.models.roles import find_roles
 
 
 def classes_of(pruner: Any, model: nn.Module) -> tuple[PruningClass, ...]:

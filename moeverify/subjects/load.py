@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
-from moeverify.errors import SourceError, UsageError
+from moeverify.base.imports import find_attribute
+from moeverify.errors import UsageError
 from moeverify.subjects.moe import prune_moe, prune_moe_experts
 from moeverify.subjects.protocol import Subject, adapt
 from moeverify.subjects.torch_pruning import fork_package, prune_stock, use_fork
 
 BUILT_IN: dict[str, Subject] = {"moe": prune_moe, "moe-experts": prune_moe_experts, "torch-pruning": prune_stock}
 FORMS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
-
-
-def find_attribute(name: str) -> Any:
-    """The object that ``module:attribute`` names, looked for in the current folder as well.
-
-    Raises ``SourceError`` with one line if it cannot be imported.
-    """
-    module_name, _, attribute = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise SourceError(f"cannot import {name}: {type(error).__name__}: {error}") from error
-    return found
 
 
 def load_subject(name: str) -> Subject:
@@ -43,7 +24,7 @@ def load_subject(name: str) -> Subject:
     if name in BUILT_IN:
         return adapt(BUILT_IN[name])
     if name.startswith("fault:"):
-        from moeverify.faults import find_fault
+        from moeverify.subjects.faults import find_fault
 
         return adapt(find_fault(name.removeprefix("fault:")).prune)
     folder = Path(name).expanduser()

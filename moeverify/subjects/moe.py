@@ -9,10 +9,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from moeverify.pruning.classes import ROLES, PruningClass
-from moeverify.pruning.plan import Plan
+from moeverify.coupling.classify import ROLES, PruningClass
+from moeverify.models.roles import Roles
+from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
-from moeverify.roles import Roles
 from moeverify.subjects.protocol import Pruned
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import nn
 
-from moeverify.pruning.classes import PruningClass
-from moeverify.pruning.plan import Plan
+from moeverify.coupling.classify import PruningClass
+from moeverify.pruning.plan.plan import Plan
 
 
 @dataclass(frozen=True, eq=False)

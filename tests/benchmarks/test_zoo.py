@@ -1,7 +1,8 @@
 """The table of the zoo, from verdicts."""
 
 from benchmarks.zoo import summary, table
-from moeverify.verdict import CaseFacts, Status, Verdict, VerificationResult
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import CaseFacts, Status, Verdict
 
 
 def verdict(source, check, status, message="fine", **evidence):

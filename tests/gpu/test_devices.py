@@ -11,10 +11,10 @@ import moeverify as mv
 from benchmarks import full_model, full_model_docs
 from benchmarks import full_model_checks as checks
 from benchmarks.full_model_weights import build, make_config
-from moeverify.device import check_device, input_device, move_inputs
 from moeverify.errors import UsageError
 from moeverify.evaluation import QualitySettings
-from moeverify.sources import load_source
+from moeverify.models.device import check_device, input_device, move_inputs
+from moeverify.models.sources import load_source
 
 REDUCED = ["--layers", "2", "--hidden", "64", "--experts", "8", "--expert-channels", "32"]
 REDUCED += ["--vocabulary", "128", "--heads", "4", "--head-dim", "16"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from property_runs import PROPERTY, PropertyLog, run_properties, shards
 
-from moeverify.properties import PROPERTIES
+from moeverify.suites.properties import PROPERTIES
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import json
 import pytest
 from property_runs import PropertyLog, markdown, run_properties
 
-from moeverify.properties import NotApplicable, PropertyFailed, check_property
-from moeverify.replay import Failure
+from moeverify.suites.properties import NotApplicable, PropertyFailed, check_property
+from moeverify.suites.properties.failure import Failure
 from synthetic_models import Spec
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from moeverify.inspection import Inspection, inspect_source
+from moeverify.inspection.inspection import Inspection, inspect_source
 
 COMMITTED = Path(__file__).parents[1] / "data" / "classes_by_role.json"
 

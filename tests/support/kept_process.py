@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from moeverify.checks.fresh_process import OWNER, SOCKET, keep_one
+from moeverify.checks.evidence.fresh_process import OWNER, SOCKET, keep_one
 
 
 @contextlib.contextmanager

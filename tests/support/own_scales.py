@@ -125,7 +125,7 @@ def own_scales(kind: str) -> OwnScales:
 
 def afmoe_scaled() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A source: afmoe with the embedding scaled by the root of the hidden size, inside of its forward."""
-    from moeverify.zoo import build_zoo
+    from moeverify.models.zoo import build_zoo
 
     model = build_zoo("afmoe")
     config = model.config

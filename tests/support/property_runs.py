@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from moeverify.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
-from moeverify.replay import Failure
-from moeverify.report.files import write_text
+from moeverify.base.files import write_text
+from moeverify.suites.properties import PROPERTIES, NotApplicable, PropertyFailed, check_property
+from moeverify.suites.properties.failure import Failure
 from synthetic_models.coverage import SpecCoverage, all_kinds
 from synthetic_models.strategies import specs
 

@@ -1,6 +1,7 @@
 """Results made by hand for the tests of reports."""
 
-from moeverify.verdict import CaseFacts, Status, Verdict, VerificationResult
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import CaseFacts, Status, Verdict
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 

@@ -6,11 +6,11 @@ import functools
 import torch
 import torch_pruning as tp
 
+from moeverify.coupling.classify import ROLES
 from moeverify.evaluation import EvaluationSettings, evaluate
 from moeverify.evaluation.tokenizer import load_tokenizer
+from moeverify.models.sources import load_source
 from moeverify.pruning import MoEPruner
-from moeverify.pruning.classes import ROLES
-from moeverify.sources import load_source
 from synthetic_models.small.train import Recipe, batches
 
 EXPERTS_ONLY = {role: 0 for role in ROLES if role != "routed_experts"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moeverify.case import Case, run_case
 from moeverify.verdict import Status, Verdict
+from moeverify.verification.case import Case, run_case
 from synthetic_models import Cycle, Spec, build, default_specs, example_inputs
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from moeverify.errors import ExpansionsExceeded, PruningRefused
-from moeverify.pruning.expansion import GUARDS
-from moeverify.pruning.graph import MoEDependencyGraph
+from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.graph.walk import GUARDS
 from moeverify.subjects import prune_stock
 from moeverify.subjects.expansions import VARIABLE, counted
 from synthetic_models import Cycle, Spec, build, example_inputs

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from moeverify.roles import Roles, find_roles
+from moeverify.models.roles import Roles, find_roles
 from synthetic_models import Cycle, Spec, build, default_specs, truth
 from synthetic_models.names import FAMILIES
 from synthetic_models.sizes import sizes_of

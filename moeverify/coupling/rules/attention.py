@@ -1,6 +1,6 @@
 """Fused attention kernels: ``query, key, value`` of ``[batch, heads, length, head_dim]``."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 # The others pad the head dimension to what they take and then give the scale of the size before.

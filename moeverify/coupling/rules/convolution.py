@@ -1,6 +1,6 @@
 """Convolutions of any rank, grouped, depthwise and transposed."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 

@@ -1,6 +1,6 @@
 """Tensors out of nothing. A constant fill has no positions to mind; a counted or random one does."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, normalise, rule
 
 BY_DATA = "positions are chosen by data"

@@ -1,6 +1,6 @@
 """Contractions: matrix products and their grouped forms."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 

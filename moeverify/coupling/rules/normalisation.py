@@ -1,6 +1,6 @@
 """Fused normalisations: weight and bias go with what they scale; statistics consume it."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 BY_RUNNING_STATISTICS = ("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")

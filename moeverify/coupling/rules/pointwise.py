@@ -2,7 +2,7 @@
 
 import torch
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, normalise, rule
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, dims_set, normalise, rule
 
 BY_POSITION = "what happens to an element depends on its position"

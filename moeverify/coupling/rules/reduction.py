@@ -1,6 +1,6 @@
 """Reductions consume a dimension; order-dependent ones freeze it."""
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, dims_set, normalise, rule
 
 

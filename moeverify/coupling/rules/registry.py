@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 
 
 class Call(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, normalise, rule
 
 COPIES = "the number of copies is fixed in the program"

@@ -2,7 +2,7 @@
 
 import re
 
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
 IN_SPACE = "neighbours in space are combined"

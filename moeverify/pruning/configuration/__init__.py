@@ -4,10 +4,11 @@
 say, ``update`` writes them; ``constants`` keeps what an architecture derives from a size.
 """
 
-from moeverify.pruning.configuration.express import Adjustment, Expression, describe, express, wanted_shapes
+from moeverify.models.skeleton import Shapes, has_config, shapes_of, skeleton
+from moeverify.pruning.configuration.express import Expression, describe, express, wanted_shapes
 from moeverify.pruning.configuration.probe import Probe
-from moeverify.pruning.configuration.skeleton import Shapes, has_config, shapes_of, skeleton
 from moeverify.pruning.configuration.update import ConfigUpdate, apply_update, plan_update
+from moeverify.pruning.plan.plan import Adjustment
 
 __all__ = [
     "Adjustment",

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Path = tuple[str | int, ...]
+from moeverify.pruning.plan.plan import Path
+
 Document = dict[str, Any]
 
 # Sizes never depend on which token ends a text, nor on the library that wrote the file.

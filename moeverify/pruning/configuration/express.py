@@ -11,30 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from moeverify.coupling.classify import ROLES, PruningClass
 from moeverify.errors import PruningRefused
-from moeverify.pruning.classes import ROLES, PruningClass
+from moeverify.models.skeleton import Shapes
 from moeverify.pruning.configuration.document import name_of
+from moeverify.pruning.configuration.entries import Found, find_entries, without_needless
 from moeverify.pruning.configuration.probe import Dim, Entries, Probe
-from moeverify.pruning.configuration.search import Found, find_entries, without_needless
-from moeverify.pruning.configuration.skeleton import Shapes
+from moeverify.pruning.plan.plan import Adjustment
 
 Counts = Mapping[PruningClass, int]
 _CANDIDATES = 12
-
-
-@dataclass(frozen=True, eq=False)
-class Adjustment:
-    """A class that keeps another number of units than asked, and the rule that asks for it."""
-
-    pruning_class: PruningClass
-    wanted: int
-    kept: int
-    reason: str
-
-    def __str__(self) -> str:
-        size = self.pruning_class.coupling.size
-        kept = "is left alone" if self.kept == size else f"keeps {self.kept} of {size} units"
-        return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)

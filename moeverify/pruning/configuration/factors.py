@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from moeverify.coupling.couplings import CouplingMap
-from moeverify.coupling.dims import Segment
+from moeverify.coupling.relations import Segment
 
 Dim = tuple[str, int]
 

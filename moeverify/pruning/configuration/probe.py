@@ -10,19 +10,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from moeverify.errors import PruningRefused
+from moeverify.models.skeleton import Shapes, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.configuration.document import Path
 from moeverify.pruning.configuration.factors import Dim, Held
-from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
-from moeverify.pruning.configuration.views import View
+from moeverify.pruning.plan.plan import Path
 
 Entries = dict[Path, int]
 Attribute = tuple[str, str]
+
+if TYPE_CHECKING:
+    from moeverify.pruning.constants.views import View
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused
+from moeverify.models.skeleton import Shapes, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.configuration.constants import set_constants
 from moeverify.pruning.configuration.probe import Attribute, Entries, Probe, changed_attributes
-from moeverify.pruning.configuration.skeleton import Shapes, shapes_of, skeleton
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,3 +92,23 @@ def _copy_changes(config: Any, old: Any, new: Any, done: set[int]) -> None:
                 _copy_changes(vars(config)[key], previous, value, done)
         elif key not in vars(old) or previous != value:
             vars(config)[key] = copy.deepcopy(value)
+
+
+def set_constants(model: nn.Module, changes: Mapping[Attribute, tuple[float, float]]) -> None:
+    """Give attributes, and the unsaved buffers that repeat them, their new values."""
+    for (path, name), (old, new) in changes.items():
+        module = model.get_submodule(path)
+        setattr(module, name, new)
+        for buffer in companions_of(module, old):
+            buffer.fill_(new)
+
+
+def companions_of(module: nn.Module, value: float) -> list[torch.Tensor]:
+    """Unsaved buffers of one number that repeat a constant."""
+    return [
+        buffer
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+        and buffer.numel() == 1
+        and math.isclose(float(buffer), value, rel_tol=1e-2)
+    ]

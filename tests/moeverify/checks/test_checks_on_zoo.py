@@ -2,10 +2,10 @@
 
 import pytest
 
-from moeverify.case import Case, run_case
 from moeverify.checks import default_names
 from moeverify.subjects import BUILT_IN
 from moeverify.verdict import CaseFacts, Status, Verdict
+from moeverify.verification.case import Case, run_case
 
 
 def collect(case):

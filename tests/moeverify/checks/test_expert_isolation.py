@@ -7,8 +7,8 @@ import pytest
 
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
-from moeverify.coupling.solve import CouplingClass
-from moeverify.sources import load_source
+from moeverify.coupling.solving.solve import CouplingClass
+from moeverify.models.sources import load_source
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from moeverify.case import Case, run_case
-from moeverify.sources import load_source
+from moeverify.models.sources import load_source
 from moeverify.verdict import Status, Verdict
+from moeverify.verification.case import Case, run_case
 
 CHECKS = ("masked-equivalence", "router-intact", "untouched-identical", "forward-every-expert", "something-pruned")
 GONE = [2]

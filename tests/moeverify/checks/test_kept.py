@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from moeverify.checks.kept import is_part, recover_kept, source_names
-from moeverify.checks.locate import bits, locate
-from moeverify.roles import find_roles
+from moeverify.checks.evidence.kept import is_part, recover_kept, source_names
+from moeverify.checks.evidence.locate import bits, locate
+from moeverify.models.roles import find_roles
 
 
 class Block(nn.Module):

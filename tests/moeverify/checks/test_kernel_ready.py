@@ -7,7 +7,7 @@ import torch
 
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
-from moeverify.sources import load_source
+from moeverify.models.sources import load_source
 from moeverify.subjects import Pruned, load_subject
 from moeverify.verdict import Status
 

@@ -1,10 +1,8 @@
 """What the laboratory leaves out of its gradients: dimensions that count experts, by the rules in force."""
 
-from types import SimpleNamespace
-
 import moeverify as mv
-from moeverify.checks.liveness import Laboratory
-from moeverify.roles import roles_in_force
+from moeverify.checks.evidence.liveness import Laboratory
+from moeverify.models.roles import roles_in_force
 from synthetic_models import Cycle, Spec, build, example_inputs
 
 
@@ -19,5 +17,5 @@ def test_routers_of_layers_that_share_experts_are_found_by_the_rules_in_force():
     ):
         with roles_in_force(roles):
             found = mv.find_roles(model)
-            context = SimpleNamespace(original=model, roles=found, example_inputs=example_inputs(spec), seed=0)
-            assert ("model.layers.1.mixture.chooser.weight", 0) in Laboratory(context).counts_experts
+            laboratory = Laboratory(model, found, example_inputs(spec), 0)
+            assert ("model.layers.1.mixture.chooser.weight", 0) in laboratory.counts_experts

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 import moeverify as mv
-from moeverify.sources import load_source
+from moeverify.models.sources import load_source
 from moeverify.verdict import Status
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import moeverify as mv
-from moeverify.checks.kept import Kept
-from moeverify.checks.masking import hold_channels
+from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.masking import hold_channels
 
 
 class GroupNormOfChannels(nn.Module):

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from kept_process import kept_process
 
 import synthetic_models
-from moeverify.case import Case, run_case
 from moeverify.checks import default_names
-from moeverify.events import VerdictReached
-from moeverify.isolate import Limits
-from moeverify.run import run_isolated
-from moeverify.sources import LoadedModel
+from moeverify.models.sources import LoadedModel
+from moeverify.models.zoo import zoo_types
 from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS, Verdict
-from moeverify.zoo import zoo_types
+from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
+from moeverify.verification.worker import Limits
+from moeverify.verification.workers import run_isolated
 from synthetic_models import Spec
 from synthetic_models.names import FAMILIES
 from synthetic_models.strategies import specs

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeverify.case import Case, run_case
-from moeverify.coupling.solve import CouplingClass, Member
+from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.subjects import BUILT_IN
 from moeverify.verdict import Status, Verdict
+from moeverify.verification.case import Case, run_case
 
 
 def run(source, subject=None):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from moeverify.case import Case, run_case
-from moeverify.checks.router_tensors import experts_now, router_tensors, spare_classes
-from moeverify.roles import find_roles
-from moeverify.sources import load_source
+from moeverify.checks.evidence.router_tensors import experts_now, router_tensors, spare_classes
+from moeverify.models.roles import find_roles
+from moeverify.models.sources import load_source
 from moeverify.verdict import Status, Verdict
+from moeverify.verification.case import Case, run_case
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from moeverify.checks.routing import Routing
-from moeverify.roles import find_roles
+from moeverify.checks.evidence.routing import Routing
+from moeverify.models.roles import find_roles
 
 
 def margin(scores, k=1):

@@ -8,10 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeverify.coupling.dims import Operation, Relations
-from moeverify.coupling.divisions import state_common_factors
-from moeverify.coupling.solve import link, solve
-from moeverify.coupling.trace import Trace
+from moeverify.coupling.relations import Operation, Relations, Trace
+from moeverify.coupling.solving.divisions import state_common_factors
+from moeverify.coupling.solving.solve import link, solve
 
 
 def as_trace(relations: Relations, **tensors: tuple[int, ...]) -> Trace:

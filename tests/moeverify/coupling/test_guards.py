@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import moeverify as mv
-from moeverify.coupling.cuts import CUT_BY_NUMBER
+from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
 
 
 class Untouched(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import transformers
 from class_structure import COMMITTED, describe
 
-from moeverify.zoo import zoo_types
+from moeverify.models.zoo import zoo_types
 
 OLD = transformers.__version__.startswith("4.")
 STRUCTURES = json.loads(COMMITTED.read_text("utf-8"))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import moeverify as mv
-from moeverify.coupling.siblings import Siblings, alike
+from moeverify.coupling.tracing.siblings import Siblings, alike
 
 
 class Gated(nn.Module):

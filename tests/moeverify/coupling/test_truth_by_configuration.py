@@ -9,10 +9,15 @@ import re
 import pytest
 
 import moeverify as mv
-from moeverify.roles import find_roles
-from moeverify.sources import load_source
-from moeverify.zoo import zoo_types
-from moeverify.zoo.configured import TIED_BY_CONFIGURATION, dims_that_follow, followers, hidden_entries
+from moeverify.models.roles import find_roles
+from moeverify.models.sources import load_source
+from moeverify.models.zoo import zoo_types
+from moeverify.suites.zoo_table.configured import (
+    TIED_BY_CONFIGURATION,
+    dims_that_follow,
+    followers,
+    hidden_entries,
+)
 
 # Parameters of routed experts without an inner dimension of that kind: a bias of the output, experts of attention,
 # experts that are one row each.

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from moeverify.full_size import load_full_size
-from moeverify.inspection import inspect_source
-from moeverify.zoo import build_zoo, zoo_types
-from moeverify.zoo.twins import correspond, kinds, signatures, twin
+from moeverify.inspection.inspection import inspect_source
+from moeverify.models.full_size import load_full_size
+from moeverify.models.zoo import build_zoo, zoo_types
+from moeverify.suites.zoo_table.twins import correspond, kinds, signatures, twin
 
 # The default configuration has every kind of layer that the shrunken one has.
 ALIKE = ("deepseek_v3", "glm4_moe", "gpt_oss", "mimo_v2_flash", "mixtral", "zaya")
@@ -50,7 +50,7 @@ def test_twins_whose_layers_differ(model_type):
 
 
 def test_what_cannot_be_built_is_said(monkeypatch):
-    monkeypatch.setattr("moeverify.zoo.published.PUBLISHED", {})
+    monkeypatch.setattr("moeverify.models.zoo.published.PUBLISHED", {})
     found = twin("lfm2_moe")
     assert not found.same
     assert "cannot build zoo:lfm2_moe" in found.note

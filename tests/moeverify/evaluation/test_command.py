@@ -4,7 +4,7 @@ import pytest
 
 from moeverify.cli import main
 from moeverify.evaluation import Evaluation
-from moeverify.pruning.checkpoint import prune_checkpoint
+from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
 
 pytest.importorskip("lm_eval")
 

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from moeverify.cli import main
 from moeverify.errors import PlanError, PruningRefused, UsageError
-from moeverify.pruning import checkpoint
-from moeverify.pruning.plan_file import PlanDocument
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
+from moeverify.pruning.checkpoint import checkpoint
+from moeverify.pruning.checkpoint.plan_file import PlanDocument
 
 
 @pytest.fixture(scope="module")

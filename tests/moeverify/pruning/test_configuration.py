@@ -7,14 +7,14 @@ import torch
 from transformers import DbrxForCausalLM
 
 import moeverify as mv
-from moeverify.coupling.trace import call_model
 from moeverify.errors import PruningRefused
+from moeverify.models.forward import call_model
+from moeverify.models.zoo import build_zoo
 from moeverify.pruning.configuration import Probe, apply_update, plan_update
-from moeverify.pruning.configuration.constants import keep_constants
 from moeverify.pruning.configuration.document import integers, name_of, with_entries
-from moeverify.pruning.configuration.search import find_entries
-from moeverify.pruning.folds import Fold
-from moeverify.zoo import build_zoo
+from moeverify.pruning.configuration.entries import find_entries
+from moeverify.pruning.constants.constants import keep_constants
+from moeverify.pruning.plan.folds import Fold
 
 IDS = torch.arange(32).view(2, 16)
 

@@ -10,12 +10,12 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.pruning.configuration.absorb import absorb
-from moeverify.pruning.configuration.derived import for_all_experts
-from moeverify.pruning.configuration.numbers import changed_numbers, record_forward
-from moeverify.pruning.example import Example
-from moeverify.pruning.folds import Fold
-from moeverify.roles import find_roles
+from moeverify.models.forward import Example
+from moeverify.models.roles import find_roles
+from moeverify.pruning.constants.absorb import absorb
+from moeverify.pruning.constants.derived import for_all_experts
+from moeverify.pruning.constants.numbers import changed_numbers, record_forward
+from moeverify.pruning.plan.folds import Fold
 from tests.support.own_scales import FOLDED, LEFT_ALONE, OwnScales, own_scales
 from tests.support.small_nets import TinyMoE, build
 

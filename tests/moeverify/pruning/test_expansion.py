@@ -8,8 +8,8 @@ from small_nets import Chain, Expert, Rotary, TinyMoE, build
 
 import moeverify as mv
 from moeverify.errors import PruningRefused, UsageError
-from moeverify.pruning.expansion import GUARDS, MAX_EXPANSIONS
-from moeverify.zoo import build_zoo, zoo_types
+from moeverify.models.zoo import build_zoo, zoo_types
+from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS
 
 OUT = tp.prune_linear_out_channels
 TOKENS = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))

@@ -9,10 +9,10 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.pruning.apply import apply_plan
-from moeverify.pruning.plan_file import PlanDocument, document_plan
-from moeverify.pruning.scores import score_units
-from moeverify.roles import find_roles
+from moeverify.models.roles import find_roles
+from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
+from moeverify.pruning.choice.scores import score_units
+from moeverify.pruning.plan.apply import apply_plan
 from tests.support.small_nets import Expert, build
 
 TOKENS = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))

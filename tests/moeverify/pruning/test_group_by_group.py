@@ -13,7 +13,7 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
 
 TOKENS = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
 IDS = torch.arange(32).view(2, 16)

@@ -12,7 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.pruning import scores
+from moeverify.pruning.choice import scores
 
 TOKENS = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
 IDS = torch.arange(64).view(2, 32)
@@ -108,7 +108,7 @@ def test_magnitude_keeps_the_largest_of_each_expert():
 def test_fused_experts_score_as_the_same_listed_ones():
     model, inputs = fused()
     graph = mv.MoEDependencyGraph().build_dependency(model, inputs)
-    from moeverify.pruning.scores import score_units
+    from moeverify.pruning.choice.scores import score_units
 
     fused_class = next(c for c in graph.classes if c.experts)
     experts = model.get_submodule(fused_class.where)

@@ -7,7 +7,7 @@ import torch
 from conv_nets import IMAGE, Residual
 from small_nets import build
 
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
 
 GUIDE = Path(__file__).parents[3] / "docs" / "from-torch-pruning.md"
 

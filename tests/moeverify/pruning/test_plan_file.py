@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import moeverify as mv
+from moeverify.base.positions import from_text, to_text
 from moeverify.errors import PlanError, PruningRefused
-from moeverify.pruning.carry_out import carry_out
-from moeverify.pruning.digest import digest_of
-from moeverify.pruning.plan_file import PlanDocument, document_plan
-from moeverify.pruning.positions import from_text, to_text
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
+from moeverify.pruning.checkpoint.digest import digest_of
+from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
+from moeverify.pruning.step.carry_out import carry_out
 
 IDS = torch.arange(32).view(2, 16)
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused, UsageError
-from moeverify.pruning.rounding import kept_units
+from moeverify.pruning.choice.rounding import kept_units
 
 TYPES = {
     "mixtral": {"intermediate_size": 32, "num_local_experts": 4},

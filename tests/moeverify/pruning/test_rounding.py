@@ -7,8 +7,8 @@ import torch
 
 import moeverify as mv
 from moeverify.errors import UsageError
-from moeverify.pruning.rounding import aligned, alignment
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
+from moeverify.pruning.choice.rounding import aligned, alignment
 
 IDS = {"input_ids": torch.arange(32).view(2, 16)}
 

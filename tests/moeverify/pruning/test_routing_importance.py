@@ -9,8 +9,8 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.errors import UsageError
-from moeverify.pruning.routing_importance import RoutingImportance
-from moeverify.zoo import build_zoo
+from moeverify.models.zoo import build_zoo
+from moeverify.pruning.choice.routing_importance import RoutingImportance
 
 IDS = torch.randint(0, 128, (4, 32), generator=torch.Generator().manual_seed(0))
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 import moeverify as mv
-from moeverify.pruning.expansion import GUARDS
+from moeverify.pruning.graph.walk import GUARDS
 
 IDS = torch.arange(64).view(2, 32)
 SIZES = {

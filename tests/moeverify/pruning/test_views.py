@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.exercise import run
+from moeverify.models.exercise import run
 from tests.moeverify.pruning.test_derived_numbers import silenced
 
 IDS = torch.arange(20).view(2, 10)

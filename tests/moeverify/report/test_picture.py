@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from moeverify.errors import UsageError
-from moeverify.inspection import inspect_model, inspect_source
-from moeverify.report.layer_facts import layer_facts
-from moeverify.report.picture import layer_picture
-from moeverify.report.svg import readable_on
-from moeverify.sources import LoadedModel
+from moeverify.inspection.inspection import inspect_model, inspect_source
+from moeverify.inspection.layer_facts import layer_facts
+from moeverify.inspection.picture import layer_picture
+from moeverify.inspection.svg import readable_on
+from moeverify.models.sources import LoadedModel
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,14 +13,14 @@ import torch_pruning as tp
 from torch import nn
 
 import moeverify as mv
-from moeverify.case import Case, run_case
 from moeverify.errors import ExpansionsExceeded, SourceError, UsageError
+from moeverify.models.zoo import build_zoo
 from moeverify.subjects import Pruned, adapt, load_subject, prune_stock
 from moeverify.subjects.expansions import VARIABLE
 from moeverify.subjects.groups import classes_of
 from moeverify.subjects.torch_pruning import fork_package, use_fork
 from moeverify.verdict import Status, Verdict
-from moeverify.zoo import build_zoo
+from moeverify.verification.case import Case, run_case
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moeverify.roles import find_roles
-from moeverify.sources import load_source
+from moeverify.models.roles import find_roles
+from moeverify.models.sources import load_source
 from synthetic_models.small import MODEL
 from synthetic_models.small import specialisation as spec
 from synthetic_models.small.text import KINDS

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moeverify.coupling import rules
-from moeverify.coupling.dims import Relations
+from moeverify.coupling.relations import Relations
 from tests.moeverify.coupling.rules.removal import OneCall, Stated, state
 
 FOLDER = str(Path(rules.__file__).parent)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from moeverify.coupling.dims import Freeze, Relations
+from moeverify.coupling.relations import Freeze, Relations
 from moeverify.coupling.rules import RULES
 from tests.moeverify.coupling.rules.redefined import commutes
 from tests.moeverify.coupling.rules.removal import OneCall, Stated, removals, state

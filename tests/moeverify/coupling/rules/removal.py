@@ -15,10 +15,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from moeverify.coupling.dims import Operation, Relations
+from moeverify.coupling.relations import Operation, Relations, Trace
 from moeverify.coupling.rules import Call, rule_for
-from moeverify.coupling.solve import solve
-from moeverify.coupling.trace import Trace
+from moeverify.coupling.solving.solve import solve
 
 Removed = Mapping[tuple[str, int], Sequence[int]]
 

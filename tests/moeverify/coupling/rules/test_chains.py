@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moeverify.coupling.trace import trace
+from moeverify.coupling.tracing.trace import trace
 from tests.moeverify.coupling.rules.proof import neighbourhoods
 from tests.moeverify.coupling.rules.removal import OneCall, Stated, cut, cut_result, difference, removals
 

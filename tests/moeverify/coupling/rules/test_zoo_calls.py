@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from moeverify.coupling.rules import rule_for
-from moeverify.coupling.trace import call_model
-from moeverify.sources import load_source
-from moeverify.zoo.registry import zoo_types
+from moeverify.models.forward import call_model
+from moeverify.models.sources import load_source
+from moeverify.models.zoo.registry import zoo_types
 from tests.moeverify.coupling.rules.cases.products import grouped_product
 from tests.moeverify.coupling.rules.opinfo import signature
 from tests.moeverify.coupling.rules.proof import rule_violations

@@ -1,0 +1,1 @@
+"""Evidence that the checks rest on; imports nothing of the pruner."""

@@ -1,0 +1,226 @@
+"""Which channels were kept, recovered by matching the pruned tensors against the original ones.
+
+Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
+tensor is the original at some positions of each dimension (see ``locate``). Where the values of a tensor do not tell
+(a norm weight of ones, a bias of zeros, bfloat16 with few distinct values), the kept positions of a neighbouring
+tensor are tried, and taken only if they give the pruned values exactly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.evidence.locate import Positions, bits, locate, vote
+from moeverify.models.roles import FoundRoles, MoELayer, fused_expert_count
+
+# Neighbours tried for a tensor whose own values do not tell.
+MAX_HINTS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Kept positions along one dimension, ``[n]``, or ``[experts, n]`` where the experts of a stack differ.
+
+    ``exact`` is ``False`` where the tensor's own values do not tell, or where no position of the original fits.
+    """
+
+    positions: np.ndarray
+    exact: bool
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, each once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@dataclass(frozen=True, eq=False)
+class _Settled:
+    """Positions that are known, of one dimension that had ``size`` before."""
+
+    name: str
+    expert: int | None
+    size: int
+    positions: np.ndarray
+
+
+@dataclass
+class _Part:
+    """A tensor, or one expert of a stack, while its positions are looked for."""
+
+    name: str
+    new: np.ndarray
+    old: np.ndarray
+    expert: int | None
+    found: Positions
+    unsure: set[int]
+    equal: bool
+
+
+def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
+    """A stack whose inner dimensions shrank is looked at expert by expert: each may keep other channels.
+
+    Every 3-D tensor is taken for one (it costs nothing if it is none), a matrix only if it is ``stacked``: a bias
+    ``[experts, n]`` of fused experts.
+    """
+    if not (new.ndim == 3 or stacked) or new.shape[1:] == old.shape[1:]:
+        yield _Part(name, new, old, None, *locate(new, old))
+        return
+    sources = np.arange(len(old))
+    if len(new) < len(old):
+        sources = vote(new, old, [0])[0][0]
+        first_new, first_old = new.reshape(len(new), -1)[:, 0], old.reshape(len(old), -1)[:, 0]
+        yield _Part(name, first_new, first_old, None, {0: sources}, set(), bool((sources >= 0).all()))
+    for number, source in enumerate(sources):
+        if source >= 0:
+            yield _Part(name, new[number], old[source], number, *locate(new[number], old[source]))
+
+
+def _stacked(original: nn.Module, name: str, experts: int) -> bool:
+    """Whether a tensor belongs to fused experts, ``[experts, ...]``."""
+    return fused_expert_count(original.get_submodule(name.rpartition(".")[0])) == experts
+
+
+def _alike(first: str, second: str) -> int:
+    """Number of characters that two names begin with alike: ``q_norm`` is nearer to ``q_proj`` than ``k_proj`` is."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
+
+
+def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.ndarray]:
+    """Kept positions of neighbours of the same size before and after: of the same expert first, then by path; of
+    equally near ones those that most have (a norm of ones is nearer to the layers that read it than to the heads)."""
+    fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
+    near = [(s.expert != part.expert, -_alike(s.name, part.name)) for s in fitting]
+    held = Counter((place, s.positions.tobytes()) for place, s in zip(near, fitting, strict=True))
+    ranked = sorted(
+        zip(near, fitting, strict=True), key=lambda x: (x[0], -held[x[0], x[1].positions.tobytes()], x[1].name)
+    )
+    seen: set[bytes] = set()
+    for _, neighbour in ranked:
+        if (key := neighbour.positions.tobytes()) not in seen:
+            seen.add(key)
+            yield neighbour.positions
+
+
+def _settle(part: _Part, settled: Sequence[_Settled]) -> None:
+    """Try neighbours' positions for what the values do not tell."""
+    for dim in sorted(part.unsure or part.found):
+        for hint in islice(_hints(part, dim, settled), MAX_HINTS):
+            found, _, equal = locate(part.new, part.old, {dim: hint})
+            if equal:
+                part.found, part.equal = found, True
+                return
+
+
+def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> dict[str, str]:
+    """For each tensor of the pruned model the name it had: where listed experts were removed, the others moved up.
+
+    Which experts stayed is told by the rows of the router.
+    """
+    before = tensors_of(original)
+    names = {name: name for name in tensors_of(pruned)}
+    for layer in roles.layers:
+        if layer.fused or not _listed(pruned, layer.container) < len(layer.experts):
+            continue
+        stayed = _kept_experts(before, tensors_of(pruned), layer)
+        moved = {f"{layer.container}.{new}.": layer.experts[int(old)] + "." for new, old in enumerate(stayed)}
+        for name in names:
+            for now, then in moved.items():
+                if name.startswith(now):
+                    names[name] = then + name.removeprefix(now)
+    return names
+
+
+def _listed(model: nn.Module, container: str) -> int:
+    try:
+        return sum(1 for _ in model.get_submodule(container).children())
+    except AttributeError:
+        return 0
+
+
+def _kept_experts(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
+    """Experts that stayed, by the router's rows; empty where there is no router to tell."""
+    for router in layer.routers:
+        for name, tensor in before.items():
+            if name.startswith(router + ".") and tensor.dim() == 2 and tensor.shape[0] == len(layer.experts):
+                new = after.get(name)
+                if new is not None and new.dim() == 2 and new.shape[0] < tensor.shape[0]:
+                    positions = locate(bits(new), bits(tensor))[0].get(0, np.empty(0, dtype=np.int64))
+                    return positions[positions >= 0]
+    return np.empty(0, dtype=np.int64)
+
+
+def recover_kept(
+    original: nn.Module, pruned: nn.Module, names: Mapping[str, str] | None = None
+) -> dict[tuple[str, int], Kept]:
+    """Kept positions of every dimension of a parameter or buffer whose size changed, under its original name.
+
+    ``names`` gives the original names, where they differ (see ``source_names``).
+    """
+    before = tensors_of(original)
+    parts: list[_Part] = []
+    for name, tensor in tensors_of(pruned).items():
+        name = name if names is None else names.get(name, name)
+        source = before.get(name)
+        if source is None or source.dtype != tensor.dtype or source.dim() != tensor.dim():
+            continue
+        if (
+            source.shape == tensor.shape
+            or not source.dim()
+            or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True))
+        ):
+            continue
+        parts += _split(name, bits(tensor), bits(source), _stacked(original, name, len(source)))
+    settled = [
+        _Settled(part.name, part.expert, part.old.shape[dim], positions)
+        for part in parts
+        if part.equal
+        for dim, positions in part.found.items()
+        if dim not in part.unsure
+    ]
+    for part in parts:
+        if part.unsure or not part.equal:
+            _settle(part, settled)
+    result: dict[tuple[str, int], Kept] = {}
+    stacks: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
+    for part in parts:
+        for dim, positions in part.found.items():
+            exact = part.equal and dim not in part.unsure
+            if part.expert is None:
+                result[part.name, dim] = Kept(positions, exact)
+            else:
+                stacks.setdefault((part.name, dim + 1), []).append((positions, exact))
+    for key, rows in stacks.items():
+        table = np.stack([positions for positions, _ in rows])
+        same = bool((table == table[0]).all())
+        result[key] = Kept(table[0] if same else table, all(exact for _, exact in rows))
+    return result
+
+
+def kept_part(original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], Kept]) -> torch.Tensor | None:
+    """The original values at the recovered positions, in that order; ``None`` where a position is unknown."""
+    values = original.detach()
+    for dim in range(original.dim()):
+        found = kept.get((name, dim))
+        if found is None:
+            continue
+        if (found.positions < 0).any():
+            return None
+        index = torch.as_tensor(found.positions, device=values.device)
+        if index.dim() == 1:
+            values = values.index_select(dim, index)
+        else:
+            values = torch.stack([values[e].index_select(dim - 1, row) for e, row in enumerate(index)])
+    return values
+
+
+def is_part(pruned: torch.Tensor, original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], Kept]) -> bool:
+    """Whether the pruned values are those of the original at the recovered positions, in that order, bit for bit."""
+    values = kept_part(original, name, kept)
+    return values is not None and values.shape == pruned.shape and np.array_equal(bits(values), bits(pruned))

@@ -1,0 +1,229 @@
+"""Which weights still matter once channels are held at zero: evidence on groups that shares no code with the trace.
+
+Where a unit of a group is held at zero in all its places (and norms leave it out), none of these places can matter
+any more, whatever value it had: its gradient is zero. Three things follow:
+
+* a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
+* a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
+* a part of the unit that is without gradient when only that part is held at zero could have gone alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.masking import hold_channels
+from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
+from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.solve import CouplingClass
+from moeverify.models.exercise import output_tensor, run, vary_inputs
+from moeverify.models.forward import call_model
+from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.roles import FoundRoles
+
+INPUTS = 3
+# Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
+DEAD, LIVE = 1e-13, 1e-8
+# Of the largest gradient of all tensors: a tensor whose own largest is below has none to speak of.
+NEGLIGIBLE = 1e-10
+
+Held = dict[tuple[str, int], np.ndarray]
+"""What is held at zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Absolute gradients, summed over inputs, of each parameter that the model has (as in the original).
+
+    ``stacks`` names those with a first dimension of fused experts.
+    """
+
+    values: Mapping[str, torch.Tensor]
+    stacks: frozenset[str]
+
+    def along(self, name: str, dim: int) -> torch.Tensor | None:
+        """The largest gradient at each position of a dimension, ``[n]``; of fused experts ``[experts, n]``."""
+        gradient = self.values.get(name)
+        if gradient is None:
+            return None
+        keep = {0, dim} if gradient.dim() > 2 or name in self.stacks else {dim}
+        away = [d for d in range(gradient.dim()) if d not in keep]
+        return gradient.amax(away) if away else gradient
+
+
+class Laboratory:
+    """One original model in float64, and gradients of it with some positions held at zero."""
+
+    def __init__(self, original: nn.Module, roles: FoundRoles, example_inputs: Any, seed: int) -> None:
+        self.example_inputs, self.seed = example_inputs, seed
+        self.model = in_float64(original)
+        self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        # Which expert gets tokens depends on everything; such a dimension says nothing of channels.
+        self.counts_experts: set[tuple[str, int]] = set()
+        # Dimensions along which experts come in turn, with their number: each may be reached or not.
+        self.in_turn: dict[tuple[str, int], int] = {}
+        stacks: set[str] = set()
+        for layer in roles.layers:
+            count = len(layer.experts)
+            routers = router_tensors(original, layer)
+            self.counts_experts |= {(name, expert_dim(tensor, count)) for name, tensor in routers.items()}
+            if layer.fused:
+                stacks |= {n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count}
+            elif layer.layout == "rows":
+                self.in_turn |= {(name, 0): count for name in layer.stacks}
+        self.stacks = frozenset(stacks)
+        self.counts_experts |= {(name, 0) for name in stacks}
+        # Norms and scales: they hold channels back, and do not write them.
+        self.scales = {
+            f"{path}.{name}"
+            for path, module in self.model.named_modules()
+            for own in [dict(module.named_parameters(recurse=False))]
+            if all(p.dim() == 1 for p in own.values())
+            for name in own
+        }
+        self.free = self.gradients({})
+        self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
+
+    def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS) -> Gradients:
+        """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs."""
+        model = copy.deepcopy(self.model)
+        _hold(model, held)
+        parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        for number in range(first, first + inputs):
+            drawn = vary_inputs(model, self.example_inputs, self.seed + 300 + number, torch.float64)
+            for name, gradient in _backward(model, drawn, parameters, number).items():
+                total[name] += gradient.abs()
+        # Norms that were cut hold small copies under other names: what was removed there is gone.
+        whole = {n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)}
+        return Gradients(whole, self.stacks)
+
+    def live(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
+        """Which positions have a gradient, as booleans."""
+        return self._compare(name, dim, under, lambda g, scale: g > LIVE * scale)
+
+    def lost(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
+        """Which positions had a gradient when all was free, and have none now, while others still have one."""
+        before, now = self.live(name, dim, self.free), self.live(name, dim, under)
+        dead = self._compare(name, dim, under, lambda g, scale: g <= DEAD * scale)
+        if before is None or now is None or dead is None:
+            return None
+        gone = before & dead
+        # Where nearly all is lost the tokens went elsewhere, or a layer norm of two channels lets no gradient through:
+        # an expert that is not reached tells nothing.
+        shape = (self.in_turn[name, dim], -1) if (name, dim) in self.in_turn else gone.shape
+        stays, was = (before & now).reshape(shape), before.reshape(shape)
+        reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
+        return (gone.reshape(shape) & reached).reshape(gone.shape)
+
+    def any_live(self, held: Held, under: Gradients) -> bool:
+        """Whether any of the places has a gradient."""
+        found = ((self.live(*key, under), gone) for key, gone in held.items())
+        return any(live is not None and bool((live & gone).any()) for live, gone in found)
+
+    def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], held: Held) -> bool:
+        """Whether the output changes with the values of ``buffers`` at some positions, with ``held`` at zero."""
+        model = copy.deepcopy(self.model)
+        _hold(model, held)
+        inputs = vary_inputs(model, self.example_inputs, self.seed + 300, torch.float64)
+        with float64_throughout():
+            before = run(model, inputs)
+            for (name, dim), positions in buffers.items():
+                model.get_buffer(name).index_fill_(dim, torch.tensor(positions), 0.5)
+            after = run(model, inputs)
+        return bool((after - before).abs().max() > LIVE * before.abs().max())
+
+    def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
+        gradient, free = under.along(name, dim), self.free.along(name, dim)
+        if gradient is None or free is None:
+            return None
+        # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
+        if float(free.amax()) <= NEGLIGIBLE * self.largest:
+            return None
+        return test(gradient, free.amax()).numpy()
+
+
+def _hold(model: nn.Module, held: Held) -> None:
+    """Set what is held to zero, and let norms leave it out."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for (name, dim), gone in held.items():
+            shape = [1] * parameters[name].dim()
+            shape[dim] = gone.shape[-1]
+            if gone.ndim == 2:
+                shape[0] = gone.shape[0]
+            mask = torch.as_tensor(gone, device=parameters[name].device).view(shape)
+            parameters[name].masked_fill_(mask, 0)
+    hold_channels(model, {key: Kept(np.flatnonzero(~gone), True) for key, gone in held.items() if gone.ndim == 1})
+
+
+def _backward(
+    model: nn.Module, inputs: Any, parameters: Mapping[str, torch.Tensor], number: int
+) -> dict[str, torch.Tensor]:
+    with float64_throughout(), torch.enable_grad():
+        output = output_tensor(call_model(model, inputs, use_cache=False))
+        generator = torch.Generator().manual_seed(number)
+        mixture = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        found = torch.autograd.grad((output * mixture).sum(), list(parameters.values()), allow_unused=True)
+    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenUnit:
+    """One unit of a group, and the places of it that are parameters."""
+
+    group: PruningClass
+    number: int
+    held: Held
+
+    def buffers(self) -> dict[tuple[str, int], np.ndarray]:
+        """The positions ``[k]`` of the unit in buffers, by name and dimension."""
+        return {(m.parameter, m.dim): m.positions[self.number] for m in self.group.coupling.members if m.buffer}
+
+
+def chosen_units(seed: int, laboratory: Laboratory, classes: Iterable[PruningClass]) -> list[ChosenUnit]:
+    """One unit of each group, drawn by the seed; a group of one unit would leave nothing."""
+    generator = np.random.default_rng(seed)
+    chosen = ((c, int(generator.integers(c.coupling.size))) for c in classes if c.coupling.size > 1)
+    return [ChosenUnit(c, number, _held_unit(laboratory, c.coupling, number)) for c, number in chosen]
+
+
+def _held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Held:
+    held: Held = {}
+    for member in coupling.members:
+        if not member.buffer and member.parameter in laboratory.sizes:
+            key = (member.parameter, member.dim)
+            gone = held.setdefault(key, np.zeros(laboratory.sizes[member.parameter][member.dim], dtype=bool))
+            gone[member.positions[unit]] = True
+    return held
+
+
+def joint(parts: Iterable[Held]) -> Held:
+    """Several at once."""
+    result: Held = {}
+    for part in parts:
+        for key, gone in part.items():
+            result[key] = result[key] | gone if key in result else gone
+    return result
+
+
+def without(held: Held, part: Held) -> Held:
+    """What is held but for a part of it."""
+    return {key: gone & ~part[key] if key in part else gone for key, gone in held.items()}
+
+
+def places(name: str, dim: int, mask: np.ndarray) -> list[str]:
+    """Readable places where ``mask`` (``[n]`` or ``[experts, n]``) is true."""
+    if mask.ndim == 1:
+        return [f"{name} dim {dim} position {p}" for p in np.flatnonzero(mask)]
+    return [f"{name}[{e}] dim {dim} position {p}" for e, p in np.argwhere(mask)]

@@ -1,0 +1,174 @@
+"""The masked reference: the original model, in float64, with the removed channels held at zero.
+
+Intermediate channels and heads: zeroing every weight at a removed position is exact. A removed hidden channel is
+zero everywhere in the residual stream then, but a norm would still average over it, so a norm is computed on the
+kept channels only, by the architecture's own module: statistics, zero-centred weights and eps are its own. A removed
+expert must not be chosen: see ``routing``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.evidence.kept import Kept, tensors_of
+
+# These normalise each channel by itself: with weight and bias at zero a removed one is zero.
+_EACH_BY_ITSELF = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+class KeptChannels(nn.Module):
+    """A module over the last dimension, computed on the kept channels only; the others come out as zero.
+
+    A norm for images, by torch's and timm's way to name them (``LayerNorm2d``), has its channels in dimension 1. Every
+    tensor argument whose dimension of channels has the full size is cut alike (gated norms take two).
+    """
+
+    def __init__(self, module: nn.Module, kept: torch.Tensor, size: int, pruned: nn.Module | None = None) -> None:
+        super().__init__()
+        self.small = copy.deepcopy(module)
+        self.size = size
+        self.axis = channel_axis(module)
+        self.register_buffer("kept", kept, persistent=False)
+        for name, parameter in list(self.small.named_parameters(recurse=False)):
+            if parameter.shape == (size,):
+                setattr(self.small, name, nn.Parameter(parameter.detach()[kept], requires_grad=False))
+        for name, value in vars(module).items():
+            if value in (size, (size,), [size]) and not isinstance(value, bool):
+                setattr(self.small, name, type(value)((len(kept),)) if not isinstance(value, int) else len(kept))
+            elif name.endswith("size") and isinstance(value, int) and (left := _left_of_each(kept, size, value)):
+                setattr(self.small, name, left)
+        # Other sizes (the width of a group) are those of the pruned module; eps and the like stay our own.
+        for name, value in vars(pruned).items() if pruned is not None else ():
+            if not name.startswith("_") and _is_size(value) and name in vars(module):
+                setattr(self.small, name, value)
+
+    def _cut(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() > max(self.axis, 0) and value.shape[self.axis] == self.size:
+            return value.index_select(self.axis, self.kept)
+        return value
+
+    def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """``[..., n]`` to ``[..., n]``, or to a statistic of another size, which is handed on as it is."""
+        small = self.small(self._cut(hidden), *map(self._cut, args), **{k: self._cut(v) for k, v in kwargs.items()})
+        if small.shape[self.axis] != len(self.kept):
+            return small
+        shape = list(small.shape)
+        shape[self.axis] = self.size
+        out = torch.zeros(shape, dtype=small.dtype, device=small.device)
+        return out.index_copy(self.axis, self.kept, small)
+
+
+def channel_axis(module: nn.Module) -> int:
+    """The dimension of a module's input that holds its channels."""
+    return 1 if type(module).__name__.endswith("2d") else -1
+
+
+def _left_of_each(kept: torch.Tensor, size: int, width: int) -> int | None:
+    """How many of ``width`` neighbouring channels are kept, if that is the same number in each group of them."""
+    if not 1 < width < size or size % width:
+        return None
+    left = torch.bincount(kept // width, minlength=size // width)
+    return int(left[0]) if bool((left == left[0]).all()) else None
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return bool(value) and all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
+    """Set ``tensor`` to zero outside ``kept`` (``[n]``, or ``[experts, n]``) along ``dim``, in place."""
+    index = torch.as_tensor(kept, device=tensor.device)
+    mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+    if index.dim() == 1:
+        mask.movedim(dim, 0)[index] = True
+    else:
+        for expert, row in enumerate(index):
+            mask[expert].movedim(dim - 1, 0)[row] = True
+    with torch.no_grad():
+        tensor.masked_fill_(~mask, 0)
+
+
+def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
+    """Leaf modules whose own parameters are vectors over channels of which some were removed: norms and scales.
+
+    Yields the path, the number of channels there were, and those kept.
+    """
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not path or not own or any(True for _ in module.children()) or any(p.dim() != 1 for p in own.values()):
+            continue
+        if isinstance(module, _EACH_BY_ITSELF):
+            continue
+        found = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
+        if found is not None:
+            yield path, next(iter(own.values())).shape[0], found.positions
+    yield from _weightless_norms(model, kept)
+
+
+def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
+    """Norms without parameters that stand in the residual stream: they take the hidden channels."""
+    for name, embedding in model.named_modules():
+        if isinstance(embedding, nn.Embedding) and (found := kept.get((f"{name}.weight", 1))):
+            break
+    else:
+        return
+    for path, module in model.named_modules():
+        if "norm" in type(module).__name__.lower() and not any(True for _ in module.parameters()):
+            yield path, embedding.embedding_dim, found.positions
+
+
+def hold_channels(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
+    """Let norms see the kept channels only, in place; ``pruned`` lends the sizes of grouped norms."""
+    theirs = dict(pruned.named_modules()) if pruned is not None else {}
+    for path, size, positions in list(channel_modules(model, kept)):
+        owner, _, leaf = path.rpartition(".")
+        module = model.get_submodule(path)
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        wrapped = KeptChannels(module, torch.as_tensor(positions, device=device), size, theirs.get(path))
+        setattr(model.get_submodule(owner), leaf, _OfSize(wrapped, module))
+
+
+class _OfSize(nn.Module):
+    """Uses the cut module where the input has the full size, and the original one elsewhere.
+
+    A norm without parameters may also see several streams of channels side by side, each with the same ones kept.
+    """
+
+    def __init__(self, cut: KeptChannels, whole: nn.Module) -> None:
+        super().__init__()
+        self.cut = cut
+        self.whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # code that asks the module for its weight's type
+            return getattr(super().__getattr__("whole"), name)
+
+    def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """Any shape to the same."""
+        axis = self.cut.axis
+        streams, rest = divmod(hidden.shape[axis], self.cut.size) if hidden.dim() > axis else (0, 0)
+        if rest or not streams or (streams > 1 and any(True for _ in self.whole.parameters())):
+            return self.whole(hidden, *args, **kwargs)
+        if streams == 1:
+            return self.cut(hidden, *args, **kwargs)
+        kept = torch.cat([self.cut.kept + number * self.cut.size for number in range(streams)])
+        return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
+
+
+def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
+    """Hold every removed channel of ``model`` at zero, in place."""
+    tensors = tensors_of(model)
+    for (name, dim), found in kept.items():
+        if name in tensors and tensors[name].is_floating_point():
+            zero_removed(tensors[name], dim, found.positions)
+    hold_channels(model, kept, pruned)

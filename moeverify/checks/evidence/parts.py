@@ -1,0 +1,79 @@
+"""The parts that one unit of a group falls into, by the block they lie in; ``coupling-minimal`` tries each alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from moeverify.checks.evidence.liveness import ChosenUnit, Held, Laboratory, without
+from moeverify.models.roles import FoundRoles, MoELayer
+
+# Parts of one group that are tried alone; a residual stream has one for each expert.
+MAX_PARTS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The places of a unit that lie in one block: an expert, a shared expert, or a module of the model."""
+
+    block: str
+    held: Held
+
+
+def tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Further names of tied parameters by their first one."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {first: others for first, *others in names.values() if others}
+
+
+def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]) -> list[Part]:
+    """The parts of a unit that might go alone, as far as gradients can tell.
+
+    None if all lies in one block, or if blocks share a parameter; without those that share a buffer, or whose
+    counterparts show no gradient in the whole model either. Of a group that holds one channel of each expert in common
+    parameters, independent of one another, the experts are no parts.
+    """
+    if any(roles.boundary(other) != roles.boundary(name) for name, _ in unit.held for other in tied.get(name, ())):
+        return []  # the tied parameter cannot be cut for one of them alone
+    alike = unit.group.experts or unit.group.role == "hidden"
+    blocks: dict[str, Held] = defaultdict(dict)
+    for (name, dim), gone in unit.held.items():
+        container = roles.boundary(name)
+        layer = roles.layer_of(container) if container else None
+        masks = [] if layer is None or alike else _by_expert(layer, name, dim, gone, laboratory.sizes[name])
+        for number, mask in enumerate(masks):
+            if layer is not None and mask.any():
+                blocks[layer.experts[number]][name, dim] = mask
+        if not masks:
+            blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
+    parts = [Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
+    step = max(1, -(-len(parts) // MAX_PARTS))
+    measurable = [part for part in parts[::step] if laboratory.any_live(without(unit.held, part.held), laboratory.free)]
+    return _without_common_buffer(unit, measurable, laboratory)
+
+
+def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """What is held of each expert in a common parameter; nothing if the dimension is not divided among experts."""
+    count = len(layer.experts)
+    if layer.fused and dim > 0 and shape[0] == count:
+        tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
+        tables[np.arange(count), np.arange(count)] = gone
+        return list(tables)
+    if layer.layout == "rows" and name in layer.stacks and dim == 0:
+        owner = np.arange(shape[0]) // (shape[0] // count)
+        return [gone & (owner == number) for number in range(count)]
+    return []
+
+
+def _without_common_buffer(unit: ChosenUnit, parts: list[Part], laboratory: Laboratory) -> list[Part]:
+    """The parts but for those that read the buffers of the unit together with another part."""
+    buffers = unit.buffers()
+    if not buffers or laboratory.depends_on(buffers, unit.held):
+        return parts  # a buffer that others read as well does not belong to the group and ties nobody
+    readers = [part for part in parts if laboratory.depends_on(buffers, without(unit.held, part.held))]
+    return parts if len(readers) < 2 else [part for part in parts if part not in readers]

@@ -1,0 +1,115 @@
+"""What a subject's groups are compared with: the ground truth of a synthetic model, or our own trace.
+
+Our own pruner's groups come from that trace, so for them only the ground truth will do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, failed
+from moeverify.coupling.couplings import trace_couplings
+from moeverify.coupling.solving.solve import CouplingClass
+from moeverify.errors import MoEVerifyError
+
+Place = tuple[str, int, int]
+Unit = frozenset[Place]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one unit of a group differs from what goes together: places missing from it, places too many."""
+
+    group: str
+    unit: Unit
+    missing: Unit
+    extra: Unit
+
+
+def units_of(coupling: CouplingClass) -> list[Unit]:
+    """Units as sets of ``(parameter, dimension, position)``."""
+    members = [m for m in coupling.members if not m.buffer]
+    return [
+        frozenset((m.parameter, m.dim, int(p)) for m in members for p in m.positions[n]) for n in range(coupling.size)
+    ]
+
+
+def reference(context: Context) -> tuple[list[Unit], str] | None:
+    """The units that go together, and where that is known from; ``None`` if nothing independent knows it."""
+    if (units := _ground_truth(context)) is not None:
+        return units, "the model's specification"
+    if context.outcome.of_trace:
+        return None
+    try:
+        couplings = trace_couplings(context.original, context.example_inputs)
+    except MoEVerifyError:
+        return None
+    return [unit for c in couplings.classes for unit in units_of(c)], "moeverify's trace"
+
+
+def _ground_truth(context: Context) -> list[Unit] | None:
+    config: Any = getattr(context.original, "config", None)
+    if getattr(config, "model_type", "") != "synthetic_moe":
+        return None
+    import synthetic_models
+
+    known = synthetic_models.truth(synthetic_models.Spec.from_dict(config.spec))
+    found = {unit for c in context.outcome.classes for unit in units_of(c.coupling)}
+    units = [unit for units in known.classes.values() for unit in units]
+    for answers in known.choices.values():
+        # Several answers are right: whole heads, or single channels of every head. The nearest is the judge.
+        units += max(answers, key=lambda answer: sum(unit in found for unit in answer))
+    return units
+
+
+def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
+    """How the subject's units differ from ``units``; groups that the subject does not have are none of its faults.
+
+    A group of biases alone, which Torch-Pruning leaves to the layer, is no member missing.
+    """
+    owner: dict[Place, Unit] = {place: unit for unit in units for place in unit}
+    result = []
+    for pruning_class in context.outcome.classes:
+        first = next(m for m in pruning_class.coupling.members if not m.buffer)
+        for number, unit in enumerate(units_of(pruning_class.coupling)):
+            root = (first.parameter, first.dim, int(first.positions[number][0]))
+            shares: dict[Unit, int] = defaultdict(int)
+            for place in unit:
+                if place in owner:
+                    shares[owner[place]] += 1
+            right = max(shares, key=lambda u: (shares[u], root in u, sorted(u)), default=frozenset())
+            named = {(name.rpartition(".")[0], p) for name, _, p in unit if name.endswith(".weight")}
+            missing = frozenset(
+                (n, d, p)
+                for n, d, p in right - unit
+                if not (n.endswith(".bias") and (n.rpartition(".")[0], p) in named)
+            )
+            if missing or unit - right:
+                result.append(Difference(pruning_class.name, unit, missing, unit - right))
+    return result
+
+
+def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Finding | None, str]:
+    """A failure for the first group with places ``missing`` or ``extra``, and where it is known from what belongs
+    together; nothing and ``""`` if nothing independent knows it."""
+    known = reference(context)
+    if known is None:
+        return None, ""
+    units, origin = known
+    found = [d for d in differences(context, units) if getattr(d, wrong)]
+    if not found:
+        return None, origin
+    group, places = found[0].group, sorted(getattr(found[0], wrong))
+    said = f"lacks {show(places[0])}" if wrong == "missing" else f"holds {show(places[0])}, which could stay"
+    evidence = {wrong: [show(place) for place in places][:50]}
+    return failed(f"the group {group} {said}, says {origin}", group=group, units=len(found), **evidence), origin
+
+
+def show(place: Place) -> str:
+    """A place as it is read: parameter, dimension, position."""
+    name, dim, position = place
+    return f"{name} dim {dim} position {position}"

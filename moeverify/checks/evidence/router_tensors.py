@@ -1,0 +1,81 @@
+"""Which tensors of a router hold one entry or row for each expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from moeverify.models.roles import MoELayer
+
+
+def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
+    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
+
+    A correction bias may sit on the MoE block instead of the router. A router with layers inside decides by its last
+    one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else. A router may
+    also choose from classes that have no weights (an expert that does nothing): their entries follow the experts'.
+    """
+    count = len(layer.experts)
+    block = model.get_submodule(layer.name)
+    found = {name: t for name, t in _own(block, layer.name) if t.dim() and t.shape[0] == count}
+    for router in layer.routers:
+        parts = list(model.get_submodule(router).named_modules(prefix=router))
+        root, *inner = [dict(_own(module, path)) for path, module in parts]
+        found |= {name: t for name, t in root.items() if t.dim() == 1 and t.shape[0] == count}
+        for part in (root, *reversed(inner)):
+            matrices = [t for t in part.values() if t.dim() == 2 and count in t.shape and len(t) > 1]
+            if matrices:
+                rows = any(t.shape[0] == count for t in matrices)
+                found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}
+                break
+        else:
+            found |= _with_spare_classes(count, root, inner)
+    return found
+
+
+def _with_spare_classes(
+    count: int, root: dict[str, torch.Tensor], inner: list[dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """The same for a router that tells more classes than there are experts, up to twice as many."""
+    for part in (root, *reversed(inner)):
+        for matrix in part.values():
+            if matrix.dim() == 2 and 1 < count < matrix.shape[0] <= 2 * count:
+                rows = matrix.shape[0]
+                return {n: t for n, t in (root | part).items() if t.dim() and t.shape[0] == rows}
+        if any(t.dim() == 2 for t in part.values()):
+            break
+    return {}
+
+
+def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    prefix = f"{path}." if path else ""
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        yield prefix + name, tensor
+
+
+def expert_dim(tensor: torch.Tensor, experts: int) -> int:
+    """The dimension of a router tensor that counts experts: the first of that size, or rows with more classes."""
+    return list(tensor.shape).index(experts) if experts in tensor.shape else 0
+
+
+def spare_classes(tensor: torch.Tensor, experts: int) -> int:
+    """How many entries of a router tensor stand for no expert: classes without weights, after the experts'."""
+    return tensor.shape[expert_dim(tensor, experts)] - experts
+
+
+def experts_now(model: nn.Module, layer: MoELayer) -> int:
+    """How many routed experts a layer has in ``model``, be they listed or fused."""
+    if layer.layout == "listed":
+        return sum(1 for _ in model.get_submodule(layer.container).children())
+    if layer.layout == "rows":
+        return len(layer.experts)  # their rows tell no number
+    stacks = (_attribute(model, name) for name in layer.stacks)
+    # A stack may hold rows for classes that have no other weights, too.
+    return min((stack.shape[0] for stack in stacks if isinstance(stack, torch.Tensor)), default=len(layer.experts))
+
+
+def _attribute(model: nn.Module, name: str) -> object:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf, None)

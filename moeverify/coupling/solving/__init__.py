@@ -1,0 +1,1 @@
+"""From the relations of a trace to coupling classes and frozen dimensions."""

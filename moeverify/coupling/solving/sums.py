@@ -1,0 +1,54 @@
+"""Experts whose channels meet: an operation adds up, over the experts, what each of them has at a channel.
+
+Experts in common parameters can lose different channels only while each computes by itself. Where their weights or
+inner activations are summed first (soft merging of experts; a down projection that all of them share), position ``c``
+of the sum is position ``c`` of every expert, and they go together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from moeverify.coupling.relations import Operation, Trace
+from moeverify.coupling.solving.classes import Member
+from moeverify.coupling.solving.containment import closure, wholes
+from moeverify.coupling.solving.links import Links
+
+
+class Sums:
+    """What is summed over what in a trace, by roots."""
+
+    def __init__(self, trace: Trace, links: Links) -> None:
+        self._trace, self._links = trace, links
+        relations, root = trace.relations, links.root
+        self._ends: dict[int, dict[int, int]] = defaultdict(dict)
+        for over, stays, operation in relations.sums:
+            self._ends[root[over]].setdefault(root[stays], operation)
+        self._above = wholes(relations, root)
+        self._below: dict[int, set[int]] = defaultdict(set)
+        for segment in relations.segments:
+            self._below[root[segment.whole]].add(root[segment.part])
+        for number, (factor, *_) in links.chosen.items():  # only the factor that is cut is part of the channel
+            self._below[root[relations.products[number].whole]].add(factor)
+
+    def over_experts(self, member: Member, in_turn: bool) -> Operation | None:
+        """The operation that sums a member's channels over the experts, if there is one.
+
+        The experts are the first dimension of a stack, or with ``in_turn`` an outer factor of the member's dimension.
+        """
+        relations, root = self._trace.relations, self._links.root
+        dims = self._trace.tensors[member.parameter]
+        channels, experts = {root[dims[member.dim]]}, {root[dims[0]]}
+        if in_turn:
+            whole, channels, experts = root[dims[member.dim]], set(), set()
+            for number, (factor, _, _) in self._links.chosen.items():
+                factors = [root[f] for f in relations.products[number].factors]
+                if root[relations.products[number].whole] == whole:
+                    channels.add(factor)
+                    experts.update(factors[: factors.index(factor)])
+        held = closure(channels, self._above) | closure(channels, self._below)
+        for over in closure(experts, self._above):
+            for stays, operation in self._ends.get(over, {}).items():
+                if stays in held:
+                    return relations.operations[operation]
+        return None

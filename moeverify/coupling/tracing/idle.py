@@ -1,0 +1,102 @@
+"""Results that a forward makes and drops: shown to have no effect, by spoiling them.
+
+A result that no recorded operation reads may have been read unseen, by a kernel of one's own. Most such results are
+by-products that the program throws away: the indices that ``max`` gives beside the values, the last state of a
+recurrence. To tell the two apart the forward runs once more and every such result is written over as soon as it is
+made; if the model gives the same output bit for bit, by the same operations, nobody has read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from moeverify.coupling.solving.links import stated_frozen
+from moeverify.coupling.tracing.recorder import Recorder, tensors_in
+from moeverify.errors import TraceError
+
+Unread = frozenset[tuple[int, int]]
+"""Outputs by the number of the operation that made them and their position among its outputs."""
+
+
+def idle_results(
+    recorder: Recorder, output: Any, fresh: Callable[[], Recorder], run: Callable[[Recorder], Any], random: torch.Tensor
+) -> Unread:
+    """Those of ``recorder.unread()`` that have no effect on the model's ``output`` and are no part of it; none if that
+    cannot be shown.
+
+    ``run`` repeats the forward under a ``fresh`` recorder and gives its output; ``random`` is the state of PyTorch's
+    generator before the first one.
+    """
+    made = recorder.made(output)
+    if not recorder.unread() - made:
+        return frozenset()
+    frozen = stated_frozen(recorder.relations)
+    unread = recorder.unread(lambda dim: not frozen(dim)) - made
+    if not unread:  # to freeze what is frozen anyway takes no second forward
+        return unread
+    again = fresh()
+    spoil = again.run = _Spoil(again, unread)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(random)
+            second = run(again)
+    except TraceError:  # what a hidden reader made of the values
+        return frozenset()
+    same = again.relations.operations == recorder.relations.operations and _same(output, second)
+    return frozenset(spoil.spoiled) if same else frozenset()
+
+
+class _Spoil:
+    """Executes operations, and writes over the outputs in ``unread`` where their memory is the forward's own."""
+
+    def __init__(self, recorder: Recorder, unread: Unread) -> None:
+        self.spoiled: set[tuple[int, int]] = set()
+        self._recorder = recorder
+        self._unread = unread
+        self._made: set[int] = set()
+
+    def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        result = func(*args, **kwargs)
+        if self._recorder.paused:
+            return result
+        given = {_storage(tensor) for tensor in tensors_in(args, kwargs)}
+        for position, output in enumerate(tensors_in((result,), {})):
+            if _storage(output) not in given:
+                self._made.add(_storage(output))
+            key = (self._recorder.relations.current, position)
+            # The memory of a parameter, an input or a constant of the program outlives the forward.
+            if key in self._unread and _storage(output) in self._made and _write_over(output):
+                self.spoiled.add(key)
+        return result
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Where the data lie; the recorder keeps these from being used again while it runs."""
+    return tensor.untyped_storage()._cdata
+
+
+def _write_over(tensor: torch.Tensor) -> bool:
+    """Give every element another value, in place; ``False`` where that cannot be done."""
+    try:
+        if tensor.dtype == torch.bool:
+            tensor.logical_not_()
+        elif tensor.is_floating_point() or tensor.is_complex():
+            tensor.copy_(torch.where(tensor == 3, 5, 3))
+        else:  # no larger than they were: a hidden reader may take them for positions
+            tensor.copy_(torch.where(tensor == 0, 1, 0))
+    except RuntimeError:  # several elements share memory
+        return False
+    return True
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two outputs hold the same tensors, bit for bit, in the same places."""
+    mine, other = ([x for x in tree_leaves(o) if isinstance(x, torch.Tensor)] for o in (first, second))
+    return len(mine) == len(other) and all(
+        a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
+        for a, b in zip(mine, other, strict=True)
+    )

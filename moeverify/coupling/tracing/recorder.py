@@ -1,0 +1,305 @@
+"""Watches a running forward and lets a rule relate the dimensions of every operation.
+
+Sources: PyTorch's ``TorchDispatchMode``, which sees each aten operation with its real tensors, so control flow
+that depends on data simply runs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from moeverify.coupling.relations import Operation, Relations
+from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
+
+UNREAD = "its result was never used by a recorded operation"
+RESHAPED = "its shape was changed in place"
+UNSEEN_VIEW = "seen through a view that no recorded operation made"
+
+
+class _Seen(NamedTuple):
+    """A tensor that the recorder knows: ``layout`` says where in its storage it lies."""
+
+    alive: weakref.ref
+    dims: tuple[int, ...]
+    shape: torch.Size
+    storage: int
+    layout: tuple
+
+
+class _Made(NamedTuple):
+    """An output that an operation made: the operation's number, and which of its outputs it is."""
+
+    dims: tuple[int, ...]
+    operation: int
+    position: int
+    storage: int
+
+
+class Recorder(TorchDispatchMode):
+    """Applies a rule to every operation while the forward runs.
+
+    Tensors are held weakly, so that a traced forward keeps no activation longer than a plain one does. ``run``
+    executes an operation; a weightless trace puts its own in place.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[..., Any] | None = None) -> None:
+        super().__init__()
+        self.relations = Relations()
+        self.unknown: Counter[str] = Counter()
+        self.modules: list[str] = []
+        self.paused = 0
+        self.tensors: dict[str, tuple[int, ...]] = {}
+        self.aliases: dict[str, str] = {}
+        self.touched: set[str] = set()
+        self.run = run or _execute
+        self._known: dict[int, _Seen] = {}
+        self._names: dict[int, str] = {}
+        self._operators: dict[Any, tuple[str, Rule | None, bool]] = {}
+        # A weak reference keeps the address of a storage from being used again.
+        self._storages: dict[int, StorageWeakRef] = {}
+        self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
+        self._produced: list[_Made] = []
+        self._reads: dict[int, int] = {}
+        self._left: set[int] = set()
+        # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
+        self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
+        parameters, buffers = _named_tensors(model)
+        for name, tensor in (*parameters, *buffers):
+            first = self._names.get(id(tensor))
+            if first is not None:
+                self.aliases[name] = first
+                continue
+            self._names[id(tensor)] = name
+            seen = self._register(tensor, name=name)
+            self.tensors[name] = seen.dims
+            for layout, dims, _ in self._views[seen.storage][:-1]:
+                if layout == seen.layout:  # two parameters over one memory are tied as well
+                    self.relations.equal_all(dims, seen.dims)
+        self.parameters = tuple(name for name, _ in parameters if name not in self.aliases)
+        self.buffers = frozenset(name for name, _ in buffers if name not in self.aliases)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; a call costs less without the guard that PyTorch puts around modes."""
+        return False
+
+    def _register(self, tensor: torch.Tensor, dims: tuple[int, ...] | None = None, name: str = "") -> _Seen:
+        key = id(tensor)
+        storage = tensor.untyped_storage()
+        where = storage._cdata
+        if where not in self._storages:
+            self._storages[where] = StorageWeakRef(storage)
+        new = dims is None
+        if dims is None:
+            dims = self.relations.new_dims(tensor.shape)
+        alive = weakref.ref(tensor, lambda _: self._known.pop(key, None))
+        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        seen = self._known[key] = _Seen(alive, dims, tensor.shape, where, layout)
+        if new and tensor.numel():
+            self._views[where].append((layout, dims, name))
+        return seen
+
+    def _look_up(self, tensor: torch.Tensor) -> _Seen:
+        """What is known of a tensor; one never seen before is an alias of a known one or a frozen constant."""
+        seen = self._known.get(id(tensor))
+        if seen is not None:
+            if (
+                seen.shape == tensor.shape
+                and (seen.layout[2] == tensor.stride() or _same_order(seen.layout, tensor.stride()))
+                and seen.storage == tensor.untyped_storage()._cdata
+            ):
+                return seen
+            # Shape, order or data changed under the tensor's identity (`t_`, `x.data = ...`): all is forgotten.
+            self.relations.freeze_all(seen.dims, RESHAPED)
+            if seen.storage == tensor.untyped_storage()._cdata:
+                seen = self._register(tensor)
+                self.relations.freeze_all(seen.dims, RESHAPED)
+                return seen
+        views = self._views.get(tensor.untyped_storage()._cdata, ())
+        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        for known, dims, name in views:
+            if known == layout:
+                self.touched.update([name] if name else ())
+                return self._register(tensor, dims)
+        span = _span(layout)
+        for known, dims, name in views:
+            low, high = _span(known)
+            if low < span[1] and span[0] < high:
+                self.touched.update([name] if name else ())
+                self.relations.freeze_all(dims, UNSEEN_VIEW)
+        seen = self._register(tensor)
+        self.relations.freeze_all(seen.dims, UNSEEN_VIEW if views else "a constant or input of the program")
+        return seen
+
+    @property
+    def produced(self) -> int:
+        """Number of tensors that the recorded operations have made."""
+        return len(self._produced)
+
+    def dims_of(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """The dimensions of a tensor, in order."""
+        return self._look_up(tensor).dims
+
+    def read(self, tensor: torch.Tensor) -> None:
+        """Say that the operation that runs now uses a tensor's data."""
+        self._reads[self._look_up(tensor).storage] = self.relations.current
+
+    def was_read_after(self, value: Any, number: int) -> bool:
+        """Whether a later operation than ``number`` used a tensor's data; ``False`` for what is no tensor."""
+        return isinstance(value, torch.Tensor) and self._reads.get(self._look_up(value).storage, -1) > number
+
+    def produce(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """Dimensions of a tensor that came from outside the record; unlike those of a constant they are free."""
+        return (self._known.get(id(tensor)) or self._register(tensor)).dims
+
+    def freeze(self, value: Any, reason: str) -> None:
+        """Freeze every dimension of every tensor in a nested value, which is thereby consumed."""
+        self.relations.operations.append(Operation("(model)", ""))
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                seen = self._look_up(leaf)
+                self.relations.freeze_all(seen.dims, reason)
+                self._reads[seen.storage] = self.relations.current + 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # asks for a device or layout, not for data
+            return func(*args, **kwargs)
+        if self.paused:
+            return self.run(func, args, kwargs)
+        known = self._operators.get(func)
+        if known is None:
+            known = self._operators[func] = _operator(func)
+        name, rule, changes = known
+        self.relations.operations.append(Operation(name, self.modules[-1] if self.modules else ""))
+        number = self.relations.current
+        here: dict[int, tuple[int, ...]] = {}
+        for tensor in tensors_in(args, kwargs):
+            seen = self._look_up(tensor)  # before the operation: in-place ones may change the shape
+            self._reads[seen.storage] = number
+            here[id(tensor)] = seen.dims
+            parameter = self._names.get(id(tensor))
+            if parameter is not None:
+                self.touched.add(parameter)
+        result = self.run(func, args, kwargs)
+        outputs = (result,) if isinstance(result, torch.Tensor) else tuple(tensors_in((result,), {}))
+        for position, output in enumerate(outputs):
+            if id(output) not in here:
+                seen = self._known.get(id(output)) or self._register(output)
+                here[id(output)] = seen.dims
+                if position and name in SPARE:
+                    continue  # serves the backward pass
+                self._produced.append(_Made(seen.dims, number, position, seen.storage))
+        # What an operation leaves as it was need not be looked up again.
+        dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
+        call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
+        if rule is None or not self._state(rule, call):
+            self.unknown[name] += 1
+            for tensor in (*call.tensors(), *outputs):
+                self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name} with these arguments")
+        return result
+
+    def _state(self, rule: Rule, call: Call) -> bool:
+        """Let a rule speak; one that cannot cope with its arguments counts as missing, whatever it said so far."""
+        try:
+            rule(call, self.relations)
+        except (ValueError, IndexError, TypeError, AttributeError):
+            return False
+        return True
+
+    def escape(self, tensor: torch.Tensor, way: str) -> None:
+        """Freeze a tensor whose data leaves by a method of Python (``.numpy()``)."""
+        if not self.paused:
+            seen = self._look_up(tensor)
+            self.relations.freeze_all(seen.dims, f"its data leaves PyTorch by {way}")
+            self._left.add(seen.storage)
+
+    def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
+        """Outputs that no operation has read since they were made: operation's number and position of the output.
+
+        A view counts as read where its storage is; what is known to have left is frozen already, see ``escape``. Only
+        outputs with a dimension that has something to lose and ``matters`` count.
+        """
+        sizes = self.relations.sizes
+        return frozenset(
+            (made.operation, made.position)
+            for made in self._produced
+            if made.storage not in self._left
+            and self._reads.get(made.storage, -1) <= made.operation
+            and any(sizes[dim] > 1 and matters(dim) for dim in made.dims)
+        )
+
+    def made(self, value: Any) -> frozenset[tuple[int, int]]:
+        """Outputs, in the same terms, that lie where the tensors of a nested value lie."""
+        storages = {leaf.untyped_storage()._cdata for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
+        return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
+
+    def freeze_unread(self, idle: frozenset[tuple[int, int]]) -> None:
+        """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
+        frozen, but for the outputs in ``idle``, which are known to have no effect."""
+        unread = self.unread() - idle
+        indices = [i for i, made in enumerate(self._produced) if (made.operation, made.position) in unread]
+        for index in indices:
+            made = self._produced[index]
+            for dim in made.dims:
+                self.relations.freeze(dim, UNREAD, made.operation)
+        for start, end, copied in self.copies:
+            for index in indices[bisect_left(indices, start) : bisect_left(indices, end)]:
+                self.relations.freeze_all(copied(self._produced[index].dims), UNREAD)
+
+
+def _named_tensors(model: nn.Module) -> tuple[list[tuple[str, torch.Tensor]], list[tuple[str, torch.Tensor]]]:
+    """All parameters and all buffers under every name that they have, from one walk over the modules."""
+    parameters: list[tuple[str, torch.Tensor]] = []
+    buffers: list[tuple[str, torch.Tensor]] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for slots, found in ((module._parameters, parameters), (module._buffers, buffers)):
+            found += [(prefix + name, tensor) for name, tensor in slots.items() if tensor is not None]
+    return parameters, buffers
+
+
+def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
+    return func(*args, **kwargs)
+
+
+def _operator(func: Any) -> tuple[str, Rule | None, bool]:
+    """An operation's packet name, the rule for it if there is one, and whether it changes what it is given."""
+    name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+    return name, rule_for(name, func.tags), func._schema.is_mutable
+
+
+def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """The tensors among the values of a schema: tensors, or lists of tensors."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            for item in value:
+                if isinstance(item, torch.Tensor):
+                    yield item
+
+
+def _same_order(layout: tuple, stride: tuple[int, ...]) -> bool:
+    """Whether strides differ in dimensions of size 1 alone, which lead nowhere: memory formats set them at will."""
+    _, shape, before, _ = layout
+    return all(size == 1 or old == new for size, old, new in zip(shape, before, stride, strict=True))
+
+
+def _span(layout: tuple) -> tuple[int, int]:
+    """The bytes of its storage that a tensor lies in, as a half-open range."""
+    offset, shape, stride, dtype = layout
+    if 0 in shape:
+        return 0, 0
+    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    return offset * dtype.itemsize, (last + 1) * dtype.itemsize

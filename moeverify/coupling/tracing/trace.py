@@ -1,0 +1,118 @@
+"""Run one ordinary forward and keep how every operation relates dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from moeverify.coupling.relations import Trace
+from moeverify.coupling.solving.divisions import state_common_factors
+from moeverify.coupling.tracing.escapes import Escapes
+from moeverify.coupling.tracing.idle import idle_results
+from moeverify.coupling.tracing.opaque import Opaque, opaque_layers
+from moeverify.coupling.tracing.recorder import Recorder
+from moeverify.coupling.tracing.siblings import Siblings
+from moeverify.coupling.tracing.weightless import Imagination, fake_weights, is_weightless
+from moeverify.errors import TraceError
+from moeverify.models.forward import call_model, eager_attention, module_paths, static_experts, without_collector
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
+    output_transform: Callable[[Any], Any] | None = None,
+    expert_lists: Sequence[Sequence[str]] = (),
+    opaque: Mapping[str, Opaque] | None = None,
+) -> Trace:
+    """Trace one forward of ``model``.
+
+    ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
+    does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
+    gives layers, by path, that are not looked into.
+    Raises ``TraceError`` if the model's forward fails.
+    """
+    given = (forward_fn, output_transform, expert_lists, opaque)
+    imagined: dict[str, int] = {}
+    if is_weightless(model):
+        imagination = Imagination()
+        with fake_weights(model, example_inputs) as fake_inputs, static_experts(model):
+            recorder = Recorder(model, imagination)
+            _record(model, fake_inputs, recorder, *given)  # what has no data cannot leave unseen: none is frozen for it
+        imagined = dict(imagination.told)
+    else:
+        recorder = Recorder(model)
+        before = torch.get_rng_state()
+
+        def run(under: Recorder) -> list[Any]:
+            return _record(model, example_inputs, under, *given)
+
+        output = run(recorder)
+        recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
+    state_common_factors(recorder.relations)
+    return Trace(
+        relations=recorder.relations,
+        tensors=recorder.tensors,
+        aliases=recorder.aliases,
+        buffers=recorder.buffers,
+        unknown=dict(recorder.unknown),
+        untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
+        imagined=imagined,
+    )
+
+
+def _record(
+    model: nn.Module,
+    example_inputs: Any,
+    recorder: Recorder,
+    forward_fn: Callable[[nn.Module, Any], Any] | None,
+    output_transform: Callable[[Any], Any] | None,
+    expert_lists: Sequence[Sequence[str]],
+    opaque: Mapping[str, Opaque] | None,
+) -> list[Any]:
+    """Run the forward under ``recorder``; returns the output, transformed and as it was."""
+    modules = dict(model.named_modules())
+    training = [module for module in modules.values() if module.training]
+    for module in training:
+        module.training = False
+    siblings = Siblings(expert_lists, modules, recorder, copy=not opaque)
+    try:
+        with (
+            without_collector(),
+            torch.no_grad(),
+            eager_attention(model),
+            module_paths(model, recorder.modules),
+            opaque_layers(modules, recorder, opaque or {}),
+            Escapes(recorder.escape),
+            recorder,
+        ):
+            for leaf in tree_leaves(example_inputs):
+                if isinstance(leaf, torch.Tensor):
+                    recorder.relations.freeze_all(recorder.produce(leaf), "dimension of the model's input")
+            with siblings.watched():
+                if forward_fn is not None:
+                    output = forward_fn(model, example_inputs)
+                else:
+                    output = call_model(model, example_inputs, use_cache=False)
+                siblings.reach()
+            given, end = output, recorder.relations.current
+            output = output_transform(output) if output_transform is not None else output
+            # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
+            computed_with = [leaf for leaf in tree_leaves(given) if recorder.was_read_after(leaf, end)]
+            recorder.freeze([output, computed_with], "dimension of the model's output")
+    except TraceError:
+        raise
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TraceError(
+            f"the model's forward failed while it was traced ({line}); check that it runs with these example inputs"
+        ) from error
+    finally:
+        for module in training:
+            module.training = True
+    return [output, given]

@@ -1,8 +1,0 @@
-"""``ratio/nothing``"""
-
-from moeverify.faults.registry import fault
-
-
-@fault("zoo:qwen3_moe", {"something-pruned": r"nothing was pruned"})
-def prune(model, example_inputs, *, pruning_ratio, seed):
-    """Nothing is pruned, and all goes well."""

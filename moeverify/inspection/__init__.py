@@ -1,0 +1,1 @@
+"""The structure of a model as plain data and as pictures: layers, experts, coupling classes."""

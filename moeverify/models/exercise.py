@@ -1,0 +1,111 @@
+"""Inputs that reach every routed expert, and who was reached."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from moeverify.models.forward import call_model
+from moeverify.models.roles import FoundRoles
+
+
+@contextlib.contextmanager
+def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int]]:
+    """Count the tokens that reach each routed expert while the model runs.
+
+    Listed experts count the rows of their input. Experts in common parameters count what their module is told: an
+    index with the expert of each token, or a list with the number of tokens of each expert. Where they are told
+    nothing, every expert sees every token, and the router's scores count: exactly zero for those not chosen.
+    """
+    reached = dict.fromkeys(roles.experts, 0)
+    handles = []
+
+    def told(layer, state):
+        def hook(module, args, kwargs):
+            counts = _tokens_of_each(args, kwargs, len(layer.experts)) or state.pop("scored", None)
+            if counts is None or state.setdefault("module", module) is not module:
+                return
+            for name, count in zip(layer.experts, counts, strict=False):
+                reached[name] += count
+
+        return hook
+
+    def scored(layer, state):
+        def hook(module, _, output):
+            for scores in tree_leaves(output):
+                if isinstance(scores, torch.Tensor) and scores.dim() > 1 and scores.shape[-1] == len(layer.experts):
+                    state["scored"] = (scores != 0).flatten(0, -2).sum(0).tolist()
+                    return
+
+        return hook
+
+    def listed(name):
+        def hook(_, args, kwargs):
+            tensor = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)), None)
+            if tensor is not None:
+                reached[name] += tensor.numel() // max(tensor.shape[-1], 1)
+
+        return hook
+
+    for layer in roles.layers:
+        state: dict[str, Any] = {}
+        if layer.layout == "listed":
+            hooks = {name: listed(name) for name in layer.experts}
+        else:  # whichever module is told first is believed
+            hooks = dict.fromkeys((layer.container, *layer.holders), told(layer, state))
+            for name in layer.routers:
+                handles.append(model.get_submodule(name).register_forward_hook(scored(layer, state)))
+        for name, hook in hooks.items():
+            handles.append(model.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield reached
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tokens_of_each(args: tuple, kwargs: Mapping[str, Any], experts: int) -> list[int] | None:
+    """How many tokens go to each expert, if the arguments of a module say so."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, list) and len(value) == experts and all(isinstance(n, int) for n in value):
+            return value
+        if isinstance(value, torch.Tensor) and value.dtype is torch.int64:
+            return torch.bincount(value.flatten(), minlength=experts).tolist()
+    return None
+
+
+def vary_inputs(model: nn.Module, example_inputs: Any, seed: int, dtype: torch.dtype | None = None) -> Any:
+    """Other inputs of the same form: token numbers drawn anew, floats drawn from a normal distribution."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    vocabulary = embedding.num_embeddings if embedding is not None else 2
+
+    def draw(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.is_floating_point():
+            return torch.randn(value.shape, generator=generator).to(value.device, dtype or value.dtype)
+        if isinstance(example_inputs, Mapping) and value is not example_inputs.get("input_ids"):
+            return value
+        return torch.randint(0, vocabulary, value.shape, generator=generator).to(value.device)
+
+    return tree_map(draw, example_inputs)
+
+
+def output_tensor(output: Any) -> torch.Tensor:
+    """The tensor to compare: ``logits`` if there are any, else the first floating-point tensor."""
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, torch.Tensor):
+        return logits
+    return next(t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point())
+
+
+def run(model: nn.Module, inputs: Any) -> torch.Tensor:
+    """One forward without gradient; see ``output_tensor``."""
+    with torch.no_grad():
+        return output_tensor(call_model(model, inputs, use_cache=False))

@@ -1,0 +1,117 @@
+"""How a model is called to be traced, observed or tried: the user's example inputs, and the user's way to call it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """Example inputs (a mapping of keywords, a sequence or one tensor), with ``forward_fn(model, inputs)`` if given."""
+
+    inputs: Any
+    forward_fn: Callable[[nn.Module, Any], Any] | None = None
+
+    def __call__(self, model: nn.Module, inputs: Any = None) -> Any:
+        """The output of ``model`` on the example inputs, or on others of their form."""
+        given = self.inputs if inputs is None else inputs
+        if self.forward_fn is not None:
+            return self.forward_fn(model, given)
+        return call_model(model, given, use_cache=False)
+
+
+def call_model(model: nn.Module, example_inputs: Any, **extra: Any) -> Any:
+    """Call ``model`` with a mapping as keywords, a sequence as positions, or one tensor.
+
+    ``extra`` keywords are passed only if ``forward`` names them.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    extra = {k: v for k, v in extra.items() if k in accepted}
+    if isinstance(example_inputs, Mapping):
+        return model(**{**example_inputs, **extra})
+    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
+        return model(*example_inputs, **extra)
+    return model(example_inputs, **extra)
+
+
+@contextlib.contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Let a transformers model compute attention by plain operations, and put back what it used."""
+    previous = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if previous in (None, "eager") or not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(previous)
+
+
+@contextlib.contextmanager
+def static_experts(model: nn.Module, implementation: str | None = None) -> Iterator[None]:
+    """Let fused experts of a transformers model run as one product, whose shapes depend on no data.
+
+    ``implementation`` is the one that runs without data in the model's precision, if not given. A model that offers
+    none keeps its loop over the experts, and is told which ones were hit.
+    """
+    previous = getattr(getattr(model, "config", None), "_experts_implementation", None)
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    # Without data PyTorch knows the grouped product in bfloat16 only.
+    wanted = implementation or ("grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm")
+    if previous is None or not hasattr(model, "set_experts_implementation"):
+        yield
+        return
+    try:
+        model.set_experts_implementation(wanted)
+    except ValueError:
+        previous = None
+    try:
+        yield
+    finally:
+        if previous is not None:
+            model.set_experts_implementation(previous)
+
+
+@contextlib.contextmanager
+def module_paths(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the paths of the running modules on ``running``, the innermost last."""
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append(names.get(id(module)) or (running[-1] if running else ""))
+
+    def leave(*_: Any) -> None:  # a hook that returned anything would replace the module's output
+        running.pop()
+
+    # Two hooks for all modules: thousands of single ones would cost more than the forward of a small model.
+    handles = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Hold back Python's collector: a trace makes many small objects, and none of them is garbage."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

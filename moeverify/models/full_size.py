@@ -1,0 +1,108 @@
+"""Models of their real size, built from a configuration alone: shapes without weights, on the meta device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moeverify.base.imports import find_attribute
+from moeverify.errors import SourceError
+from moeverify.models.sources import LoadedModel, source_kind
+from moeverify.models.zoo.published import full_size_config
+
+_TOKENS = (2, 32)
+_MORE_TOKENS = (2, 256)
+
+
+def is_configuration(name: str) -> bool:
+    """Whether a source is a ``config.json``, or a folder with nothing but one: there are no weights to load."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.suffix == ".json"
+    return (path / "config.json").is_file() and not any(path.glob("*.safetensors"))
+
+
+def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Build the model that a source names without its weights, in bfloat16.
+
+    ``zoo:TYPE`` is what transformers' configuration class builds by default, or a published checkpoint where that is no
+    model; a ``config.json``, a checkpoint folder or a hub name are built as they say; a factory is called on the meta
+    device. No code of a checkpoint is run
+    unless ``trust_remote_code``. Raises ``SourceError`` if the configuration does not give a model.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        kind, rest = "folder", str(path)
+    else:
+        kind, rest = source_kind(name)
+    if kind == "synthetic":
+        raise SourceError(f"{name} is of its full size already; leave --full-size out")
+    if kind == "factory":
+        model, inputs = _on_meta(name)
+        return LoadedModel(name, model, inputs)
+    notes: tuple[str, ...] = ()
+    if kind == "zoo":
+        config, note = full_size_config(rest)
+        notes = (note,) if note else ()
+    else:
+        config = _configuration(name, kind, rest, trust_remote_code)
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise SourceError(f"cannot build {name} from its configuration: {_line(error)}") from error
+    return LoadedModel(name, model.eval(), {"input_ids": torch.zeros(_TOKENS, dtype=torch.long)}, notes)
+
+
+def with_more_tokens(loaded: LoadedModel) -> LoadedModel:
+    """The same model with longer input: some layers, such as those that compress a window into one position, run
+    only then."""
+    return replace(loaded, example_inputs={"input_ids": torch.zeros(_MORE_TOKENS, dtype=torch.long)})
+
+
+def _configuration(name: str, kind: str, rest: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        if kind == "folder":
+            path = Path(rest)
+            file = path if path.is_file() else path / "config.json"
+            if not file.is_file():
+                raise SourceError(f"{name} has no config.json")
+            _check_json(file)
+            rest = str(file)
+        return AutoConfig.from_pretrained(rest, trust_remote_code=trust_remote_code)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{name} is not a configuration that transformers knows: {_line(error)}") from error
+
+
+def _check_json(file: Path) -> None:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(data, dict) or not data.get("model_type"):
+        raise SourceError(f"{file} has no model_type; take the config.json that save_pretrained wrote")
+
+
+def _on_meta(name: str) -> tuple[torch.nn.Module, Any]:
+    factory = find_attribute(name)
+    try:
+        with torch.device("meta"):
+            model, inputs = factory()
+    except Exception as error:
+        raise SourceError(f"{name} failed on the meta device: {_line(error)}") from error
+    inputs = (inputs,) if isinstance(inputs, torch.Tensor) else inputs
+    return model.eval(), inputs
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,0 +1,1 @@
+"""Pruning from folder to folder, and plans as documents."""

@@ -1,0 +1,153 @@
+"""A plan that outlives the run: a small JSON document from which the pruned checkpoint can be made again.
+
+It says which positions of which parameter stay, the new entries of the configuration, and which weights it was made
+for. Equal sets of positions, such as the hidden channels of every layer, are written once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from torch import nn
+
+from moeverify.base.files import write_text
+from moeverify.base.positions import from_text, to_text
+from moeverify.base.versions import versions
+from moeverify.errors import PlanError
+from moeverify.pruning.checkpoint.digest import digest_of
+from moeverify.pruning.plan.folds import Fold
+from moeverify.pruning.plan.plan import Plan
+
+SCHEMA_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The weights that a plan was made for."""
+
+    digest: str
+    model_type: str
+    dtype: str
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)
+class PlanDocument:
+    """A plan together with the weights it belongs to. ``cuts`` are a summary; ``plan.keep`` is what is carried out."""
+
+    plan: Plan
+    base: Base
+    cuts: tuple[dict[str, Any], ...]
+    adjustments: tuple[str, ...]
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """The document, valid against ``schema()``."""
+        sets: dict[str, int] = {}
+
+        def number(positions: np.ndarray) -> int:
+            return sets.setdefault(to_text(positions), len(sets))
+
+        keep = [
+            {
+                "parameter": name,
+                "dim": dim,
+                "size": self.plan.sizes[name, dim],
+                "set": number(kept) if kept.ndim == 1 else [number(row) for row in kept],
+            }
+            for (name, dim), kept in self.plan.keep.items()
+        ]
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "versions": self.versions,
+            "base": vars(self.base),
+            "cuts": list(self.cuts),
+            "sets": list(sets),
+            "keep": keep,
+            "config": [{"path": list(path), "value": value} for path, value in self.plan.entries.items()],
+            "folds": [vars(fold) for fold in self.plan.folds],
+            "adjustments": list(self.adjustments),
+        }
+        jsonschema.validate(document, schema())
+        return json.dumps(document, indent=1) + "\n"
+
+    def write(self, path: str | Path) -> Path:
+        """Write the document, never half of it."""
+        return write_text(Path(path), self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "the text") -> PlanDocument:
+        """Read a document. Raises ``PlanError`` with one line if it is not one."""
+        try:
+            data = json.loads(text)
+            jsonschema.validate(data, schema())
+            sets = [from_text(runs) for runs in data["sets"]]
+            keep = {
+                (item["parameter"], item["dim"]): (
+                    np.stack([sets[n] for n in item["set"]]) if isinstance(item["set"], list) else sets[item["set"]]
+                )
+                for item in data["keep"]
+            }
+        except jsonschema.ValidationError as error:
+            where = "/".join(str(p) for p in error.absolute_path) or "top level"
+            raise PlanError(f"{name} is not a pruning plan, at {where}: {error.message[:200]}") from error
+        except (ValueError, IndexError) as error:
+            raise PlanError(f"{name} is not a pruning plan: {error}") from error
+        plan = Plan(
+            cuts=(),
+            keep=keep,
+            sizes={(item["parameter"], item["dim"]): item["size"] for item in data["keep"]},
+            entries={tuple(item["path"]): item["value"] for item in data["config"]},
+            folds=tuple(Fold(**item) for item in data["folds"]),
+        )
+        return cls(plan, Base(**data["base"]), tuple(data["cuts"]), tuple(data["adjustments"]), data["versions"])
+
+    @classmethod
+    def read(cls, path: str | Path) -> PlanDocument:
+        """Read a file. Raises ``PlanError`` with one line if it cannot be read or is no plan."""
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read {path}: {error}") from error
+        return cls.from_json(text, str(path))
+
+    def check_base(self, model: nn.Module) -> None:
+        """Raises ``PlanError`` unless ``model`` holds the very weights that the plan was made for."""
+        found = base_of(model)
+        if found.model_type != self.base.model_type or found.parameters != self.base.parameters:
+            raise PlanError(
+                f"the plan was made for a {self.base.model_type} of {self.base.parameters:,} parameters, this is a "
+                f"{found.model_type} of {found.parameters:,}"
+            )
+        if found.digest != self.base.digest:
+            raise PlanError(
+                f"the plan was made for other weights: digest {self.base.digest[:19]}…, here {found.digest[:19]}…"
+            )
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a plan."""
+    return json.loads(resources.files("moeverify.pruning.checkpoint").joinpath("plan_schema.json").read_text("utf-8"))
+
+
+def base_of(model: nn.Module) -> Base:
+    """What identifies the weights of ``model``; reads all of them."""
+    parameters = list(model.parameters())
+    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    dtype = str(parameters[0].dtype).removeprefix("torch.")
+    return Base(digest_of(model), model_type, dtype, sum(p.numel() for p in parameters))
+
+
+def document_plan(model: nn.Module, plan: Plan) -> PlanDocument:
+    """The document of a plan for ``model``, which must not have been pruned yet."""
+    cuts = tuple(
+        {"role": c.pruning_class.role, "where": c.pruning_class.where, "before": c.before, "after": c.after}
+        for c in plan.cuts
+    )
+    return PlanDocument(plan, base_of(model), cuts, tuple(map(str, plan.adjustments)), versions())

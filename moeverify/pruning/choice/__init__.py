@@ -1,0 +1,1 @@
+"""Which channels go: the request, candidates, scores, ranking and rounding."""

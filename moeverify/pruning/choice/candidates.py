@@ -1,0 +1,148 @@
+"""The classes that one step may cut, with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch_pruning.dependency import Group
+
+from moeverify.coupling.classify import PruningClass, embedding_weights, is_attention, is_hidden
+from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
+from moeverify.pruning.choice.channel_groups import group_channels
+from moeverify.pruning.choice.ranking import Candidate
+from moeverify.pruning.choice.request import EACH, Request
+from moeverify.pruning.choice.rounding import kept_units
+from moeverify.pruning.choice.scores import score_units
+from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.graph.roots import has_root, is_ignored, signature, structure
+from moeverify.pruning.plan.plan import Adjustment
+
+
+class Selection:
+    """Chooses classes by a request, and remembers how large they were before the first step."""
+
+    def __init__(
+        self,
+        graph: MoEDependencyGraph,
+        request: Request,
+        importance: Callable[[Group], torch.Tensor | None],
+        *,
+        ignored: set[nn.Module],
+        root_types: tuple[type, ...],
+        inputs: Mapping[nn.Module, int],
+        outputs: Mapping[nn.Module, int],
+    ) -> None:
+        self.graph = graph
+        self.request = request
+        self.importance = importance
+        self.ignored = graph.ignored_modules(list(ignored))
+        self.root_types = root_types
+        self.inputs, self.outputs = inputs, outputs
+        self._initial: dict[Any, int] = {}
+
+    def candidates(self, step: int) -> tuple[list[Candidate], list[Adjustment]]:
+        """What ``step`` may cut, and what the expert boundary keeps from being cut.
+
+        Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
+        overflows.
+        """
+        found: list[Candidate] = []
+        stopped: list[Adjustment] = []
+        reached: set[nn.Module] = set()
+        for pruning_class in self.graph.classes:
+            outputs = self.graph.nodes.output_layers(pruning_class.coupling)
+            reached.update(outputs)
+            ratio = self.request.ratio(pruning_class, outputs, step)
+            if ratio == 0 or not self._may_cut(pruning_class):
+                continue
+            try:
+                self.graph.group_of(pruning_class)
+            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
+                size = pruning_class.coupling.size
+                stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
+                continue
+            grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
+            if grouped.coupling.size > 1:
+                found.append(self._candidate(grouped, outputs, ratio))
+        self._refuse_frozen(reached, step)
+        self._refuse_missing_roles(step)
+        return found, stopped
+
+    def _candidate(self, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float) -> Candidate:
+        layer = self.graph.found_roles.layer_of(pruning_class.where)
+        shape = structure(self.graph, pruning_class)
+        key = self.request.ranked_with(pruning_class, outputs, shape, layer)
+        if pruning_class.experts and key is not None and key[0] == "experts":
+            raise PruningRefused(
+                f"experts cannot be ranked together in {pruning_class.where}: ranking them together decides how many "
+                "channels each of them keeps, and one tensor holds them all, with as many for each; rank them each by "
+                f"itself (expert_ranking={EACH!r})"
+            )
+        initial = self._initial.setdefault(signature(pruning_class), pruning_class.coupling.size)
+        scores = score_units(self.graph, pruning_class, self.importance)
+        return Candidate(pruning_class, scores, initial, ratio, key)
+
+    def _may_cut(self, pruning_class: PruningClass) -> bool:
+        return (
+            pruning_class.coupling.size > 1
+            and has_root(self.graph, pruning_class, self.root_types)
+            and not is_ignored(self.graph, pruning_class, self.ignored)
+        )
+
+    def _refuse_frozen(self, reached: set[nn.Module], step: int) -> None:
+        """A layer that the user gave a ratio of its own must have channels to remove."""
+        for scope in self.request.scopes:
+            prunable = [m for m in scope.layers if isinstance(m, self.root_types)]
+            if scope.schedule[step] == 0 or not prunable or not reached.isdisjoint(scope.layers):
+                continue
+            function = self.graph.get_pruner_of_module(prunable[0]).prune_out_channels
+            try:
+                self.graph.get_pruning_group(prunable[0], function, [0])
+                reason = "they are the model's own outputs"
+            except (PruningRefused, UsageError) as error:
+                reason = str(error)
+            raise PruningRefused(f"the channels of {self.graph.name_of(prunable[0])} cannot be pruned: {reason}")
+
+    def _refuse_missing_roles(self, step: int) -> None:
+        """A role that the user gave a ratio of its own, and that the model has, must have channels to remove."""
+        asked = {role for role, schedule in self.request.by_role.items() if schedule[step]}
+        for role in asked - {c.role for c in self.graph.classes}:
+            for frozen in self.graph.couplings.frozen:
+                if self._has_role(role, frozen.parameter, frozen.dim):
+                    raise PruningRefused(
+                        f"a ratio for {role} was asked for, but they cannot be pruned: dimension {frozen.dim} of "
+                        f"{frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
+                    )
+
+    def cause(self, step: int) -> str:
+        """Why ``step`` finds nothing to cut, of the first class or dimension that was asked for."""
+        request, graph = self.request, self.graph
+        asked = [c for c in graph.classes if request.ratio(c, graph.nodes.output_layers(c.coupling), step)]
+        for pruning_class in asked:
+            if pruning_class.coupling.size == 1:
+                return f"{pruning_class.name} has a single unit"
+            if is_ignored(graph, pruning_class, self.ignored):
+                return f"{pruning_class.name} cuts an ignored layer or parameter"
+            if not has_root(graph, pruning_class, self.root_types):
+                return f"{pruning_class.name} cuts no output of the root_module_types"
+            return f"{pruning_class.name} keeps all its units at this ratio"
+        if not graph.classes and graph.couplings.frozen:
+            frozen = graph.couplings.frozen[0]
+            return f"dimension {frozen.dim} of {frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
+        roles = ", ".join(dict.fromkeys(c.role for c in graph.classes))
+        return f"no class was asked for; what can be cut here is {roles}" if roles else "the model has no channels"
+
+    def _has_role(self, role: str, parameter: str, dim: int) -> bool:
+        """Whether the channels of a role would be this dimension; only roles that are known without a class."""
+        roles = self.graph.found_roles
+        if role == "hidden":
+            return is_hidden(parameter, dim, embedding_weights(self.graph.model), roles)
+        if role == "heads":
+            return dim == 0 and is_attention(parameter)
+        inside = {"routed_experts": roles.boundary, "shared_experts": roles.shared}.get(role)
+        if inside is None or inside(parameter) is None:
+            return False
+        return dim == max(len(self.graph.couplings.trace.tensors[parameter]) - 2, 0)  # outputs; experts come first

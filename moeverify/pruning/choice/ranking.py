@@ -1,0 +1,97 @@
+"""How many units each class keeps, from their scores: class by class, or by one threshold for several."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from moeverify.coupling.classify import OTHER, PruningClass
+from moeverify.errors import PruningRefused
+from moeverify.pruning.choice.rounding import kept_units, least_units, round_down
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A class that may be pruned.
+
+    ``scores`` are ``[units]``, or ``[experts, units]`` for fused experts; ``initial`` is the number of units before
+    the first step, ``ratio`` the share of them that is to be gone, ``ranked_with`` the key of its ranking scope.
+    """
+
+    pruning_class: PruningClass
+    scores: torch.Tensor
+    initial: int
+    ratio: float
+    ranked_with: Hashable = None
+
+    @property
+    def size(self) -> int:
+        """Units there are."""
+        return self.pruning_class.coupling.size
+
+    @property
+    def experts(self) -> int:
+        """How many times the class counts: once for each fused expert."""
+        return max(self.pruning_class.experts, 1)
+
+
+def rank(
+    candidates: list[Candidate], *, round_to: int | None = None, max_ratio: float = 1.0
+) -> dict[PruningClass, int]:
+    """The number of units that each class keeps, for those that lose some.
+
+    Heads are counted whole and not rounded; at least one unit of every class stays, of those without a role at least
+    ``round_to``. Raises ``PruningRefused`` if a
+    class ranked by itself would lose all its units by rounding.
+    """
+    counts: dict[PruningClass, int] = {}
+    scopes: dict[Hashable, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.ranked_with is None:
+            counts[candidate.pruning_class] = _alone(candidate, round_to, max_ratio)
+        else:
+            scopes.setdefault(candidate.ranked_with, []).append(candidate)
+    for scope in scopes.values():
+        counts.update(_together(scope, round_to, max_ratio))
+    return {c: kept for c, kept in counts.items() if kept < c.coupling.size}
+
+
+def _rounding(candidate: Candidate, round_to: int | None) -> int | None:
+    return None if candidate.pruning_class.role == "heads" else round_to
+
+
+def _alone(candidate: Candidate, round_to: int | None, max_ratio: float) -> int:
+    ratio = min(candidate.ratio, max_ratio)
+    if ratio == 0:
+        return candidate.size
+    kept = kept_units(candidate.initial, ratio, _rounding(candidate, round_to))
+    if candidate.pruning_class.role == "heads":
+        kept = max(kept, 1)
+    if kept < 1 and candidate.pruning_class.role == OTHER and round_to:
+        kept = min(round_to, candidate.size)  # nobody asked for these by name: the least that rounding leaves
+    if kept < 1:
+        raise PruningRefused(
+            f"ratio {candidate.ratio} with round_to={round_to} would remove all {candidate.size} units of "
+            f"{candidate.pruning_class.name}; lower one of them"
+        )
+    return min(kept, candidate.size)
+
+
+def _together(scope: list[Candidate], round_to: int | None, max_ratio: float) -> Mapping[PruningClass, int]:
+    """One threshold for all: as many of the worst units go as the ratio asks of the whole scope."""
+    pooled = torch.cat([candidate.scores.flatten().float() for candidate in scope])
+    initial = sum(candidate.initial * candidate.experts for candidate in scope)
+    gone = len(pooled) - kept_units(initial, scope[0].ratio)
+    if gone <= 0:
+        return {}
+    threshold = pooled.sort().values[gone - 1]
+    counts = {}
+    for candidate in scope:
+        above = int((candidate.scores.float() > threshold).sum())
+        kept = round(above / candidate.experts)  # fused experts share one width
+        rounding = _rounding(candidate, round_to)
+        kept = max(round_down(kept, rounding), least_units(candidate.initial, max_ratio, rounding))
+        counts[candidate.pruning_class] = min(kept, candidate.size)
+    return counts

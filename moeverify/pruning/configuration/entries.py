@@ -1,0 +1,205 @@
+"""The entries under which a model has the wanted shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from moeverify.models.skeleton import Shapes
+from moeverify.pruning.configuration.probe import Attribute, Dim, Entries, Move, Probe
+
+_PATHS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best entries found; ``wrong`` names the dimensions that still have another size than wanted."""
+
+    entries: Entries
+    wrong: tuple[Dim, ...]
+
+
+def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
+    """Dimensions of another size than wanted."""
+    return [
+        (name, dim)
+        for name, shape in wanted.items()
+        for dim, (size, real) in enumerate(zip(shape, shapes[name], strict=True))
+        if size != real
+    ]
+
+
+def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: Shapes) -> list[tuple[int, Entries]]:
+    """Changes of one move with the number of wrong dimensions that each would put right, by the slopes."""
+    scales = {Fraction(a, b) for n, shape in now.items() for a, b in zip(shape, base[n], strict=True) if a != b} | {1}
+    votes: Counter[Fraction] = Counter()
+    inverse: Counter[Fraction] = Counter()
+    for (name, dim), slope in move.slopes.items():
+        size, goal, old = now[name][dim], wanted[name][dim], base[name][dim]
+        if size == goal:
+            continue
+        if slope == old:  # the entry is a factor of this size
+            votes[Fraction(goal, size)] += 1
+        elif slope == -old // 2:  # its inverse is
+            votes[Fraction(size, goal)] += 1
+        elif slope < 0:
+            inverse.update(_inverse_part(goal - size, -2 * slope, scales))
+        else:  # the entry is a part of it
+            lead = values[move.up[0]]
+            step = Fraction(slope, lead)
+            votes[(lead + (goal - size) / step) / lead] += 1
+    result = []
+    for factor, count in (*votes.most_common(3), *inverse.most_common(3)):
+        if factor > 0 and (entries := move.scaled(values, factor.numerator, factor.denominator)) is not None:
+            result.append((count, entries))
+    return result
+
+
+def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> set[Fraction]:
+    """Factors by which an entry must change that divides a part of a size: 64 channels in 4 heads make keys of 16.
+
+    ``part`` is the part that it divides, in the original model; other entries have scaled it by one of ``scales``.
+    """
+    return {part * scale / Fraction(part * scale + missing) for scale in scales if part * scale + missing > 0}
+
+
+class _Sizes:
+    """What a search goes by: the sizes of all parameter dimensions, and attributes of modules that must keep theirs."""
+
+    def __init__(self, probe: Probe, attributes: Mapping[Attribute, int]) -> None:
+        self.probe, self.attributes = probe, attributes
+        self.kept: Shapes = {f"{path}::{name}": (size,) for (path, name), size in attributes.items()}
+        self.base: Shapes = {**probe.base, **self.kept}
+        self.moves = [replace(move, slopes=self._slopes(move)) for move in probe.moves]
+
+    def _slopes(self, move: Move) -> dict[Dim, int]:
+        more = {
+            (f"{path}::{name}", 0): move.attributes[path, name] - size
+            for (path, name), size in self.attributes.items()
+            if (path, name) in move.attributes
+        }
+        return {**move.slopes, **more}
+
+    def under(self, entries: Entries) -> Shapes | None:
+        """Sizes under changed entries."""
+        built = self.probe.try_entries(entries)
+        if built is None:
+            return None
+        now = {f"{p}::{n}": (built.attributes.get((p, n), size),) for (p, n), size in self.attributes.items()}
+        return {**built.shapes, **now}
+
+
+def find_entries(probe: Probe, wanted: Shapes) -> Found:
+    """Entries that give ``wanted``, each change checked by building.
+
+    Where these shapes can be had in two ways, as fewer heads and as smaller ones, the factors that must stay decide.
+    """
+    found = _search(_Sizes(probe, {}), wanted)
+    if not found.wrong and (disturbed := probe.factors_disturbed(found.entries)):
+        other = _search(_Sizes(probe, disturbed), wanted)
+        # An attribute may hold the number by chance; then there is no other way.
+        return found if other.wrong else other
+    return found
+
+
+def _search(sizes: _Sizes, wanted: Shapes) -> Found:
+    """A path that leads nowhere is tried again without the moves that put wrong what no other can put right."""
+    best: Found | None = None
+    banned: set[int] = set()
+    for _ in range(_PATHS):
+        found, taken = _descend(sizes, {**wanted, **sizes.kept}, banned)
+        if best is None or len(found.wrong) < len(best.wrong):
+            best = found
+        guilty = {n for n in taken if not set(found.wrong).isdisjoint(sizes.moves[n].slopes)}
+        if not found.wrong or not guilty:
+            break
+        banned |= guilty
+    assert best is not None
+    return best if best.wrong else Found(_keep_ratios(sizes.probe, best.entries), ())
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Entries that were reached, their sizes, what is wrong with them, and the move that led there."""
+
+    entries: Entries
+    now: Shapes
+    wrong: list[Dim]
+    move: int = -1
+
+
+def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
+    """One move after the other, each leaving fewer wrong dimensions than before, so it ends; also the moves taken.
+
+    Moves that only put things right go first: fewer heads, not smaller ones, which would change the softmax scale and
+    the rotary table. Those that change a factor which the trace says must stay are none. What a change puts wrong
+    elsewhere another may put right (an expansion factor that multiplies a hidden size). Where no move helps, two may:
+    heads and key heads that share a projection.
+    """
+    entries: Entries = dict(sizes.probe.pins)
+    now = sizes.under(entries)
+    assert now is not None
+    step = _Step(entries, now, differing(now, wanted))
+    taken: set[int] = set()
+    while step.wrong:
+        tried = list(_steps(sizes, step, wanted, banned))
+        path = next(([one] for one in tried if len(one.wrong) < len(step.wrong)), None)
+        if path is None and sizes.kept:
+            pairs = ((one, two) for one in tried for two in _steps(sizes, one, wanted, banned | {one.move}))
+            path = next(([one, two] for one, two in pairs if len(two.wrong) < len(step.wrong)), None)
+        if path is None:
+            break
+        step = path[-1]
+        taken.update(one.move for one in path)
+    return Found(step.entries, tuple(step.wrong)), taken
+
+
+def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:
+    """Where single moves lead, the most promising first."""
+    probe, bad = sizes.probe, set(step.wrong)
+    values = {**probe.values, **step.entries}
+    options = [
+        (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
+        for number, move in enumerate(sizes.moves)
+        if number not in banned and not probe.holds(move)
+        for votes, change in _proposals(move, values, sizes.base, step.now, wanted)
+    ]
+    for *_, number, change in sorted(options, key=lambda option: option[:3]):
+        entries = {**step.entries, **change}
+        if (now := sizes.under(entries)) is not None:
+            yield _Step(entries, now, differing(now, wanted), number)
+
+
+def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
+    """Change silent entries along where that keeps an attribute of the modules as it was.
+
+    Latent attention has no key heads to be seen in any shape, and yet a number of them, of which modules compute how
+    many query heads share one; it goes down with the query heads.
+    """
+    factors = {Fraction(v, probe.values[p]) for p, v in entries.items() if v != probe.values[p]}
+    for move in probe.silent_moves:
+        built = probe.try_entries(entries)
+        disturbed = set() if built is None else set(move.attributes) & set(built.attributes)
+        if not disturbed:
+            continue
+        for factor in sorted(factors):
+            change = move.scaled(probe.values, factor.numerator, factor.denominator)
+            trial = None if change is None else probe.try_entries({**entries, **change})
+            if change is None or trial is None or trial.shapes != built.shapes:  # type: ignore[union-attr]
+                continue
+            if disturbed.isdisjoint(trial.attributes):
+                entries = {**entries, **change}
+                break
+    return entries
+
+
+def without_needless(probe: Probe, entries: Entries, wanted: Shapes) -> Entries:
+    """``entries`` without the pins that change nothing and those that keep their value."""
+    needed = {p: v for p, v in entries.items() if p in probe.pins or v != probe.values[p]}
+    for path in probe.pins:
+        trial = {p: v for p, v in needed.items() if p != path}
+        if needed.get(path) == probe.pins[path] and probe.shapes(trial) == wanted:
+            needed = trial
+    return needed

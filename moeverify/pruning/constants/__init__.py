@@ -1,0 +1,1 @@
+"""Numbers that an architecture derives from a size, and the weights that absorb their change."""

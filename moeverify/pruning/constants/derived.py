@@ -1,0 +1,150 @@
+"""Numbers inside of a ``forward`` that follow from a size: found, taken over by weights, or told.
+
+An attribute of a module shows what it is derived from; ``x * config.hidden_size**0.5`` in a ``forward`` does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import nn
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.errors import PruningRefused, TraceError
+from moeverify.models.forward import Example
+from moeverify.models.roles import FoundRoles
+from moeverify.pruning.configuration.express import dims_of
+from moeverify.pruning.configuration.probe import Entries, Move, Probe
+from moeverify.pruning.configuration.update import ConfigUpdate
+from moeverify.pruning.constants.absorb import absorb_all
+from moeverify.pruning.constants.numbers import Forward, Number, changed_numbers, record_forward
+from moeverify.pruning.constants.views import View, divided_otherwise
+from moeverify.pruning.plan.folds import Fold
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What becomes of the numbers that a new configuration changes: ``folds`` take them over, ``stuck`` nothing can.
+    ``otherwise`` are views that it makes divide a dimension otherwise than before."""
+
+    folds: tuple[Fold, ...] = ()
+    stuck: tuple[Number, ...] = ()
+    otherwise: tuple[View, ...] = ()
+
+    def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, str]:
+        """The classes of which a view divides a dimension otherwise, with what is said of it."""
+        found = {}
+        for pruning_class in classes:
+            dims = dims_of(pruning_class)
+            if view := next((v for v in self.otherwise if not v.places.isdisjoint(dims)), None):
+                found[pruning_class] = str(view)
+        return found
+
+
+class DerivedNumbers:
+    """Compares the forward of one model with that of the model that another configuration builds."""
+
+    def __init__(self, probe: Probe, example: Example, roles: FoundRoles) -> None:
+        self.probe = probe
+        self.example = example
+        self.roles = roles
+
+    @cached_property
+    def before(self) -> Forward | None:
+        """The forward as it is; ``None``, with a warning, if it does not run without weights."""
+        try:
+            return record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
+        except TraceError as error:
+            warnings.warn(f"numbers that the forward derives from sizes are not looked for: {error}", stacklevel=2)
+            return None
+
+    def keep(self, update: ConfigUpdate) -> Derived:
+        """Weights that take over what ``update`` changes, beside the attributes that show it; nothing is changed.
+
+        Raises ``PruningRefused`` if the new model does not run.
+        """
+        if self.before is None:
+            return Derived()
+        return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
+
+    def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
+        """The moves among changed ``entries`` that change one of the numbers by themselves."""
+        if self.before is None or not stuck:
+            return []
+        places = {(n.module, n.operation, n.step) for n in stuck}
+        found = []
+        for move in self.probe.moves:
+            alone = {
+                p: entries[p]
+                for p in (*move.up, *move.down)
+                if entries.get(p, self.probe.values[p]) != self.probe.values[p]
+            }
+            if not alone or self.probe.shapes({**self.probe.pins, **alone}) is None:
+                continue
+            update = ConfigUpdate(alone, self.probe.original, self.probe.build({**self.probe.pins, **alone}))
+            with contextlib.suppress(PruningRefused):
+                changed = changed_numbers(self.before, self._after(update))
+                if not places.isdisjoint((n.module, n.operation, n.step) for n in changed):
+                    found.append(move)
+        return found
+
+    def _after(self, update: ConfigUpdate) -> Forward:
+        with _attributes_as_before(update):
+            try:
+                return record_forward(_in_precision_of(self.probe.model, update.after), self.example)
+            except TraceError as error:
+                raise PruningRefused(
+                    f"the model does not run with the pruned sizes: {error}; its forward has a size written into it: "
+                    "leave that role out with `ratios`"
+                ) from error
+
+
+def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
+    """A skeleton with the model's types of numbers: a constant is rounded to that of what it is multiplied with."""
+    wanted = {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    for name, tensor in (*built.named_parameters(), *built.named_buffers()):
+        if tensor.dtype != wanted.get(name, tensor.dtype):
+            tensor.data = tensor.data.to(wanted[name])
+    return built
+
+
+@contextlib.contextmanager
+def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
+    """Constants that attributes show are looked after elsewhere: for the time being they keep their old values."""
+    modules = dict(update.after.named_modules())
+    changes = update.constants()
+    for (path, name), (old, _) in changes.items():
+        setattr(modules[path], name, old)
+    try:
+        yield
+    finally:
+        for (path, name), (_, new) in changes.items():
+            setattr(modules[path], name, new)
+
+
+def compare(before: Forward, after: Forward, views: Sequence[View], model: nn.Module, roles: FoundRoles) -> Derived:
+    """What becomes of the numbers and the ``views`` of one forward in another."""
+    folds, stuck = absorb_all(before, changed_numbers(before, after))
+    otherwise = divided_otherwise(views, before, after)
+    return Derived(for_all_experts(folds, before, model, roles), tuple(stuck), tuple(otherwise))
+
+
+def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:
+    """The folds, and those of listed experts that the forward did not reach: they compute what their siblings do."""
+    names: Mapping[str, nn.Parameter] = dict(model.named_parameters())
+    read = {name for value, name in forward.parameters.items() if forward.readers.get(value)}
+    added: dict[str, Fold] = {}
+    for fold in folds:
+        holder = roles.boundary(fold.parameter)
+        layer = None if holder is None else roles.layer_of(holder)
+        if holder is None or layer is None or layer.layout != "listed":
+            continue
+        for sibling in layer.experts:
+            name = sibling + fold.parameter.removeprefix(holder)
+            if name in names and name not in read:
+                added[name] = Fold(name, fold.factor, fold.offset)
+    return (*folds, *added.values())

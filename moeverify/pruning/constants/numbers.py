@@ -1,0 +1,267 @@
+"""Plain numbers that a forward computes with, such as ``x * config.hidden_size**0.5``, and which follow from a size.
+
+An operation gets tensors and plain numbers. One forward without weights, recorded under PyTorch's
+``TorchDispatchMode``, shows all of them; the same forward of the model as the new configuration builds it shows which
+are derived from a size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from moeverify.coupling.tracing.weightless import Imagination, fake_weights
+from moeverify.errors import TraceError
+from moeverify.models.forward import Example, eager_attention, module_paths, static_experts, without_collector
+
+# These ask for positions or for memory: their numbers are sizes.
+_SIZES = ("arange", "linspace", "logspace", "range", "empty", "new_empty", "zeros", "ones", "new_zeros", "new_ones")
+# A constant given as a tensor (`torch.tensor(8.0)`) has its numbers inside; more of them are a table.
+_FEW = 16
+_OUTSIDE = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation: ``inputs`` are the values in its arguments by position or keyword, ``numbers`` the plain ones."""
+
+    operation: str
+    module: str
+    inputs: Mapping[int | str, int]
+    numbers: Mapping[int | str, float]
+    outputs: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Forward:
+    """A recorded forward. A *value* is what one tensor held at one time, numbered in the order they appeared.
+
+    ``makers`` gives the step that made a value, ``readers`` those that used it (``-1``: it is the model's output),
+    ``parameters`` the names of values that are parameters, ``shapes`` all shapes, ``muddled`` the values that may have
+    been changed through another tensor over the same memory.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    makers: dict[int, int] = field(default_factory=dict)
+    readers: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    parameters: dict[int, str] = field(default_factory=dict)
+    shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    muddled: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that another configuration makes another one. ``step`` is ``None`` if only the new forward has it."""
+
+    module: str
+    operation: str
+    old: float
+    new: float
+    step: int | None = None
+    position: int | str = 0
+
+    @property
+    def name(self) -> str:
+        """How a message speaks of it."""
+        return f"the number {self.old:.6g} that the forward of {self.module or 'the model'} gives to {self.operation}"
+
+
+class _Recorder(TorchDispatchMode):
+    """Numbers the values of a running forward and notes what every operation gets."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.forward = Forward()
+        self.modules: list[str] = []
+        self._run = Imagination()
+        self._alive: list[torch.Tensor] = []  # an address is not used again while the tensor lives
+        self._values: dict[int, int] = {}
+        self._storages: dict[int, list[torch.Tensor]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            self.forward.parameters[self.value_of(parameter)] = name
+
+    def value_of(self, tensor: torch.Tensor, *, changed: bool = False) -> int:
+        """The number of what a tensor holds now."""
+        known = self._values.get(id(tensor))
+        if known is not None and not changed:
+            return known
+        value = self._values[id(tensor)] = len(self.forward.shapes)
+        self.forward.shapes[value] = tuple(tensor.shape)
+        if known is None:
+            self._alive.append(tensor)
+            self._storages[tensor.untyped_storage()._cdata].append(tensor)
+        return value
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        inputs: dict[int | str, int] = {}
+        numbers: dict[int | str, float] = {}
+        name = func._schema.name.split("::")[1]
+        for position, value in (*enumerate(args), *kwargs.items()):
+            if name == "lift_fresh":
+                numbers.update(_inside(value))
+            for place, part in _parts(position, value):
+                if isinstance(part, torch.Tensor):
+                    inputs[place] = self.value_of(part)
+                elif type(part) in (int, float) and _is_number(func, position) and name not in _SIZES:
+                    numbers[place] = float(part)
+        result = self._run(func, args, kwargs)
+        shared = self._shared_with_written(func, args, kwargs) if func._schema.is_mutable else []
+        self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if made and not any(leaf.is_floating_point() or leaf.dtype is torch.bool for leaf in made):
+            numbers = {}  # positions are computed, not what the model computes
+        outputs = tuple(self.value_of(leaf, changed=func._schema.is_mutable) for leaf in made)
+        self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
+        self._note(Step(f"{func.namespace}.{name}", self.modules[-1] if self.modules else "", inputs, numbers, outputs))
+        return result
+
+    def _shared_with_written(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Tensors over memory that is written, if there are several: all of them hold something else from now on."""
+        found: list[torch.Tensor] = []
+        for number, argument in enumerate(func._schema.arguments):
+            given = args[number] if number < len(args) else kwargs.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, torch.Tensor):
+                here = self._storages[given.untyped_storage()._cdata]
+                found += here if len(here) > 1 else []
+        return found
+
+    def _note(self, step: Step) -> None:
+        number = len(self.forward.steps)
+        self.forward.steps.append(step)
+        for value in step.inputs.values():
+            self.forward.readers[value].append(number)
+        for value in step.outputs:
+            if value not in step.inputs.values():
+                self.forward.makers[value] = number
+
+    def finish(self, output: Any) -> Forward:
+        """The record, with the model's output marked as read."""
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor):
+                self.forward.readers[self.value_of(leaf)].append(_OUTSIDE)
+        return self.forward
+
+
+def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:
+    if isinstance(value, list | tuple):
+        yield from ((f"{position}.{number}", part) for number, part in enumerate(value))
+    else:
+        yield position, value
+
+
+def _is_number(func: Any, position: int | str) -> bool:
+    """Whether an argument that is no tensor is a number to compute with, not a size, an axis or an index."""
+    arguments = func._schema.arguments
+    if isinstance(position, str):
+        argument = next((a for a in arguments if a.name == position), None)
+    else:
+        argument = arguments[position] if position < len(arguments) else None
+    kind = str(argument.type) if argument is not None else ""
+    return any(word in kind for word in ("number", "float", "Tensor"))
+
+
+def _inside(value: Any) -> dict[str, float]:
+    """The numbers of a constant that was written as a tensor."""
+    if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
+        return {}
+    if not value.is_floating_point() or value.numel() > _FEW:
+        return {}
+    with unset_fake_temporarily():
+        return {f"value.{number}": entry for number, entry in enumerate(value.flatten().tolist())}
+
+
+def record_forward(model: nn.Module, example: Example) -> Forward:
+    """Record a forward without weights; nothing of ``model`` is changed.
+
+    Raises ``TraceError`` if the forward fails.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with (
+            fake_weights(model, example.inputs) as inputs,
+            static_experts(model, "batched_mm"),
+            eager_attention(model),
+            without_collector(),
+            torch.no_grad(),
+        ):
+            recorder = _Recorder(model)
+            with module_paths(model, recorder.modules), recorder:
+                output = example(model, inputs)
+            return recorder.finish(output)
+    except Exception as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TraceError(f"the forward failed without weights ({line})") from error
+    finally:
+        for module in training:
+            module.training = True
+
+
+def changed_numbers(before: Forward, after: Forward) -> list[Number]:
+    """Numbers that differ between two forwards of the same architecture, module by module.
+
+    A count of what was added up before, as in a mean by hand, is no constant and left out.
+    """
+    ours, theirs = _by_module(before), _by_module(after)
+    found: list[Number] = []
+    for module, numbers in theirs.items():
+        mine = ours.get(module, [])
+        names = [before.steps[n].operation for n in mine], [after.steps[n].operation for n in numbers]
+        paired: set[int] = set()
+        for start, other, length in SequenceMatcher(None, *names, autojunk=False).get_matching_blocks():
+            for old, new in zip(mine[start : start + length], numbers[other : other + length], strict=True):
+                paired.add(new)
+                found += _differing(before, old, after, new)
+        known = {(before.steps[n].operation, *before.steps[n].numbers.values()) for n in mine}
+        for number in set(numbers) - paired:
+            step = after.steps[number]
+            if (step.operation, *step.numbers.values()) not in known:
+                found += [Number(module, step.operation, math.nan, value) for value in step.numbers.values()]
+    return found
+
+
+def _by_module(forward: Forward) -> dict[str, list[int]]:
+    """Steps that compute with floating-point numbers, by the module they run in."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, step in enumerate(forward.steps):
+        if step.numbers:
+            found[step.module].append(number)
+    return found
+
+
+def _differing(before: Forward, old: int, after: Forward, new: int) -> Iterator[Number]:
+    first, second = before.steps[old], after.steps[new]
+    for position, value in first.numbers.items():
+        other = second.numbers.get(position, math.nan)
+        if value == other or (_counts(before, first, value) and _counts(after, second, other)):
+            continue
+        yield Number(first.module, first.operation, value, other, old, position)
+
+
+def _counts(forward: Forward, step: Step, number: float) -> bool:
+    """Whether a sum is divided by the number of what was added up."""
+    for value in step.inputs.values():
+        made = forward.steps[forward.makers[value]] if value in forward.makers else None
+        if made is None or made.operation != "aten.sum" or 0 not in made.inputs:
+            continue
+        whole, left = (math.prod(forward.shapes[v]) for v in (made.inputs[0], value))
+        count = whole / left if left else 0.0
+        if step.operation == "aten.div" and number == count:
+            return True
+        if step.operation == "aten.mul" and math.isclose(number * count, 1.0):
+            return True
+    return False

@@ -1,0 +1,120 @@
+"""Views of a forward that divide a dimension otherwise than they did before it was cut.
+
+``view(batch, length, 4, -1)`` runs whatever number of heads is left, and makes four smaller ones of them. So do two
+groups of 8 states where a configuration could have said one group of 8 by two of 4. The trace says which factor of a
+dimension is cut; all others must be found at the same view, with the same sizes, when the model has been cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from moeverify.coupling.couplings import CouplingMap
+from moeverify.coupling.solving.containment import closure, wholes
+from moeverify.pruning.configuration.factors import Dim
+from moeverify.pruning.constants.numbers import Forward, Step
+
+Shape = tuple[int, ...]
+# Which of them a reshape is depends on the sizes.
+_VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"})
+
+
+@dataclass(frozen=True)
+class View:
+    """The ``number``-th of ``count`` views that a module takes, which divides a dimension into ``factors`` (or makes
+    one of them): their sizes, ``None`` for the one that is cut. ``places`` are the parameter dimensions that hold the
+    divided one."""
+
+    module: str
+    number: int
+    count: int
+    factors: tuple[int | None, ...]
+    places: frozenset[Dim]
+
+    def __str__(self) -> str:
+        sizes = ", ".join("..." if size is None else str(size) for size in self.factors)
+        return f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes})"
+
+
+def views_of(couplings: CouplingMap) -> tuple[View, ...]:
+    """What a trace says of the dimensions that are divided and may be cut."""
+    trace, links = couplings.trace, couplings.links
+    relations = trace.relations
+    where: dict[int, int] = {}
+    counts: Counter = Counter()
+    for number, operation in enumerate(relations.operations):
+        if operation.name in _VIEWS:
+            where[number] = counts[operation.module]
+            counts[operation.module] += 1
+    above = wholes(relations, links.root)
+    owned: dict[int, set[Dim]] = defaultdict(set)
+    for name, dims in trace.tensors.items():
+        for axis, dim in enumerate(dims):
+            owned[links.root[dim]].add((name, axis))
+    found: dict[View, None] = {}
+    for number, (cut, *_) in links.chosen.items():
+        product = relations.products[number]
+        if product.operation not in where:
+            continue
+        module = relations.operations[product.operation].module
+        factors = tuple(None if links.root[f] == cut else relations.sizes[f] for f in product.factors)
+        places = frozenset(place for root in closure([links.root[product.whole]], above) for place in owned[root])
+        if places:
+            found.setdefault(View(module, where[product.operation], counts[module], factors, places))
+    return tuple(found)
+
+
+def divided_otherwise(views: Sequence[View], before: Forward, after: Forward) -> list[View]:
+    """The views at which another factor than the one that is cut has another size ``after``.
+
+    A module that takes more or fewer views than it did when it was traced is not judged.
+    """
+    ours, theirs = _by_module(before), _by_module(after)
+    found = []
+    for view in views:
+        old, new = ours.get(view.module, ()), theirs.get(view.module, ())
+        if len(old) == len(new) == view.count and not _as_before(
+            view.factors, list(_sides(before, old[view.number])), list(_sides(after, new[view.number]))
+        ):
+            found.append(view)
+    return found
+
+
+def _by_module(forward: Forward) -> dict[str, list[Step]]:
+    found: dict[str, list[Step]] = defaultdict(list)
+    for step in forward.steps:
+        if step.operation in _VIEWS:
+            found[step.module].append(step)
+    return found
+
+
+def _sides(forward: Forward, step: Step) -> Iterator[Shape]:
+    """The shapes that an operation gets first and gives first."""
+    yield forward.shapes[step.inputs[0]] if 0 in step.inputs else ()
+    yield forward.shapes[step.outputs[0]] if step.outputs else ()
+
+
+def _as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """Whether the factors lie, of the same sizes, where they lay before; ``True`` if they cannot be found there, or if
+    it is another view."""
+    found = False
+    if [len(shape) for shape in old] != [len(shape) for shape in new]:
+        return True
+    for side, other in ((0, 1), (1, 0)):
+        axes = [axis for axis, size in enumerate(old[side]) if size != 1]
+        for start in range(len(axes) - len(factors) + 1):
+            here = axes[start : start + len(factors)]
+            sizes = [old[side][axis] for axis in here]
+            if not _fit(factors, sizes) or math.prod(sizes) not in old[other]:
+                continue
+            found = True
+            if _fit(factors, [new[side][axis] for axis in here]):
+                return True
+    return not found
+
+
+def _fit(factors: Sequence[int | None], sizes: Sequence[int]) -> bool:
+    return all(factor in (None, size) for factor, size in zip(factors, sizes, strict=True))

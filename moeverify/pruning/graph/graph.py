@@ -1,0 +1,365 @@
+"""Torch-Pruning's dependency graph, with groups from traced couplings instead of autograd node names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch_pruning import ops
+from torch_pruning.dependency import Dependency, Node
+
+from moeverify.coupling.classify import PruningClass, classify
+from moeverify.coupling.couplings import CouplingMap, trace_couplings
+from moeverify.coupling.solving.links import link
+from moeverify.coupling.solving.solve import solve
+from moeverify.coupling.tracing.opaque import Opaque
+from moeverify.errors import BoundaryRefused, UsageError
+from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.pruning.graph.group_search import GroupSearch
+from moeverify.pruning.graph.groups import Place, PruningGroup
+from moeverify.pruning.graph.history import follow_plan, replay
+from moeverify.pruning.graph.injection import index_mapping
+from moeverify.pruning.graph.live import LiveIndex, renumber
+from moeverify.pruning.graph.nodes import Nodes
+from moeverify.pruning.graph.roots import has_root, is_ignored, root_member
+from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS, Crossing, Expansion
+from moeverify.pruning.plan.apply import apply_keep
+from moeverify.pruning.plan.plan import Cut, Plan, make_plan
+from moeverify.pruning.plan.sites import is_depthwise
+
+Roots = Sequence[Any]
+
+
+class MoEDependencyGraph(tp.DependencyGraph):
+    """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.
+
+    ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
+    and no group comes out. ``guards`` are those of ``moeverify.pruning.graph.walk`` and are left out only to show what
+    each is for.
+
+    After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
+    of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
+    while one was built, ``crossings`` are the steps that the expert boundary stopped.
+
+    Example::
+
+        graph = MoEDependencyGraph().build_dependency(model, {"input_ids": ids})
+        group = graph.get_pruning_group(model.model.layers[0].mlp.up_proj, tp.prune_linear_out_channels, [0, 1])
+        if graph.check_pruning_group(group):
+            group.prune()
+    """
+
+    def __init__(
+        self,
+        max_expansions: int = MAX_EXPANSIONS,
+        roles: Roles | None = None,
+        *,
+        guards: Iterable[str] = GUARDS,
+    ) -> None:
+        super().__init__()
+        if max_expansions < 1:
+            raise UsageError(f"max_expansions must be a positive number, not {max_expansions!r}")
+        self.guards = frozenset(guards)
+        if unknown := self.guards - GUARDS:
+            raise UsageError(f"unknown guard {sorted(unknown)[0]!r}; the guards are {', '.join(sorted(GUARDS))}")
+        self.max_expansions = max_expansions
+        self.roles = roles
+        self.expansions = 0
+        self.overflowed = False
+        self.cycles = 0
+        self.last_cycle: tuple[str, ...] = ()
+        self.crossings: list[Crossing] = []
+
+    def build_dependency(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        forward_fn: Callable | None = None,
+        output_transform: Callable | None = None,
+        unwrapped_parameters: Mapping[nn.Parameter, int] | Sequence[tuple[nn.Parameter, int]] | None = None,
+        customized_pruners: Mapping[Any, tp.pruner.function.BasePruningFunc] | None = None,
+        ignored_layers: Sequence[nn.Module] | None = None,
+        ignored_params: Sequence[nn.Parameter] | None = None,
+        verbose: bool = True,
+    ) -> MoEDependencyGraph:
+        """Trace ``model`` once and find its coupling classes. Works under ``torch.no_grad``.
+
+        ``unwrapped_parameters`` names the one dimension along which a parameter may be cut, ``customized_pruners``
+        maps a layer or a type of layers to its own pruning function. ``ignored_layers`` and ``ignored_params`` stay as
+        they are, with all that is coupled to their outputs. ``verbose`` warns of operations that no rule knows. Raises
+        ``TraceError`` if the forward fails.
+        """
+        self.verbose = verbose
+        self.model = model
+        for kind, function in (customized_pruners or {}).items():
+            self.register_customized_layer(kind, function)
+        self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or [])
+        self.ignored_params = list(ignored_params or [])
+        pairs = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
+        self.unwrapped_parameters = list(pairs or [])
+        self.found_roles: FoundRoles = find_roles(model, self.roles)
+        self.nodes = Nodes(self, model)
+        self.couplings: CouplingMap = trace_couplings(
+            model,
+            example_inputs,
+            roles=self.roles,
+            forward_fn=forward_fn,
+            output_transform=output_transform,
+            opaque=self._opaque_layers(),
+            held=self._held_dimensions(),
+        )
+        trace = self.couplings.trace
+        self.live = LiveIndex({(n, axis): size for n, shape in trace.shapes.items() for axis, size in enumerate(shape)})
+        self._search = GroupSearch(self)
+        self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
+        if verbose and (unknown := self.couplings.unknown_operations):
+            names = ", ".join(sorted(unknown))
+            warnings.warn(f"operations without a rule freeze the dimensions that they touch: {names}", stacklevel=2)
+        return self
+
+    @property
+    def module2node(self) -> dict[Any, Node]:
+        """Torch-Pruning's node of every layer and of every parameter outside of one."""
+        return self.nodes.module2node
+
+    @property
+    def _module2name(self) -> dict[Any, str]:
+        return self.nodes.names
+
+    @property
+    def _param_to_name(self) -> dict[nn.Parameter, str]:
+        return {p: n for n, p in self.model.named_parameters()}
+
+    @property
+    def classes(self) -> tuple[PruningClass, ...]:
+        """The coupling classes with their roles, as the model is now; injected dependencies join units."""
+        state = (self.nodes.changes, self.live.version)
+        if self._classes is None or self._classes[0] != state:
+            found = self.couplings.classes
+            if state[0]:
+                found, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
+            classified = classify(self.model, found, self.found_roles, self.couplings)
+            self._classes = state, renumber(classified, self.live)
+        return self._classes[1]
+
+    def _opaque_layers(self) -> dict[str, Opaque]:
+        """Layers with a pruning function of their own, as the trace wants them; a layer inside one is not listed."""
+        found: dict[str, Opaque] = {}
+        for name, module in self.model.named_modules():
+            if not self.nodes.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in found):
+                continue
+            function = self.get_pruner_of_module(module)
+            tied = function.prune_out_channels == function.prune_in_channels
+            found[name] = Opaque(function.get_in_channels(module), function.get_out_channels(module), tied)
+        return found
+
+    @property
+    def layers_apart(self) -> list[str]:
+        """Paths of the layers that are cut by functions of the user's."""
+        found = {self.name_of(layer) for layer, _ in self.nodes.own_functions().values()}
+        return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
+
+    def _held_dimensions(self) -> list[tuple[str, int, str]]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [
+            (names[id(parameter)], axis, f"only dimension {dim} of it was given as prunable")
+            for parameter, dim in self.unwrapped_parameters
+            for axis in range(parameter.dim())
+            if axis != dim % parameter.dim()
+        ]
+
+    def get_pruner_of_module(self, module: Any) -> Any:
+        """The functions that prune a layer: its own registered ones first, then those of its type."""
+        if isinstance(module, nn.Module) and module in self.CUSTOMIZED_PRUNERS:
+            return self.CUSTOMIZED_PRUNERS[module]
+        for kind, function in self.CUSTOMIZED_PRUNERS.items():
+            if isinstance(kind, type) and isinstance(module, kind):
+                return function
+        return super().get_pruner_of_module(module)
+
+    def boundary(self, module: nn.Module | str) -> str | None:
+        """The routed expert that a module (or path) belongs to, ``None`` outside the experts (G4).
+
+        Shared experts and routers are outside (G5, G6); all fused experts of a layer share their module's name.
+        """
+        return self.found_roles.boundary(module if isinstance(module, str) else self.name_of(module))
+
+    def name_of(self, module: Any) -> str:
+        """The path of a layer or parameter. Raises ``ValueError``, as Torch-Pruning does, for one of another model."""
+        return self.nodes.name_of(module)
+
+    def inject(
+        self,
+        source: Any,
+        target: Any,
+        mapping: Callable[[int], int | Iterable[int] | None] | None = None,
+        *,
+        trigger: Callable | None = None,
+        handler: Callable | None = None,
+        both_ways: bool = False,
+    ) -> Dependency:
+        """Add a dependency: pruning ``source`` prunes ``target`` as well.
+
+        Both are layers or parameters or their paths; ``trigger`` and ``handler`` are their Torch-Pruning functions
+        (outputs if not given). ``mapping`` tells the position of the target for one of the source, several, or
+        ``None``; without it they are the same. ``both_ways`` adds the same dependency backwards, position by position.
+        """
+        first, second = self.nodes.end(source, trigger), self.nodes.end(target, handler)
+        dependency = Dependency(first.function, second.function, first.node, second.node)
+        if mapping is not None:
+            dependency.index_mapping[0] = index_mapping(mapping)
+        first.node.dependencies.append(dependency)
+        if both_ways:
+            back = Dependency(second.function, first.function, second.node, first.node)
+            if mapping is not None:
+                back.index_mapping[0] = index_mapping(self._search.inverse(mapping, first.place))
+            second.node.dependencies.append(back)
+        return dependency
+
+    def place_of(self, module: Any, pruning_fn: Callable) -> Place:
+        """The tensor and axis that a pruning function on a layer or parameter is about."""
+        return self.nodes.end(module, pruning_fn).place
+
+    def get_pruning_group(
+        self, module: Any, pruning_fn: Callable, idxs: Sequence[int] | int, *, place: Place | None = None
+    ) -> PruningGroup:
+        """The group that removes ``idxs`` of a layer's or parameter's channels, and everything coupled with them.
+
+        ``idxs`` are completed: heads go whole. The model's own inputs and outputs can be pruned this way, and only
+        this way. ``place`` names the axis of a parameter that has several. Raises ``ValueError`` for a module outside
+        the graph, ``PruningRefused`` for channels that are frozen or that would take two routed experts along, or if
+        the expansion overflows.
+        """
+        if isinstance(module, nn.Module) and is_depthwise(module):
+            pruning_fn = tp.prune_depthwise_conv_out_channels
+        end = self.nodes.end(module, pruning_fn) if place is None else self.nodes.end_of_place(place)
+        wanted = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
+        positions = np.array(wanted, dtype=np.int64) % end.span if end.span else np.array(wanted, dtype=np.int64)
+        original = self.live.original(end.place, positions)
+        return self._search.group(end, original, original, interface=True)
+
+    def group_of(self, pruning_class: PruningClass, units: Sequence[int] | None = None) -> PruningGroup:
+        """A group that removes ``units`` of a class (all if not given); the root index of a position is its unit.
+
+        Raises ``PruningRefused`` if the expansion overflows or would take another routed expert along.
+        """
+        if pruning_class.joint:
+            raise BoundaryRefused(f"one expert's would take the others' along: {pruning_class.joint}")
+        member = root_member(self, pruning_class)
+        place = (member.parameter, member.dim)
+        rows = member.positions if units is None else member.positions[list(units)]
+        numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
+        original = self.live.original(place, rows.ravel())
+        end = self.nodes.end_of_place(place)
+        return self._search.group(end, original, np.repeat(numbers, rows.shape[1]), units=True)
+
+    def group_at(self, place: Place, original: np.ndarray) -> PruningGroup:
+        """The group of positions as they were numbered when the model was traced."""
+        return self._search.group(self.nodes.end_of_place(place), original, original)
+
+    def get_all_groups(
+        self,
+        ignored_layers: Sequence[nn.Module] = (),
+        root_module_types: Sequence[Any] = (ops.TORCH_CONV, ops.TORCH_LINEAR),
+    ) -> Iterator[PruningGroup]:
+        """One full group for each layer of these types whose outputs can be cut and were in no group before.
+
+        A matrix outside of torch's layers, such as fused experts, counts as a linear layer. No group cuts an ignored
+        layer's outputs, nor the model's own: cutting those changes what the model answers.
+        """
+        return all_groups(self, self.ignored_modules(ignored_layers), tuple(root_module_types))
+
+    def ignored_modules(self, layers: Sequence[nn.Module]) -> set[nn.Module]:
+        """``layers`` and those given to ``build_dependency``, with everything inside them."""
+        return {m for layer in (*layers, *self.IGNORED_LAYERS_IN_TRACING) for m in layer.modules()}
+
+    def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
+        """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
+        return is_ignored(self, pruning_class, self.ignored_modules(ignored_layers))
+
+    def check_pruning_group(self, group: PruningGroup) -> bool:
+        """Whether something is left of every layer and parameter after the group is pruned."""
+        return all(len(gone) < self.live.size(place) for place, gone in group.removed().items())
+
+    def record(self, found: Expansion) -> None:
+        """Add what a walk found to the graph's own account; an overflow is warned of."""
+        self.expansions += found.expansions
+        self.cycles += found.cycles
+        self.last_cycle = found.last_cycle or self.last_cycle
+        self.crossings += [c for c in found.crossings if c not in self.crossings]
+        if found.overflowed:
+            self.overflowed = True
+            warnings.warn(
+                f"Dependency expansion overflow: a group needs more than max_expansions={self.max_expansions} steps; "
+                "it was dropped",
+                stacklevel=4,
+            )
+
+    @torch.no_grad()
+    def cut(self, removed: Mapping[Place, np.ndarray]) -> None:
+        """Remove present positions from the model, all or nothing."""
+        self.keep({place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()})
+
+    def keep(self, keep: Mapping[Place, np.ndarray]) -> None:
+        """Keep only these present positions of each place, all or nothing."""
+        apply_keep(self.model, keep, self.nodes.own_functions())
+        self.live.cut(keep)
+
+    def cut_experts(self, cut: Cut) -> None:
+        """Carry out the cut of experts that each keep channels of their own, all or nothing."""
+        members = {(m.parameter, m.dim): m for m in cut.pruning_class.coupling.members}
+        sizes = {place: self.live.size(place) for name, dim in members for place in ((name, 0), (name, dim))}
+        apply_keep(self.model, make_plan([cut], sizes).keep, self.nodes.own_functions())
+        self.live.cut({p: np.setdiff1d(np.arange(sizes[p]), cut.as_first(m)) for p, m in members.items()})
+
+    def carried_out(self, plan: Plan) -> None:
+        """Note that ``plan`` was applied to the model: positions and history follow, cut by cut."""
+        follow_plan(self, plan)
+
+    def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
+        """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
+        self._pruning_history.append([name, is_output, list(indices)])
+
+    def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
+        """Prune again what a history (of ``pruning_history()``) lists, in its order."""
+        replay(self, pruning_history)
+        self._pruning_history = [list(entry) for entry in pruning_history]
+
+    def hold_heads(self, layers: Iterable[nn.Module]) -> None:
+        """Leave the heads of these projections whole in number: what can be cut is inside them, alike in each."""
+        trace, links = self.couplings.trace, self.couplings.links
+        roots = {links.root[trace.tensors[name][axis]] for name, axis in (self.nodes.end(m).place for m in layers)}
+        for number, (factor, _, _) in links.chosen.items():
+            product = trace.relations.products[number]
+            if links.root[product.whole] in roots:
+                held = next(f for f in product.factors if links.root[f] == factor)
+                trace.relations.freeze(held, "only dimensions inside heads were asked for")
+        links = link(trace)
+        classes, frozen = solve(trace, links)
+        self.couplings = replace(self.couplings, links=links, classes=classes, frozen=frozen)
+        self._search, self._classes = GroupSearch(self), None
+
+
+def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[Any, ...]) -> Iterator[PruningGroup]:
+    """One full group for each root, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
+    roots: dict[Place, list[tuple[PruningClass, np.ndarray]]] = {}
+    for pruning_class in graph.classes:
+        if not has_root(graph, pruning_class, types) or is_ignored(graph, pruning_class, ignored):
+            continue
+        member = root_member(graph, pruning_class)
+        roots.setdefault((member.parameter, member.dim), []).append((pruning_class, member.positions))
+    for place, parts in roots.items():
+        try:
+            if len(parts) == 1:
+                yield graph.group_of(parts[0][0])
+            else:
+                positions = np.sort(np.concatenate([positions.ravel() for _, positions in parts]))
+                yield graph.group_at(place, graph.live.original(place, positions))
+        except BoundaryRefused:
+            continue  # it would take two routed experts along

@@ -1,0 +1,210 @@
+"""From a walk over the dependency graph to a Torch-Pruning group, or to the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch_pruning.dependency import Dependency
+
+from moeverify.coupling.relations import Freeze
+from moeverify.coupling.solving.links import link
+from moeverify.errors import BoundaryRefused, PruningRefused
+from moeverify.pruning.graph.groups import Item, Place, PruningGroup, repeated
+from moeverify.pruning.graph.injection import INJECTED, DependencyMap
+from moeverify.pruning.graph.nodes import End
+from moeverify.pruning.graph.walk import DimensionGraph, Edge, Expansion, Walk, dimension_graph
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph.graph import MoEDependencyGraph
+
+# What freezes the model's interface; an explicit request may cut it all the same.
+INTERFACE = ("dimension of the model's input", "dimension of the model's output")
+
+
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """An injected dependency on the dimension graph."""
+
+    dependency: Dependency
+    source: Place
+    target: Place
+
+
+class GroupSearch:
+    """Builds the groups of one dependency graph."""
+
+    def __init__(self, graph: MoEDependencyGraph) -> None:
+        self._graph = graph
+        self._trace = graph.couplings.trace
+        self._added: tuple[int, list[_Added]] = (0, [])
+        self._owners: dict[int, tuple[str, ...]] = {}
+
+    def _dims(self, place: Place) -> int:
+        return self._trace.tensors[place[0]][place[1]]
+
+    @cached_property
+    def _strict(self) -> DimensionGraph:
+        merge = "transparent" in self._graph.guards
+        return dimension_graph(self._graph.couplings.links, self._trace.tensors, merge_transparent=merge)
+
+    @cached_property
+    def _open(self) -> DimensionGraph:
+        """The same with the model's inputs and outputs not frozen."""
+        relations = self._trace.relations
+        freezes = [freeze for freeze in relations.freezes if freeze.reason not in INTERFACE]
+        lifted = replace(self._trace, relations=replace(relations, freezes=freezes))
+        return dimension_graph(link(lifted), lifted.tensors, merge_transparent="transparent" in self._graph.guards)
+
+    def added(self) -> list[_Added]:
+        """The injected dependencies with the tensors they are about."""
+        count = self._graph.nodes.changes
+        if self._added[0] != count:
+            found = []
+            for dependency in self._graph.nodes.injected():
+                source = self._end(dependency.source, dependency.trigger)
+                target = self._end(dependency.target, dependency.handler)
+                found.append(_Added(dependency, source.place, target.place))
+            self._added = (count, found)
+        return self._added[1]
+
+    def _end(self, node, function: Callable) -> End:
+        name = self._graph.name_of(node.module)
+        if not self._graph.nodes.names.get(node.module) or node.pruning_dim < 0:
+            return self._graph.nodes.end(node.module, function)
+        return self._graph.nodes.end((name, node.pruning_dim))
+
+    def injected_pairs(self) -> list[tuple[int, np.ndarray, int, np.ndarray]]:
+        """Injected dependencies as pairs of positions ``(dim, positions, dim, positions)``, for the solver.
+
+        Those that the expert boundary blocks are not among them.
+        """
+        pairs = []
+        for added in self.added():
+            first, second = self._dims(added.source), self._dims(added.target)
+            size = self._trace.relations.sizes
+            owners = (
+                self._owner(self._strict, self._strict.node_of(first)),
+                self._owner(self._strict, self._strict.node_of(second)),
+            )
+            if all(owners) and set(owners[0]).isdisjoint(owners[1]) and "boundary" in self._graph.guards:
+                continue
+            there, rows = DependencyMap(added.dependency, size[second]).map(np.arange(size[first]))
+            pairs.append((first, rows, second, there))
+        return pairs
+
+    def inverse(self, mapping: Callable[[int], int | Iterable[int] | None], source: Place) -> Callable:
+        """A mapping read backwards, over all positions of its source."""
+        back: dict[int, list[int]] = {}
+        for position in range(self._trace.relations.sizes[self._dims(source)]):
+            targets = mapping(position)
+            for target in (targets,) if isinstance(targets, int) else (targets or ()):
+                back.setdefault(target, []).append(position)
+        return lambda position: back.get(position)
+
+    def _owner(self, graph: DimensionGraph, node: int) -> tuple[str, ...]:
+        """Routed experts that a dimension's parameters lie in; empty if one of them lies outside."""
+        key = node
+        if key not in self._owners:
+            boundaries = {self._graph.found_roles.boundary(name) for name, _ in graph.places.get(node, ())}
+            self._owners[key] = () if None in boundaries else tuple(sorted(b for b in boundaries if b))
+        return self._owners[key]
+
+    def _describe(self, graph: DimensionGraph, node: int) -> str:
+        places = graph.places.get(node)
+        return f"{places[0][0]} dim {places[0][1]}" if places else f"an activation of {graph.sizes(node)} positions"
+
+    def walk(self, graph: DimensionGraph) -> Walk:
+        """A walk over ``graph`` with the injected dependencies and the expert boundary."""
+        extra: dict[int, list[Edge]] = {}
+        for number, added in enumerate(self.added()):
+            source, target = graph.node_of(self._dims(added.source)), graph.node_of(self._dims(added.target))
+            mapping = DependencyMap(added.dependency, graph.sizes(target))
+            extra.setdefault(source, []).append(Edge(target, mapping, INJECTED, -1 - number, injected=True))
+        return Walk(
+            graph,
+            owner=lambda node: self._owner(graph, node),
+            injected=lambda node: extra.get(node, ()),
+            describe=lambda node: self._describe(graph, node),
+            max_expansions=self._graph.max_expansions,
+            guards=self._graph.guards,
+        )
+
+    def group(
+        self, end: End, positions: np.ndarray, roots: np.ndarray, *, interface: bool = False, units: bool = False
+    ) -> PruningGroup:
+        """The group of original ``positions`` at a root.
+
+        ``roots`` number them for ``root_idxs``: unit numbers with ``units``, else the positions themselves.
+        ``interface`` allows the model's own inputs and outputs.
+        """
+        graph = self._strict
+        found = self._expand(graph, end, positions, roots)
+        frozen = self._frozen(graph, found)
+        if frozen is not None and interface:
+            lifted = self._expand(self._open, end, positions, roots)
+            if self._frozen(self._open, lifted) is None:
+                graph, found, frozen = self._open, lifted, None
+        self._graph.record(found)
+        if found.overflowed:
+            raise PruningRefused(
+                f"the group of {end.place[0]} needs more than max_expansions={self._graph.max_expansions} steps; "
+                "raise it"
+            )
+        traced = [crossing for crossing in found.crossings if not crossing.injected]
+        if traced:
+            raise BoundaryRefused(f"pruning {end.place[0]} would take another routed expert along ({traced[0]})")
+        if frozen is not None:
+            operations = self._trace.relations.operations
+            where = f" by {operations[frozen.operation]}" if frozen.operation >= 0 else ""
+            raise PruningRefused(
+                f"dimension {end.place[1]} of {end.place[0]} is frozen: {frozen.reason}{where}; "
+                "`moeverify inspect` shows all that is"
+            )
+        return self._assemble(graph, end, found, positions, units)
+
+    def _expand(self, graph: DimensionGraph, end: End, positions: np.ndarray, roots: np.ndarray) -> Expansion:
+        return self.walk(graph).expand(graph.node_of(self._dims(end.place)), positions, roots)
+
+    def _frozen(self, graph: DimensionGraph, found: Expansion) -> Freeze | None:
+        return next((f for node in found.roots if (f := graph.frozen(node)) is not None), None)
+
+    def _assemble(
+        self, graph: DimensionGraph, end: End, found: Expansion, positions: np.ndarray, units: bool
+    ) -> PruningGroup:
+        live, nodes = self._graph.live, self._graph.nodes
+        group = PruningGroup(self._graph)
+        group.expansions = found.expansions
+        items: dict[tuple, tuple[End, np.ndarray, np.ndarray, list[Place]]] = {}
+        # The root comes first, with the positions that were asked for in their order.
+        start = graph.node_of(self._dims(end.place))
+        others = np.setdiff1d(found.positions(start), positions)
+        asked, _ = live.present(end.place, np.concatenate([positions, others]))
+        labels = found.roots[start][np.concatenate([positions, others])]
+        items[end.key] = (end, asked, labels, [])
+        for node in found.roots:
+            reached = found.positions(node)
+            for place in graph.places.get(node, ()):
+                present, rows = live.present(place, reached)
+                if not len(present):
+                    continue
+                if nodes.is_loose_buffer(place[0]):
+                    group.rest[place] = present
+                    continue
+                here = nodes.end_of_place(place)
+                entry = items.setdefault(here.key, (here, present, found.roots[node][reached[rows]], []))
+                entry[3].append(place)
+                for alias in nodes.aliases(place):
+                    items.setdefault(alias.key, (alias, present, found.roots[node][reached[rows]], []))
+        for here, present, labels, places in items.values():
+            if not units:
+                labels, _ = live.present(end.place, labels)
+            idxs, root_idxs = present.tolist(), labels.tolist()
+            if here.span:
+                idxs, root_idxs = repeated(present, labels, here.repeats, here.span)
+            dependency = Dependency(end.function, here.function, end.node, here.node)
+            group.add(Item(dependency, idxs, root_idxs, places, here.span))
+        return group

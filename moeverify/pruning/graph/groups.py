@@ -1,0 +1,103 @@
+"""Torch-Pruning groups made from a walk: items its importances and pruners read, and a ``prune`` that keeps ties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch_pruning import _helpers
+from torch_pruning.dependency import Group
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph.graph import MoEDependencyGraph
+
+Place = tuple[str, int]
+
+
+class Item(_helpers.GroupItem):
+    """A ``(dep, idxs)`` pair that also knows which ``places`` (parameter or buffer, axis) it cuts.
+
+    ``root_idxs[k]`` is the position of the root that ``idxs[k]`` goes with. For the inputs of a grouped convolution,
+    whose weight holds them once for all groups, ``span`` is the number of inputs of one group; else 0.
+    """
+
+    places: tuple[Place, ...]
+    root_idxs: list[int]
+    span: int
+
+    def __new__(cls, dep: Any, idxs: list[int], root_idxs: list[int], places: Sequence[Place], span: int = 0) -> Item:
+        item = super().__new__(cls, dep, idxs)
+        item.root_idxs = root_idxs
+        item.places = tuple(places)
+        item.span = span
+        return item
+
+
+class PruningGroup(Group):
+    """A ``tp.dependency.Group`` of an ``MoEDependencyGraph``.
+
+    ``expansions`` tells how many steps found it. ``rest`` are buffers that no layer of Torch-Pruning's covers, with
+    the positions that go. An item may be replaced before ``prune``, as Torch-Pruning's own pruners do. Positions are
+    numbered as they were when the group was made, also if others were pruned since. ``on_pruned`` is called with the
+    group after it was pruned.
+    """
+
+    _DG: MoEDependencyGraph
+    _group: list[Any]
+
+    def __init__(self, graph: MoEDependencyGraph) -> None:
+        super().__init__()
+        self._DG = graph
+        self.expansions = 0
+        self.rest: dict[Place, np.ndarray] = {}
+        self.on_pruned: Callable[[PruningGroup], None] | None = None
+        self._cuts: list[Item] = []
+        self._version = graph.live.version
+
+    def add(self, item: Item) -> None:
+        """Append an item."""
+        self._group.append(item)
+        self._cuts.append(item)
+
+    def removed(self) -> dict[Place, np.ndarray]:
+        """Positions that go, for each parameter and buffer as it is now."""
+        gone: dict[Place, list[np.ndarray]] = {}
+        for (_, idxs), item in zip(self._group, self._cuts, strict=True):
+            positions = np.asarray(idxs, dtype=np.int64)
+            for place in item.places:
+                gone.setdefault(place, []).append(positions % item.span if item.span else positions)
+        for place, positions in self.rest.items():
+            gone.setdefault(place, []).append(positions)
+        return {place: self._now(place, np.unique(np.concatenate(parts))) for place, parts in gone.items()}
+
+    def _now(self, place: Place, positions: np.ndarray) -> np.ndarray:
+        """Positions of this group as they are numbered in the model now; those that are gone are left out."""
+        live = self._DG.live
+        if live.version == self._version:
+            return positions
+        return live.present(place, live.original(place, positions, self._version))[0]
+
+    def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
+        """Cut everything in the group, or what goes with the root's ``idxs``; the history remembers it.
+
+        Raises ``PruningRefused`` before anything is changed if the model no longer fits the graph.
+        """
+        group = self
+        root = self._group[0].dep
+        if idxs is not None:
+            group = self._DG.get_pruning_group(root.target.module, root.handler, idxs)
+        indices = list(group[0].idxs)
+        if not group._cuts[0].span:
+            indices = group._now(group._cuts[0].places[0], np.asarray(indices, dtype=np.int64)).tolist()
+        self._DG.cut(group.removed())
+        if record_history:
+            self._DG.remember(*self._DG.nodes.entry(root.target, root.handler), indices)
+        if self.on_pruned is not None:
+            self.on_pruned(self)
+
+
+def repeated(positions: np.ndarray, roots: np.ndarray, repeats: int, span: int) -> tuple[list[int], list[int]]:
+    """Positions of one channel group of a grouped convolution, in all of its groups."""
+    offsets = np.arange(repeats)[:, None] * span
+    return (positions[None, :] + offsets).ravel().tolist(), np.tile(roots, repeats).tolist()

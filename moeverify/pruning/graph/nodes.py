@@ -1,0 +1,273 @@
+"""Torch-Pruning's nodes of a model: which layer or parameter, by which function, cuts which tensor's axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch_pruning.dependency import Node
+
+from moeverify.coupling.solving.solve import CouplingClass, Member
+from moeverify.coupling.tracing.opaque import INPUTS, OUTPUTS
+from moeverify.errors import UsageError
+from moeverify.pruning.graph.groups import Place
+from moeverify.pruning.plan.sites import Site, layer_side, site_of
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph.graph import MoEDependencyGraph
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """One end of a dependency: Torch-Pruning's node and function, and the ``place`` (tensor, axis) they cut.
+
+    The inputs of a grouped convolution are numbered through all ``repeats`` groups, ``span`` to a group; else 0.
+    """
+
+    node: Node
+    function: Callable
+    place: Place
+    output: bool
+    repeats: int = 1
+    span: int = 0
+
+    @property
+    def key(self) -> tuple[int, Any, int]:
+        """Equal for ends that the same call cuts."""
+        return id(self.node), getattr(self.function, "__func__", self.function), self.node.pruning_dim
+
+
+class Dependencies(list):
+    """The dependencies of a node; ``changes``, shared by all nodes, counts how often one was added or taken away."""
+
+    def __init__(self, changes: list[int]) -> None:
+        super().__init__()
+        self._changes = changes
+
+    def append(self, item: Any) -> None:
+        """Add one."""
+        self._changes[0] += 1
+        super().append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Add several."""
+        self._changes[0] += 1
+        super().extend(items)
+
+    def __iadd__(self, items: Iterable[Any]) -> Dependencies:  # type: ignore[misc]
+        self.extend(items)
+        return self
+
+    def clear(self) -> None:
+        """Take all away."""
+        self._changes[0] += 1
+        super().clear()
+
+    def remove(self, item: Any) -> None:
+        """Take one away."""
+        self._changes[0] += 1
+        super().remove(item)
+
+
+class Nodes:
+    """All nodes of a model, made when they are first asked for.
+
+    ``changes`` counts the dependencies that were added to nodes or taken away.
+    """
+
+    def __init__(self, graph: MoEDependencyGraph, model: nn.Module) -> None:
+        self._graph = graph
+        self._model = model
+        self.names: dict[Any, str] = {module: name for name, module in model.named_modules()}
+        self.names.update({parameter: name for name, parameter in model.named_parameters()})
+        self._modules = dict(model.named_modules(remove_duplicate=False))  # a layer may have several names
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._changes = [0]
+        self._axes: dict[Place, Node] = {}
+        self._ends: dict[Place, End] = {}
+        self.module2node: dict[Any, Node] = {}
+        inside_opaque: set[nn.Module] = set()
+        for name, module in model.named_modules():
+            opaque = self.is_opaque(module)
+            if opaque:
+                inside_opaque.update(m for m in module.modules() if m is not module)
+            has_weights = next(module.parameters(recurse=False), None) is not None
+            if name and module not in inside_opaque and (opaque or has_weights):
+                self.module2node[module] = self._node(module, name)
+
+    def is_opaque(self, module: nn.Module) -> bool:
+        """Whether a layer is cut by a pruning function of its own and not looked into."""
+        registered = self._graph.CUSTOMIZED_PRUNERS
+        return (
+            isinstance(module, nn.MultiheadAttention)
+            or module in registered
+            or any(isinstance(kind, type) and isinstance(module, kind) for kind in registered)
+        )
+
+    def name_of(self, target: Any) -> str:
+        """The path of a layer or parameter. Raises ``ValueError`` for one of another model."""
+        name = self.names.get(target) if isinstance(target, nn.Module | nn.Parameter) else None
+        if name is None:
+            kind = type(target).__name__
+            raise ValueError(f"this {kind} is not part of the model that the dependency graph was built for")
+        return name
+
+    def owner(self, name: str) -> nn.Module:
+        """The module that holds a parameter or buffer (or has the pseudo-tensor of an opaque layer)."""
+        path = name.removesuffix(INPUTS).removesuffix(OUTPUTS)
+        return self._modules[path] if path != name else self._modules[name.rpartition(".")[0]]
+
+    def canonical(self, name: str) -> str:
+        """The first name of a tied parameter."""
+        return self._graph.couplings.trace.aliases.get(name, name)
+
+    def end(self, target: Any, function: Callable | None = None) -> End:
+        """The end that a Torch-Pruning function (outputs if ``None``) of a layer or parameter is about.
+
+        ``target`` may also be a path, or a pair of a parameter's path and an axis.
+        """
+        if isinstance(target, tuple):
+            name, axis = target
+            return self.end_of_place((self.canonical(name), axis))
+        if isinstance(target, str):
+            found: Any = self._modules.get(target, self._parameters.get(target))
+            if found is None:
+                raise UsageError(f"the model has neither a module nor a parameter {target!r}")
+            target = found
+        name = self.name_of(target)
+        output = function is None or self._graph.is_out_channel_pruning_fn(function)
+        if isinstance(target, nn.Parameter):
+            return self._end_of_parameter(name, self._default_axis(target))
+        return self.end_of_name(name, output)
+
+    def end_of_name(self, name: str, output: bool) -> End:
+        """The end on one side of a layer by its path (or of a parameter, written ``path@axis``)."""
+        parameter, _, axis = name.partition("@")
+        if axis:
+            return self._end_of_parameter(parameter, int(axis))
+        if name in self._parameters:
+            return self._end_of_parameter(name, self._default_axis(self._parameters[name]))
+        layer = self._modules[name]
+        if self.is_opaque(layer):
+            return self.end_of_place((name + (OUTPUTS if output else INPUTS), 0))
+        tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        for leaf, tensor in tensors:
+            for axis_number in range(tensor.dim()):
+                if layer_side(layer, leaf, axis_number) == output:
+                    place = (f"{name}.{leaf}", axis_number)
+                    return self._end_of_site(site_of(self._model, *place), place)
+        side = "outputs" if output else "inputs"
+        raise UsageError(f"{name} ({type(layer).__name__}) has no {side} that can be cut; give its parameter")
+
+    def end_of_place(self, place: Place) -> End:
+        """The end that cuts an axis of a parameter or buffer."""
+        end = self._ends.get(place)
+        if end is None:
+            name, axis = place
+            layer = name.removesuffix(INPUTS).removesuffix(OUTPUTS)
+            if layer != name:
+                functions = self._graph.get_pruner_of_module(self._modules[layer])
+                output = name.endswith(OUTPUTS)
+                function = functions.prune_out_channels if output else functions.prune_in_channels
+                end = End(self.module2node[self._modules[layer]], function, place, output)
+            else:
+                end = self._end_of_site(site_of(self._model, name, axis), place)
+            self._ends[place] = end
+        return end
+
+    def ends(self, coupling: CouplingClass) -> Iterator[tuple[Member, End]]:
+        """The members of a class with the layer or parameter that each is cut at; loose buffers are left out."""
+        for member in coupling.members:
+            if not self.is_loose_buffer(member.parameter):
+                yield member, self.end_of_place((member.parameter, member.dim))
+
+    def output_layers(self, coupling: CouplingClass) -> list[nn.Module]:
+        """Layers whose outputs a class cuts."""
+        ends = (end for _, end in self.ends(coupling))
+        return [end.node.module for end in ends if end.output and isinstance(end.node.module, nn.Module)]
+
+    def aliases(self, place: Place) -> list[End]:
+        """Ends of other layers that hold the same tensor."""
+        name, axis = place
+        others = self._aliases.get(name, ())
+        return [self._end_of_site(site_of(self._model, other, axis), (other, axis)) for other in others]
+
+    @cached_property
+    def _aliases(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for other, first in self._graph.couplings.trace.aliases.items():
+            found.setdefault(first, []).append(other)
+        return found
+
+    def _end_of_site(self, site: Site, place: Place) -> End:
+        canonical = (self.canonical(place[0]), place[1])
+        if not site.is_layer:
+            if place[0] not in self._parameters:
+                raise UsageError(f"{place[0]} is a buffer; it is cut along with the parameters it belongs to")
+            return self._end_of_parameter(*canonical)
+        layer = self._modules[site.target]
+        functions = self._graph.get_pruner_of_module(layer)
+        function = functions.prune_out_channels if site.output else functions.prune_in_channels
+        node = self.module2node.get(layer)
+        if node is None:
+            node = self.module2node[layer] = self._node(layer, site.target)
+        return End(node, function, canonical, site.output, site.repeats, site.span)
+
+    def _end_of_parameter(self, name: str, axis: int) -> End:
+        place = (self.canonical(name), axis)
+        parameter = self._parameters[place[0]]
+        node = self._axes.get(place)
+        if node is None:
+            node = self._axes[place] = self._node(parameter, place[0])
+            node.pruning_dim = axis
+            self.module2node.setdefault(parameter, node)
+        return End(node, self._graph.get_pruner_of_module(parameter).prune_out_channels, place, True)
+
+    def _default_axis(self, parameter: nn.Parameter) -> int:
+        """The dimension that the user named, else Torch-Pruning's choice: the last of more than one position."""
+        for given, dim in self._graph.unwrapped_parameters:
+            if given is parameter:
+                return dim % parameter.dim()
+        return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
+
+    def entry(self, node: Node, function: Callable) -> tuple[str, bool]:
+        """How the history names a root: a layer's path and side, or a parameter's as ``path@axis``."""
+        name = self.name_of(node.module)
+        if isinstance(node.module, nn.Parameter):
+            return f"{name}@{node.pruning_dim}", True
+        return name, self._graph.is_out_channel_pruning_fn(function)
+
+    def is_loose_buffer(self, name: str) -> bool:
+        """A buffer that no layer's pruning function covers."""
+        if name not in self._graph.couplings.trace.buffers:
+            return False
+        return not site_of(self._model, name, 0).is_layer
+
+    def _node(self, target: Any, name: str) -> Node:
+        node = Node(target, None, name)
+        node.dependencies = Dependencies(self._changes)
+        return node
+
+    @property
+    def changes(self) -> int:
+        """How often the dependencies of a node changed."""
+        return self._changes[0]
+
+    def injected(self) -> list[Any]:
+        """The dependencies that were added to the nodes, each once."""
+        nodes = {id(node): node for node in (*self.module2node.values(), *self._axes.values())}
+        return [dependency for node in nodes.values() for dependency in node.dependencies]
+
+    def own_functions(self) -> dict[str, tuple[nn.Module, Callable]]:
+        """Opaque layers' pruning functions by the name of the channels that they cut."""
+        found: dict[str, tuple[nn.Module, Callable]] = {}
+        for layer, node in self.module2node.items():
+            if isinstance(layer, nn.Module) and self.is_opaque(layer):
+                functions = self._graph.get_pruner_of_module(layer)
+                name = self.names[layer]
+                found[name + OUTPUTS] = (node.module, functions.prune_out_channels)
+                found[name + INPUTS] = (node.module, functions.prune_in_channels)
+        return found

@@ -1,0 +1,67 @@
+"""Which classes may be cut, from which root, and which of them are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.solve import Member
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph.graph import MoEDependencyGraph
+
+
+def root_member(graph: MoEDependencyGraph, pruning_class: PruningClass) -> Member:
+    """The member that a group starts from: an output of a linear or convolutional layer, else the first that fits."""
+    ends = list(graph.nodes.ends(pruning_class.coupling))
+    for wanted in ((nn.Linear, nn.modules.conv._ConvNd), (nn.Module,), (nn.Parameter,)):
+        for member, end in ends:
+            if end.output and isinstance(end.node.module, wanted):
+                return member
+    return ends[0][0]
+
+
+def has_root(graph: MoEDependencyGraph, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
+    """Whether a class cuts the outputs of a layer of one of these types.
+
+    A loose matrix, such as fused experts, counts as a linear layer, and so does an embedding, which is one of one-hot
+    vectors: a table of n-grams is the only layer that gives its channels.
+    """
+    for _, end in graph.nodes.ends(pruning_class.coupling):
+        target = end.node.module
+        if isinstance(target, tuple(types)) and end.output:
+            return True
+        loose = isinstance(target, nn.Parameter) and target.dim() > 1
+        table = isinstance(target, nn.Embedding) and end.output
+        if (loose or table) and nn.Linear in types:
+            return True
+    return False
+
+
+def is_ignored(graph: MoEDependencyGraph, pruning_class: PruningClass, layers: set[nn.Module]) -> bool:
+    """Whether a class cuts the outputs of one of ``layers``, or an ignored parameter."""
+    parameters = {graph.name_of(p) for p in graph.ignored_params}
+    for member, end in graph.nodes.ends(pruning_class.coupling):
+        if member.parameter in parameters:
+            return True
+        cuts_outputs = end.output or not isinstance(end.node.module, nn.Module)
+        if layers and cuts_outputs and graph.nodes.owner(member.parameter) in layers:
+            return True
+    return False
+
+
+def signature(pruning_class: PruningClass) -> tuple:
+    """The same for a class before and after it was cut."""
+    return tuple((m.parameter, m.dim, m.positions.shape[1]) for m in pruning_class.coupling.members)
+
+
+def structure(graph: MoEDependencyGraph, pruning_class: PruningClass) -> tuple:
+    """The same for classes that are alike in different layers: kinds of layers, sides, positions a unit."""
+    parts = [
+        (type(end.node.module).__name__, end.output, member.dim, member.positions.shape[1])
+        for member, end in graph.nodes.ends(pruning_class.coupling)
+    ]
+    return pruning_class.role, tuple(sorted(parts))

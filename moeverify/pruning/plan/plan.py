@@ -1,0 +1,116 @@
+"""What will be removed, before anything is: units per class, positions per parameter, shapes afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.solve import Member
+from moeverify.pruning.plan.folds import Fold
+
+# Where an entry of a configuration stands: ("text_config", "hidden_size"), ("intermediate_size", 3).
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The units that one class keeps: ``[kept]``, or ``[experts, kept]`` where each of several experts keeps its own,
+    in ascending order."""
+
+    pruning_class: PruningClass
+    kept: np.ndarray
+
+    @property
+    def before(self) -> int:
+        """Units there were."""
+        return self.pruning_class.coupling.size
+
+    @property
+    def after(self) -> int:
+        """Units that stay (in each expert, if each keeps its own)."""
+        return self.kept.shape[-1]
+
+    def lost(self, member: Member, expert: int | None = None) -> np.ndarray:
+        """Positions that a member loses, ascending; with ``expert`` what that one loses (in its slice of a stack)."""
+        everything = np.arange(self.before)
+        if self.kept.ndim == 1:
+            return np.sort(member.positions[np.setdiff1d(everything, self.kept)].ravel())
+        experts = range(len(self.kept)) if expert is None else (expert,)
+        parts = [self.pruning_class.of_expert(member, e)[np.setdiff1d(everything, self.kept[e])] for e in experts]
+        return np.sort(np.concatenate(parts).ravel())
+
+    def as_first(self, member: Member) -> np.ndarray:
+        """Positions that a member would lose if every expert lost what the first one does, ascending.
+
+        Who numbers what stays goes by this: the numbers that the experts' channels have afterwards agree.
+        """
+        first = self.kept if self.kept.ndim == 1 else self.kept[0]
+        return np.sort(member.positions[np.setdiff1d(np.arange(self.before), first)].ravel())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]``; of stacks ``[experts, kept]``.
+
+    ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
+    the weights that take over a constant of the architecture, ``constants[module, attribute]`` its old and new value
+    (not in a plan that was read from a file: they follow from the entries). ``adjustments`` names the classes that keep
+    another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a file.
+    """
+
+    cuts: tuple[Cut, ...]
+    keep: Mapping[tuple[str, int], np.ndarray]
+    adjustments: tuple[Adjustment, ...] = ()
+    sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    entries: Mapping[Path, int] = field(default_factory=dict)
+    folds: tuple[Fold, ...] = ()
+    constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+
+    def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of a parameter or buffer after the plan."""
+        new = list(shape)
+        for (parameter, dim), kept in self.keep.items():
+            if parameter == name:
+                new[dim] = kept.shape[-1]
+        return tuple(new)
+
+
+def make_plan(
+    cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int], adjustments: Sequence[Adjustment] = ()
+) -> Plan:
+    """Combine cuts; ``sizes`` gives the present size of each parameter's dimension."""
+    removed: dict[tuple[str, int], list[np.ndarray]] = {}
+    keep: dict[tuple[str, int], np.ndarray] = {}
+    for cut in cuts:
+        if cut.after == cut.before:
+            continue
+        for member in cut.pruning_class.coupling.members:
+            key = (member.parameter, member.dim)
+            if cut.pruning_class.experts and key not in cut.pruning_class.in_turn:
+                rows = [np.sort(member.positions[row].ravel()) for row in cut.kept]
+                # A stack may hold more rows than there are experts (experts that compute nothing); they get as narrow.
+                rows += [rows[-1]] * (sizes.get((member.parameter, 0), 0) - len(rows))
+                keep[key] = np.stack(rows)
+            else:
+                removed.setdefault(key, []).append(cut.lost(member))
+    for key, parts in removed.items():
+        keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
+    return Plan(tuple(cuts), keep, tuple(adjustments), {key: sizes[key] for key in keep})
+
+
+@dataclass(frozen=True, eq=False)
+class Adjustment:
+    """A class that keeps another number of units than asked, and the rule that asks for it."""
+
+    pruning_class: PruningClass
+    wanted: int
+    kept: int
+    reason: str
+
+    def __str__(self) -> str:
+        size = self.pruning_class.coupling.size
+        kept = "is left alone" if self.kept == size else f"keeps {self.kept} of {size} units"
+        return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"

@@ -1,0 +1,1 @@
+"""Preparation, rehearsal and execution of a pruning step."""

@@ -1,0 +1,69 @@
+"""Configuration in step for what was pruned group by group, otherwise than a plan said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from moeverify.errors import PruningRefused
+from moeverify.models.forward import Example
+from moeverify.models.roles import FoundRoles
+from moeverify.models.skeleton import Shapes
+from moeverify.pruning.configuration import ConfigUpdate, Probe, apply_update, plan_update, shapes_of
+from moeverify.pruning.configuration.entries import find_entries
+from moeverify.pruning.configuration.update import set_constants
+from moeverify.pruning.constants.constants import keep_constants, merged
+from moeverify.pruning.constants.derived import DerivedNumbers
+from moeverify.pruning.graph.groups import Place
+from moeverify.pruning.plan.folds import apply_folds
+
+_RUNS_ONLY_HERE = "the model runs in memory and cannot be saved and loaded again"
+
+
+def refuse_inexpressible(probe: Probe, removed: Mapping[Place, np.ndarray]) -> None:
+    """Raises ``PruningRefused`` unless a configuration says the sizes without the positions ``removed``."""
+    sizes = {name: list(shape) for name, shape in probe.base.items()}
+    for (name, dim), positions in removed.items():
+        if name in sizes:
+            sizes[name][dim] -= len(positions)
+    _update(probe, {name: tuple(shape) for name, shape in sizes.items()}, "nothing was changed")
+
+
+def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles) -> None:
+    """Bring a model in step with the sizes that it has now; ``probe`` was made before it was pruned.
+
+    Weights take over the constants that change, as they do by a plan. Raises ``PruningRefused`` if no configuration
+    says the sizes, or no weight takes over a constant; the model stays as it was pruned.
+    """
+    shapes = {name: shape for name, shape in shapes_of(model).items() if name in probe.base}
+    update = _update(probe, shapes, f"the groups were pruned, but {_RUNS_ONLY_HERE}")
+    derived = DerivedNumbers(probe, example, roles).keep(update)
+    if derived.stuck:
+        raise PruningRefused(
+            f"the groups were pruned, but {derived.stuck[0].name} would change with the sizes and no weight can take "
+            f"over the difference; {_RUNS_ONLY_HERE}"
+        )
+    if derived.otherwise:
+        raise PruningRefused(f"the groups were pruned, but {derived.otherwise[0]}; {_RUNS_ONLY_HERE}")
+    apply_update(model, update, constants=False)
+    constants = keep_constants(model, update.constants(), example)
+    if constants.stuck:
+        path, name = constants.stuck[0]
+        raise PruningRefused(
+            f"the groups were pruned, but {path}.{name} would change with the sizes and no weight can take over the "
+            f"difference; {_RUNS_ONLY_HERE}"
+        )
+    apply_folds(model, merged([*constants.folds, *derived.folds]))
+    set_constants(model, update.constants())
+
+
+def _update(probe: Probe, wanted: Shapes, otherwise: str) -> ConfigUpdate:
+    found = find_entries(probe, wanted)
+    if found.wrong:
+        name, dim = found.wrong[0]
+        raise PruningRefused(
+            f"no configuration says {wanted[name][dim]} positions along dimension {dim} of {name}; {otherwise}"
+        )
+    return plan_update(probe, found.entries, wanted)

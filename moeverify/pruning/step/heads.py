@@ -1,0 +1,62 @@
+"""Head counts that a user gave by layer, and the attributes that repeat them where no configuration does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from moeverify.pruning.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from moeverify.pruning.graph.graph import MoEDependencyGraph
+
+
+def head_counts_after(
+    num_heads: Mapping[nn.Module, int], plan: Plan, graph: MoEDependencyGraph
+) -> dict[str, tuple[int, int]]:
+    """Head counts, before and after ``plan``, of the layers that lose heads by it; by path.
+
+    Where the user gave no count, a layer has as many heads as its class has units.
+    """
+    counts = {}
+    for cut in plan.cuts:
+        if cut.pruning_class.role == "heads":
+            for layer in graph.nodes.output_layers(cut.pruning_class.coupling):
+                old = num_heads.get(layer, cut.before)
+                counts[graph.name_of(layer)] = (old, old * cut.after // cut.before)
+    return counts
+
+
+def output_sizes(layers: Iterable[nn.Module], graph: MoEDependencyGraph) -> dict[nn.Module, int]:
+    """How many outputs layers have at present."""
+    return {layer: graph.live.size(graph.nodes.end(layer).place) for layer in layers}
+
+
+def counts_now(
+    num_heads: Mapping[nn.Module, int], sizes: Mapping[nn.Module, int], graph: MoEDependencyGraph
+) -> dict[str, tuple[int, int]]:
+    """Head counts before and now of the layers that lost outputs since they had ``sizes``; by path."""
+    now = output_sizes(sizes, graph)
+    return {
+        graph.name_of(layer): (num_heads[layer], num_heads[layer] * now[layer] // size)
+        for layer, size in sizes.items()
+        if now[layer] != size
+    }
+
+
+def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Bring head counts in step in a model without configuration.
+
+    ``counts`` gives the old and new count by the path of a projection. An integer attribute with ``head`` in its name
+    and the old value, on the module that holds the projection, is a copy of it.
+    """
+    changes: list[tuple[nn.Module, str, int]] = []
+    for path, (old, new) in counts.items():
+        owner = model.get_submodule(path.rpartition(".")[0])
+        for name, value in vars(owner).items():
+            if "head" in name and "dim" not in name and type(value) is int and value == old:
+                changes.append((owner, name, new))
+    for owner, name, new in changes:  # found before the first is written: a new count may be another's old one
+        setattr(owner, name, new)

@@ -1,0 +1,157 @@
+"""One step from scores to a plan that the model's configuration can say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from moeverify.coupling.classify import OTHER, PruningClass
+from moeverify.errors import PruningRefused
+from moeverify.models.forward import Example
+from moeverify.pruning.choice.candidates import Selection
+from moeverify.pruning.choice.ranking import Candidate, rank
+from moeverify.pruning.choice.rounding import kept_units
+from moeverify.pruning.configuration import ConfigUpdate, Probe, has_config
+from moeverify.pruning.configuration.factors import held_factors
+from moeverify.pruning.constants.derived import Derived
+from moeverify.pruning.constants.views import views_of
+from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, make_plan
+from moeverify.pruning.step.in_step import Said, say
+from moeverify.pruning.step.rehearsal import Rehearsal
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A plan with what brings the configuration in step; ``update`` and ``probe`` are ``None`` for a model without."""
+
+    plan: Plan
+    update: ConfigUpdate | None = None
+    probe: Probe | None = None
+
+
+def prepare(
+    selection: Selection,
+    step: int,
+    round_to: int | None,
+    example: Example,
+    num_heads: Mapping[nn.Module, int] | None = None,
+) -> Prepared:
+    """What ``step`` removes; ``example`` calls a model with the user's example inputs.
+
+    Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
+    run with the pruned sizes.
+    """
+    graph = selection.graph
+    graph.expansions = 0
+    found, stopped = selection.candidates(step)
+    candidates = {c.pruning_class: c for c in found}
+    counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
+    adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
+    if not has_config(graph.model):
+        rehearsal = Rehearsal(graph, example, num_heads or {})
+        return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
+    probe = probe_of(graph)
+    said = _say(selection, probe, counts, round_to, example)
+    plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
+    constants = said.update.constants()
+    return Prepared(replace(plan, entries=said.entries, folds=said.folds, constants=constants), said.update, probe)
+
+
+def probe_of(graph: MoEDependencyGraph) -> Probe:
+    """What the configuration of a graph's model can say; made before anything is pruned."""
+    return Probe(graph.model, held_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
+
+
+def _plan(
+    graph: MoEDependencyGraph,
+    candidates: Mapping[PruningClass, Candidate],
+    counts: Mapping[PruningClass, int],
+    adjustments: Sequence[Adjustment],
+) -> Plan:
+    """The plan that keeps the best units of each class."""
+    cuts = []
+    for pruning_class, kept in counts.items():
+        if kept < pruning_class.coupling.size:
+            best = candidates[pruning_class].scores.topk(kept, dim=-1).indices.sort(dim=-1).values
+            cuts.append(Cut(pruning_class, best.numpy().astype(np.int64)))
+    places = {(m.parameter, dim) for cut in cuts for m in cut.pruning_class.coupling.members for dim in (0, m.dim)}
+    return make_plan(cuts, {place: graph.live.size(place) for place in places}, adjustments)
+
+
+def _rehearsed(
+    selection: Selection,
+    rehearsal: Rehearsal,
+    candidates: Mapping[PruningClass, Candidate],
+    wanted: Mapping[PruningClass, int],
+    adjustments: Sequence[Adjustment],
+) -> Plan:
+    """The plan for a model without configuration; classes that a number in its forward hangs on are left alone if no
+    weight can take over the difference."""
+    graph, counts, told = selection.graph, dict(wanted), list(adjustments)
+    while True:
+        plan = _plan(graph, candidates, counts, told)
+        derived = rehearsal.of(plan) if plan.cuts else Derived()
+        if not derived.stuck and not derived.otherwise:
+            return replace(plan, folds=derived.folds)
+        reasons = derived.divided(counts)
+        if derived.otherwise and not reasons:
+            raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
+        if not reasons:
+            guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
+            hangs = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"
+            reasons = dict.fromkeys(guilty or counts, hangs)
+        for c, reason in reasons.items():
+            told.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
+            if c in _named(selection, [c]):
+                raise PruningRefused(str(told[-1]))
+
+
+def _alone(
+    rehearsal: Rehearsal,
+    graph: MoEDependencyGraph,
+    candidates: Mapping[PruningClass, Candidate],
+    pruning_class: PruningClass,
+    kept: int,
+    derived: Derived,
+) -> bool:
+    """Whether a class by itself changes a number that nothing can take over."""
+    plan = _plan(graph, candidates, {pruning_class: kept}, [])
+    try:
+        return rehearsal.changes(plan, derived.stuck)
+    except PruningRefused:  # it runs only together with others
+        return False
+
+
+def _rounded_up(
+    candidates: Mapping[PruningClass, Candidate], counts: Mapping[PruningClass, int], round_to: int | None
+) -> list[Adjustment]:
+    """Classes that keep more than was asked, since no fewer units are a multiple of ``round_to``."""
+    return [
+        Adjustment(c, least, counts.get(c, c.coupling.size), f"no fewer are a multiple of round_to={round_to}")
+        for c, candidate in candidates.items()
+        if candidate.ranked_with is None and c.role == OTHER
+        if counts.get(c, candidate.size) > (least := kept_units(candidate.initial, candidate.ratio))
+    ]
+
+
+def _say(
+    selection: Selection,
+    probe: Probe,
+    counts: Mapping[PruningClass, int],
+    round_to: int | None,
+    example: Example,
+) -> Said:
+    """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay."""
+    return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=_named(selection, counts))
+
+
+def _named(selection: Selection, classes: Iterable[PruningClass]) -> frozenset[PruningClass]:
+    """Those of ``classes`` that were asked for by role or by layer."""
+    request, nodes = selection.request, selection.graph.nodes
+    return frozenset(
+        c for c in classes if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))
+    )

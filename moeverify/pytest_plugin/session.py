@@ -1,0 +1,285 @@
+"""The plugin's part in one pytest session: items, the cases behind them, and one merged report."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moeverify.base.versions import versions
+from moeverify.base.words import words
+from moeverify.checks.selection import select_checks
+from moeverify.errors import MoEVerifyError, UsageError
+from moeverify.models.sources import expand_sources, parse_dtype
+from moeverify.pruning.choice.request import check_ratio
+from moeverify.pytest_plugin.options import roles_told
+from moeverify.report.result import VerificationResult
+from moeverify.report.text import describe_problem
+from moeverify.subjects import load_subject
+from moeverify.verdict import LOAD, CaseFacts, Status, Verdict
+from moeverify.verification.case import Case, verdict_of
+from moeverify.verification.events import CaseFinished, Event, VerdictReached
+from moeverify.verification.worker import Limits, Worker
+
+ROOT = "moeverify"
+EXAMPLES = {"none": 0, "ci": 20, "nightly": 500}
+_SECONDS_A_SPEC = 10.0
+
+
+class ProblemFound(Exception):
+    """A check did not pass; carries the verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+
+
+class SourceRoot(pytest.Collector):
+    """Parent of all models."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """Models are added by the session."""
+        return []
+
+
+class SourceNode(pytest.Collector):
+    """One model; its items are the checks."""
+
+    def __init__(self, *, case: Case, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.case = case
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """One item a check."""
+        for name in self.case.check_names():
+            yield CheckItem.from_parent(self, name=name)
+
+
+class CheckItem(pytest.Item):
+    """One check on one model."""
+
+    def runtest(self) -> None:
+        """Ask the session for the verdict."""
+        session: MoEVerifySession = self.config.pluginmanager.get_plugin("moeverify-session")  # type: ignore[assignment]
+        assert isinstance(self.parent, SourceNode)
+        verdict = session.verdict(self.parent.case, self.name)
+        if verdict.status is Status.SKIP:
+            pytest.skip(verdict.message)
+        if verdict.status is not Status.PASS:
+            raise ProblemFound(verdict)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The verdict with its evidence and a line to reproduce it, instead of a traceback of ours."""
+        if isinstance(excinfo.value, ProblemFound):
+            return describe_problem(excinfo.value.verdict)
+        if isinstance(excinfo.value, MoEVerifyError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, None, str]:
+        """The name in test reports."""
+        assert self.parent is not None
+        return self.config.rootpath, None, f"{ROOT}::{self.parent.name}::{self.name}"
+
+
+class PropertyItem(pytest.Item):
+    """One property of synthetic models, on specs that Hypothesis draws."""
+
+    def runtest(self) -> None:
+        """Search; what falsifies the property is saved and shown as a script."""
+        session: MoEVerifySession = self.config.pluginmanager.get_plugin("moeverify-session")  # type: ignore[assignment]
+        session.search(self.name)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """The smallest failing spec instead of a traceback of ours."""
+        if isinstance(excinfo.value, FalsifiedProperty):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Any, None, str]:
+        """The name in test reports."""
+        return self.config.rootpath, None, self.nodeid
+
+
+class FalsifiedProperty(Exception):
+    """A property does not hold; says for which spec, and how to run it again."""
+
+
+class MoEVerifySession:
+    """Hooks of one process; under pytest-xdist every worker has one, and the controller draws the report."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.begin = time.monotonic()
+        self.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            self.cases = self._plan()
+        except MoEVerifyError as error:
+            raise pytest.UsageError(str(error)) from error
+        self.worker: Worker | None = None
+        self.reached: dict[str, dict[str, Verdict]] = {}
+        self.facts: dict[str, CaseFacts] = {}
+        self.errors: dict[str, MoEVerifyError] = {}
+
+    def _option(self, name: str) -> Any:
+        return self.config.getoption(f"--moeverify-{name}")
+
+    def _words(self, name: str) -> list[str]:
+        return words(self._option(name))
+
+    def _plan(self) -> list[Case]:
+        if self._option("profile") not in EXAMPLES:
+            raise UsageError(f"unknown profile {self._option('profile')!r}; use {', '.join(EXAMPLES)}")
+        checks = select_checks(self._words("checks") or None, self._words("skip-checks"))
+        ratio, subject, dtype = (
+            check_ratio(self._option("pruning-ratio")),
+            self._option("subject"),
+            self._option("dtype"),
+        )
+        parse_dtype(dtype)
+        load_subject(subject)
+        expected = self._words("expect-fail")
+        select_checks([word.rpartition("::")[2] for word in expected] or None)
+        self.roles = rules.patterns() if (rules := roles_told(self.config)) is not None else {}
+        return [
+            Case(source, subject, ratio, self._option("seed"), dtype, checks, roles=self.roles)
+            for source in expand_sources(self._words("sources"))
+        ]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Add our items; ``-k``, ``--lf`` and the rest see them like any other."""
+        root = SourceRoot.from_parent(session, name=ROOT, nodeid=ROOT)
+        expected = set(self._words("expect-fail"))
+        for case in self.cases:
+            node = SourceNode.from_parent(root, name=case.source, nodeid=f"{ROOT}::{case.source}", case=case)
+            for item in node.collect():
+                if {item.name, f"{case.source}::{item.name}"} & expected:
+                    item.add_marker(pytest.mark.xfail(reason="expected to fail", strict=True, raises=ProblemFound))
+                items.append(item)
+
+        if EXAMPLES[self._option("profile")]:
+            from moeverify.suites.properties import PROPERTIES
+
+            specs = SourceRoot.from_parent(root, name="specs", nodeid=f"{ROOT}::specs")
+            ours = self._option("subject") == "moe"
+            for name, found in PROPERTIES.items():
+                if ours or not found.own:
+                    items.append(PropertyItem.from_parent(specs, name=name))
+
+    def search(self, name: str) -> None:
+        """Try a property. Raises ``FalsifiedProperty`` with the smallest failing spec."""
+        from moeverify.suites.properties.search import describe_failure, find_failure
+
+        failure = find_failure(
+            name,
+            self._option("subject"),
+            pruning_ratio=self._option("pruning-ratio"),
+            seconds=min(self._option("timeout"), _SECONDS_A_SPEC),
+            examples=EXAMPLES[self._option("profile")],
+        )
+        if failure is not None:
+            folder = Path(self._option("report") or self.config.rootpath / "reports")
+            path = failure.save(folder / "falsified" / f"{name}.json")
+            raise FalsifiedProperty(describe_failure(failure, path))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Under ``-n`` the checks of one model go to one worker, since they share one pruning."""
+        if config.getoption("dist") != "load":
+            return None
+        from xdist.scheduler import LoadScopeScheduling
+
+        class CaseScheduling(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                return nodeid.rpartition("::")[0] if nodeid.startswith(models) else nodeid
+
+        models = tuple(f"{ROOT}::{case.source}::" for case in self.cases)
+
+        return CaseScheduling(config, log)
+
+    def verdict(self, case: Case, check: str) -> Verdict:
+        """The verdict of one check; the case runs at the first call.
+
+        Raises the ``MoEVerifyError`` of a source that cannot be loaded.
+        """
+        if case.source not in self.reached:
+            self.reached[case.source] = {}
+            if self.worker is None or not self.worker.alive:
+                self.worker = Worker()
+            try:
+                self.worker.run(case, Limits(self._option("timeout")), self._listen)
+            except MoEVerifyError as error:
+                self.errors[case.source] = error
+        if case.source in self.errors:
+            raise self.errors[case.source]
+        return self.reached[case.source][check]
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, VerdictReached):
+            self.reached[event.case.source].setdefault(event.verdict.check, event.verdict)
+        elif isinstance(event, CaseFinished) and event.facts is not None:
+            self.facts[event.case.source] = event.facts
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Let the verdict travel with the test report, from a worker to the controller."""
+        report = yield
+        if isinstance(item, CheckItem) and report.when == "call":
+            source = item.parent.name  # type: ignore[union-attr]
+            case = item.parent.case  # type: ignore[union-attr]
+            verdict = self.reached.get(source, {}).get(item.name)
+            if error := self.errors.get(source):
+                verdict = verdict_of(case, LOAD, Status.ERROR, str(error), {})
+            facts = self.facts.get(source)
+            report.moeverify = {  # type: ignore[attr-defined]
+                "verdict": verdict.to_dict() if verdict else None,
+                "facts": facts.to_dict() if facts else None,
+            }
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect what the workers found."""
+        found = getattr(report, "moeverify", None)
+        if found and found["verdict"]:
+            verdict = Verdict.from_dict(found["verdict"])
+            if hasattr(report, "wasxfail") or (report.failed and verdict.status is Status.PASS):
+                verdict = verdict.expected_to_fail()
+            self.reached.setdefault(verdict.source, {})[verdict.check] = verdict
+        if found and found["facts"]:
+            self.facts[found["facts"]["source"]] = CaseFacts(**found["facts"])
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write the merged report, once, where the whole session is known."""
+        if self.worker is not None:
+            self.worker.close()
+        if self._option("report") is None or hasattr(self.config, "workerinput"):
+            return
+        settings = {name: self._option(name) for name in ("subject", "pruning-ratio", "seed", "dtype", "expect-fail")}
+        result = VerificationResult(
+            verdicts=tuple(
+                self.reached[case.source][name]
+                for case in self.cases
+                for name in (LOAD, *case.check_names())
+                if name in self.reached.get(case.source, {})
+            ),
+            cases=tuple(self.facts[case.source] for case in self.cases if case.source in self.facts),
+            settings={
+                **{name.replace("-", "_"): value for name, value in settings.items()},
+                **({"roles": self.roles} if self.roles else {}),
+            },
+            versions=versions(),
+            created=self.created,
+            seconds=time.monotonic() - self.begin,
+        )
+        self.path = result.write(self._option("report"))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say where the report is."""
+        if path := getattr(self, "path", None):
+            terminalreporter.write_line(f"moeverify report: {path}")

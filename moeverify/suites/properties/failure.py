@@ -1,0 +1,81 @@
+"""A falsified property as a document that is run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moeverify.base.files import write_text
+from moeverify.base.versions import versions
+from moeverify.errors import UsageError
+from moeverify.suites.properties import NotApplicable, PropertyFailed, check_property
+from synthetic_models import Spec
+
+FORMAT = "moeverify-failure-1"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A property that did not hold for a spec and a subject, and what it said."""
+
+    property: str
+    spec: Spec
+    subject: str = "moe"
+    pruning_ratio: float = 0.5
+    seed: int = 0
+    message: str = ""
+
+    def script(self) -> str:
+        """Five lines of Python that fail in the same way.
+
+        >>> print(Failure("truth", Spec(router="hash")).script())
+        from moeverify import check_property
+        from synthetic_models import Cycle, Spec
+        <BLANKLINE>
+        spec = Spec(router='hash')
+        check_property('truth', spec, subject='moe', pruning_ratio=0.5, seed=0)
+        """
+        return (
+            "from moeverify import check_property\n"
+            "from synthetic_models import Cycle, Spec\n\n"
+            f"spec = {self.spec!r}\n"
+            f"check_property({self.property!r}, spec, subject={self.subject!r}, "
+            f"pruning_ratio={self.pruning_ratio!r}, seed={self.seed!r})"
+        )
+
+    def to_json(self) -> str:
+        """A document that ``moeverify replay`` runs."""
+        data = {**asdict(self), "spec": self.spec.to_dict(), "format": FORMAT, "versions": versions()}
+        return json.dumps(data, indent=2) + "\n"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the document; a reader never sees half of it."""
+        return write_text(Path(path), self.to_json())
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Failure:
+        """Read a document's data. Raises ``UsageError`` with one line."""
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        try:
+            failure = cls(**{**known, "spec": Spec.from_dict(known.get("spec", {}))})
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the file does not describe a falsified property: {error}") from error
+        numbers = isinstance(failure.pruning_ratio, int | float) and isinstance(failure.seed, int)
+        if not numbers or not isinstance(failure.subject, str):
+            raise UsageError("the file does not describe a falsified property: wrong type of subject, ratio or seed")
+        return failure
+
+    def still(self) -> str | None:
+        """Try again: what the property says now, or ``None`` if it holds (or no longer applies)."""
+        try:
+            check_property(
+                self.property, self.spec, subject=self.subject, pruning_ratio=self.pruning_ratio, seed=self.seed
+            )
+        except PropertyFailed as error:
+            return str(error)
+        except NotApplicable:
+            return None
+        return None

@@ -1,0 +1,1 @@
+"""Couplings of every zoo type compared with masked models, twins and configurations."""
