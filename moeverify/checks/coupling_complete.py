@@ -6,7 +6,7 @@ import numpy as np
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.liveness import Held, Laboratory, chosen_units, joint, places
-from moeverify.checks.evidence.reference import compared
+from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 

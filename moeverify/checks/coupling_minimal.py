@@ -13,7 +13,7 @@ from moeverify.checks.evidence.liveness import (
     places,
 )
 from moeverify.checks.evidence.parts import Part, parts_of, tied_names
-from moeverify.checks.evidence.reference import compared
+from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 
