@@ -1,4 +1,4 @@
-"""Group building over the number of listed experts in one layer: time and memory (G15).
+"""Group building over the number of listed experts in one layer: time and memory.
 
     python -m benchmarks.groups [--experts 64 128 256 512] [--repeat 3] [--output reports/baselines]
 

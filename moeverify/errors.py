@@ -28,7 +28,7 @@ class PruningRefused(MoEVerifyError):
 
 
 class BoundaryRefused(PruningRefused):
-    """A group that would take channels of two routed experts: the expert boundary keeps them apart (G4)."""
+    """A group that would take channels of two routed experts: the expert boundary keeps them apart."""
 
 
 class PlanError(MoEVerifyError):

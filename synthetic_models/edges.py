@@ -1,4 +1,4 @@
-"""Cycles for a dependency graph's own edges, for G1-G4: dependencies that no operation of the model states.
+"""Cycles for a dependency graph's own edges: dependencies that no operation of the model states.
 
 They are plain data, to be given to any graph that can take a dependency: a source and a target place (parameter,
 dimension) and where each position goes.

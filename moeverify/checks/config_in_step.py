@@ -11,7 +11,7 @@ from moeverify.pruning.configuration import has_config, shapes_of
 @check("config-in-step")
 def config_in_step(context: Context) -> Finding:
     """Proves that the model's class, built anew from the pruned model's configuration, has the pruned model's shapes,
-    and that every module's integer attributes are those of the new build (G10).
+    and that every module's integer attributes are those of the new build.
 
     Does not load any weight; ``reload`` does.
     """

@@ -156,12 +156,12 @@ def _tied(context: Context) -> set[frozenset[str]]:
 
 @check("expert-isolation")
 def expert_isolation(context: Context) -> Finding:
-    """Proves that no group of the subject removes inner channels of two routed experts (G4), of one layer or of two.
+    """Proves that no group of the subject removes inner channels of two routed experts, of one layer or of two.
 
     Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
     weights is judged by ``masked-equivalence``. Channels that experts share with a parameter outside of them do not
     count (those of the residual stream, the heads that attention experts share with keys and values), and experts that
-    share a tensor are one. Shared experts may be connected with every expert (G5). Whether experts are connected with
+    share a tensor are one. Shared experts may be connected with every expert. Whether experts are connected with
     anything without need is said by ``coupling-minimal``.
     """
     if not context.roles.layers:

@@ -56,7 +56,7 @@ class Inspection:
         return type(self.model.get_submodule(module)).__name__
 
     def boundaries(self) -> dict[str, str | None]:
-        """The routed expert that each module belongs to (G4); fused experts are one module, its own boundary."""
+        """The routed expert that each module belongs to; fused experts are one module, its own boundary."""
         return {name: self.roles.boundary(name) for name, _ in self.model.named_modules() if name}
 
     def by_role(self) -> dict[str, list[PruningClass]]:

@@ -1,4 +1,4 @@
-"""A picture of one MoE layer: which parameters' channels go together, and what is frozen (G14).
+"""A picture of one MoE layer: which parameters' channels go together, and what is frozen.
 
 Coupling classes stand on the left, the parameters of the layer's block on the right, each dimension a chip in the
 colour of its class. Experts are drawn once in full and then as a grid, so that 8 and 512 of them read alike.

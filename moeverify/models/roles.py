@@ -1,4 +1,4 @@
-"""Who is a routed expert, a router, a shared expert: by name and structure, or as the user says (G4-G6, G13)."""
+"""Who is a routed expert, a router, a shared expert: by name and structure, or as the user says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Naming rules of experts, routers and shared experts from a TOML file or single options (G13)."""
+"""Naming rules of experts, routers and shared experts from a TOML file or single options."""
 
 from __future__ import annotations
 

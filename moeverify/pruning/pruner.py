@@ -42,7 +42,7 @@ class MoEPruner:
 
     ``ratios`` overrides ``pruning_ratio`` by role (``hidden``, ``routed_experts``, ``shared_experts``, ``dense_mlp``,
     ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. ``prune_shared_experts=False`` leaves
-    shared experts' inner channels alone (G5). ``expert_ranking`` ranks the channels of each routed expert by themselves
+    shared experts' inner channels alone. ``expert_ranking`` ranks the channels of each routed expert by themselves
     (``"each"``, the default without ``global_pruning``) or those of a layer's listed experts together (``"together"``),
     which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions``
     bounds the building of one group.

@@ -1,4 +1,4 @@
-"""Everything that a bug report needs in one Markdown file, with nothing private in it (G16)."""
+"""Everything that a bug report needs in one Markdown file, with nothing private in it."""
 
 from __future__ import annotations
 

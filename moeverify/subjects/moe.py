@@ -25,7 +25,7 @@ def make_moe_pruner(
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
 ) -> MoEPruner:
-    """The guide's basic call (G9), with ``ratios`` for single roles."""
+    """The guide's basic call, with ``ratios`` for single roles."""
     head = getattr(model, "lm_head", None)
     return MoEPruner(
         model,

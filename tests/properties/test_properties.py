@@ -1,4 +1,4 @@
-"""The property suite (H2), over specs drawn by Hypothesis, for ours or for the subject of ``--moeverify-subject``."""
+"""The property suite, over specs drawn by Hypothesis, for ours or for the subject of ``--moeverify-subject``."""
 
 from pathlib import Path
 

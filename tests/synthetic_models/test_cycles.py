@@ -1,4 +1,4 @@
-"""What injected cycles do to a naive traversal, and that guards G1-G3 keep ours right."""
+"""What injected cycles do to a naive traversal, and that the guards keep ours right."""
 
 import contextlib
 import warnings
@@ -16,7 +16,7 @@ from synthetic_models import Cycle, Spec, build, example_inputs
 from synthetic_models.cycles import Stem
 from synthetic_models.spec import CYCLES
 
-# No guard against circles (G1), against positions seen before (G2), and every operation a node of its own (G7).
+# No guard against circles, against positions seen before, and every operation a node of its own.
 NAIVE = GUARDS - {"onpath", "visited", "transparent"}
 # The same, on a graph where operations that change no index are no steps: only shifts of indices can go in circles.
 SHIFTS_ONLY = GUARDS - {"onpath", "visited"}
@@ -72,7 +72,7 @@ def test_every_kind_overflows_a_naive_traversal_and_not_ours(kind):
 
 @pytest.mark.parametrize("cycle", [Cycle("rotate_half"), Cycle("cat_slice"), Cycle("cat_slice", 2)])
 def test_it_is_the_shift_that_overflows(cycle):
-    """Between two linear layers a traversal without G1 and G2 ends; with a shift of indices it does not."""
+    """Between two layers a traversal without `onpath` and `visited` ends; with a shift of indices it does not."""
     assert carried(None, SHIFTS_ONLY) == (1, False)
     assert carried(cycle, SHIFTS_ONLY) == (BOUND + 1, True)
     steps, overflowed = carried(cycle, GUARDS)
@@ -105,7 +105,7 @@ def test_the_paths_of_a_ladder_double_with_each_rung():
 
 @pytest.mark.parametrize("kind", ["ladder", "twice", "rotate_half", "cat_slice"])
 def test_our_steps_grow_at_most_linearly_with_the_strength(kind):
-    """G2 alone is enough for that; G7 makes most of it one step."""
+    """`visited` alone is enough for that; `transparent` makes most of it one step."""
     for guards in (GUARDS, GUARDS - {"transparent"}):
         two, eight = carried(Cycle(kind, 2), guards)[0], carried(Cycle(kind, 8), guards)[0]
         assert eight <= 4 * two + 8

@@ -1,4 +1,4 @@
-"""Listed experts that the example input does not reach (G15).
+"""Listed experts that the example input does not reach.
 
 An expert that no token reached is covered by what a reached sibling did. If the two are alike in everything but
 the values of their parameters, the sibling's relations are stated anew with the names exchanged, which costs a

@@ -60,7 +60,7 @@ class Selection:
                 continue
             try:
                 self.graph.group_of(pruning_class)
-            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told (G4)
+            except BoundaryRefused as error:  # it would take two routed experts along: left alone and told
                 size = pruning_class.coupling.size
                 stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
                 continue

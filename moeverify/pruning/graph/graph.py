@@ -184,9 +184,9 @@ class MoEDependencyGraph(tp.DependencyGraph):
         return super().get_pruner_of_module(module)
 
     def boundary(self, module: nn.Module | str) -> str | None:
-        """The routed expert that a module (or path) belongs to, ``None`` outside the experts (G4).
+        """The routed expert that a module (or path) belongs to, ``None`` outside the experts.
 
-        Shared experts and routers are outside (G5, G6); all fused experts of a layer share their module's name.
+        Shared experts and routers are outside; all fused experts of a layer share their module's name.
         """
         return self.found_roles.boundary(module if isinstance(module, str) else self.name_of(module))
 

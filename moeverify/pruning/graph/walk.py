@@ -1,15 +1,15 @@
-"""A pruning group grows step by step over the dependency graph between dimensions (G1-G4, G7).
+"""A pruning group grows step by step over the dependency graph between dimensions.
 
 The graph's nodes are dimensions of traced tensors, its edges the relations that operations state between them. From
 a root's positions the walk enters node after node, depth first and without recursion. Four guards keep it right;
 each can be left out, which is how tests show what it is for:
 
-* ``onpath``: nodes of the present path are known, so a path that closes is recognised, reported and left (G1);
-* ``visited``: positions that a node has seen are not carried into it again (G2);
-* ``boundary``: a step from one routed expert into another is not taken (G4);
-* ``transparent``: dimensions that an operation leaves as they are, position by position, are one node (G7).
+* ``onpath``: nodes of the present path are known, so a path that closes is recognised, reported and left;
+* ``visited``: positions that a node has seen are not carried into it again;
+* ``boundary``: a step from one routed expert into another is not taken;
+* ``transparent``: dimensions that an operation leaves as they are, position by position, are one node.
 
-``max_expansions`` bounds the steps whatever the guards (G3).
+``max_expansions`` bounds the steps whatever the guards.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DimensionGraph:
 def dimension_graph(
     links: Links, tensors: Mapping[str, tuple[int, ...]], *, merge_transparent: bool = True
 ) -> DimensionGraph:
-    """The graph of a trace. With ``merge_transparent`` equal dimensions are one node (G7), else each is its own."""
+    """The graph of a trace. With ``merge_transparent`` equal dimensions are one node, else each is its own."""
     relations, root = links.relations, links.root
 
     def own(dim: int) -> int:

@@ -8,7 +8,7 @@ from moeverify.suites.properties.trial import Trial, require, twin
 @prop("config-in-step")
 def config_in_step(trial: Trial) -> None:
     """A model with a configuration is pruned as the same model without one, and its configuration builds the pruned
-    shapes (G10; the check of the same name).
+    shapes (the check of the same name).
     """
     original = synthetic_models.build(trial.spec)
     pruned = twin(original)

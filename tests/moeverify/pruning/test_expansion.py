@@ -1,4 +1,4 @@
-"""Group building: what a walk finds is what the solver finds; cycles, overflow and the expert boundary (G1-G7)."""
+"""Group building: what a walk finds is what the solver finds; cycles, overflow and the expert boundary."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The guide's call on checkpoints (G9), and dense models on which stock Torch-Pruning never ends."""
+"""The guide's call on checkpoints, and dense models on which stock Torch-Pruning never ends."""
 
 import pytest
 import torch

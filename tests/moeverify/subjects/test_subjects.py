@@ -169,7 +169,7 @@ def test_stock_is_counted_like_a_factory():
 
 
 def test_a_group_of_torch_prunings_takes_the_same_channels_of_every_expert():
-    """Of a stack it cuts all slices alike, so its experts have none of their own (G4)."""
+    """Of a stack it cuts all slices alike, so its experts have none of their own."""
     model = build_zoo("mixtral")
     graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": torch.arange(32).view(2, 16)})
     theirs = SimpleNamespace(
