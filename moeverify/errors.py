@@ -49,3 +49,7 @@ class ExpansionsExceeded(MoEVerifyError):
 
 class EvaluationError(MoEVerifyError):
     """An evaluation that cannot be made, or two that cannot be compared."""
+
+
+class ExtensionError(MoEVerifyError):
+    """A module that adds checks, rules or faults cannot be loaded."""

@@ -1,6 +1,9 @@
 """The checks, in the order of the report; importing the package registers them all."""
 
-from moeverify.checks import (  # noqa: F401, I001  the order is the report's
+# ruff: noqa: I001 - the order of the imports is the report's
+
+from moeverify.base.extensions import load_extensions
+from moeverify.checks import (  # noqa: F401
     terminates,
     something_pruned,
     expert_isolation,
@@ -26,3 +29,6 @@ __all__ = ["CHECKS", "Finding", "check", "default_names", "names"]
 def names() -> tuple[str, ...]:
     """The stable names of all checks."""
     return tuple(CHECKS)
+
+
+load_extensions("checks")

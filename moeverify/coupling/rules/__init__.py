@@ -2,6 +2,7 @@
 
 import torch
 
+from moeverify.base.extensions import load_extensions
 from moeverify.coupling.rules import (  # noqa: F401
     attention,
     convolution,
@@ -29,3 +30,6 @@ def rule_for(name: str, tags: list[torch.Tag]) -> Rule | None:
     if known is None and torch.Tag.pointwise in tags:
         return creation.random if torch.Tag.nondeterministic_seeded in tags else pointwise.pointwise
     return known
+
+
+load_extensions("rules")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeverify.base.extensions import load_extensions
 from moeverify.errors import UsageError
 from moeverify.subjects.protocol import Subject
 
@@ -76,6 +77,7 @@ def all_faults() -> tuple[Fault, ...]:
     package = __name__.rpartition(".")[0]
     for module in pkgutil.walk_packages([str(Path(__file__).parent)], package + "."):
         importlib.import_module(module.name)
+    load_extensions("faults")
     return tuple(FAULTS[name] for name in sorted(FAULTS))
 
 
@@ -85,6 +87,8 @@ def find_fault(name: str) -> Fault:
     if name not in FAULTS and re.fullmatch(r"[a-z-]+/[a-z0-9-]+", name):
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
+    if name not in FAULTS:
+        load_extensions("faults")
     if name not in FAULTS:
         raise UsageError(f"no fault {name!r}; `moeverify self-test --list` names them")
     return FAULTS[name]
