@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.models import skeleton
-from moeverify.pruning.configuration import has_config, shapes_of
+from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
 
 @check("config-in-step")

@@ -18,7 +18,7 @@ from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.models.device import input_device
 from moeverify.models.exercise import run, vary_inputs
 from moeverify.models.memory_layout import laid_out_afresh
-from moeverify.pruning.configuration import has_config
+from moeverify.models.skeleton import has_config
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
 GPU_ROUNDINGS = 64
