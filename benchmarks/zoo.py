@@ -35,6 +35,8 @@ def summary(result: VerificationResult) -> dict[str, dict[str, Any]]:
             row["passed"] += 1
         elif verdict.status in PROBLEMS:
             row["problems"][verdict.check] = f"{verdict.status}: {verdict.message}"
+        elif verdict.status is Status.INCONCLUSIVE:
+            row["skipped"][verdict.check] = f"inconclusive: {verdict.message}"
         else:
             row["skipped"][verdict.check] = verdict.message
         if verdict.check == "ratio-honoured":

@@ -11,13 +11,18 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """What a check says. ``ERROR``: the subject crashed; ``TIMEOUT``: it hung."""
+    """Outcome of a check.
+
+    ``ERROR``: the subject crashed. ``TIMEOUT``: it hung. ``SKIP``: the check does not apply. ``INCONCLUSIVE``: it
+    applies but could not see enough to pass or fail; the message says why and what would make it visible.
+    """
 
     PASS = "pass"
     FAIL = "fail"
     ERROR = "error"
     TIMEOUT = "timeout"
     SKIP = "skip"
+    INCONCLUSIVE = "inconclusive"
 
 
 # Not a check: the name under which a source that cannot be loaded is reported.
@@ -55,7 +60,10 @@ class Verdict:
     seconds: float = 0.0
 
     def expected_to_fail(self) -> Verdict:
-        """The verdict of a check that is expected to fail: a problem passes, a pass becomes a failure."""
+        """The verdict of a check that is expected to fail: a problem passes, a pass becomes a failure.
+
+        Exception: what was skipped or inconclusive stays so.
+        """
         if self.status in PROBLEMS:
             return replace(self, status=Status.PASS, message=f"{self.status.value}, as expected: {self.message}")
         if self.status is Status.PASS:

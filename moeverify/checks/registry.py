@@ -36,6 +36,11 @@ def skipped(reason: str, **evidence: Any) -> Finding:
     return Finding(Status.SKIP, reason, evidence)
 
 
+def inconclusive(reason: str, **evidence: Any) -> Finding:
+    """The check applies but could not see enough; the reason says why and what would make it visible."""
+    return Finding(Status.INCONCLUSIVE, reason, evidence)
+
+
 Check = Callable[["Context"], Finding]
 CHECKS: dict[str, Check] = {}
 _OPTIONAL: set[str] = set()

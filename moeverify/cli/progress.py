@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from moeverify.verdict import PROBLEMS
+from moeverify.verdict import PROBLEMS, Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import (
     CaseFinished,
@@ -33,6 +33,7 @@ def watch(*, quiet: bool = False) -> Iterator[Listener | None]:
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[Case, TaskID] = {}
         problems: Counter[Case] = Counter()
+        unseen: Counter[Case] = Counter()
 
         def listen(event: Event) -> None:
             case = event.case
@@ -43,11 +44,14 @@ def watch(*, quiet: bool = False) -> Iterator[Listener | None]:
                 progress.update(tasks[case], description=f"{name} · {event.stage}")
             elif isinstance(event, VerdictReached):
                 problems[case] += event.verdict.status in PROBLEMS
+                unseen[case] += event.verdict.status is Status.INCONCLUSIVE
                 progress.advance(tasks[case])
             elif isinstance(event, CaseFinished):
                 progress.remove_task(tasks.pop(case))
                 count = problems[case]
                 mark = f"[red]✗ {count} problem{'s' if count > 1 else ''}[/]" if count else "[green]✓[/]"
+                if not count and unseen[case]:
+                    mark = f"[yellow]? {unseen[case]} inconclusive[/]"
                 progress.console.print(f"{mark} {escape(name)}", highlight=False)
 
         yield listen

@@ -19,12 +19,13 @@ _COLOURS = {
     Status.ERROR: "red",
     Status.TIMEOUT: "yellow",
     Status.SKIP: "bright_black",
+    Status.INCONCLUSIVE: "yellow",
 }
 _MOST_PROBLEMS = 20
 
 
 def print_summary(result: VerificationResult, report: Path | None = None) -> None:
-    """One row a model, problems and how to reproduce them, what passes leave open, counts, the report's path."""
+    """One row a model, problems and inconclusive verdicts with a line to reproduce them, caveats, counts, the path."""
     console = Console(highlight=False)
     table = Table(title=f"subject {escape(str(result.settings['subject']))}", title_justify="left")
     table.add_column("model", overflow="fold")
@@ -35,7 +36,7 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
         found = [v.status for v in result.verdicts if v.source == source]
         table.add_row(escape(source), *(str(found.count(s) or "") for s in Status if result.summary[s.value]))
     console.print(table)
-    problems = [v for v in result.verdicts if v.status in PROBLEMS]
+    problems = [v for v in result.verdicts if v.status in PROBLEMS] + list(result.inconclusive)
     for verdict in problems[:_MOST_PROBLEMS]:
         colour = _COLOURS[verdict.status]
         console.print(
@@ -48,6 +49,9 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
     for line in caveats(result.to_dict()):
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)
-    console.print(f"{'✓' if result.ok else '✗'} {counts} in {result.seconds:.0f} s")
+    mark = "✗" if not result.ok else "?" if result.inconclusive else "✓"
+    console.print(f"{mark} {counts} in {result.seconds:.0f} s")
+    if result.ok and result.inconclusive:
+        console.print("  nothing failed; what is inconclusive was not approved either (--strict: exit code 1)")
     if report is not None:
         print(f"report: {report.resolve()}")

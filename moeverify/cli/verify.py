@@ -66,6 +66,7 @@ def verify_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the killed run in --report.")] = False,
     json: Annotated[str | None, typer.Option(help="Also write report.json there; - is standard output.")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a verdict is inconclusive, too.")] = False,
 ) -> int:
     """Prune models and check the outcome: verdicts on the terminal, in report.json, report.html and junit.xml."""
     folder = report or Path("reports", datetime.datetime.now().strftime("%Y%m%d-%H%M%S"))
@@ -91,6 +92,7 @@ def verify_command(
             trust_remote_code=trust_remote_code,
             report=folder,
             resume=resume,
+            strict=strict,
             listen=listen,
         )
     if json == "-":

@@ -47,6 +47,7 @@ def _verify_settings(pytestconfig: pytest.Config) -> dict[str, Any]:
         "roles": roles_told(pytestconfig),
         "checks": words(option(pytestconfig, "checks")) or None,
         "skip_checks": words(option(pytestconfig, "skip-checks")),
+        "strict": option(pytestconfig, "strict"),
     }
 
 
@@ -63,7 +64,7 @@ def verify_pruning(request: pytest.FixtureRequest, _verify_settings: dict[str, A
             verify_pruning(MyModel(), example_inputs=inputs, subject=my_prune, pruning_ratio=0.25)
     """
     from moeverify.report.text import describe_problem
-    from moeverify.verdict import PROBLEMS
+    from moeverify.verdict import PROBLEMS, Status
     from moeverify.verification.verify import verify
 
     expected = [name for mark in request.node.iter_markers("moeverify_expect_fail") for name in mark.args]
@@ -71,7 +72,8 @@ def verify_pruning(request: pytest.FixtureRequest, _verify_settings: dict[str, A
     def check(sources: Any = (), **arguments: Any) -> Any:
         __tracebackhide__ = True
         result = verify(sources, **{**_verify_settings, "expect_fail": expected, **arguments})
-        problems = [describe_problem(v) for v in result.verdicts if v.status in PROBLEMS]
+        refused = (*PROBLEMS, Status.INCONCLUSIVE) if result.settings.get("strict") else PROBLEMS
+        problems = [describe_problem(v) for v in result.verdicts if v.status in refused]
         if problems or not result.ok:
             pytest.fail("\n\n".join(problems) or "no check could be carried out", pytrace=False)
         return result

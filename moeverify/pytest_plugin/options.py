@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("moeverify", "verification of MoE pruning")
     for name, kind, default, text in OPTIONS:
         group.addoption(f"--moeverify-{name}", type=kind, default=default, help=text)
+    group.addoption("--moeverify-strict", action="store_true", help="inconclusive verdicts count as failures")
 
 
 def option(config: pytest.Config, name: str) -> Any:

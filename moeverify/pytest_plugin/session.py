@@ -69,6 +69,8 @@ class CheckItem(pytest.Item):
         verdict = session.verdict(self.parent.case, self.name)
         if verdict.status is Status.SKIP:
             pytest.skip(verdict.message)
+        if verdict.status is Status.INCONCLUSIVE and not self.config.getoption("--moeverify-strict"):
+            pytest.skip(f"inconclusive: {verdict.message}")
         if verdict.status is not Status.PASS:
             raise ProblemFound(verdict)
 
@@ -271,6 +273,7 @@ class MoEVerifySession:
             cases=tuple(self.facts[case.source] for case in self.cases if case.source in self.facts),
             settings={
                 **{name.replace("-", "_"): value for name, value in settings.items()},
+                **({"strict": True} if self._option("strict") else {}),
                 **({"roles": self.roles} if self.roles else {}),
             },
             versions=versions(),

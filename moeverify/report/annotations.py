@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moeverify.report.result import VerificationResult
-from moeverify.verdict import PROBLEMS
+from moeverify.verdict import PROBLEMS, Status
 
 
 def _escape(text: str, *, title: bool = False) -> str:
@@ -13,10 +13,11 @@ def _escape(text: str, *, title: bool = False) -> str:
 
 
 def github_annotations(result: VerificationResult) -> list[str]:
-    """One workflow command a problem, by the rules of GitHub's workflow commands."""
+    """One workflow command each: an error for a problem, a warning for what is inconclusive."""
+    kinds = {**dict.fromkeys(PROBLEMS, "error"), Status.INCONCLUSIVE: "warning"}
     return [
-        f"::error title={_escape(f'{v.source} {v.check}: {v.status.value}', title=True)}::"
+        f"::{kinds[v.status]} title={_escape(f'{v.source} {v.check}: {v.status.value}', title=True)}::"
         + _escape(f"{v.message}\nreproduce: {v.reproduce}")
         for v in result.verdicts
-        if v.status in PROBLEMS
+        if v.status in kinds
     ]

@@ -10,7 +10,7 @@ from moeverify.errors import UsageError
 from moeverify.report.result import VerificationResult
 from moeverify.report.scrub import scrub, scrub_data
 from moeverify.report.text import shortened
-from moeverify.verdict import PROBLEMS
+from moeverify.verdict import PROBLEMS, Status
 
 _TRACES = ("traceback", "stderr", "output")
 
@@ -37,7 +37,7 @@ def bug_report(result: VerificationResult, source: str | None = None) -> str:
     found: dict[str, list[dict[str, Any]]] = {}
     for verdict in document["verdicts"]:
         found.setdefault(verdict["source"], []).append(verdict)
-    statuses = {status.value for status in PROBLEMS}
+    statuses = {status.value for status in (*PROBLEMS, Status.INCONCLUSIVE)}
     wanted = [name for name, verdicts in found.items() if any(v["status"] in statuses for v in verdicts)] or list(found)
     if source is not None:
         if scrub(source) not in found:

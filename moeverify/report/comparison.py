@@ -30,6 +30,8 @@ class Change:
             if self.before is None and alone is not None and alone.status in PROBLEMS:
                 return "worse"
             return "new" if self.before is None else "gone"
+        if self.before.status in PROBLEMS and self.after.status is Status.INCONCLUSIVE:
+            return "changed"  # that the problem is gone was not seen
         was, now = self.before.status in PROBLEMS, self.after.status in PROBLEMS
         if was != now:
             return "worse" if now else "better"

@@ -23,6 +23,7 @@ SYMBOLS = {
     Status.ERROR: "!",
     Status.TIMEOUT: "⧖",
     Status.SKIP: "–",
+    Status.INCONCLUSIVE: "?",
 }
 _MOST_EVIDENCE = 20_000
 
@@ -51,6 +52,7 @@ def render(template: str, **content: Any) -> str:
     return environment.get_template(template).render(
         symbols={s.value: symbol for s, symbol in SYMBOLS.items()},
         problems=[s.value for s in PROBLEMS],
+        open=Status.INCONCLUSIVE.value,
         **content,
     )
 
@@ -64,7 +66,7 @@ def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], fact
         "subject": key[1],
         "by_check": by_check,
         "verdicts": verdicts,
-        "problem": any(v["status"] in PROBLEMS for v in verdicts),
+        "problem": any(v["status"] in (*PROBLEMS, Status.INCONCLUSIVE) for v in verdicts),
         "facts": facts,
         "quality": quality_view(facts),
         "matrices": [isolation_picture(layer) for layer in facts.get("isolation", [])],

@@ -12,7 +12,14 @@ from moeverify.verdict import Status
 
 # What XML 1.0 does not allow in text.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_ELEMENT = {Status.FAIL: "failure", Status.ERROR: "error", Status.TIMEOUT: "error", Status.SKIP: "skipped"}
+# JUnit knows no more than these; what is inconclusive is skipped with a reason that begins with that word.
+_ELEMENT = {
+    Status.FAIL: "failure",
+    Status.ERROR: "error",
+    Status.TIMEOUT: "error",
+    Status.SKIP: "skipped",
+    Status.INCONCLUSIVE: "skipped",
+}
 
 
 def _clean(text: str) -> str:
@@ -33,7 +40,7 @@ def render_junit(document: Mapping[str, Any]) -> str:
             tests=str(len(verdicts)),
             failures=str(count[Status.FAIL]),
             errors=str(count[Status.ERROR] + count[Status.TIMEOUT]),
-            skipped=str(count[Status.SKIP]),
+            skipped=str(count[Status.SKIP] + count[Status.INCONCLUSIVE]),
             time=f"{sum(v['seconds'] for v in verdicts):.3f}",
             timestamp=document["created"],
         )
@@ -46,7 +53,9 @@ def render_junit(document: Mapping[str, Any]) -> str:
                 time=f"{verdict['seconds']:.3f}",
             )
             if element := _ELEMENT.get(verdict["status"]):
-                detail = ET.SubElement(case, element, message=_clean(verdict["message"]), type=verdict["status"])
+                prefix = "inconclusive: " if verdict["status"] == Status.INCONCLUSIVE else ""
+                message = _clean(prefix + verdict["message"])
+                detail = ET.SubElement(case, element, message=message, type=verdict["status"])
                 evidence = json.dumps(verdict["evidence"], indent=2)
                 detail.text = _clean(f"{verdict['message']}\n{evidence}\nreproduce: {verdict['reproduce']}")
     ET.indent(root)

@@ -14,7 +14,8 @@ import jsonschema
 from moeverify.errors import ReportError
 from moeverify.verdict import LOAD, PROBLEMS, CaseFacts, Status, Verdict, plain
 
-SCHEMA_VERSION = "1.0"
+# 1.1 added the status ``inconclusive``; a report of 1.0 is still read.
+SCHEMA_VERSION = "1.1"
 
 
 def schema() -> dict[str, Any]:
@@ -24,7 +25,7 @@ def schema() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """All verdicts of a run."""
+    """All verdicts of a run. With ``settings["strict"]`` inconclusive verdicts count as failures."""
 
     verdicts: tuple[Verdict, ...]
     cases: tuple[CaseFacts, ...]
@@ -35,9 +36,18 @@ class VerificationResult:
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, crashed or hung, and at least one check passed."""
+        """Nothing failed, crashed or hung, and at least one check passed.
+
+        With ``strict`` nothing was inconclusive either.
+        """
         statuses = {v.status for v in self.verdicts}
-        return Status.PASS in statuses and not statuses & set(PROBLEMS)
+        refused = {*PROBLEMS, Status.INCONCLUSIVE} if self.settings.get("strict") else {*PROBLEMS}
+        return Status.PASS in statuses and not statuses & refused
+
+    @property
+    def inconclusive(self) -> tuple[Verdict, ...]:
+        """Verdicts of checks that apply but could not see enough."""
+        return tuple(v for v in self.verdicts if v.status is Status.INCONCLUSIVE)
 
     @property
     def exit_code(self) -> int:

@@ -11,7 +11,7 @@ from moeverify.errors import UsageError
 from moeverify.models.roles import Roles
 from moeverify.report.result import VerificationResult
 from moeverify.suites.properties.failure import FORMAT, Failure
-from moeverify.verdict import LOAD, PROBLEMS
+from moeverify.verdict import LOAD, PROBLEMS, Status
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _replay_report(path: Path, result: VerificationResult) -> Iterator[Replayed]
         mine = [v for v in failed if (v.source, v.subject) == (source, subject)]
         checks = None if any(v.check == LOAD for v in mine) else [v.check for v in mine]
         again = verify(source, subject=subject, checks=checks, **settings)
-        now = {v.check: v for v in again.verdicts if v.status in PROBLEMS}
+        now = {v.check: v for v in again.verdicts if v.status in (*PROBLEMS, Status.INCONCLUSIVE)}
         for verdict in mine:
             found = now.get(verdict.check) or now.get(LOAD)
             message = None if found is None else f"{found.status.value}: {found.message}"

@@ -20,7 +20,7 @@ from moeverify.verification.worker import Limits
 from moeverify.verification.workers import run_isolated
 
 RIGHT = "moe"
-_SYMBOLS = {Status.PASS: "·", Status.SKIP: " "}
+_SYMBOLS = {Status.PASS: "·", Status.SKIP: " ", Status.INCONCLUSIVE: "?"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class SelfTest:
             f"checks that caught nothing: {', '.join(self.idle) or 'none'}; "
             f"checks that ran nowhere: {', '.join(self.never_ran) or 'none'}.",
             "",
-            "**N** the check fails and names the cause, x it fails as well, · it passes, blank it was not reached.",
+            "**N** the check fails and names the cause, x it fails as well, · it passes, ? it is inconclusive, "
+            "blank it was not reached.",
         ]
         numbers = {name: number for number, name in enumerate(self.checks, 1)}
         lines += ["", *(f"{number}. `{name}`" for name, number in numbers.items())]

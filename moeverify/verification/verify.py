@@ -84,6 +84,7 @@ def verify(
     trust_remote_code: bool = False,
     report: str | Path | None = None,
     resume: bool = False,
+    strict: bool = False,
     listen: Listener | None = None,
 ) -> VerificationResult:
     """Prune models by ``subject`` and check the outcome.
@@ -97,7 +98,8 @@ def verify(
     right and whose pass is a failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what
     the check of that name evaluates; ``roles`` names experts, routers and shared experts for our pruner and every check
     where the usual names do not find them. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml``
-    are written into it, and ``resume`` continues a run that was killed there. ``listen`` hears every event.
+    are written into it, and ``resume`` continues a run that was killed there. With ``strict`` inconclusive
+    verdicts count as failures. ``listen`` hears every event.
 
     Raises ``UsageError`` for arguments that cannot be meant, and ``SourceError`` if no source can be loaded.
 
@@ -131,6 +133,7 @@ def verify(
         **({"roles": patterns} if patterns else {}),
         "checks": list(names),
         "expect_fail": sorted(expected),
+        **({"strict": True} if strict else {}),
     }
     folder = Path(report) if report is not None else None
     if resume and folder is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sample_results import HOSTILE, facts, mixed, result, verdict
 
+from moeverify.cli.summary import print_summary
 from moeverify.errors import ReportError, UsageError
 from moeverify.report.annotations import github_annotations
 from moeverify.report.bug_report import bug_report
@@ -81,6 +82,62 @@ def test_annotations_are_single_lines():
     assert lines == [
         "::error title=a%3Ab%2Cc shapes%3A fail::50 %25%0Awrong%0Areproduce: moeverify verify a:b,c",
     ]
+
+
+def unseen():
+    return result(verdict("m", "shapes", Status.PASS), verdict("m", "reload", Status.INCONCLUSIVE, "no input uses x"))
+
+
+def test_inconclusive_has_a_mark_of_its_own_everywhere(capsys):
+    found = unseen()
+    page = render_html(found.to_dict(), ok=found.ok)
+    assert '<article class="problem inconclusive">' in page
+    assert "all checks pass" not in page
+    (suite,) = ET.fromstring(render_junit(found.to_dict()))
+    (skipped,) = suite.iter("skipped")
+    assert (suite.get("skipped"), suite.get("failures")) == ("1", "0")
+    assert (skipped.get("type"), skipped.get("message")) == ("inconclusive", "inconclusive: no input uses x")
+    assert github_annotations(found)[0].startswith("::warning title=m reload%3A inconclusive::no input uses x")
+    print_summary(found)
+    text = capsys.readouterr().out
+    assert "? 1 pass, 1 inconclusive in" in text
+    assert "? m reload: inconclusive no input uses x" in text
+    assert "no input uses x" in bug_report(found)
+
+
+def test_inconclusive_fails_a_strict_run_only():
+    found = unseen()
+    assert (found.ok, found.exit_code, found.summary["inconclusive"]) == (True, 0, 1)
+    strict = replace(found, settings={**found.settings, "strict": True})
+    assert (strict.ok, strict.exit_code) == (False, 1)
+    assert VerificationResult.from_json(strict.to_json()).exit_code == 1
+    alone = result(verdict("m", "reload", Status.INCONCLUSIVE))
+    assert alone.exit_code == 1  # nothing passed
+
+
+def test_inconclusive_is_neither_expected_nor_refuted():
+    found = unseen().verdicts[1]
+    assert found.expected_to_fail() == found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (Status.PASS, Status.INCONCLUSIVE, "worse"),
+        (Status.INCONCLUSIVE, Status.PASS, "better"),
+        (Status.INCONCLUSIVE, Status.FAIL, "worse"),
+        (Status.FAIL, Status.INCONCLUSIVE, "changed"),
+        (Status.SKIP, Status.INCONCLUSIVE, "changed"),
+    ],
+)
+def test_comparison_of_inconclusive_verdicts(before, after, kind):
+    (change,) = compare(result(verdict("m", "reload", before)), result(verdict("m", "reload", after))).changes
+    assert change.kind == kind
+
+
+def test_a_report_of_the_schema_before_is_still_read():
+    old = mixed().to_json().replace('"schema_version": "1.1"', '"schema_version": "1.0"')
+    assert VerificationResult.from_json(old).verdicts == mixed().verdicts
 
 
 def test_comparison_tells_what_became_worse():

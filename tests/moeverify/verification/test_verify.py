@@ -34,7 +34,7 @@ def test_a_broken_subject_is_a_failed_result():
     result = mv.verify(model, example_inputs=inputs, subject=crashes, checks=FAST)
     assert not result.ok
     assert result.exit_code == 1
-    assert result.summary == {"pass": 0, "fail": 0, "error": 1, "timeout": 0, "skip": 2}
+    assert result.summary == {"pass": 0, "fail": 0, "error": 1, "timeout": 0, "skip": 2, "inconclusive": 0}
 
 
 def test_expected_failures_turn_round():
