@@ -2,8 +2,9 @@
 
 Intermediate channels and heads: zeroing every weight at a removed position is exact. A removed hidden channel is
 zero everywhere in the residual stream then, but a norm would still average over it, so a norm is computed on the
-kept channels only, by the architecture's own module: statistics, zero-centred weights and eps are its own. A removed
-expert must not be chosen: see ``routing``.
+kept channels only, by the architecture's own module: statistics, zero-centred weights and eps are its own. Norms that
+are no modules with a vector over channels are left to ``statistics``. A removed expert must not be chosen: see
+``routing``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.kept import Kept, tensors_of
+from moeverify.checks.evidence.statistics import Statistics
 
-# These normalise each channel by itself: with weight and bias at zero a removed one is zero.
-_EACH_BY_ITSELF = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+# The first two normalise each channel by itself: with weight and bias at zero a removed one is zero. Groups of
+# channels may lose different numbers, so that no module of one size computes the same: ``statistics`` does.
+_NOT_CUT = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 
 
 class KeptChannels(nn.Module):
@@ -83,6 +86,12 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_zero_outside(hidden: torch.Tensor, dim: int, kept: torch.Tensor) -> bool:
+    outside = torch.ones(hidden.shape[dim], dtype=torch.bool, device=hidden.device)
+    outside[kept] = False
+    return not bool(hidden.detach().movedim(dim, -1)[..., outside].any())
+
+
 def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
     """Set ``tensor`` to zero outside ``kept`` (``[n]``, or ``[experts, n]``) along ``dim``, in place."""
     index = torch.as_tensor(kept, device=tensor.device)
@@ -105,7 +114,7 @@ def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> I
         own = dict(module.named_parameters(recurse=False))
         if not path or not own or any(True for _ in module.children()) or any(p.dim() != 1 for p in own.values()):
             continue
-        if isinstance(module, _EACH_BY_ITSELF):
+        if isinstance(module, _NOT_CUT):
             continue
         found = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
         if found is not None:
@@ -125,8 +134,17 @@ def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) ->
             yield path, embedding.embedding_dim, found.positions
 
 
-def hold_channels(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
-    """Let norms see the kept channels only, in place; ``pruned`` lends the sizes of grouped norms."""
+def hold_channels(
+    model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None
+) -> Statistics:
+    """Let norms see the kept channels only, in place; ``pruned`` lends the sizes of grouped norms.
+
+    Returns what computes statistics outside of such norms in every forward of ``model``.
+    """
+    tensors = tensors_of(model)
+    known = {key: found for key, found in kept.items() if key[0] in tensors}
+    statistics = Statistics(known, {(name, dim): tensors[name].shape[dim] for name, dim in known})
+    statistics.attach(model)
     theirs = dict(pruned.named_modules()) if pruned is not None else {}
     for path, size, positions in list(channel_modules(model, kept)):
         owner, _, leaf = path.rpartition(".")
@@ -134,6 +152,7 @@ def hold_channels(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         wrapped = KeptChannels(module, torch.as_tensor(positions, device=device), size, theirs.get(path))
         setattr(model.get_submodule(owner), leaf, _OfSize(wrapped, module))
+    return statistics
 
 
 class _OfSize(nn.Module):
@@ -153,9 +172,18 @@ class _OfSize(nn.Module):
         except AttributeError:  # code that asks the module for its weight's type
             return getattr(super().__getattr__("whole"), name)
 
+    def _holds_channels(self, hidden: torch.Tensor, axis: int) -> bool:
+        """Whether ``axis`` is the dimension of the channels: another one of their size is if it alone is masked."""
+        others = [d for d, size in enumerate(hidden.shape) if size == self.cut.size and d != axis % hidden.dim()]
+        if not others or hidden.shape[axis] != self.cut.size or _is_zero_outside(hidden, axis, self.cut.kept):
+            return True
+        return not any(_is_zero_outside(hidden, d, self.cut.kept) for d in others)
+
     def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """Any shape to the same."""
         axis = self.cut.axis
+        if not self._holds_channels(hidden, axis):
+            return self.whole(hidden, *args, **kwargs)
         streams, rest = divmod(hidden.shape[axis], self.cut.size) if hidden.dim() > axis else (0, 0)
         if rest or not streams or (streams > 1 and any(True for _ in self.whole.parameters())):
             return self.whole(hidden, *args, **kwargs)
@@ -165,10 +193,12 @@ class _OfSize(nn.Module):
         return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
 
 
-def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> None:
-    """Hold every removed channel of ``model`` at zero, in place."""
+def mask_removed(
+    model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None
+) -> Statistics:
+    """Hold every removed channel of ``model`` at zero, in place; returns as ``hold_channels`` does."""
     tensors = tensors_of(model)
     for (name, dim), found in kept.items():
         if name in tensors and tensors[name].is_floating_point():
             zero_removed(tensors[name], dim, found.positions)
-    hold_channels(model, kept, pruned)
+    return hold_channels(model, kept, pruned)

@@ -1,0 +1,62 @@
+"""Every floating-point tensor that a model returns, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+
+
+def float_outputs(output: Any) -> dict[str, torch.Tensor]:
+    """All floating-point tensors of an output, in its order; complex ones as pairs of real numbers.
+
+    Names: ``logits`` for a key or field, ``output 2`` for the second of a tuple, ``output 2.boxes[0]`` inside of it.
+    """
+    return {name or "output": tensor for name, tensor in _walk(output, "")}
+
+
+def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        if value.is_complex():
+            yield name, torch.view_as_real(value.resolve_conj())
+        elif value.is_floating_point():
+            yield name, value
+        return
+    for key, part in _parts(value):
+        if isinstance(key, int):
+            yield from _walk(part, f"{name}[{key}]" if name else f"output {key + 1}")
+        else:
+            yield from _walk(part, f"{name}.{key}" if name else key)
+
+
+def _parts(value: Any) -> Iterator[tuple[int | str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), part) for key, part in value.items())
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from ((field.name, getattr(value, field.name)) for field in fields(value))
+
+
+def scale_of(tensor: torch.Tensor) -> float:
+    """The largest absolute value among the finite ones; 0 if there is none."""
+    finite = tensor.detach().masked_fill(~tensor.detach().isfinite(), 0)
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def mixture(outputs: Mapping[str, torch.Tensor], seed: int) -> torch.Tensor:
+    """A random mixture of all outputs, each relative to its largest value, for gradients that see every output."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros((), dtype=torch.float64)
+    for tensor in outputs.values():
+        scale = scale_of(tensor)
+        if not tensor.requires_grad or not scale:
+            continue
+        weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+        finite = torch.where(tensor.isfinite(), tensor, torch.zeros_like(tensor))
+        total = total.to(tensor.device) + (finite.double() / scale * weights).sum()
+    return total
