@@ -230,6 +230,8 @@ class MoEPruner:
         plan = prepared.plan
         for adjustment in plan.adjustments:
             warnings.warn(str(adjustment), stacklevel=2)
+        if not plan.cuts:
+            return iter(()) if interactive else plan
         if interactive:
             return self._groups(prepared)
         heads = head_counts_after(self.num_heads, plan, self.DG)
@@ -240,9 +242,16 @@ class MoEPruner:
 
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        if not plan.cuts:
+        if not plan.cuts and self.last_plan is None and not self._cuts_later():
             cause = str(plan.adjustments[0]) if plan.adjustments else self._selection.cause(self.current_step)
             raise PruningRefused(f"nothing can be pruned: {cause}; `moeverify inspect` shows all that is frozen")
+
+    def _cuts_later(self) -> bool:
+        """Whether a later iterative step cuts something: the first ones may ask for less than a single channel."""
+        if self.current_step == self.iterative_steps:
+            return False
+        last = prepare(self._selection, self.iterative_steps, self.round_to, self.example, self.num_heads)
+        return bool(last.plan.cuts)
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

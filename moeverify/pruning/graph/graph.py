@@ -92,8 +92,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
         ``unwrapped_parameters`` names the one dimension along which a parameter may be cut, ``customized_pruners``
         maps a layer or a type of layers to its own pruning function. ``ignored_layers`` and ``ignored_params`` stay as
-        they are, with all that is coupled to their outputs. ``verbose`` warns of operations that no rule knows. Raises
-        ``TraceError`` if the forward fails.
+        they are, with all that is coupled to their outputs. ``verbose`` warns of operations that no rule knows. The
+        model is in evaluation mode afterwards, as with Torch-Pruning. Raises ``TraceError`` if the forward fails.
         """
         self.verbose = verbose
         self.model = model
@@ -121,6 +121,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         if verbose and (unknown := self.couplings.unknown_operations):
             names = ", ".join(sorted(unknown))
             warnings.warn(f"operations without a rule freeze the dimensions that they touch: {names}", stacklevel=2)
+        model.eval()  # scripts rely on it: a BatchNorm takes a single row only in this mode
         return self
 
     @property
@@ -154,15 +155,18 @@ class MoEDependencyGraph(tp.DependencyGraph):
         for name, module in self.model.named_modules():
             if not self.nodes.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in found):
                 continue
-            function = self.get_pruner_of_module(module)
-            tied = function.prune_out_channels == function.prune_in_channels
-            found[name] = Opaque(function.get_in_channels(module), function.get_out_channels(module), tied)
+            functions = self.get_pruner_of_module(module)
+            tied = functions.prune_out_channels == functions.prune_in_channels
+            inputs, outputs = (
+                _channels(functions, getter, module) for getter in ("get_in_channels", "get_out_channels")
+            )
+            found[name] = Opaque(inputs, outputs, tied)
         return found
 
     @property
     def layers_apart(self) -> list[str]:
         """Paths of the layers that are cut by functions of the user's."""
-        found = {self.name_of(layer) for layer, _ in self.nodes.own_functions().values()}
+        found = {self.name_of(function.layer) for function in self.nodes.own_functions().values()}
         return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
 
     def _held_dimensions(self) -> list[tuple[str, int, str]]:
@@ -175,13 +179,11 @@ class MoEDependencyGraph(tp.DependencyGraph):
         ]
 
     def get_pruner_of_module(self, module: Any) -> Any:
-        """The functions that prune a layer: its own registered ones first, then those of its type."""
+        """The functions that prune a layer: its own registered ones first, then those of its nearest type."""
         if isinstance(module, nn.Module) and module in self.CUSTOMIZED_PRUNERS:
             return self.CUSTOMIZED_PRUNERS[module]
-        for kind, function in self.CUSTOMIZED_PRUNERS.items():
-            if isinstance(kind, type) and isinstance(module, kind):
-                return function
-        return super().get_pruner_of_module(module)
+        registered = (self.CUSTOMIZED_PRUNERS[kind] for kind in type(module).__mro__ if kind in self.CUSTOMIZED_PRUNERS)
+        return next(registered, None) or super().get_pruner_of_module(module)
 
     def boundary(self, module: nn.Module | str) -> str | None:
         """The routed expert that a module (or path) belongs to, ``None`` outside the experts.
@@ -363,3 +365,11 @@ def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[
                 yield graph.group_at(place, graph.live.original(place, positions))
         except BoundaryRefused:
             continue  # it would take two routed experts along
+
+
+def _channels(functions: Any, getter: str, module: nn.Module) -> int | None:
+    """A layer's channel count by its registered functions; ``None`` if they do not give one."""
+    try:
+        return getattr(functions, getter)(module)
+    except Exception:  # the user's own code; the trace counts the channels itself
+        return None

@@ -65,17 +65,11 @@ class GroupSearch:
         if self._added[0] != count:
             found = []
             for dependency in self._graph.nodes.injected():
-                source = self._end(dependency.source, dependency.trigger)
-                target = self._end(dependency.target, dependency.handler)
+                source = self._graph.nodes.end_of_node(dependency.source, dependency.trigger)
+                target = self._graph.nodes.end_of_node(dependency.target, dependency.handler)
                 found.append(_Added(dependency, source.place, target.place))
             self._added = (count, found)
         return self._added[1]
-
-    def _end(self, node, function: Callable) -> End:
-        name = self._graph.name_of(node.module)
-        if not self._graph.nodes.names.get(node.module) or node.pruning_dim < 0:
-            return self._graph.nodes.end(node.module, function)
-        return self._graph.nodes.end((name, node.pruning_dim))
 
     def injected_pairs(self) -> list[tuple[int, np.ndarray, int, np.ndarray]]:
         """Injected dependencies as pairs of positions ``(dim, positions, dim, positions)``, for the solver.

@@ -38,9 +38,9 @@ class PruningGroup(Group):
     """A ``tp.dependency.Group`` of an ``MoEDependencyGraph``.
 
     ``expansions`` tells how many steps found it. ``rest`` are buffers that no layer of Torch-Pruning's covers, with
-    the positions that go. An item may be replaced before ``prune``, as Torch-Pruning's own pruners do. Positions are
-    numbered as they were when the group was made, also if others were pruned since. ``on_pruned`` is called with the
-    group after it was pruned.
+    the positions that go. Items may be replaced, added or taken out before ``prune``, as Torch-Pruning's own pruners
+    do. Positions are numbered as they were when the group was made, also if others were pruned since. ``on_pruned`` is
+    called with the group after it was pruned.
     """
 
     _DG: MoEDependencyGraph
@@ -52,18 +52,30 @@ class PruningGroup(Group):
         self.expansions = 0
         self.rest: dict[Place, np.ndarray] = {}
         self.on_pruned: Callable[[PruningGroup], None] | None = None
-        self._cuts: list[Item] = []
+        self._items: dict[int, Item] = {}  # by the identity of the dependency, which a replaced item keeps
         self._version = graph.live.version
 
     def add(self, item: Item) -> None:
         """Append an item."""
         self._group.append(item)
-        self._cuts.append(item)
+        self._items[id(item.dep)] = item
+
+    def add_dep(self, dep: Any, idxs: Sequence[int]) -> None:
+        """Append what a dependency cuts at its target."""
+        self.add(self._item(dep, idxs))
+
+    def _item(self, dep: Any, idxs: Sequence[int]) -> Item:
+        """The item of a dependency; one that was put in from outside is looked up in the graph."""
+        if id(dep) in self._items:
+            return self._items[id(dep)]
+        end = self._DG.nodes.end_of_node(dep.target, dep.handler)
+        return Item(dep, list(idxs), list(idxs), self._DG.nodes.places(end), end.span)
 
     def removed(self) -> dict[Place, np.ndarray]:
         """Positions that go, for each parameter and buffer as it is now."""
         gone: dict[Place, list[np.ndarray]] = {}
-        for (_, idxs), item in zip(self._group, self._cuts, strict=True):
+        for dep, idxs in self._group:
+            item = self._item(dep, idxs)
             positions = np.asarray(idxs, dtype=np.int64)
             for place in item.places:
                 gone.setdefault(place, []).append(positions % item.span if item.span else positions)
@@ -87,14 +99,21 @@ class PruningGroup(Group):
         root = self._group[0].dep
         if idxs is not None:
             group = self._DG.get_pruning_group(root.target.module, root.handler, idxs)
-        indices = list(group[0].idxs)
-        if not group._cuts[0].span:
-            indices = group._now(group._cuts[0].places[0], np.asarray(indices, dtype=np.int64)).tolist()
-        self._DG.cut(group.removed())
-        if record_history:
+        indices = group._root_indices()
+        if indices:
+            self._DG.cut(group.removed())
+        if indices and record_history:
             self._DG.remember(*self._DG.nodes.entry(root.target, root.handler), indices)
         if self.on_pruned is not None:
             self.on_pruned(self)
+
+    def _root_indices(self) -> list[int]:
+        """Positions of the root that go, as they are numbered now."""
+        dep, idxs = self._group[0]
+        end = self._DG.nodes.end_of_node(dep.target, dep.handler)
+        if end.span:
+            return list(idxs)
+        return self._now(end.place, np.asarray(idxs, dtype=np.int64)).tolist()
 
 
 def repeated(positions: np.ndarray, roots: np.ndarray, repeats: int, span: int) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.coupling.tracing.opaque import INPUTS, OUTPUTS
 from moeverify.errors import UsageError
 from moeverify.pruning.graph.groups import Place
+from moeverify.pruning.plan.apply import OwnFunction
 from moeverify.pruning.plan.sites import Site, layer_side, site_of
 
 if TYPE_CHECKING:
@@ -178,6 +179,26 @@ class Nodes:
             self._ends[place] = end
         return end
 
+    def end_of_node(self, node: Node, function: Callable) -> End:
+        """The end that a function cuts at one of Torch-Pruning's nodes, which holds a parameter's axis."""
+        if isinstance(node.module, nn.Parameter) and node.pruning_dim is not None and node.pruning_dim >= 0:
+            return self.end((self.name_of(node.module), node.pruning_dim))
+        return self.end(node.module, function)
+
+    def places(self, end: End) -> list[Place]:
+        """Every tensor's axis that the same call cuts: a layer's weight, bias and statistics."""
+        layer = end.node.module
+        if isinstance(layer, nn.Parameter) or self.is_opaque(layer):
+            return [end.place]
+        tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
+        name = self.name_of(layer)
+        return [
+            (self.canonical(f"{name}.{leaf}"), axis)
+            for leaf, tensor in tensors
+            for axis in range(tensor.dim())
+            if layer_side(layer, leaf, axis) == end.output
+        ]
+
     def ends(self, coupling: CouplingClass) -> Iterator[tuple[Member, End]]:
         """The members of a class with the layer or parameter that each is cut at; loose buffers are left out."""
         for member in coupling.members:
@@ -261,13 +282,13 @@ class Nodes:
         nodes = {id(node): node for node in (*self.module2node.values(), *self._axes.values())}
         return [dependency for node in nodes.values() for dependency in node.dependencies]
 
-    def own_functions(self) -> dict[str, tuple[nn.Module, Callable]]:
+    def own_functions(self) -> dict[str, OwnFunction]:
         """Opaque layers' pruning functions by the name of the channels that they cut."""
-        found: dict[str, tuple[nn.Module, Callable]] = {}
+        found: dict[str, OwnFunction] = {}
         for layer, node in self.module2node.items():
             if isinstance(layer, nn.Module) and self.is_opaque(layer):
                 functions = self._graph.get_pruner_of_module(layer)
-                name = self.names[layer]
-                found[name + OUTPUTS] = (node.module, functions.prune_out_channels)
-                found[name + INPUTS] = (node.module, functions.prune_in_channels)
+                for side, function in ((OUTPUTS, functions.prune_out_channels), (INPUTS, functions.prune_in_channels)):
+                    name = self.names[layer] + side
+                    found[name] = OwnFunction(node.module, function, self._graph.live.size((name, 0)))
         return found

@@ -7,6 +7,7 @@ hooks and the training mode stay. Everything is checked before the first value i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,17 @@ from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import update_sizes
 
 Keep = Mapping[tuple[str, int], np.ndarray]
-OwnFunctions = Mapping[str, tuple[nn.Module, Callable]]
+
+
+class OwnFunction(NamedTuple):
+    """A layer's own pruning function; ``size`` counts its channels, which the function need not know."""
+
+    layer: nn.Module
+    prune: Callable
+    size: int
+
+
+OwnFunctions = Mapping[str, OwnFunction]
 
 
 def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor:
@@ -53,11 +64,11 @@ def apply_keep(model: nn.Module, keep: Keep, own_functions: OwnFunctions | None 
     done: set[tuple[int, Callable]] = set()
     for name, cuts in by_name.items():
         if name in functions:
-            layer, function = functions[name]
-            key = (id(layer), function.__func__)  # type: ignore[attr-defined]
+            own = functions[name]
+            key = (id(own.layer), getattr(own.prune, "__func__", own.prune))
             if key not in done:  # inputs and outputs that are the same channels go by one call
                 done.add(key)
-                _cut_layer(layer, function, name, cuts[0], functions)
+                _cut_layer(own, cuts[0])
     update_sizes(model)
 
 
@@ -93,11 +104,8 @@ def _cut_tensor(tensor: torch.Tensor, cuts: Mapping[int, np.ndarray]) -> None:
     tensor.grad = gradient
 
 
-def _cut_layer(layer: nn.Module, function: Callable, name: str, kept: np.ndarray, functions: OwnFunctions) -> None:
-    trains = {path: parameter.requires_grad for path, parameter in layer.named_parameters()}
-    owner = function.__self__  # type: ignore[attr-defined]
-    is_output = name.endswith("::out")
-    size = owner.get_out_channels(layer) if is_output else owner.get_in_channels(layer)
-    function(layer, np.setdiff1d(np.arange(size), kept).tolist())
-    for path, parameter in layer.named_parameters():
+def _cut_layer(own: OwnFunction, kept: np.ndarray) -> None:
+    trains = {path: parameter.requires_grad for path, parameter in own.layer.named_parameters()}
+    own.prune(own.layer, np.setdiff1d(np.arange(own.size), kept).tolist())
+    for path, parameter in own.layer.named_parameters():
         parameter.requires_grad_(trains.get(path, True))

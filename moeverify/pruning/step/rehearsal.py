@@ -75,8 +75,8 @@ class Rehearsal:
 
     def _pruned(self, plan: Plan, model: nn.Module) -> nn.Module:
         own = {
-            name: (model.get_submodule(self.graph.name_of(layer)), function)
-            for name, (layer, function) in self.graph.nodes.own_functions().items()
+            name: function._replace(layer=model.get_submodule(self.graph.name_of(function.layer)))
+            for name, function in self.graph.nodes.own_functions().items()
         }
         apply_plan(model, plan, own)
         write_head_counts(model, head_counts_after(self.num_heads, plan, self.graph))
