@@ -98,7 +98,7 @@ class MoEPruner:
             ("ch_sparsity_dict", "pruning_ratio_dict", ch_sparsity_dict),
             ("channel_groups", "out_channel_groups", channel_groups),
         ):
-            if value is not None:
+            if value is not None and value != {}:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
         pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
         self.model = model
@@ -204,7 +204,12 @@ class MoEPruner:
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        return prepare(self._selection, max(self.current_step, 1), self.round_to, self.example, self.num_heads).plan
+        return self._prepare(max(self.current_step, 1)).plan
+
+    def _prepare(self, step: int) -> Prepared:
+        own = type(self).estimate_importance is not MoEPruner.estimate_importance
+        self._selection.importance = self.estimate_importance if own else self.importance
+        return prepare(self._selection, step, self.round_to, self.example, self.num_heads)
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -222,7 +227,7 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
-            prepared = prepare(self._selection, self.current_step, self.round_to, self.example, self.num_heads)
+            prepared = self._prepare(self.current_step)
             self._check(prepared)
         except Exception:
             self.current_step -= 1
@@ -242,16 +247,19 @@ class MoEPruner:
 
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        if not plan.cuts and self.last_plan is None and not self._cuts_later():
-            cause = str(plan.adjustments[0]) if plan.adjustments else self._selection.cause(self.current_step)
+        if plan.cuts:
+            return
+        cause = str(plan.adjustments[0]) if plan.adjustments else self._selection.cause(self.current_step)
+        if self.last_plan is None and not self._cuts_later():
             raise PruningRefused(f"nothing can be pruned: {cause}; `moeverify inspect` shows all that is frozen")
+        step = f"step {self.current_step} of {self.iterative_steps}"
+        warnings.warn(f"nothing is pruned in {step}: {cause}", stacklevel=4)
 
     def _cuts_later(self) -> bool:
         """Whether a later iterative step cuts something: the first ones may ask for less than a single channel."""
         if self.current_step == self.iterative_steps:
             return False
-        last = prepare(self._selection, self.iterative_steps, self.round_to, self.example, self.num_heads)
-        return bool(last.plan.cuts)
+        return bool(self._prepare(self.iterative_steps).plan.cuts)
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

@@ -11,7 +11,7 @@ from torch_pruning.dependency import Group
 
 from moeverify.coupling.classify import PruningClass, embedding_weights, is_attention, is_hidden
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
-from moeverify.pruning.choice.channel_groups import group_channels
+from moeverify.pruning.choice.channel_groups import group_channels, mean_of_groups
 from moeverify.pruning.choice.ranking import Candidate
 from moeverify.pruning.choice.request import EACH, Request
 from moeverify.pruning.choice.rounding import kept_units
@@ -66,12 +66,14 @@ class Selection:
                 continue
             grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
             if grouped.coupling.size > 1:
-                found.append(self._candidate(grouped, outputs, ratio))
+                found.append(self._candidate(pruning_class, grouped, outputs, ratio))
         self._refuse_frozen(reached, step)
         self._refuse_missing_roles(step)
         return found, stopped
 
-    def _candidate(self, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float) -> Candidate:
+    def _candidate(
+        self, single: PruningClass, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float
+    ) -> Candidate:
         layer = self.graph.found_roles.layer_of(pruning_class.where)
         shape = structure(self.graph, pruning_class)
         key = self.request.ranked_with(pruning_class, outputs, shape, layer)
@@ -82,7 +84,7 @@ class Selection:
                 f"itself (expert_ranking={EACH!r})"
             )
         initial = self._initial.setdefault(signature(pruning_class), pruning_class.coupling.size)
-        scores = score_units(self.graph, pruning_class, self.importance)
+        scores = mean_of_groups(score_units(self.graph, single, self.importance), pruning_class)
         return Candidate(pruning_class, scores, initial, ratio, key)
 
     def _may_cut(self, pruning_class: PruningClass) -> bool:

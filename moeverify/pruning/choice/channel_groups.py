@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
@@ -42,3 +43,8 @@ def group_channels(
         for m in pruning_class.coupling.members
     )
     return replace(pruning_class, coupling=CouplingClass(members))
+
+
+def mean_of_groups(scores: torch.Tensor, grouped: PruningClass) -> torch.Tensor:
+    """Scores of a class from those of its single channels: each unit's mean over the channel groups."""
+    return scores.unflatten(-1, (-1, grouped.coupling.size)).mean(-2)

@@ -350,19 +350,17 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
 def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[Any, ...]) -> Iterator[PruningGroup]:
     """One full group for each root, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
-    roots: dict[Place, list[tuple[PruningClass, np.ndarray]]] = {}
+    roots: dict[Place, list[np.ndarray]] = {}
     for pruning_class in graph.classes:
-        if not has_root(graph, pruning_class, types) or is_ignored(graph, pruning_class, ignored):
+        if pruning_class.joint or not has_root(graph, pruning_class, types):
+            continue
+        if is_ignored(graph, pruning_class, ignored):
             continue
         member = root_member(graph, pruning_class)
-        roots.setdefault((member.parameter, member.dim), []).append((pruning_class, member.positions))
+        roots.setdefault((member.parameter, member.dim), []).append(member.positions.ravel())
     for place, parts in roots.items():
         try:
-            if len(parts) == 1:
-                yield graph.group_of(parts[0][0])
-            else:
-                positions = np.sort(np.concatenate([positions.ravel() for _, positions in parts]))
-                yield graph.group_at(place, graph.live.original(place, positions))
+            yield graph.group_at(place, graph.live.original(place, np.sort(np.concatenate(parts))))
         except BoundaryRefused:
             continue  # it would take two routed experts along
 

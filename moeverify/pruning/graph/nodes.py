@@ -176,7 +176,8 @@ class Nodes:
                 end = End(self.module2node[self._modules[layer]], function, place, output)
             else:
                 end = self._end_of_site(site_of(self._model, name, axis), place)
-            self._ends[place] = end
+            if not end.span:  # of a grouped convolution's inputs, each cut changes the span
+                self._ends[place] = end
         return end
 
     def end_of_node(self, node: Node, function: Callable) -> End:

@@ -2,11 +2,12 @@
 
 import copy
 import inspect
+import warnings
 
 import pytest
 import torch
 import torch_pruning as tp
-from conv_nets import IMAGE, Flatten, Grouped, GroupedConv, Plain, Residual
+from conv_nets import IMAGE, Dense, Flatten, Grouped, GroupedConv, Plain, Residual
 from small_nets import Chain, Expert, TinyMoE, build
 from torch import nn
 
@@ -307,11 +308,45 @@ def test_where_nothing_can_be_pruned_the_cause_is_named(options, cause):
         mv.MoEPruner(model, IMAGE[0], **options).step()
 
 
-def test_a_schedule_that_stands_still_is_the_cause_too():
+def test_a_step_without_a_cut_is_told_and_changes_nothing():
     options = {"pruning_ratio": 0.5, "iterative_steps": 2, "iterative_pruning_ratio_scheduler": lambda r, n: [0, r, r]}
     pruner = mv.MoEPruner(build(Plain), IMAGE[0], **options)
     pruner.step()
-    with pytest.raises(PruningRefused, match=r"nothing can be pruned: .* keeps all its units at this ratio"):
+    before = copy.deepcopy(pruner.model.state_dict())
+    with pytest.warns(UserWarning, match=r"nothing is pruned in step 2 of 2: .* keeps all its units at this ratio"):
+        assert pruner.step().cuts == ()
+    assert all(torch.equal(value, before[name]) for name, value in pruner.model.state_dict().items())
+
+
+def test_a_step_before_the_first_cut_waits():
+    options = {"pruning_ratio": 0.5, "iterative_steps": 2, "iterative_pruning_ratio_scheduler": lambda r, n: [0, 0, r]}
+    model = build(Plain)
+    pruner = mv.MoEPruner(model, IMAGE[0], ignored_layers=[model.fc], **options)
+    with pytest.warns(UserWarning, match="nothing is pruned in step 1 of 2"):
+        assert list(pruner.step(interactive=True)) == []
+    assert (model.c1.out_channels, model.c2.out_channels) == (8, 12)
+    pruner.step()
+    assert (model.c1.out_channels, model.c2.out_channels) == (4, 6)
+
+
+def test_more_steps_than_channels_end_where_a_single_step_does():
+    models = [build(Dense), build(Dense)]
+    for model, steps in zip(models, (1, 5), strict=True):
+        pruner = mv.MoEPruner(model, IMAGE[0], MAGNITUDE, iterative_steps=steps, ignored_layers=[model.head])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(steps):
+                pruner.step()
+    assert {name: p.shape for name, p in models[0].named_parameters()} == {
+        name: p.shape for name, p in models[1].named_parameters()
+    }
+    assert models[0].layers[0].out_channels == 2
+
+
+def test_steps_that_never_cut_are_refused_at_once():
+    model = build(Plain)
+    pruner = mv.MoEPruner(model, IMAGE[0], root_module_types=[nn.Conv1d], iterative_steps=3)
+    with pytest.raises(PruningRefused, match="cuts no output of the root_module_types"):
         pruner.step()
 
 
