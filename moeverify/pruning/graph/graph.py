@@ -117,6 +117,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         trace = self.couplings.trace
         self.live = LiveIndex({(n, axis): size for n, shape in trace.shapes.items() for axis, size in enumerate(shape)})
         self._search = GroupSearch(self)
+        self.nodes.add_loose_parameters()
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
         if verbose and (unknown := self.couplings.unknown_operations):
             names = ", ".join(sorted(unknown))
@@ -241,8 +242,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
         if isinstance(module, nn.Module) and is_depthwise(module):
             pruning_fn = tp.prune_depthwise_conv_out_channels
         end = self.nodes.end(module, pruning_fn) if place is None else self.nodes.end_of_place(place)
-        wanted = [idxs] if isinstance(idxs, int) else [int(i) for i in idxs]
-        positions = np.array(wanted, dtype=np.int64) % end.span if end.span else np.array(wanted, dtype=np.int64)
+        positions = _positions(idxs)
+        positions = positions % end.span if end.span else positions
         original = self.live.original(end.place, positions)
         return self._search.group(end, original, original, interface=True)
 
@@ -363,6 +364,14 @@ def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[
             yield graph.group_at(place, graph.live.original(place, np.sort(np.concatenate(parts))))
         except BoundaryRefused:
             continue  # it would take two routed experts along
+
+
+def _positions(idxs: Iterable[Any] | int) -> np.ndarray:
+    """One number or several, of any library, as an array."""
+    try:
+        return np.array([int(i) for i in idxs], dtype=np.int64)  # type: ignore[union-attr]
+    except TypeError:  # a number, or a tensor that holds one
+        return np.array([int(idxs)], dtype=np.int64)  # type: ignore[arg-type]
 
 
 def _channels(functions: Any, getter: str, module: nn.Module) -> int | None:

@@ -18,6 +18,7 @@ from moeverify.pruning.plan.plan import Cut, Plan
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph.graph import MoEDependencyGraph
+    from moeverify.pruning.graph.nodes import End
 
 
 def follow_plan(graph: MoEDependencyGraph, plan: Plan) -> None:
@@ -50,13 +51,26 @@ def remember_experts(graph: MoEDependencyGraph, cut: Cut) -> None:
 
 
 def replay(graph: MoEDependencyGraph, history: Sequence[Sequence[Any]]) -> None:
-    """Cut what ``history`` lists, in its order. Raises ``UsageError`` for an entry that the model does not have."""
-    for name, is_output, indices in history:
-        end = graph.nodes.end_of_name(name, is_output)
+    """Cut what ``history`` lists, in its order.
+
+    Raises ``UsageError``, before anything is changed, for a layer or parameter that the model does not have.
+    """
+    ends = [_end(graph, name, is_output) for name, is_output, _ in history]
+    for end, (_, _, indices) in zip(ends, history, strict=True):
         if indices and isinstance(indices[0], list):
             graph.cut_experts(_experts_cut(graph, end.place, indices))
         else:
             graph.get_pruning_group(end.node.module, end.function, indices, place=end.place).prune(record_history=False)
+
+
+def _end(graph: MoEDependencyGraph, name: str, is_output: bool) -> End:
+    try:
+        return graph.nodes.end_of_name(name, is_output)
+    except KeyError:
+        raise UsageError(
+            f"the history prunes {name!r}, which this model does not have; load it into a model of the class and the "
+            "sizes that it was made with"
+        ) from None
 
 
 def _experts_cut(graph: MoEDependencyGraph, place: Place, lost: Sequence[Sequence[int]]) -> Cut:

@@ -90,14 +90,25 @@ class Nodes:
         self._axes: dict[Place, Node] = {}
         self._ends: dict[Place, End] = {}
         self.module2node: dict[Any, Node] = {}
-        inside_opaque: set[nn.Module] = set()
+        self._inside_opaque: set[nn.Module] = set()
         for name, module in model.named_modules():
             opaque = self.is_opaque(module)
-            if opaque:
-                inside_opaque.update(m for m in module.modules() if m is not module)
             has_weights = next(module.parameters(recurse=False), None) is not None
-            if name and module not in inside_opaque and (opaque or has_weights):
+            if name and module not in self._inside_opaque and (opaque or has_weights):
                 self.module2node[module] = self._node(module, name)
+            if opaque:
+                self._inside_opaque.update(module.modules())
+
+    def add_loose_parameters(self) -> None:
+        """Make the node of every used parameter outside of torch's layers, as Torch-Pruning lists them."""
+        trace = self._graph.couplings.trace
+        unused = set(trace.untouched)
+        for name, parameter in self._parameters.items():
+            if self.canonical(name) != name or name in unused or self.owner(name) in self._inside_opaque:
+                continue
+            in_layer = any(site_of(self._model, name, axis).is_layer for axis in range(parameter.dim()))
+            if parameter.dim() and not in_layer:
+                self._end_of_parameter(name, self._default_axis(parameter))
 
     def is_opaque(self, module: nn.Module) -> bool:
         """Whether a layer is cut by a pruning function of its own and not looked into."""
