@@ -32,15 +32,24 @@ class Example:
 def call_model(model: nn.Module, example_inputs: Any, **extra: Any) -> Any:
     """Call ``model`` with a mapping as keywords, a sequence as positions, or one tensor.
 
-    ``extra`` keywords are passed only if ``forward`` names them.
+    A sequence that ``forward`` has no positions for is its one argument. ``extra`` keywords are passed only if
+    ``forward`` names them.
     """
-    accepted = inspect.signature(model.forward).parameters
-    extra = {k: v for k, v in extra.items() if k in accepted}
+    signature = inspect.signature(model.forward)
+    extra = {k: v for k, v in extra.items() if k in signature.parameters}
     if isinstance(example_inputs, Mapping):
         return model(**{**example_inputs, **extra})
     if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
-        return model(*example_inputs, **extra)
+        return model(*example_inputs if _fits(signature, example_inputs, extra) else [example_inputs], **extra)
     return model(example_inputs, **extra)
+
+
+def _fits(signature: inspect.Signature, positions: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    try:
+        signature.bind(*positions, **keywords)
+    except TypeError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -18,7 +18,9 @@ def our_graph(model, inputs, **options):
     return mv.MoEDependencyGraph().build_dependency(model, inputs, **options)
 
 
-@pytest.mark.parametrize("idxs", [0, np.int64(3), torch.tensor(3), [1, 5], (1, 5), np.array([1, 5]), torch.tensor([1, 5])])
+@pytest.mark.parametrize(
+    "idxs", [0, np.int64(3), torch.tensor(3), [1, 5], (1, 5), np.array([1, 5]), torch.tensor([1, 5])]
+)
 def test_indices_of_any_kind(idxs):
     stock, inputs, _ = fresh("Plain")
     plain = [int(idxs)] if np.ndim(idxs) == 0 else [int(i) for i in idxs]

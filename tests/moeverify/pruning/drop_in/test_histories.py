@@ -25,7 +25,9 @@ def through_a_file(value, **options):
     return torch.load(file, **options)
 
 
-@pytest.mark.parametrize("name", ["Plain", "Residual", "Concat", "Flatten", "Depthwise", "Norms", "Transposed", "Grouped"])
+@pytest.mark.parametrize(
+    "name", ["Plain", "Residual", "Concat", "Flatten", "Depthwise", "Norms", "Transposed", "Grouped"]
+)
 def test_a_checkpoint_of_history_and_weights(name):
     model, inputs, heads = fresh(name)
     pruner = mv.MoEPruner(model, inputs[0], iterative_steps=2, ignored_layers=heads)

@@ -67,7 +67,9 @@ def test_same_channels_as_stock(name, argument):
 @pytest.mark.parametrize("kind", ["MetaPruner", "MagnitudePruner"])
 def test_old_names_of_the_pruner_run_on_our_graph(kind):
     stock, inputs = prune(getattr(tp.pruner, kind), "Residual", "defaults")
-    ours, _ = prune(lambda *a, **k: stock_pruner_on_our_graph(getattr(tp.pruner, kind), *a, **k), "Residual", "defaults")
+    ours, _ = prune(
+        lambda *a, **k: stock_pruner_on_our_graph(getattr(tp.pruner, kind), *a, **k), "Residual", "defaults"
+    )
     assert_same(ours, stock, inputs)
 
 
