@@ -1,0 +1,1 @@
+"""Certification: was this checkpoint folder pruned correctly from that one? Imports nothing of ``pruning``."""

@@ -1,0 +1,1 @@
+"""What lies in a checkpoint folder: headers, index, configuration, values."""

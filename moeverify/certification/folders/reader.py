@@ -1,0 +1,34 @@
+"""Values of stored tensors, memory-mapped: only the pages that are looked at are read."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import torch
+
+from moeverify.certification.folders.headers import Stored
+
+
+class Reader:
+    """Maps each file once. Tensors are views of the mapping and must not be written to."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, torch.Tensor] = {}
+
+    def tensor(self, stored: Stored) -> torch.Tensor:
+        """The whole tensor, without copying."""
+        if stored.nbytes == 0:
+            return torch.empty(stored.shape, dtype=stored.torch_dtype)
+        values = self._bytes(stored.file)[stored.begin : stored.end]
+        if values.data_ptr() % stored.torch_dtype.itemsize:  # headers of other writers may not be aligned
+            values = values.clone()
+        return values.view(stored.torch_dtype).view(stored.shape)
+
+    def _bytes(self, file: Path) -> torch.Tensor:
+        if file not in self._maps:
+            with file.open("rb") as stream:
+                # A private mapping is writable for PyTorch's sake; nothing reaches the file.
+                mapping = mmap.mmap(stream.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self._maps[file] = torch.frombuffer(mapping, dtype=torch.uint8)
+        return self._maps[file]

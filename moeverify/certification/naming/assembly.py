@@ -1,0 +1,222 @@
+"""How each tensor of a model is put together from the tensors on disk, as transformers does on loading.
+
+A model has several legal layouts on disk: experts listed or fused, gate and up joined or apart or interleaved, stacks
+transposed, another prefix. Both folders are read through the conversions of transformers, so that all of them become
+one naming. Stacks of experts are read one expert at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from moeverify.certification.folders.headers import Stored
+from moeverify.certification.folders.reader import Reader
+from moeverify.certification.naming.skeleton import Skeleton
+
+Sources = Mapping[str, tuple[Stored, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """One tensor of the model: its sources on disk by pattern, and the conversion if there is one."""
+
+    name: str
+    sources: Sources
+    skeleton: Skeleton
+    reader: Reader
+    converter: Any = None
+
+    @property
+    def first(self) -> Stored:
+        """One of the sources."""
+        return next(iter(self.sources.values()))[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values on disk."""
+        return self.first.torch_dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sources."""
+        return sum(s.nbytes for stored in self.sources.values() for s in stored)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape that the sources give. Raises ``ValueError`` if the conversion does not take them."""
+        return tuple(self._convert({p: [_meta(s) for s in stored] for p, stored in self.sources.items()}).shape)
+
+    def origin(self, part: int | None = None) -> str:
+        """The name on disk, of one slice where each is stored apart."""
+        stored = next(iter(self.sources.values()))
+        return stored[part].name if part is not None and len(stored) > 1 else stored[0].name
+
+    @cached_property
+    def sliced(self) -> bool:
+        """Whether slices along dimension 0 can be read one by one."""
+        if len(self.shape) < 2:
+            return False
+        try:
+            one = self._convert({p: self._part([_meta(s) for s in stored], 0) for p, stored in self.sources.items()})
+        except Exception:
+            return False
+        return tuple(one.shape) == (1, *self.shape[1:])
+
+    def read(self, part: int | None = None) -> torch.Tensor:
+        """The values; with ``part`` one slice along dimension 0 of a tensor that is ``sliced``."""
+        read = {p: [self.reader.tensor(s) for s in stored] for p, stored in self.sources.items()}
+        if part is None:
+            return self._convert(read)
+        return self._convert({p: self._part(tensors, part) for p, tensors in read.items()})[0]
+
+    def _part(self, tensors: list[torch.Tensor], part: int) -> list[torch.Tensor]:
+        if len(tensors) == self.shape[0] > 1 and self.converter is not None:
+            return [tensors[part]]
+        if len(tensors) == 1 and tensors[0].dim() and tensors[0].shape[0] == self.shape[0]:
+            return [tensors[0][part : part + 1]]
+        raise ValueError("not divisible")
+
+    def _convert(self, tensors: dict[str, Any]) -> torch.Tensor:
+        if self.converter is None:
+            return next(iter(tensors.values()))[0]
+        base = self.name.replace("*.", "0.")
+        for operation in self.converter.operations:
+            tensors = operation.convert(
+                tensors,
+                source_patterns=self.converter.source_patterns,
+                target_patterns=self.converter.target_patterns,
+                full_layer_name=base,
+                model=self.skeleton.model,
+                config=self.skeleton.model.config,
+                missing_keys=None,
+            )
+        found = next((value for key, value in tensors.items() if base.endswith(key) or key in base), None)
+        if found is None:
+            raise ValueError(f"the conversion gives {sorted(tensors)} and no {base}")
+        return found[0] if isinstance(found, list) else found
+
+
+def _meta(stored: Stored) -> torch.Tensor:
+    return torch.empty(stored.shape, dtype=stored.torch_dtype, device="meta")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The tensors of one folder under the names of its model.
+
+    ``missing`` are names of the model without a tensor, ``unexpected`` tensors on disk without a name in the model,
+    ``ignored`` those that the architecture leaves out on purpose (multi-token prediction layers). ``broken`` has a
+    line for each tensor whose sources do not give its shape, ``misnumbered`` for experts that are not 0, 1, 2, ...
+    """
+
+    tensors: Mapping[str, Assembly]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    broken: Mapping[str, str] = field(default_factory=dict)
+    misnumbered: tuple[str, ...] = ()
+
+
+def name_tensors(stored: Mapping[str, Stored], skeleton: Skeleton, reader: Reader) -> Naming:
+    """Give every stored tensor its place in the model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    model: Any = skeleton.model
+    mapping = get_model_conversion_mapping(model) if hasattr(model, "base_model_prefix") else []
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
+    prefix, slots = getattr(model, "base_model_prefix", ""), model.state_dict()
+    groups: dict[str, dict[str, list[Stored]]] = defaultdict(lambda: defaultdict(list))
+    used: dict[str, Any] = {}
+    unexpected: list[str] = []
+    for name in sorted(stored, key=dot_natural_key):
+        target, pattern = rename_source_key(name, renamings, converters, prefix, slots)
+        if target not in slots and name in slots:
+            target, pattern = rename_source_key(name, [], [], base_model_prefix=prefix, meta_state_dict=slots)
+        if target not in slots:
+            unexpected.append(name)
+            continue
+        converter = by_pattern[pattern] if pattern is not None else None
+        if target in used and (used[target] is not converter or converter is None):
+            unexpected.append(name)  # a second tensor for the same place: one of them is lost on loading
+            continue
+        used[target] = converter
+        groups[target][pattern or name].append(stored[name])
+    tensors: dict[str, Assembly] = {}
+    for target, sources in groups.items():
+        converter = used[target]
+        for produced in _targets(target, converter):
+            if produced in slots:
+                frozen = {pattern: tuple(parts) for pattern, parts in sources.items()}
+                converters_own = copy.copy(converter) if converter is not None else None
+                tensors[produced] = Assembly(produced, frozen, skeleton, reader, converters_own)
+    rest = [name for name in slots if name not in tensors and skeleton.tied.get(name) not in tensors]
+    rest = [n for n in rest if not any(s == n and t in tensors for t, s in skeleton.tied.items())]
+    missing = [n for n in rest if not _matches(n, getattr(model, "_keys_to_ignore_on_load_missing", None))]
+    left_out = getattr(model, "_keys_to_ignore_on_load_unexpected", None)
+    return Naming(
+        tensors,
+        tuple(missing),
+        tuple(n for n in unexpected if not _matches(n, left_out)),
+        tuple(n for n in unexpected if _matches(n, left_out)),
+        _broken(tensors, skeleton),
+        tuple(_misnumbered(groups)),
+    )
+
+
+def _targets(target: str, converter: Any) -> list[str]:
+    """All tensors that one group of sources gives: a joint matrix may be divided into several."""
+    if converter is None or len(converter.target_patterns) == 1:
+        return [target]
+    first = converter.target_patterns[0]
+    return [target.replace(first, other) for other in converter.target_patterns]
+
+
+def _matches(name: str, patterns: Any) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns or ())
+
+
+def _broken(tensors: Mapping[str, Assembly], skeleton: Skeleton) -> dict[str, str]:
+    found = {}
+    for name, assembly in tensors.items():
+        try:
+            shape = assembly.shape
+        except Exception as error:
+            counts = ", ".join(f"{len(parts)} x {pattern}" for pattern, parts in assembly.sources.items())
+            found[name] = f"cannot be put together from {counts}: {' '.join(str(error).split())[:120]}"
+            continue
+        if shape != skeleton.shapes[name]:
+            found[name] = f"has shape {list(shape)}, config.json implies {list(skeleton.shapes[name])}"
+    return found
+
+
+def _misnumbered(groups: Mapping[str, Mapping[str, list[Stored]]]) -> list[str]:
+    """Lists of experts whose numbers have holes: transformers takes them in order, other engines by their number."""
+    lines = []
+    for sources in groups.values():
+        for pattern, parts in sources.items():
+            if "*" not in pattern or len(parts) < 2:
+                continue
+            varying = _numbers([part.name for part in parts])
+            if varying and varying != list(range(len(varying))):
+                lines.append(
+                    f"{parts[0].name} and its siblings are numbered {varying[:8]}, not 0 to {len(varying) - 1}"
+                )
+    return lines
+
+
+def _numbers(names: list[str]) -> list[int]:
+    """The one number that differs between names, of each."""
+    columns = list(zip(*(map(int, re.findall(r"(?<=\.)\d+(?=\.)", name)) for name in names), strict=False))
+    varying = [list(column) for column in columns if len(set(column)) > 1]
+    return varying[0] if len(varying) == 1 else []

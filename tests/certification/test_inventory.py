@@ -1,0 +1,169 @@
+"""Inventory: index and shards agree both ways; what lies in the folder is what a loader takes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moeverify.certification.folders.inventory import INDEX, resolve_folder, take_inventory
+from moeverify.errors import SourceError
+from moeverify.models.zoo import build_zoo
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    build_zoo("qwen3_moe").save_pretrained(folder, max_shard_size="200KB")
+    return folder
+
+
+@pytest.fixture
+def folder(sharded, tmp_path):
+    return shutil.copytree(sharded, tmp_path / "model")
+
+
+def edit_index(folder, change):
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def first_shard(folder):
+    return sorted(folder.glob("*.safetensors"))[0]
+
+
+def rewrite(folder, change):
+    tensors = load_file(first_shard(folder))
+    change(tensors)
+    save_file(tensors, first_shard(folder), metadata={"format": "pt"})
+
+
+def test_a_saved_model_has_no_problem(sharded):
+    inventory = take_inventory(sharded)
+    assert inventory.problems == ()
+    assert len(inventory.files) > 2
+    assert inventory.model_type == "qwen3_moe"
+    assert inventory.nbytes == sum(p.numel() * p.element_size() for p in build_zoo("qwen3_moe").parameters())
+
+
+def drop_a_shard(folder):
+    first_shard(folder).unlink()
+
+
+def stray_shard(folder):
+    save_file({"left.over": torch.ones(2)}, folder / "model-00009-of-00009.safetensors")
+
+
+def twice(folder):
+    name = next(iter(load_file(first_shard(folder))))
+    other = sorted(folder.glob("*.safetensors"))[1]
+    save_file({**load_file(other), name: load_file(first_shard(folder))[name]}, other, metadata={"format": "pt"})
+
+
+def not_in_the_shard(folder):
+    rewrite(folder, lambda tensors: tensors.pop(next(iter(tensors))))
+
+
+def not_in_the_index(folder):
+    edit_index(folder, lambda weights: weights.pop(next(iter(weights))))
+
+
+def index_names_another_file(folder):
+    def change(weights):
+        files = sorted(set(weights.values()))
+        name = next(n for n, f in weights.items() if f == files[0])
+        weights[name] = files[1]
+
+    edit_index(folder, change)
+
+
+def index_leaves_the_folder(folder):
+    edit_index(folder, lambda weights: weights.update({next(iter(weights)): "../../secret.safetensors"}))
+
+
+def index_is_no_json(folder):
+    (folder / INDEX).write_text("{")
+
+
+def index_without_map(folder):
+    (folder / INDEX).write_text('{"weight_map": 3}')
+
+
+def whole_file_beside_the_shards(folder):
+    save_file({"model.norm.weight": torch.ones(4)}, folder / "model.safetensors")
+
+
+def no_index(folder):
+    (folder / INDEX).unlink()
+
+
+def truncated(folder):
+    first_shard(folder).write_bytes(first_shard(folder).read_bytes()[:-100])
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def config_is_a_list(folder):
+    (folder / "config.json").write_text("[]")
+
+
+def config_without_type(folder):
+    (folder / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (drop_a_shard, "is named in model.safetensors.index.json but missing"),
+        (stray_shard, "is a stray shard"),
+        (twice, " and in "),
+        (not_in_the_shard, "which does not hold it"),
+        (not_in_the_index, "but not in model.safetensors.index.json"),
+        (index_names_another_file, "which does not hold it; it is in"),
+        (index_leaves_the_folder, "outside of the folder"),
+        (index_is_no_json, "not valid JSON"),
+        (index_without_map, "no weight_map"),
+        (whole_file_beside_the_shards, "lies beside"),
+        (no_index, "neither model.safetensors nor"),
+        (truncated, "lie outside of the file"),
+        (no_config, "config.json is missing"),
+        (config_is_a_list, "config.json is no JSON object"),
+        (config_without_type, "has no model_type"),
+    ],
+)
+def test_a_fault_is_named(folder, spoil, expected):
+    spoil(folder)
+    problems = take_inventory(folder).problems
+    assert any(expected in line for line in problems), problems
+    assert all("\n" not in line for line in problems)
+
+
+def test_a_second_copy_for_another_program_is_no_fault(folder):
+    save_file({"tok_embeddings.weight": torch.ones(2)}, folder / "consolidated.safetensors")
+    inventory = take_inventory(folder)
+    assert inventory.problems == ()
+    assert "tok_embeddings.weight" not in inventory.tensors
+    assert "second copy" in inventory.notes[0]
+
+
+def test_other_formats_are_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"PyTorch pickles \(pytorch_model.bin\).*save_pretrained"):
+        take_inventory(tmp_path)
+
+
+def test_a_folder_without_weights(tmp_path):
+    with pytest.raises(SourceError, match="holds no"):
+        take_inventory(tmp_path)
+
+
+def test_names_that_are_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, expected in [(tmp_path / "file", "is a file"), (tmp_path / "none", "no such folder")]:
+        with pytest.raises(SourceError, match=expected):
+            resolve_folder(name)
