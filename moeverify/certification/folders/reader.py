@@ -9,12 +9,16 @@ import torch
 
 from moeverify.certification.folders.headers import Stored
 
+# Pages that were looked at are given back after so many bytes were asked for.
+_HELD_BYTES = 1 << 28
+
 
 class Reader:
     """Maps each file once. Tensors are views of the mapping and must not be written to."""
 
     def __init__(self) -> None:
-        self._maps: dict[Path, torch.Tensor] = {}
+        self._maps: dict[Path, tuple[mmap.mmap, torch.Tensor]] = {}
+        self._asked = 0
 
     def tensor(self, stored: Stored) -> torch.Tensor:
         """The whole tensor, without copying."""
@@ -25,10 +29,18 @@ class Reader:
             values = values.clone()
         return values.view(stored.torch_dtype).view(stored.shape)
 
+    def looked_at(self, nbytes: int) -> None:
+        """Count bytes that were read, and give their memory back now and then. Views stay valid."""
+        self._asked += nbytes
+        if self._asked > _HELD_BYTES:
+            self._asked = 0
+            for mapping, _ in self._maps.values():
+                mapping.madvise(mmap.MADV_DONTNEED)
+
     def _bytes(self, file: Path) -> torch.Tensor:
         if file not in self._maps:
             with file.open("rb") as stream:
                 # A private mapping is writable for PyTorch's sake; nothing reaches the file.
                 mapping = mmap.mmap(stream.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            self._maps[file] = torch.frombuffer(mapping, dtype=torch.uint8)
-        return self._maps[file]
+            self._maps[file] = (mapping, torch.frombuffer(mapping, dtype=torch.uint8))
+        return self._maps[file][1]

@@ -1,0 +1,1 @@
+"""Which layer, expert, row and column of the base each value of the pruned folder is."""

@@ -1,0 +1,205 @@
+"""The keep map: which layer, expert and unit of the base each one of the pruned folder is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from moeverify.certification.structure.structure import Slot, Structure
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Unknown(Exception):
+    """A dimension whose positions are not known, or not yet."""
+
+
+@dataclass(eq=False)
+class KeepMap:
+    """What stayed, as far as it is known.
+
+    ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``
+    are the base experts of MoE layer ``n`` in the pruned order, ``units[n]`` the base units of coupling class ``n``,
+    ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1 is an entry that no one of the base is.
+    """
+
+    structure: Structure
+    base: Shapes
+    pruned: Shapes
+    lists: dict[str, np.ndarray] = field(default_factory=dict)
+    experts: dict[int, np.ndarray] = field(default_factory=dict)
+    units: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def to_base(self, name: str) -> str | None:
+        """The base's name of a tensor of the pruned folder."""
+        return self._renumber(name, lambda numbers, n: int(numbers[n]) if n < len(numbers) else -1)
+
+    def to_pruned(self, name: str) -> str | None:
+        """The pruned folder's name of a tensor of the base; ``None`` if its layer or expert is gone."""
+
+        def place(numbers: np.ndarray, n: int) -> int:
+            found = np.flatnonzero(numbers == n)
+            return int(found[0]) if len(found) else -1
+
+        return self._renumber(name, place, into_base=False)
+
+    def _renumber(self, name: str, number_of, into_base: bool = True) -> str | None:
+        given: list[str] = []
+        result: list[str] = []
+        for part in name.split("."):
+            path = ".".join(result if into_base else given)
+            given.append(part)
+            if part.isdigit() and path in self.lists:
+                number = number_of(self.lists[path], int(part))
+                if number < 0:
+                    return None
+                part = str(number)
+            result.append(part)
+        return ".".join(result)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a base tensor in the pruned folder. Raises ``Unknown`` if it has none to compare."""
+        other = self.to_pruned(name)
+        if other not in self.pruned or len(self.pruned[other]) != len(self.base[name]):
+            raise Unknown(name)
+        return self.pruned[other]
+
+    def count(self, number: int) -> int:
+        """Units that a class keeps (in each expert). Raises ``Unknown`` if no member tells."""
+        if number not in self._counts:
+            self._counts[number] = 0  # while it is being counted, it tells nothing of others
+            self._counts[number] = self._count(number)
+        if (count := self._counts[number]) < 1:
+            raise Unknown(f"class {number}")
+        return count
+
+    @cached_property
+    def _counts(self) -> dict[int, int]:
+        return {}
+
+    def forget_counts(self) -> None:
+        """Count again: other entries of the lists are known now."""
+        self._counts.clear()
+
+    def _count(self, number: int) -> int:
+        item = self.structure.classes[number]
+        votes: dict[int, int] = {}
+        for member in item.coupling.members:
+            key = (member.parameter, member.dim)
+            if member.parameter not in self.base:
+                continue
+            try:
+                old, new = self.base[member.parameter][member.dim], self.shape(member.parameter)[member.dim]
+                units, width = member.positions.shape
+                for slot in self.structure.slots[key]:
+                    if slot.number != number:
+                        others, each = slot.positions.shape
+                        old, new = old - others * each, new - self.count(slot.number) * each
+                if key in item.in_turn:
+                    old, new = old // item.experts, new // self.expert_count(self.structure.moe_layer(item))
+                    width //= item.experts
+                kept, rest = divmod(new - (old - units * width), width)
+            except Unknown:
+                continue
+            if not rest:
+                votes[kept] = votes.get(kept, 0) + 1
+        return max(votes, key=lambda kept: votes[kept], default=0)
+
+    def expert_count(self, layer: int | None) -> int:
+        """Experts that a MoE layer keeps. Raises ``Unknown`` if no tensor tells."""
+        for (name, dim), axis in self.structure.axes.items():
+            if axis.layer == layer and axis.stride == 1 and name in self.base:
+                try:
+                    return self.shape(name)[dim] - (self.base[name][dim] - axis.count)
+                except Unknown:
+                    continue
+        raise Unknown(f"experts of MoE layer {layer}")
+
+    def places(self, number: int, slot: Slot, name: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of a class in a dimension before, ``[units, n]``, and after, ``[kept, n]``."""
+        return slot.positions, self._ranks(name, dim)[slot.positions[: self.count(number)]]
+
+    def in_turn(self, number: int, slot: Slot, name: str, dim: int, part: tuple[int, int]) -> tuple[np.ndarray, ...]:
+        """``places`` of one expert, after and before, in an expert-major dimension."""
+        item, (after, before) = self.structure.classes[number], part
+        each = slot.positions.reshape(len(slot.positions), item.experts, -1)
+        stride = self.base[name][dim] // item.experts
+        kept = self.count(number)
+        held = np.ones(stride, dtype=bool)
+        held[each[kept:, 0].ravel()] = False
+        ranks = np.cumsum(held) - 1
+        return each[:, before], ranks[each[:kept, 0]] + after * int(held.sum())
+
+    def _ranks(self, name: str, dim: int) -> np.ndarray:
+        """Where each position would be if every class kept its first units."""
+        held = np.ones(self.base[name][dim], dtype=bool)
+        for slot in self.structure.slots.get((name, dim), ()):
+            held[slot.positions[self.count(slot.number) :].ravel()] = False
+        if int(held.sum()) != self.shape(name)[dim]:
+            raise Unknown(f"{name}, dimension {dim}")
+        return np.cumsum(held) - 1
+
+    def positions(self, name: str, dim: int, part: int | None = None) -> np.ndarray | None:
+        """Base positions of a dimension in the pruned order, ``None`` if nothing of it moved.
+
+        ``part`` is the pruned number of the expert whose slice it is. Raises ``Unknown``.
+        """
+        old, new = self.base[name][dim], self.shape(name)[dim]
+        axis = self.structure.axes.get((name, dim))
+        if axis is not None:
+            if axis.layer not in self.experts:
+                raise Unknown(f"experts of MoE layer {axis.layer}")
+            found = self._of_experts(name, dim)
+        elif (name, dim) in self.structure.slots:
+            found = self._of_units(name, dim, part)
+        elif old == new:
+            return None
+        else:
+            raise Unknown(f"{name}, dimension {dim}")
+        if len(found) != new:
+            raise Unknown(f"{name}, dimension {dim}")
+        return None if old == new and np.array_equal(found, np.arange(old)) else found
+
+    def _of_experts(self, name: str, dim: int) -> np.ndarray:
+        axis = self.structure.axes[name, dim]
+        experts = self.experts[axis.layer]
+        if axis.stride == 1:
+            return np.concatenate([experts, np.arange(axis.count, self.base[name][dim])])
+        slots = self.structure.slots.get((name, dim), [])
+        if not slots:
+            return np.concatenate([np.arange(e * axis.stride, (e + 1) * axis.stride) for e in experts])
+        (slot,) = slots
+        if slot.number not in self.units:
+            raise Unknown(name)
+        parts = []
+        for after, before in enumerate(experts):
+            theirs, ours = self.in_turn(slot.number, slot, name, dim, (after, max(int(before), 0)))
+            row = np.full(self.shape(name)[dim] // len(experts), -1, dtype=np.int64)
+            row[ours - after * len(row)] = theirs[self._row(slot.number, after)]
+            parts.append(row)
+        return np.concatenate(parts)
+
+    def _of_units(self, name: str, dim: int, part: int | None) -> np.ndarray:
+        ranks = self._ranks(name, dim)
+        found = np.full(self.shape(name)[dim], -1, dtype=np.int64)
+        fixed = np.ones(len(ranks), dtype=bool)
+        for slot in self.structure.slots[name, dim]:
+            fixed[slot.positions.ravel()] = False
+        found[ranks[fixed]] = np.flatnonzero(fixed)
+        for slot in self.structure.slots[name, dim]:
+            if slot.number not in self.units:
+                raise Unknown(f"class {slot.number}")
+            row = self._row(slot.number, part)
+            taken = slot.positions[np.maximum(row, 0)]
+            taken[row < 0] = -1
+            found[ranks[slot.positions[: len(row)]]] = taken
+        return found
+
+    def _row(self, number: int, part: int | None) -> np.ndarray:
+        units = self.units[number]
+        if units.ndim == 1:
+            return units
+        return units[part if part is not None else 0]

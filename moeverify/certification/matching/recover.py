@@ -1,0 +1,167 @@
+"""The keep map recovered from content alone: nothing that the folder says of itself is used."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+
+from moeverify.certification.matching.experts import ExpertMatcher, router_rows
+from moeverify.certification.matching.lists import ListMatcher, shortened_lists
+from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.certification.matching.units import UnitMatcher
+from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.certification.structure.structure import Structure
+
+
+def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:
+    """Hidden channels first, then layers, experts, and what lies inside of them: each is recognised where the
+    dimensions around it are known already."""
+    keep = KeepMap(structure, base.shapes, pruned.shapes)
+    recovery = _Recovery(base, pruned, keep)
+    lists = shortened_lists(keep)
+    recovery.classes(outside=lists)
+    for path in lists:
+        with contextlib.suppress(Unknown):
+            recovery.entries(path)
+    keep.forget_counts()
+    recovery.classes(outside=[])
+    recovery.experts()
+    recovery.classes(outside=[])
+    recovery.classes(outside=[], trusting=True)
+    recovery.experts()
+    recovery.classes(outside=[], trusting=True)
+    recovery.rest()
+    return keep
+
+
+class _Recovery:
+    def __init__(self, base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> None:
+        self.base, self.pruned, self.keep = base, pruned, keep
+        self.structure = keep.structure
+        self.units = UnitMatcher(base, pruned, keep)
+        self.failed: set[int] = set()
+
+    def classes(self, *, outside: list[str], trusting: bool = False) -> None:
+        """Find the units of every class that can be compared, until no more is found.
+
+        ``outside`` are lists whose entries are not known yet: only classes with a member outside of them are tried.
+        """
+        gained = True
+        while gained:
+            gained = False
+            for number, item in enumerate(self.structure.classes):
+                if number in self.keep.units:
+                    continue
+                if outside and not any(_is_outside(m.parameter, outside) for m in item.coupling.members):
+                    continue
+                gained |= self._class(number, trusting)
+
+    def _class(self, number: int, trusting: bool) -> bool:
+        try:
+            layer = self.structure.moe_layer(self.structure.classes[number])
+            if layer is None:
+                found = self.units.find(number, trusting=trusting)
+            else:
+                found = self._of_experts(number, layer, trusting)
+        except Unknown:
+            return False
+        if found is None or (trusting and (found < 0).mean() > 0.5):
+            return False
+        self.keep.units[number] = found
+        return True
+
+    def _of_experts(self, number: int, layer: int, trusting: bool) -> np.ndarray | None:
+        if layer not in self.keep.experts:
+            return None
+        rows = []
+        # A stack may hold more slices than there are experts: experts that compute nothing.
+        idle = range(len(self.structure.roles.layers[layer].experts), self._slices(layer))
+        for after, before in enumerate([*self.keep.experts[layer], *idle]):
+            if before < 0:
+                rows.append(np.full(self.keep.count(number), -1))
+                continue
+            found = self.units.find(number, (after, int(before)), trusting=trusting)
+            if found is None:
+                return None
+            rows.append(found)
+        return np.stack(rows)
+
+    def _slices(self, layer: int) -> int:
+        axes = self.structure.axes.items()
+        return max(
+            (
+                self.keep.base[name][0]
+                for (name, dim), axis in axes
+                if (axis.layer, dim) == (layer, 0) and axis.stride == 1 and len(self.keep.base.get(name, ())) > 2
+            ),
+            default=0,
+        )
+
+    def entries(self, path: str) -> None:
+        """Find which base entry each entry of a shortened list is."""
+        layer = next((n for n, x in enumerate(self.structure.roles.layers) if x.container == path), None)
+        hint = None if layer is None else router_rows(self.base, self.pruned, self.keep, layer)
+        found = ListMatcher(self.base, self.pruned, self.keep, path).find(hint)
+        self.keep.lists[path] = found
+
+    def experts(self) -> None:
+        """Find which base expert each expert is, in every MoE layer that is there."""
+        for number, layer in enumerate(self.structure.roles.layers):
+            if number in self.keep.experts:
+                continue
+            try:
+                if layer.layout == "listed":
+                    path = layer.container
+                    if path not in self.keep.lists:
+                        found = ListMatcher(self.base, self.pruned, self.keep, path).find(
+                            router_rows(self.base, self.pruned, self.keep, number)
+                        )
+                        self.keep.lists[path] = found
+                    self.keep.experts[number] = self.keep.lists[path]
+                else:
+                    matcher = ExpertMatcher(self.base, self.pruned, self.keep, number)
+                    hint = router_rows(self.base, self.pruned, self.keep, number)
+                    if hint is not None or matcher.stacks:
+                        self.keep.experts[number] = matcher.find(hint)
+            except Unknown:
+                continue
+
+    def rest(self) -> None:
+        """Take what kept its size and could not be compared for unchanged; the comparison of values has the word."""
+        for number, item in enumerate(self.structure.classes):
+            try:
+                count = self.keep.count(number)
+            except Unknown:
+                continue
+            if count != item.coupling.size:
+                continue
+            if number not in self.keep.units:
+                self.keep.units[number] = np.arange(count)
+            else:
+                self.keep.units[number] = _filled(self.keep.units[number])
+        for number, layer in enumerate(self.structure.roles.layers):
+            experts = self.keep.experts.get(number)
+            if experts is not None and len(experts) == len(layer.experts):
+                self.keep.experts[number] = _filled(experts)
+
+
+def _filled(units: np.ndarray) -> np.ndarray:
+    """Units that fit none of the base, taken for those that are left over; at their own place if that one is free."""
+    if units.ndim == 2:
+        return np.stack([_filled(row) for row in units])
+    open_places = np.flatnonzero(units < 0)
+    left = set(range(len(units))) - set(units.tolist())
+    result = units.copy()
+    for place in open_places:
+        if place in left:
+            result[place] = place
+            left.discard(int(place))
+    for place in open_places:
+        if result[place] < 0:
+            result[place] = left.pop()
+    return result
+
+
+def _is_outside(name: str, lists: list[str]) -> bool:
+    return not any(name.startswith(path + ".") for path in lists)

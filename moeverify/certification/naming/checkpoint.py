@@ -1,0 +1,62 @@
+"""A checkpoint folder under the names of its model: inventory, skeleton, and how each tensor is put together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from moeverify.certification.folders.inventory import Inventory, take_inventory
+from moeverify.certification.folders.reader import Reader
+from moeverify.certification.naming.assembly import Assembly, Naming, name_tensors
+from moeverify.certification.naming.skeleton import Skeleton, build_skeleton
+
+# Tensors that were put together are kept while they are compared; so much of them at most.
+_CACHE_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """One of the two folders."""
+
+    inventory: Inventory
+    skeleton: Skeleton
+    naming: Naming
+    reader: Reader
+    _cache: OrderedDict[tuple[str, int | None], torch.Tensor] = field(default_factory=OrderedDict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that can be read."""
+        return {name: assembly.shape for name, assembly in self.readable.items()}
+
+    @property
+    def readable(self) -> dict[str, Assembly]:
+        """The tensors that have the shape which the configuration implies."""
+        return {n: a for n, a in self.naming.tensors.items() if n not in self.naming.broken}
+
+    def read(self, name: str, part: int | None = None) -> torch.Tensor:
+        """Values of a tensor, or of one slice of it along dimension 0."""
+        assembly = self.naming.tensors[name]
+        if part is not None and not assembly.sliced:
+            return self.read(name)[part]
+        if assembly.converter is None:
+            return assembly.read(part)
+        key = (name, part)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+        else:
+            self._cache[key] = assembly.read(part)
+            while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+        return self._cache[key]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read everything of a folder but its values. Raises ``SourceError`` if no model can be made of it."""
+    inventory = take_inventory(folder)
+    skeleton = build_skeleton(folder)
+    reader = Reader()
+    return Checkpoint(inventory, skeleton, name_tensors(inventory.tensors, skeleton, reader), reader)

@@ -1,0 +1,71 @@
+"""Structure of the base: its MoE layers, coupling classes and expert axes, without any weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from moeverify.certification.naming.skeleton import Skeleton
+from moeverify.certification.structure.axes import Axis, ExpertAxis, expert_axes
+from moeverify.coupling.classify import PruningClass, classify
+from moeverify.coupling.couplings import trace_couplings
+from moeverify.models.roles import FoundRoles, find_roles
+from moeverify.models.sources import quiet_transformers
+
+_SHORT, _LONG = (2, 32), (2, 256)
+
+
+class Slot(NamedTuple):
+    """What a coupling class holds of one dimension: ``positions`` ``[units, positions per unit]``."""
+
+    number: int
+    positions: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """``classes`` are the coupling classes with their roles; ``untouched`` parameters the traced forward never used."""
+
+    roles: FoundRoles
+    classes: tuple[PruningClass, ...]
+    axes: Mapping[Axis, ExpertAxis]
+    untouched: tuple[str, ...]
+
+    @cached_property
+    def slots(self) -> dict[Axis, list[Slot]]:
+        """The classes that hold positions of each dimension."""
+        found: dict[Axis, list[Slot]] = defaultdict(list)
+        for number, item in enumerate(self.classes):
+            for member in item.coupling.members:
+                found[member.parameter, member.dim].append(Slot(number, member.positions))
+        return dict(found)
+
+    def moe_layer(self, item: PruningClass) -> int | None:
+        """The number of the MoE layer whose fused experts each have channels of their own in a class."""
+        if not item.experts:
+            return None
+        return next((n for n, layer in enumerate(self.roles.layers) if layer.container == item.where), None)
+
+
+def structure_of(skeleton: Skeleton) -> Structure:
+    """Trace the base without weights. Raises ``TraceError`` if its forward fails."""
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        roles = find_roles(skeleton.model)
+        couplings = trace_couplings(skeleton.model, _tokens(_SHORT))
+        if couplings.trace.untouched:  # some layers run on longer inputs only
+            couplings = trace_couplings(skeleton.model, _tokens(_LONG))
+        classes = classify(skeleton.model, couplings.classes, roles, couplings)
+        axes = expert_axes(skeleton, roles)
+    return Structure(roles, classes, axes, tuple(couplings.trace.untouched))
+
+
+def _tokens(shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.zeros(shape, dtype=torch.long)}
