@@ -141,7 +141,7 @@ class Trace:
     ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied
     tensors to the first one, ``buffers`` names those that are buffers, ``unknown`` counts operations without a
     rule, ``untouched`` names the parameters that no operation used, ``imagined`` counts the answers that a
-    weightless trace made up.
+    weightless trace made up, ``made`` lists the dimensions of every new result with its operation's number.
     """
 
     relations: Relations
@@ -151,6 +151,7 @@ class Trace:
     unknown: Mapping[str, int]
     untouched: tuple[str, ...]
     imagined: Mapping[str, int] = field(default_factory=dict)
+    made: Sequence[tuple[int, tuple[int, ...]]] = ()
 
     @property
     def shapes(self) -> dict[str, list[int]]:

@@ -17,10 +17,11 @@ from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import Example
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles
+from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.request import EACH, TOGETHER, check_heads, make_request, modules_of
 from moeverify.pruning.choice.rounding import aligned
-from moeverify.pruning.configuration import Probe, apply_update, has_config
+from moeverify.pruning.configuration import Probe, apply_update, described, has_config
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.walk import MAX_EXPANSIONS
@@ -240,7 +241,12 @@ class MoEPruner:
         if interactive:
             return self._groups(prepared)
         heads = head_counts_after(self.num_heads, plan, self.DG)
-        apply_plan(self.model, plan, self.DG.nodes.own_functions())
+        undo = set_attributes(self.model, plan.attributes)
+        try:
+            apply_plan(self.model, plan, self.DG.nodes.own_functions())
+        except Exception:
+            undo()
+            raise
         self.DG.carried_out(plan)
         self._follow(prepared, heads)
         return plan
@@ -249,7 +255,7 @@ class MoEPruner:
         plan = prepared.plan
         if plan.cuts:
             return
-        cause = str(plan.adjustments[0]) if plan.adjustments else self._selection.cause(self.current_step)
+        cause = described(plan.adjustments) or self._selection.cause(self.current_step)
         if self.last_plan is None and not self._cuts_later():
             raise PruningRefused(f"nothing can be pruned: {cause}; `moeverify inspect` shows all that is frozen")
         step = f"step {self.current_step} of {self.iterative_steps}"
@@ -266,9 +272,7 @@ class MoEPruner:
         apply_folds(self.model, prepared.plan.folds)
         if prepared.update is not None:
             apply_update(self.model, prepared.update)
-            self._note_heads(heads)
-        else:
-            self._write_heads(heads)
+        self._note_heads(heads)
         self.last_plan = prepared.plan
 
     def _probe(self) -> Probe | None:
@@ -290,6 +294,7 @@ class MoEPruner:
 
         def finish() -> None:
             if all(self.DG.live.size(place) == size for place, size in planned.items()):
+                set_attributes(self.model, prepared.plan.attributes)
                 self._follow(prepared, heads)
             elif prepared.probe is not None:
                 catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)

@@ -65,6 +65,19 @@ def link(trace: Trace) -> Links:
         held |= uneven
 
 
+def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> Links:
+    """Freeze the factor that can be removed of these parameter dimensions, so that another one can be."""
+    roots = {links.root[trace.tensors[name][axis]] for name, axis in places}
+    if not roots:
+        return links
+    for number, (factor, _, _) in links.chosen.items():
+        product = trace.relations.products[number]
+        if links.root[product.whole] in roots:
+            held = next(f for f in product.factors if links.root[f] == factor)
+            trace.relations.freeze(held, "only dimensions inside heads were asked for")
+    return link(trace)
+
+
 def stated_frozen(relations: Relations) -> Callable[[int], bool]:
     """Tells of a dimension whether what has been stated so far freezes it, however the rest is decided."""
     finder = UnionFind(relations)

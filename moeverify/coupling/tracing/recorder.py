@@ -142,6 +142,11 @@ class Recorder(TorchDispatchMode):
         return seen
 
     @property
+    def made_dims(self) -> list[tuple[int, tuple[int, ...]]]:
+        """The dimensions of every result that was new, with the number of the operation that made it."""
+        return [(made.operation, made.dims) for made in self._produced]
+
+    @property
     def produced(self) -> int:
         """Number of tensors that the recorded operations have made."""
         return len(self._produced)

@@ -63,6 +63,7 @@ def trace(
         unknown=dict(recorder.unknown),
         untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
         imagined=imagined,
+        made=recorder.made_dims,
     )
 
 

@@ -8,7 +8,7 @@ from moeverify.models.skeleton import Shapes, has_config, shapes_of, skeleton
 from moeverify.pruning.configuration.express import Expression, describe, express, wanted_shapes
 from moeverify.pruning.configuration.probe import Probe
 from moeverify.pruning.configuration.update import ConfigUpdate, apply_update, plan_update
-from moeverify.pruning.plan.plan import Adjustment
+from moeverify.pruning.plan.plan import Adjustment, described
 
 __all__ = [
     "Adjustment",
@@ -18,6 +18,7 @@ __all__ = [
     "Shapes",
     "apply_update",
     "describe",
+    "described",
     "express",
     "has_config",
     "plan_update",

@@ -35,6 +35,13 @@ class Derived:
     stuck: tuple[Number, ...] = ()
     otherwise: tuple[View, ...] = ()
 
+    @property
+    def hangs(self) -> str:
+        """What is said of classes that the first number in ``stuck`` follows from."""
+        if not self.stuck:
+            return str(self.otherwise[0]) if self.otherwise else ""
+        return f"{self.stuck[0].name} is derived from it, and no weight can take over the difference"
+
     def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, str]:
         """The classes of which a view divides a dimension otherwise, with what is said of it."""
         found = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
@@ -20,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.lines import line_of_error, line_of_running_code
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights
 from moeverify.errors import TraceError
 from moeverify.models.forward import Example, eager_attention, module_paths, static_experts, without_collector
@@ -29,17 +31,42 @@ _SIZES = ("arange", "linspace", "logspace", "range", "empty", "new_empty", "zero
 # A constant given as a tensor (`torch.tensor(8.0)`) has its numbers inside; more of them are a table.
 _FEW = 16
 _OUTSIDE = -1
+# Which of them a reshape is depends on the sizes.
+RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation: ``inputs`` are the values in its arguments by position or keyword, ``numbers`` the plain ones."""
+    """One operation: ``inputs`` are the values in its arguments by position or keyword, ``numbers`` the plain ones.
+
+    ``line`` is the ``file:line`` of the user's code that asked for it, of those that reshape or that get a number.
+    """
 
     operation: str
     module: str
     inputs: Mapping[int | str, int]
     numbers: Mapping[int | str, float]
     outputs: tuple[int, ...]
+    line: str = ""
+
+
+class ForwardFailed(TraceError):
+    """A forward that failed while it was recorded: after ``steps`` operations, at ``line`` of the user's code."""
+
+    def __init__(self, message: str, forward: Forward, line: str) -> None:
+        super().__init__(message)
+        self.forward = forward
+        self.line = line
+
+    @property
+    def reason(self) -> str:
+        """The exception that the forward raised, in one line."""
+        return one_line(self.__cause__ or self)
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 @dataclass(eq=False)
@@ -48,7 +75,8 @@ class Forward:
 
     ``makers`` gives the step that made a value, ``readers`` those that used it (``-1``: it is the model's output),
     ``parameters`` the names of values that are parameters, ``shapes`` all shapes, ``muddled`` the values that may have
-    been changed through another tensor over the same memory.
+    been changed through another tensor over the same memory. ``entered`` counts the operations that began, one that
+    raised included.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -57,6 +85,7 @@ class Forward:
     parameters: dict[int, str] = field(default_factory=dict)
     shapes: dict[int, tuple[int, ...]] = field(default_factory=dict)
     muddled: set[int] = field(default_factory=set)
+    entered: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "prim":
             return func(*args, **kwargs)
+        self.forward.entered += 1
         inputs: dict[int | str, int] = {}
         numbers: dict[int | str, float] = {}
         name = func._schema.name.split("::")[1]
@@ -125,7 +155,9 @@ class _Recorder(TorchDispatchMode):
             numbers = {}  # positions are computed, not what the model computes
         outputs = tuple(self.value_of(leaf, changed=func._schema.is_mutable) for leaf in made)
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
-        self._note(Step(f"{func.namespace}.{name}", self.modules[-1] if self.modules else "", inputs, numbers, outputs))
+        module = self.modules[-1] if self.modules else ""
+        line = line_of_running_code() if numbers or name in RESHAPES else ""
+        self._note(Step(f"{func.namespace}.{name}", module, inputs, numbers, outputs, line))
         return result
 
     def _shared_with_written(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -183,17 +215,25 @@ def _inside(value: Any) -> dict[str, float]:
         return {f"value.{number}": entry for number, entry in enumerate(value.flatten().tolist())}
 
 
-def record_forward(model: nn.Module, example: Example) -> Forward:
-    """Record a forward without weights; nothing of ``model`` is changed.
+@contextmanager
+def _own_weights(model: nn.Module, inputs: Any) -> Iterator[Any]:
+    """The model as it is; the state of PyTorch's generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        yield inputs
 
-    Raises ``TraceError`` if the forward fails.
+
+def record_forward(model: nn.Module, example: Example, *, weights: bool = False) -> Forward:
+    """Record a forward without weights, or with those that the model has; its parameters and buffers stay the same.
+
+    Raises ``ForwardFailed`` if the forward fails.
     """
+    recorder: _Recorder | None = None
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
         with (
-            fake_weights(model, example.inputs) as inputs,
+            (_own_weights if weights else fake_weights)(model, example.inputs) as inputs,
             static_experts(model, "batched_mm"),
             eager_attention(model),
             without_collector(),
@@ -204,8 +244,9 @@ def record_forward(model: nn.Module, example: Example) -> Forward:
                 output = example(model, inputs)
             return recorder.finish(output)
     except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        raise TraceError(f"the forward failed without weights ({line})") from error
+        forward = Forward() if recorder is None else recorder.forward
+        message = f"the forward failed {'' if weights else 'without weights '}({one_line(error)})"
+        raise ForwardFailed(message, forward, line_of_error(error)) from error
     finally:
         for module in training:
             module.training = True

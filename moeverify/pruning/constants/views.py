@@ -10,33 +10,35 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from moeverify.coupling.couplings import CouplingMap
 from moeverify.coupling.solving.containment import closure, wholes
 from moeverify.pruning.configuration.factors import Dim
-from moeverify.pruning.constants.numbers import Forward, Step
+from moeverify.pruning.constants.numbers import RESHAPES, Forward, Step
 
 Shape = tuple[int, ...]
-# Which of them a reshape is depends on the sizes.
-_VIEWS = frozenset({"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"})
+_VIEWS = frozenset(f"aten.{name}" for name in RESHAPES)
 
 
 @dataclass(frozen=True)
 class View:
     """The ``number``-th of ``count`` views that a module takes, which divides a dimension into ``factors`` (or makes
     one of them): their sizes, ``None`` for the one that is cut. ``places`` are the parameter dimensions that hold the
-    divided one."""
+    divided one. ``step`` and ``line`` say where a forward that divides otherwise does so."""
 
     module: str
     number: int
     count: int
     factors: tuple[int | None, ...]
     places: frozenset[Dim]
+    step: int = field(default=-1, compare=False)
+    line: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         sizes = ", ".join("..." if size is None else str(size) for size in self.factors)
-        return f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes})"
+        where = f", at {self.line}" if self.line else ""
+        return f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes}){where}"
 
 
 def views_of(couplings: CouplingMap) -> tuple[View, ...]:
@@ -76,18 +78,19 @@ def divided_otherwise(views: Sequence[View], before: Forward, after: Forward) ->
     found = []
     for view in views:
         old, new = ours.get(view.module, ()), theirs.get(view.module, ())
-        if len(old) == len(new) == view.count and not _as_before(
-            view.factors, list(_sides(before, old[view.number])), list(_sides(after, new[view.number]))
-        ):
-            found.append(view)
+        if len(old) != view.count or len(new) != view.count:
+            continue
+        first, second = before.steps[old[view.number]], after.steps[new[view.number]]
+        if not _as_before(view.factors, list(_sides(before, first)), list(_sides(after, second))):
+            found.append(replace(view, step=new[view.number], line=second.line))
     return found
 
 
-def _by_module(forward: Forward) -> dict[str, list[Step]]:
-    found: dict[str, list[Step]] = defaultdict(list)
-    for step in forward.steps:
+def _by_module(forward: Forward) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for number, step in enumerate(forward.steps):
         if step.operation in _VIEWS:
-            found[step.module].append(step)
+            found[step.module].append(number)
     return found
 
 

@@ -16,7 +16,7 @@ from torch_pruning.dependency import Dependency, Node
 
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
-from moeverify.coupling.solving.links import link
+from moeverify.coupling.solving.links import hold_factors
 from moeverify.coupling.solving.solve import solve
 from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.errors import BoundaryRefused, UsageError
@@ -74,6 +74,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         self.overflowed = False
         self.cycles = 0
         self.last_cycle: tuple[str, ...] = ()
+        self.held_heads: list[Place] = []
         self.crossings: list[Crossing] = []
 
     def build_dependency(
@@ -336,14 +337,9 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
     def hold_heads(self, layers: Iterable[nn.Module]) -> None:
         """Leave the heads of these projections whole in number: what can be cut is inside them, alike in each."""
-        trace, links = self.couplings.trace, self.couplings.links
-        roots = {links.root[trace.tensors[name][axis]] for name, axis in (self.nodes.end(m).place for m in layers)}
-        for number, (factor, _, _) in links.chosen.items():
-            product = trace.relations.products[number]
-            if links.root[product.whole] in roots:
-                held = next(f for f in product.factors if links.root[f] == factor)
-                trace.relations.freeze(held, "only dimensions inside heads were asked for")
-        links = link(trace)
+        trace = self.couplings.trace
+        self.held_heads = [self.nodes.end(layer).place for layer in layers]
+        links = hold_factors(trace, self.couplings.links, self.held_heads)
         classes, frozen = solve(trace, links)
         self.couplings = replace(self.couplings, links=links, classes=classes, frozen=frozen)
         self._search, self._classes = GroupSearch(self), None

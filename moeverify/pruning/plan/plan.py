@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
+from moeverify.pruning.attributes.change import AttributeChange
 from moeverify.pruning.plan.folds import Fold
 
 # Where an entry of a configuration stands: ("text_config", "hidden_size"), ("intermediate_size", 3).
@@ -57,8 +58,10 @@ class Plan:
 
     ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
     the weights that take over a constant of the architecture, ``constants[module, attribute]`` its old and new value
-    (not in a plan that was read from a file: they follow from the entries). ``adjustments`` names the classes that keep
-    another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a file.
+    (not in a plan that was read from a file: they follow from the entries). ``attributes`` are sizes that modules and
+    their settings keep, set along with the cut; only a model without configuration has any. ``adjustments`` names the
+    classes that keep another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a
+    file.
     """
 
     cuts: tuple[Cut, ...]
@@ -68,6 +71,7 @@ class Plan:
     entries: Mapping[Path, int] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()
     constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    attributes: tuple[AttributeChange, ...] = ()
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a parameter or buffer after the plan."""
@@ -114,3 +118,11 @@ class Adjustment:
         size = self.pruning_class.coupling.size
         kept = "is left alone" if self.kept == size else f"keeps {self.kept} of {size} units"
         return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"
+
+
+def described(adjustments: Iterable[Adjustment]) -> str:
+    """All adjustments in one message; classes that share a reason are named together."""
+    by_reason: dict[str, list[str]] = {}
+    for adjustment in adjustments:
+        by_reason.setdefault(adjustment.reason, []).append(adjustment.pruning_class.name)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in by_reason.items())

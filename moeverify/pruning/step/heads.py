@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from moeverify.pruning.attributes.change import AttributeChange, set_attributes
+from moeverify.pruning.attributes.slots import Slot
 from moeverify.pruning.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -46,17 +48,21 @@ def counts_now(
     }
 
 
-def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:
-    """Bring head counts in step in a model without configuration.
+def head_count_changes(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> list[AttributeChange]:
+    """Attributes that repeat head counts; ``counts`` gives the old and new one by the path of a projection.
 
-    ``counts`` gives the old and new count by the path of a projection. An integer attribute with ``head`` in its name
-    and the old value, on the module that holds the projection, is a copy of it.
+    An integer attribute with ``head`` in its name and the old value, on the module that holds the projection, is a
+    copy of it.
     """
-    changes: list[tuple[nn.Module, str, int]] = []
+    changes: dict[AttributeChange, None] = {}
     for path, (old, new) in counts.items():
-        owner = model.get_submodule(path.rpartition(".")[0])
-        for name, value in vars(owner).items():
+        holder = path.rpartition(".")[0]
+        for name, value in vars(model.get_submodule(holder)).items():
             if "head" in name and "dim" not in name and type(value) is int and value == old:
-                changes.append((owner, name, new))
-    for owner, name, new in changes:  # found before the first is written: a new count may be another's old one
-        setattr(owner, name, new)
+                changes[AttributeChange(Slot(holder, (name,)), old, new)] = None
+    return list(changes)
+
+
+def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:
+    """Bring head counts in step in a model without configuration."""
+    set_attributes(model, head_count_changes(model, counts))

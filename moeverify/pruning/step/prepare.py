@@ -16,12 +16,13 @@ from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.configuration import ConfigUpdate, Probe, has_config
 from moeverify.pruning.configuration.factors import held_factors
-from moeverify.pruning.constants.derived import Derived
 from moeverify.pruning.constants.views import views_of
 from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.graph.roots import structure
 from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, make_plan
 from moeverify.pruning.step.in_step import Said, say
-from moeverify.pruning.step.rehearsal import Rehearsal
+from moeverify.pruning.step.leave_out import largest_that_works
+from moeverify.pruning.step.rehearsal import Rehearsal, Rehearsed
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ def prepare(
     counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     if not has_config(graph.model):
-        rehearsal = Rehearsal(graph, example, num_heads or {})
+        rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
         return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
     probe = probe_of(graph)
     said = _say(selection, probe, counts, round_to, example)
@@ -89,41 +90,44 @@ def _rehearsed(
     wanted: Mapping[PruningClass, int],
     adjustments: Sequence[Adjustment],
 ) -> Plan:
-    """The plan for a model without configuration; classes that a number in its forward hangs on are left alone if no
-    weight can take over the difference."""
+    """The plan for a model without configuration.
+
+    Classes with which its forward does not run are left alone, and so are those that a number in it hangs on if no
+    weight can take over the difference. Raises ``PruningRefused`` if that concerns one that was asked for by name.
+    """
     graph, counts, told = selection.graph, dict(wanted), list(adjustments)
+    remembered: dict[frozenset[PruningClass], Rehearsed] = {}
+    named = _named(selection, wanted)
+
+    def rehearsed(counts: Mapping[PruningClass, int]) -> Rehearsed:
+        key = frozenset(counts)
+        if key not in remembered:
+            plan = _plan(graph, candidates, counts, ())
+            remembered[key] = rehearsal.of(plan) if plan.cuts else Rehearsed()
+        return remembered[key]
+
+    def fails(counts: Mapping[PruningClass, int]) -> str:
+        trouble = rehearsed(counts).trouble
+        return "" if trouble is None else str(trouble)
+
     while True:
-        plan = _plan(graph, candidates, counts, told)
-        derived = rehearsal.of(plan) if plan.cuts else Derived()
-        if not derived.stuck and not derived.otherwise:
-            return replace(plan, folds=derived.folds)
-        reasons = derived.divided(counts)
-        if derived.otherwise and not reasons:
-            raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
-        if not reasons:
-            guilty = [c for c, kept in counts.items() if _alone(rehearsal, graph, candidates, c, kept, derived)]
-            hangs = f"{derived.stuck[0].name} is derived from it, and no weight can take over the difference"
-            reasons = dict.fromkeys(guilty or counts, hangs)
+        found = rehearsed(counts)
+        derived = found.derived
+        if found.trouble is not None:
+            _, reasons = largest_that_works(counts, fails, rehearsal.kind_of, named)
+        elif derived.stuck or derived.otherwise:
+            reasons = derived.divided(counts)
+            if not reasons:
+                alone = {c: _plan(graph, candidates, {c: kept}, ()) for c, kept in counts.items()}
+                guilty = [c for c, plan in alone.items() if rehearsal.changes(plan, found.attributes, derived.stuck)]
+                reasons = dict.fromkeys(guilty or counts, derived.hangs)
+        else:
+            plan = _plan(graph, candidates, counts, told)
+            return replace(plan, folds=derived.folds, attributes=found.attributes)
         for c, reason in reasons.items():
             told.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
-            if c in _named(selection, [c]):
+            if c in named:
                 raise PruningRefused(str(told[-1]))
-
-
-def _alone(
-    rehearsal: Rehearsal,
-    graph: MoEDependencyGraph,
-    candidates: Mapping[PruningClass, Candidate],
-    pruning_class: PruningClass,
-    kept: int,
-    derived: Derived,
-) -> bool:
-    """Whether a class by itself changes a number that nothing can take over."""
-    plan = _plan(graph, candidates, {pruning_class: kept}, [])
-    try:
-        return rehearsal.changes(plan, derived.stuck)
-    except PruningRefused:  # it runs only together with others
-        return False
 
 
 def _rounded_up(

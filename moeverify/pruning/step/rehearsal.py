@@ -1,5 +1,5 @@
-"""Without a configuration to rebuild from, a copy is pruned first: sizes written into a ``forward`` show, and numbers
-that it derives from sizes.
+"""Without a configuration to rebuild from, a copy is pruned first: sizes written into a ``forward`` or kept in
+attributes show, and numbers that it derives from sizes.
 
 The copy has no weights if the model runs without them, so that it takes no memory.
 """
@@ -7,96 +7,191 @@ The copy has no weights if the model runs without them, so that it takes no memo
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from moeverify.errors import PruningRefused, TraceError
+from moeverify.coupling.classify import PruningClass
+from moeverify.errors import TraceError
 from moeverify.models.forward import Example
+from moeverify.pruning.attributes.assignment import Assignment, Chosen, Reached, assign
+from moeverify.pruning.attributes.change import AttributeChange, set_attributes
+from moeverify.pruning.attributes.proposals import Proposal, proposals
 from moeverify.pruning.constants.constants import merged
 from moeverify.pruning.constants.derived import Derived, compare
-from moeverify.pruning.constants.numbers import Forward, Number, changed_numbers, record_forward
-from moeverify.pruning.constants.views import View, views_of
+from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
+from moeverify.pruning.constants.views import View, divided_otherwise, views_of
 from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.plan import Plan
-from moeverify.pruning.step.heads import head_counts_after, write_head_counts
+from moeverify.pruning.step.expected_shapes import Expectations, expectations, first_unexpected
+from moeverify.pruning.step.heads import head_count_changes, head_counts_after
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph.graph import MoEDependencyGraph
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """Why a pruned model does not compute as before, the ``file:line`` where it shows, and how far its forward came.
+
+    ``reached`` grows with the operations that were entered; one that gave something unexpected is farther than one
+    that raised.
+    """
+
+    reason: str
+    line: str
+    reached: int
+
+    def __str__(self) -> str:
+        return f"{self.reason}, at {self.line}" if self.line else self.reason
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a plan needs beside its cuts: attributes to set, numbers to take over. ``trouble`` if it does not run."""
+
+    attributes: tuple[AttributeChange, ...] = ()
+    derived: Derived = field(default_factory=Derived)
+    trouble: Trouble | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Rehearsal:
-    """Carries out plans on copies of a graph's model; ``num_heads`` are the head counts that a user gave by layer."""
+    """Carries out plans on copies of a graph's model.
+
+    ``num_heads`` are the head counts that a user gave by layer; ``kind_of`` is the same for classes that are alike in
+    different layers.
+    """
 
     graph: MoEDependencyGraph
     example: Example
     num_heads: Mapping[nn.Module, int]
+    kind_of: Callable[[PruningClass], Hashable]
 
     @cached_property
-    def before(self) -> Forward | None:
-        """The forward as it is, ``None`` if it does not run without weights."""
+    def _runs_without_weights(self) -> bool:
         try:
-            return record_forward(self.graph.model, self.example)
+            record_forward(_without_weights(self.graph.model), self.example)
         except TraceError:
-            return None
+            return False
+        return True
+
+    @cached_property
+    def before(self) -> Forward:
+        """The forward as it is. Raises ``TraceError`` if it fails."""
+        return record_forward(self._copy(), self.example, weights=not self._runs_without_weights)
 
     @cached_property
     def _views(self) -> tuple[View, ...]:
         return views_of(self.graph.couplings)
 
-    def of(self, plan: Plan) -> Derived:
-        """What becomes of the numbers that the forward derives from sizes.
+    @cached_property
+    def _expected(self) -> Expectations | None:
+        if not self._runs_without_weights:
+            return None
+        return expectations(self._copy(), self.example, self.graph.held_heads)
 
-        Raises ``PruningRefused`` if the pruned model does not run.
-        """
-        if self.before is None:
-            self._run_with_weights(plan)
-            return Derived()
-        derived = compare(self.before, self._after(plan), self._views, self.graph.model, self.graph.found_roles)
-        return replace(derived, folds=merged(derived.folds))
+    def of(self, plan: Plan) -> Rehearsed:
+        """The attributes that must follow for the pruned model to run, and the numbers that its forward derives."""
+        model = self._pruned(plan)
+        wanted = self._expected.of(plan) if self._expected is not None else []
+        found: dict[Chosen, Forward] = {}
+        troubles: dict[Chosen, Trouble] = {}
 
-    def changes(self, plan: Plan, numbers: tuple[Number, ...]) -> bool:
-        """Whether ``plan`` changes one of ``numbers``."""
+        def trial(chosen: Chosen) -> Reached:
+            changes = [change for proposal in chosen for change in proposal.changes]
+            found[chosen], trouble = self._run(model, changes, wanted)
+            if trouble is None:
+                return Reached(0, True)
+            troubles[chosen] = trouble
+            return Reached(trouble.reached, False, trouble.reason)
+
+        usual = self._head_counts(plan)
+        for chosen in (usual, frozenset()):
+            if trial(chosen).done:
+                assignment = Assignment(tuple(chosen))
+                break
+        else:
+            assignment = assign(trial, proposals(self.graph.model, plan, self.kind_of))
+        if assignment.chosen is None:
+            return Rehearsed(trouble=_described(troubles[frozenset()], assignment))
+        if trial(
+            more := _with(assignment.chosen, usual)
+        ).done:  # a count that the forward does not read follows as well
+            assignment = Assignment(tuple(more))
+        changes = tuple(change for proposal in assignment.chosen for change in proposal.changes)
+        if not self._runs_without_weights:  # numbers that come from data cannot be told from those that sizes give
+            return Rehearsed(changes)
+        after = found[frozenset(assignment.chosen)]
+        derived = compare(self.before, after, self._views, self.graph.model, self.graph.found_roles)
+        return Rehearsed(changes, replace(derived, folds=merged(derived.folds)))
+
+    def changes(self, plan: Plan, attributes: Sequence[AttributeChange], numbers: Sequence[Number]) -> bool:
+        """Whether ``plan`` with these attributes changes one of ``numbers``."""
         places = {(n.module, n.operation, n.step) for n in numbers}
-        assert self.before is not None
-        changed = changed_numbers(self.before, self._after(plan))
-        return not places.isdisjoint((n.module, n.operation, n.step) for n in changed)
+        forward, trouble = self._run(self._pruned(plan), attributes, [])
+        if trouble is not None:  # it runs only together with others
+            return False
+        return not places.isdisjoint((n.module, n.operation, n.step) for n in changed_numbers(self.before, forward))
 
-    def _after(self, plan: Plan) -> Forward:
+    def _run(
+        self, pruned: nn.Module, attributes: Sequence[AttributeChange], wanted: Sequence
+    ) -> tuple[Forward, Trouble | None]:
+        """One forward of a copy with ``attributes`` set, and the first thing in it that is not as it should be."""
+        failed: Trouble | None = None
+        model = copy.deepcopy(pruned)  # a forward may leave something in its modules
+        set_attributes(model, attributes)
         try:
-            return record_forward(self._pruned(plan, _without_weights(self.graph.model)), self.example)
-        except TraceError as error:
-            raise _refusal(error.__cause__ or error) from error
+            forward = record_forward(model, self.example, weights=not self._runs_without_weights)
+        except ForwardFailed as error:
+            forward = error.forward
+            reason = f"the forward does not run with the pruned sizes ({error.reason})"
+            failed = Trouble(reason, error.line, 2 * forward.entered)
+        number = first_unexpected(wanted, forward)
+        views = sorted(divided_otherwise(self._views, self.before, forward), key=lambda view: view.step)
+        if views and (number is None or views[0].step <= number):
+            return forward, Trouble(str(views[0]), "", 2 * views[0].step + 3)
+        if number is not None:
+            step = forward.steps[number]
+            reason = f"{step.operation} in the forward of {step.module or 'the model'} would not follow the cut"
+            return forward, Trouble(reason, step.line, 2 * number + 3)
+        return forward, failed
 
-    def _pruned(self, plan: Plan, model: nn.Module) -> nn.Module:
+    def _copy(self) -> nn.Module:
+        if self._runs_without_weights:
+            return _without_weights(self.graph.model)
+        return copy.deepcopy(self.graph.model).eval()
+
+    def _pruned(self, plan: Plan) -> nn.Module:
+        model = self._copy()
         own = {
             name: function._replace(layer=model.get_submodule(self.graph.name_of(function.layer)))
             for name, function in self.graph.nodes.own_functions().items()
         }
         apply_plan(model, plan, own)
-        write_head_counts(model, head_counts_after(self.num_heads, plan, self.graph))
         return model
 
-    def _run_with_weights(self, plan: Plan) -> None:
-        rehearsed = self._pruned(plan, copy.deepcopy(self.graph.model).eval())
-        try:
-            with torch.no_grad():
-                self.example(rehearsed)
-        except Exception as error:
-            raise _refusal(error) from error
+    def _head_counts(self, plan: Plan) -> Chosen:
+        """Attributes that are named as the number of heads and hold it."""
+        changes = head_count_changes(self.graph.model, head_counts_after(self.num_heads, plan, self.graph))
+        return frozenset(Proposal((change,)) for change in changes)
 
 
-def _refusal(error: BaseException) -> PruningRefused:
-    line = " ".join(f"{type(error).__name__}: {error}".split())
-    return PruningRefused(
-        f"the model does not run with the pruned sizes ({line}); its forward has a size written into it: leave that "
-        "role out with `ratios`"
-    )
+def _with(chosen: Sequence[Proposal], usual: Chosen) -> Chosen:
+    """``chosen`` and those of ``usual`` about other slots."""
+    taken = {slot for proposal in chosen for slot in proposal.slots}
+    return frozenset(chosen) | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
+
+
+def _described(trouble: Trouble, assignment: Assignment) -> Trouble:
+    if not assignment.rivals:
+        return trouble
+    first, second = assignment.rivals
+    return replace(trouble, reason=f"{trouble.reason}; either of two attributes would do, {first} or {second}")
 
 
 def _without_weights(model: nn.Module) -> nn.Module:

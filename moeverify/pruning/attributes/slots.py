@@ -1,0 +1,110 @@
+"""Whole numbers that a model's modules keep: in attributes, or inside the settings objects that attributes hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+Step = str | int
+_DEEPEST = 4
+_LONGEST = 64
+_NO_SETTINGS = (nn.Module, torch.Tensor, type, ModuleType, str, bytes, set, frozenset)
+_OWN_OF_MODULES = frozenset(vars(nn.Module()))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place that holds a whole number: ``steps`` lead to it from the module at the path ``module``.
+
+    ``Slot("blocks.0.attn", ("n_head",))`` is an attribute, ``Slot("", ("config", "n_embd"))`` an entry of an object or
+    mapping, ``Slot("mixer", ("sizes", 2))`` an element of a list.
+    """
+
+    module: str
+    steps: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        name = self.module
+        for step in self.steps:
+            name += f"[{step}]" if isinstance(step, int) else f".{step}" if name else str(step)
+        return name
+
+
+def entry(container: Any, step: Step) -> Any:
+    """What ``step`` leads to: an item of a mapping or sequence, else an attribute."""
+    return container[step] if is_indexed(container) else getattr(container, str(step))
+
+
+def is_indexed(container: Any) -> bool:
+    """Whether the entries of a container are items, not attributes."""
+    return isinstance(container, Mapping | list) or (isinstance(container, tuple) and not is_named_tuple(container))
+
+
+def is_named_tuple(value: Any) -> bool:
+    """Whether a tuple has names for its elements."""
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def value_of(model: nn.Module, slot: Slot) -> Any:
+    """The present value of a slot."""
+    found: Any = model.get_submodule(slot.module)
+    for step in slot.steps:
+        found = entry(found, step)
+    return found
+
+
+def slots_of(model: nn.Module) -> Iterator[tuple[Slot, int]]:
+    """Every slot with its value; an object that several modules share is visited once.
+
+    Layers of torch with parameters of their own are left out: their sizes follow their weights.
+    """
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        own = type(module).__module__.startswith("torch.")
+        if own and next(module.parameters(recurse=False), None) is not None:
+            continue
+        for name, value in _attributes(module).items():
+            if name not in _OWN_OF_MODULES:
+                yield from _inside(Slot(path, (name,)), value, seen)
+
+
+def _inside(slot: Slot, value: Any, seen: set[int]) -> Iterator[tuple[Slot, int]]:
+    if type(value) is int:
+        yield slot, value
+    elif len(slot.steps) <= _DEEPEST and id(value) not in seen:
+        entries = entries_of(value)
+        if entries and not isinstance(value, tuple):
+            seen.add(id(value))
+        for step, inner in entries.items():
+            yield from _inside(Slot(slot.module, (*slot.steps, step)), inner, seen)
+
+
+def entries_of(value: Any) -> dict[Step, Any]:
+    """The entries of a settings object by step; empty for what is none."""
+    if isinstance(value, Mapping):
+        return {key: inner for key, inner in value.items() if isinstance(key, str | int)}
+    if is_named_tuple(value):
+        return dict(value._asdict())
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value)) if len(value) <= _LONGEST else {}
+    if isinstance(value, _NO_SETTINGS) or callable(value) or type(value).__module__.startswith(("torch.", "numpy.")):
+        return {}
+    return dict(_attributes(value))
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    """Attributes of an object and whole numbers of its classes, properties excluded."""
+    found: dict[str, Any] = {}
+    for kind in reversed(type(owner).__mro__):
+        if kind not in (object, nn.Module) and not kind.__module__.startswith("torch."):
+            found.update({name: value for name, value in vars(kind).items() if type(value) is int and name[:2] != "__"})
+    if dataclasses.is_dataclass(owner):  # one with slots has no dictionary
+        found.update({f.name: getattr(owner, f.name) for f in dataclasses.fields(owner) if hasattr(owner, f.name)})
+    found.update(getattr(owner, "__dict__", {}))
+    return found

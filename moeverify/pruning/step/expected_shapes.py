@@ -1,0 +1,74 @@
+"""The shapes that a pruned model's forward should have, by the trace: what is cut has its new size, what is frozen the
+old one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from moeverify.coupling.relations import Trace
+from moeverify.coupling.solving.links import Links, hold_factors, link
+from moeverify.coupling.tracing.trace import trace
+from moeverify.errors import TraceError
+from moeverify.models.forward import Example
+from moeverify.pruning.constants.numbers import Forward
+from moeverify.pruning.plan.plan import Plan
+
+Place = tuple[str, int]
+Sizes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Expectations:
+    """What each operation of a forward without weights makes, in the terms of a trace of the same forward."""
+
+    trace: Trace
+    links: Links
+
+    def of(self, plan: Plan) -> list[tuple[str, tuple[Sizes, ...]]]:
+        """Name and output sizes of every operation after ``plan``; ``None`` where the trace does not know the size."""
+        known: dict[int, int] = {}
+        held = True
+        for name, dims in self.trace.tensors.items():
+            for axis, dim in enumerate(dims):
+                root = self.links.root[dim]
+                kept = plan.keep.get((name, axis))
+                known[root] = self.trace.relations.sizes[dim] if kept is None else kept.shape[-1]
+                held = held and (kept is None or root not in self.links.frozen)
+        if held:  # else this forward, on imagined data, freezes what the real one does not
+            known.update({r: self.trace.relations.sizes[r] for r in self.links.frozen if r not in known})
+        made: dict[int, list[Sizes]] = {}
+        for operation, dims in self.trace.made:
+            made.setdefault(operation, []).append(tuple(known.get(self.links.root[d]) for d in dims))
+        return [(op.name, tuple(made.get(n, ()))) for n, op in enumerate(self.trace.relations.operations)]
+
+
+def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ()) -> Expectations | None:
+    """Trace a model that has no weights; ``None`` if its forward needs them.
+
+    ``held`` are projections whose heads stay whole in number.
+    """
+    try:
+        traced = trace(model, example.inputs, forward_fn=example.forward_fn)
+    except TraceError:
+        return None
+    # What imagined data left out is no reason to freeze all dimensions of its size.
+    traced = replace(traced, untouched=())
+    return Expectations(traced, hold_factors(traced, link(traced), held))
+
+
+def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> int | None:
+    """The first step with a result of another shape than expected; ``None`` if there is none.
+
+    Nothing is judged from where the operations are other ones.
+    """
+    for number, (step, (name, shapes)) in enumerate(zip(forward.steps, wanted, strict=False)):
+        if step.operation != name:
+            return None
+        made = [forward.shapes[value] for value in step.outputs if forward.makers.get(value) == number]
+        for shape, expected in zip(made, shapes, strict=False):
+            if len(shape) != len(expected) or any(e not in (None, s) for s, e in zip(shape, expected, strict=True)):
+                return number
+    return None
