@@ -54,41 +54,53 @@ def _fits(signature: inspect.Signature, positions: Sequence[Any], keywords: Mapp
 
 @contextlib.contextmanager
 def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Let a transformers model compute attention by plain operations, and put back what it used."""
-    previous = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if previous in (None, "eager") or not hasattr(model, "set_attn_implementation"):
+    """Let transformers models compute attention by plain operations, and put back what they used."""
+    with contextlib.ExitStack() as stack:
+        for inner in _outermost(model, "set_attn_implementation"):
+            previous = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+            if previous not in (None, "eager"):
+                inner.set_attn_implementation("eager")
+                stack.callback(inner.set_attn_implementation, previous)
         yield
-        return
-    model.set_attn_implementation("eager")
-    try:
+
+
+@contextlib.contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Run compiled modules eagerly, so that their operations are seen one by one."""
+    if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
         yield
-    finally:
-        model.set_attn_implementation(previous)
+
+
+def _outermost(model: nn.Module, method: str) -> Iterator[Any]:
+    """The modules with a method that lie in no other one that has it: transformers models in a user's module."""
+    if hasattr(model, method):
+        yield model
+    else:
+        for child in model.children():
+            yield from _outermost(child, method)
 
 
 @contextlib.contextmanager
 def static_experts(model: nn.Module, implementation: str | None = None) -> Iterator[None]:
-    """Let fused experts of a transformers model run as one product, whose shapes depend on no data.
+    """Let fused experts of transformers models run as one product, whose shapes depend on no data.
 
     ``implementation`` is the one that runs without data in the model's precision, if not given. A model that offers
     none keeps its loop over the experts, and is told which ones were hit.
     """
-    previous = getattr(getattr(model, "config", None), "_experts_implementation", None)
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     # Without data PyTorch knows the grouped product in bfloat16 only.
     wanted = implementation or ("grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm")
-    if previous is None or not hasattr(model, "set_experts_implementation"):
+    with contextlib.ExitStack() as stack:
+        for inner in _outermost(model, "set_experts_implementation"):
+            previous = getattr(getattr(inner, "config", None), "_experts_implementation", None)
+            if previous is not None:
+                with contextlib.suppress(ValueError):
+                    inner.set_experts_implementation(wanted)
+                    stack.callback(inner.set_experts_implementation, previous)
         yield
-        return
-    try:
-        model.set_experts_implementation(wanted)
-    except ValueError:
-        previous = None
-    try:
-        yield
-    finally:
-        if previous is not None:
-            model.set_experts_implementation(previous)
 
 
 @contextlib.contextmanager

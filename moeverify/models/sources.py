@@ -16,6 +16,7 @@ from torch import nn
 from moeverify.base.imports import find_attribute
 from moeverify.errors import SourceError, UsageError
 from moeverify.models.device import check_device, input_device, move_inputs
+from moeverify.models.wrappers import unwrapped
 from moeverify.models.zoo import build_zoo, zoo_types
 
 DEFAULT = ("synthetic", "zoo:qwen2_moe", "zoo:qwen3_moe", "zoo:mixtral")
@@ -230,4 +231,4 @@ def _factory(name: str, dtype: torch.dtype) -> LoadedModel:
     inputs = torch.utils._pytree.tree_map(
         lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs
     )
-    return LoadedModel(name, model.to(dtype).eval(), inputs)
+    return LoadedModel(name, unwrapped(model).to(dtype).eval(), inputs)

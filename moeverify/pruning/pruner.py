@@ -17,6 +17,7 @@ from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import Example
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles
+from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.request import EACH, TOGETHER, check_heads, make_request, modules_of
@@ -102,7 +103,7 @@ class MoEPruner:
             if value is not None and value != {}:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
         pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
-        self.model = model
+        self.model = model = unwrapped(model)
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.example = Example(example_inputs, forward_fn)
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")

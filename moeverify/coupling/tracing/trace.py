@@ -18,7 +18,14 @@ from moeverify.coupling.tracing.recorder import Recorder
 from moeverify.coupling.tracing.siblings import Siblings
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights, is_weightless
 from moeverify.errors import TraceError
-from moeverify.models.forward import call_model, eager_attention, module_paths, static_experts, without_collector
+from moeverify.models.forward import (
+    call_model,
+    eager_attention,
+    module_paths,
+    static_experts,
+    uncompiled,
+    without_collector,
+)
 
 
 def trace(
@@ -87,6 +94,7 @@ def _record(
             without_collector(),
             torch.no_grad(),
             eager_attention(model),
+            uncompiled(model),
             module_paths(model, recorder.modules),
             opaque_layers(modules, recorder, opaque or {}),
             Escapes(recorder.escape),

@@ -9,6 +9,7 @@ imagined is told.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,7 +62,7 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
 
     replaced: list[tuple[dict, str, Any]] = []
     try:
-        with mode:
+        with _without_log(), mode:
             for module in model.modules():
                 for slots in (module._parameters, module._buffers):
                     for name, tensor in slots.items():
@@ -72,6 +73,17 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
     finally:
         for slots, name, tensor in replaced:
             slots[name] = tensor
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Hold back PyTorch's log of operations that fail without data; the exception says it all."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 class Imagination:

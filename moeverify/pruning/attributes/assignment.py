@@ -91,11 +91,13 @@ class _Search:
             if count == 2:  # those that change nothing by themselves are not read here
                 free = [p for p in free if self._reached(chosen | {p}) != here][:_MOST_SENSITIVE]
             more = [chosen | set(added) for added in combinations(free, count) if _compatible(added)]
-            if found := [
-                s for s in more if (r := self._reached(s)) is not None and (r.done or r.reached > here.reached)
-            ]:
+            if found := [chosen for chosen in more if self._is_farther(chosen, here)]:
                 return found
         return []
+
+    def _is_farther(self, chosen: Chosen, here: Reached) -> bool:
+        there = self._reached(chosen)
+        return there is not None and (there.done or there.reached > here.reached)
 
     def _reached(self, chosen: Chosen) -> Reached | None:
         """The outcome of a trial; ``None`` once there were too many."""

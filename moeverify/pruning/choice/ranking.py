@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from moeverify.coupling.classify import OTHER, PruningClass
+from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.pruning.choice.rounding import kept_units, least_units, round_down
 
@@ -38,19 +38,22 @@ class Candidate:
 
 
 def rank(
-    candidates: list[Candidate], *, round_to: int | None = None, max_ratio: float = 1.0
+    candidates: list[Candidate],
+    *,
+    round_to: int | None = None,
+    max_ratio: float = 1.0,
+    named: Collection[PruningClass] = (),
 ) -> dict[PruningClass, int]:
     """The number of units that each class keeps, for those that lose some.
 
-    Heads are counted whole and not rounded; at least one unit of every class stays, of those without a role at least
-    ``round_to``. Raises ``PruningRefused`` if a
-    class ranked by itself would lose all its units by rounding.
+    Heads are counted whole and not rounded; at least one unit of every class stays, or ``round_to`` if there are as
+    many. Raises ``PruningRefused`` if a class in ``named``, ranked by itself, would lose all its units.
     """
     counts: dict[PruningClass, int] = {}
     scopes: dict[Hashable, list[Candidate]] = {}
     for candidate in candidates:
         if candidate.ranked_with is None:
-            counts[candidate.pruning_class] = _alone(candidate, round_to, max_ratio)
+            counts[candidate.pruning_class] = _alone(candidate, round_to, max_ratio, candidate.pruning_class in named)
         else:
             scopes.setdefault(candidate.ranked_with, []).append(candidate)
     for scope in scopes.values():
@@ -62,15 +65,15 @@ def _rounding(candidate: Candidate, round_to: int | None) -> int | None:
     return None if candidate.pruning_class.role == "heads" else round_to
 
 
-def _alone(candidate: Candidate, round_to: int | None, max_ratio: float) -> int:
+def _alone(candidate: Candidate, round_to: int | None, max_ratio: float, named: bool) -> int:
     ratio = min(candidate.ratio, max_ratio)
     if ratio == 0:
         return candidate.size
     kept = kept_units(candidate.initial, ratio, _rounding(candidate, round_to))
     if candidate.pruning_class.role == "heads":
         kept = max(kept, 1)
-    if kept < 1 and candidate.pruning_class.role == OTHER and round_to:
-        kept = min(round_to, candidate.size)  # nobody asked for these by name: the least that rounding leaves
+    if kept < 1 and not named:
+        kept = min(round_to or 1, candidate.size)
     if kept < 1:
         raise PruningRefused(
             f"ratio {candidate.ratio} with round_to={round_to} would remove all {candidate.size} units of "

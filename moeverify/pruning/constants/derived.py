@@ -21,7 +21,7 @@ from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.absorb import absorb_all
-from moeverify.pruning.constants.numbers import Forward, Number, changed_numbers, record_forward
+from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
 from moeverify.pruning.constants.views import View, divided_otherwise
 from moeverify.pruning.plan.folds import Fold
 
@@ -103,10 +103,10 @@ class DerivedNumbers:
         with _attributes_as_before(update):
             try:
                 return record_forward(_in_precision_of(self.probe.model, update.after), self.example)
-            except TraceError as error:
+            except ForwardFailed as error:
+                where = f", at {error.line}" if error.line else ""
                 raise PruningRefused(
-                    f"the model does not run with the pruned sizes: {error}; its forward has a size written into it: "
-                    "leave that role out with `ratios`"
+                    f"the forward does not run with the pruned sizes ({error.reason}){where}"
                 ) from error
 
 

@@ -24,7 +24,14 @@ from torch.utils._pytree import tree_leaves
 from moeverify.base.lines import line_of_error, line_of_running_code
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights
 from moeverify.errors import TraceError
-from moeverify.models.forward import Example, eager_attention, module_paths, static_experts, without_collector
+from moeverify.models.forward import (
+    Example,
+    eager_attention,
+    module_paths,
+    static_experts,
+    uncompiled,
+    without_collector,
+)
 
 # These ask for positions or for memory: their numbers are sizes.
 _SIZES = ("arange", "linspace", "logspace", "range", "empty", "new_empty", "zeros", "ones", "new_zeros", "new_ones")
@@ -236,6 +243,7 @@ def record_forward(model: nn.Module, example: Example, *, weights: bool = False)
             (_own_weights if weights else fake_weights)(model, example.inputs) as inputs,
             static_experts(model, "batched_mm"),
             eager_attention(model),
+            uncompiled(model),
             without_collector(),
             torch.no_grad(),
         ):

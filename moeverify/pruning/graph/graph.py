@@ -21,6 +21,7 @@ from moeverify.coupling.solving.solve import solve
 from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.graph.group_search import GroupSearch
 from moeverify.pruning.graph.groups import Place, PruningGroup
 from moeverify.pruning.graph.history import follow_plan, replay
@@ -97,7 +98,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         model is in evaluation mode afterwards, as with Torch-Pruning. Raises ``TraceError`` if the forward fails.
         """
         self.verbose = verbose
-        self.model = model
+        self.model = model = unwrapped(model)
         for kind, function in (customized_pruners or {}).items():
             self.register_customized_layer(kind, function)
         self.IGNORED_LAYERS_IN_TRACING.extend(ignored_layers or [])

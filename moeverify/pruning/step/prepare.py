@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from moeverify.coupling.classify import OTHER, PruningClass
+from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.pruning.choice.candidates import Selection
@@ -50,7 +50,8 @@ def prepare(
     graph.expansions = 0
     found, stopped = selection.candidates(step)
     candidates = {c.pruning_class: c for c in found}
-    counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio)
+    named = _named(selection, candidates)
+    counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio, named=named)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     if not has_config(graph.model):
         rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
@@ -134,10 +135,11 @@ def _rounded_up(
     candidates: Mapping[PruningClass, Candidate], counts: Mapping[PruningClass, int], round_to: int | None
 ) -> list[Adjustment]:
     """Classes that keep more than was asked, since no fewer units are a multiple of ``round_to``."""
+    reason = f"no fewer are a multiple of round_to={round_to}" if round_to else "one unit must stay"
     return [
-        Adjustment(c, least, counts.get(c, c.coupling.size), f"no fewer are a multiple of round_to={round_to}")
+        Adjustment(c, least, counts.get(c, c.coupling.size), reason)
         for c, candidate in candidates.items()
-        if candidate.ranked_with is None and c.role == OTHER
+        if candidate.ranked_with is None and c.role != "heads"
         if counts.get(c, candidate.size) > (least := kept_units(candidate.initial, candidate.ratio))
     ]
 
@@ -149,8 +151,35 @@ def _say(
     round_to: int | None,
     example: Example,
 ) -> Said:
-    """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay."""
-    return say(probe, counts, example, selection.graph.found_roles, round_to=round_to, named=_named(selection, counts))
+    """The counts nearest to ``counts`` that the configuration can say; those asked for by name must stay.
+
+    Classes that it cannot say, or with which the forward does not run, are left alone, unless they were asked for by
+    name.
+    """
+    graph, named = selection.graph, _named(selection, counts)
+
+    def said(counts: Mapping[PruningClass, int], named: frozenset[PruningClass]) -> Said:
+        return say(probe, counts, example, graph.found_roles, round_to=round_to, named=named)
+
+    def fails(counts: Mapping[PruningClass, int]) -> str:
+        try:
+            said(counts, frozenset())
+        except PruningRefused as error:
+            return str(error)
+        return ""
+
+    try:
+        return said(counts, named)
+    except PruningRefused:
+        if not fails(counts):  # what stands in the way concerns what was asked for by name
+            raise
+    kept, reasons = largest_that_works(counts, fails, lambda c: structure(graph, c), named)
+    left = tuple(Adjustment(c, counts[c], c.coupling.size, reason) for c, reason in reasons.items())
+    for adjustment in left:
+        if adjustment.pruning_class in named:
+            raise PruningRefused(str(adjustment))
+    found = said(kept, named)
+    return replace(found, adjustments=(*left, *found.adjustments))
 
 
 def _named(selection: Selection, classes: Iterable[PruningClass]) -> frozenset[PruningClass]:

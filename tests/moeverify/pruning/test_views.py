@@ -19,16 +19,17 @@ X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0), dtype=torc
 
 
 class Divided(nn.Module):
-    """Attention whose forward knows the number of heads by a name that tells nothing, or the size of each."""
+    """Attention whose forward knows the number of heads, or the size of each, by what no attribute says as a number."""
 
     def __init__(self, heads=4, size=4):
         super().__init__()
-        self.shape = (heads, size)
+        self.shape = f"{heads},{size}"  # a text is no size attribute
         self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
         self.wide, self.narrow = nn.Linear(16, 24), nn.Linear(24, 16)
 
     def forward(self, x):
-        q, k, v = (f(x).unflatten(-1, self.shape).transpose(1, 2) for f in (self.q, self.k, self.v))
+        shape = tuple(map(int, self.shape.split(",")))
+        q, k, v = (f(x).unflatten(-1, shape).transpose(1, 2) for f in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.narrow(self.wide(self.o(y)).relu())
 
@@ -50,7 +51,7 @@ def test_heads_stay_where_fewer_would_be_as_many_smaller_ones(heads, size):
 
 def test_they_are_refused_by_name():
     model = build(Divided)
-    model.shape = (4, -1)
+    model.shape = "4,-1"
     with pytest.raises(PruningRefused, match="would no longer divide it"):
         mv.MoEPruner(model, X.float(), pruning_ratio=0.5, ratios={"heads": 0.5}).step()
     assert model.q.out_features == 16
