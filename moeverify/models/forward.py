@@ -65,12 +65,18 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Run compiled modules eagerly, so that their operations are seen one by one."""
-    if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
+def plain_operations(model: nn.Module) -> Iterator[None]:
+    """Run compiled modules, torch's own attention and recurrent layers as operations that are seen one by one."""
+    with contextlib.ExitStack() as stack:
+        modules = list(model.modules())
+        if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(m, nn.RNNBase) for m in modules):
+            for backend in (torch.backends.mkldnn, torch.backends.cudnn):
+                stack.callback(setattr, backend, "enabled", backend.enabled)
+                backend.enabled = False
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
 
 

@@ -124,7 +124,7 @@ class MoEPruner:
         ]
         self.in_channel_groups = dict(in_channel_groups or {})
         self.out_channel_groups = {**(out_channel_groups or {}), **(channel_groups or {})}
-        self.DG = MoEDependencyGraph(max_expansions, roles).build_dependency(
+        self.DG = MoEDependencyGraph(max_expansions, roles, heads_whole=True).build_dependency(
             model,
             example_inputs,
             forward_fn=forward_fn,
@@ -133,7 +133,9 @@ class MoEPruner:
             customized_pruners=customized_pruners,
             ignored_params=self.ignored_params,
         )
-        self.num_heads = check_heads(num_heads or {}, self.DG.name_of)
+        # torch's own attention says itself how many heads it has, and they go whole
+        given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
+        self.num_heads = check_heads(given, self.DG.name_of)
         if self.num_heads and prune_head_dims and not prune_num_heads:
             self.DG.hold_heads(self.num_heads)
         elif self.num_heads and prune_head_dims and pruning_ratio:

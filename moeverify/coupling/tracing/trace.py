@@ -22,8 +22,8 @@ from moeverify.models.forward import (
     call_model,
     eager_attention,
     module_paths,
+    plain_operations,
     static_experts,
-    uncompiled,
     without_collector,
 )
 
@@ -94,7 +94,7 @@ def _record(
             without_collector(),
             torch.no_grad(),
             eager_attention(model),
-            uncompiled(model),
+            plain_operations(model),
             module_paths(model, recorder.modules),
             opaque_layers(modules, recorder, opaque or {}),
             Escapes(recorder.escape),

@@ -74,7 +74,7 @@ def _set(model: nn.Module, change: AttributeChange, done: list[Undo]) -> None:
 
 
 def _is_frozen(holder: Any) -> bool:
-    frozen = dataclasses.is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    frozen = dataclasses.is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[union-attr]
     return frozen or isinstance(holder, tuple) or (isinstance(holder, Mapping) and not _is_mutable(holder))
 
 

@@ -79,7 +79,7 @@ def _inside(slot: Slot, value: Any, seen: set[int]) -> Iterator[tuple[Slot, int]
         yield slot, value
     elif len(slot.steps) <= _DEEPEST and id(value) not in seen:
         entries = entries_of(value)
-        if entries and not isinstance(value, tuple):
+        if entries and (is_named_tuple(value) or not isinstance(value, tuple)):
             seen.add(id(value))
         for step, inner in entries.items():
             yield from _inside(Slot(slot.module, (*slot.steps, step)), inner, seen)
@@ -90,12 +90,14 @@ def entries_of(value: Any) -> dict[Step, Any]:
     if isinstance(value, Mapping):
         return {key: inner for key, inner in value.items() if isinstance(key, str | int)}
     if is_named_tuple(value):
-        return dict(value._asdict())
+        return dict(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, list | tuple):
         return dict(enumerate(value)) if len(value) <= _LONGEST else {}
     if isinstance(value, _NO_SETTINGS) or callable(value) or type(value).__module__.startswith(("torch.", "numpy.")):
         return {}
-    return dict(_attributes(value))
+    found: dict[Step, Any] = {}
+    found.update(_attributes(value))
+    return found
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

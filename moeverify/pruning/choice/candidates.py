@@ -18,7 +18,7 @@ from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.choice.scores import score_units
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import has_root, is_ignored, signature, structure
-from moeverify.pruning.plan.plan import Adjustment
+from moeverify.pruning.plan.plan import Adjustment, Reason
 
 
 class Selection:
@@ -62,7 +62,7 @@ class Selection:
                 self.graph.group_of(pruning_class)
             except BoundaryRefused as error:  # it would take two routed experts along: left alone and told
                 size = pruning_class.coupling.size
-                stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, str(error)))
+                stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, Reason(str(error))))
                 continue
             grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
             if grouped.coupling.size > 1:

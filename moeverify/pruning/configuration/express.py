@@ -17,7 +17,7 @@ from moeverify.models.skeleton import Shapes
 from moeverify.pruning.configuration.document import name_of
 from moeverify.pruning.configuration.entries import Found, find_entries, without_needless
 from moeverify.pruning.configuration.probe import Dim, Entries, Probe
-from moeverify.pruning.plan.plan import Adjustment
+from moeverify.pruning.plan.plan import Adjustment, Reason
 
 Counts = Mapping[PruningClass, int]
 _CANDIDATES = 12
@@ -62,7 +62,7 @@ def express(
         if found.wrong:  # the components do not go together: nothing of them is safe
             raise PruningRefused(f"no configuration says all the sizes together; {_rule(probe, found)}")
     adjustments = tuple(
-        Adjustment(c, wanted[c], kept, reasons.get(c, "")) for c, kept in counts.items() if kept != wanted[c]
+        Adjustment(c, wanted[c], kept, Reason(reasons.get(c, ""))) for c, kept in counts.items() if kept != wanted[c]
     )
     insisted = set(named)
     for adjustment in adjustments:

@@ -24,6 +24,7 @@ from moeverify.pruning.constants.absorb import absorb_all
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
 from moeverify.pruning.constants.views import View, divided_otherwise
 from moeverify.pruning.plan.folds import Fold
+from moeverify.pruning.plan.plan import Reason
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,29 @@ class Derived:
     otherwise: tuple[View, ...] = ()
 
     @property
-    def hangs(self) -> str:
-        """What is said of classes that the first number in ``stuck`` follows from."""
+    def hangs(self) -> Reason:
+        """What is said of classes that the first number in ``stuck`` follows from, or a view divides otherwise."""
         if not self.stuck:
-            return str(self.otherwise[0]) if self.otherwise else ""
-        return f"{self.stuck[0].name} is derived from it, and no weight can take over the difference"
+            return self.otherwise[0].reason
+        number = self.stuck[0]
+        return Reason(f"{number.name} is derived from it, and no weight can take over the difference", number.line)
 
-    def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, str]:
+    def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, Reason]:
         """The classes of which a view divides a dimension otherwise, with what is said of it."""
         found = {}
         for pruning_class in classes:
             dims = dims_of(pruning_class)
             if view := next((v for v in self.otherwise if not v.places.isdisjoint(dims)), None):
-                found[pruning_class] = str(view)
+                found[pruning_class] = view.reason
         return found
+
+
+class DoesNotRun(PruningRefused):
+    """A forward that fails with the sizes that were asked for, and where."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 class DerivedNumbers:
@@ -104,10 +114,7 @@ class DerivedNumbers:
             try:
                 return record_forward(_in_precision_of(self.probe.model, update.after), self.example)
             except ForwardFailed as error:
-                where = f", at {error.line}" if error.line else ""
-                raise PruningRefused(
-                    f"the forward does not run with the pruned sizes ({error.reason}){where}"
-                ) from error
+                raise DoesNotRun(error.where) from error
 
 
 def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:

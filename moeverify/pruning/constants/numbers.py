@@ -28,10 +28,11 @@ from moeverify.models.forward import (
     Example,
     eager_attention,
     module_paths,
+    plain_operations,
     static_experts,
-    uncompiled,
     without_collector,
 )
+from moeverify.pruning.plan.plan import Reason
 
 # These ask for positions or for memory: their numbers are sizes.
 _SIZES = ("arange", "linspace", "logspace", "range", "empty", "new_empty", "zeros", "ones", "new_zeros", "new_ones")
@@ -66,9 +67,9 @@ class ForwardFailed(TraceError):
         self.line = line
 
     @property
-    def reason(self) -> str:
-        """The exception that the forward raised, in one line."""
-        return one_line(self.__cause__ or self)
+    def where(self) -> Reason:
+        """The exception that the forward raised, and the line of the user's code."""
+        return Reason(f"the forward does not run with the pruned sizes ({one_line(self.__cause__ or self)})", self.line)
 
 
 def one_line(error: BaseException) -> str:
@@ -105,6 +106,7 @@ class Number:
     new: float
     step: int | None = None
     position: int | str = 0
+    line: str = ""
 
     @property
     def name(self) -> str:
@@ -243,7 +245,7 @@ def record_forward(model: nn.Module, example: Example, *, weights: bool = False)
             (_own_weights if weights else fake_weights)(model, example.inputs) as inputs,
             static_experts(model, "batched_mm"),
             eager_attention(model),
-            uncompiled(model),
+            plain_operations(model),
             without_collector(),
             torch.no_grad(),
         ):
@@ -298,7 +300,7 @@ def _differing(before: Forward, old: int, after: Forward, new: int) -> Iterator[
         other = second.numbers.get(position, math.nan)
         if value == other or (_counts(before, first, value) and _counts(after, second, other)):
             continue
-        yield Number(first.module, first.operation, value, other, old, position)
+        yield Number(first.module, first.operation, value, other, old, position, first.line)
 
 
 def _counts(forward: Forward, step: Step, number: float) -> bool:

@@ -16,6 +16,7 @@ from moeverify.coupling.couplings import CouplingMap
 from moeverify.coupling.solving.containment import closure, wholes
 from moeverify.pruning.configuration.factors import Dim
 from moeverify.pruning.constants.numbers import RESHAPES, Forward, Step
+from moeverify.pruning.plan.plan import Reason
 
 Shape = tuple[int, ...]
 _VIEWS = frozenset(f"aten.{name}" for name in RESHAPES)
@@ -35,10 +36,13 @@ class View:
     step: int = field(default=-1, compare=False)
     line: str = field(default="", compare=False)
 
-    def __str__(self) -> str:
+    @property
+    def reason(self) -> Reason:
+        """Why what it divides is left alone."""
         sizes = ", ".join("..." if size is None else str(size) for size in self.factors)
-        where = f", at {self.line}" if self.line else ""
-        return f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes}){where}"
+        return Reason(
+            f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes})", self.line
+        )
 
 
 def views_of(couplings: CouplingMap) -> tuple[View, ...]:

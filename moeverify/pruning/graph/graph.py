@@ -42,7 +42,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
     ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
     and no group comes out. ``guards`` are those of ``moeverify.pruning.graph.walk`` and are left out only to show what
-    each is for.
+    each is for. With ``heads_whole`` torch's own attention is looked into, and its heads are cut whole; without, it is
+    one layer with Torch-Pruning's function, which makes heads smaller.
 
     After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
     of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
@@ -62,10 +63,12 @@ class MoEDependencyGraph(tp.DependencyGraph):
         roles: Roles | None = None,
         *,
         guards: Iterable[str] = GUARDS,
+        heads_whole: bool = False,
     ) -> None:
         super().__init__()
         if max_expansions < 1:
             raise UsageError(f"max_expansions must be a positive number, not {max_expansions!r}")
+        self.heads_whole = heads_whole
         self.guards = frozenset(guards)
         if unknown := self.guards - GUARDS:
             raise UsageError(f"unknown guard {sorted(unknown)[0]!r}; the guards are {', '.join(sorted(GUARDS))}")

@@ -114,7 +114,7 @@ class Nodes:
         """Whether a layer is cut by a pruning function of its own and not looked into."""
         registered = self._graph.CUSTOMIZED_PRUNERS
         return (
-            isinstance(module, nn.MultiheadAttention)
+            (isinstance(module, nn.MultiheadAttention) and not self._graph.heads_whole)
             or module in registered
             or any(isinstance(kind, type) and isinstance(module, kind) for kind in registered)
         )

@@ -73,6 +73,11 @@ class Plan:
     constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     attributes: tuple[AttributeChange, ...] = ()
 
+    @property
+    def left_alone(self) -> list[dict[str, str | int]]:
+        """The classes that lose nothing although a share of them was asked for, for programs."""
+        return [a.to_dict() for a in self.adjustments if a.kept == a.pruning_class.coupling.size]
+
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
         """Shape of a parameter or buffer after the plan."""
         new = list(shape)
@@ -105,6 +110,17 @@ def make_plan(
     return Plan(tuple(cuts), keep, tuple(adjustments), {key: sizes[key] for key in keep})
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why a class does not lose what was asked, and the ``file:line`` of the user's code that holds the size."""
+
+    text: str
+    line: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}, at {self.line}" if self.line else self.text
+
+
 @dataclass(frozen=True, eq=False)
 class Adjustment:
     """A class that keeps another number of units than asked, and the rule that asks for it."""
@@ -112,17 +128,23 @@ class Adjustment:
     pruning_class: PruningClass
     wanted: int
     kept: int
-    reason: str
+    reason: Reason
 
     def __str__(self) -> str:
         size = self.pruning_class.coupling.size
         kept = "is left alone" if self.kept == size else f"keeps {self.kept} of {size} units"
         return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"
 
+    def to_dict(self) -> dict[str, str | int]:
+        """The adjustment for programs: role, module, units there were, asked and kept, reason and line."""
+        c = self.pruning_class
+        sizes = {"units": c.coupling.size, "asked": self.wanted, "kept": self.kept}
+        return {"role": c.role, "where": c.where, **sizes, "reason": self.reason.text, "line": self.reason.line}
+
 
 def described(adjustments: Iterable[Adjustment]) -> str:
     """All adjustments in one message; classes that share a reason are named together."""
-    by_reason: dict[str, list[str]] = {}
+    by_reason: dict[Reason, list[str]] = {}
     for adjustment in adjustments:
         by_reason.setdefault(adjustment.reason, []).append(adjustment.pruning_class.name)
     return "; ".join(f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in by_reason.items())

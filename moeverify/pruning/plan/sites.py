@@ -70,6 +70,8 @@ def update_sizes(model: nn.Module) -> None:
             _update_recurrent(module)
         elif isinstance(module, nn.RNNCellBase):
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
+        elif isinstance(module, nn.MultiheadAttention):
+            _update_attention(module)
         weight = getattr(module, "weight", None)
         if weight is None:
             continue
@@ -87,6 +89,14 @@ def update_sizes(model: nn.Module) -> None:
             module.num_channels = weight.shape[0]
         elif isinstance(module, nn.PReLU):
             module.num_parameters = weight.shape[0]
+
+
+def _update_attention(layer: nn.MultiheadAttention) -> None:
+    """Heads keep their size, so their number follows the weights."""
+    layer.embed_dim = layer.kdim = layer.vdim = layer.out_proj.weight.shape[0]
+    if layer.in_proj_weight is None:
+        layer.kdim, layer.vdim = layer.k_proj_weight.shape[1], layer.v_proj_weight.shape[1]
+    layer.num_heads = layer.out_proj.weight.shape[1] // layer.head_dim
 
 
 def _update_recurrent(layer: nn.RNNBase) -> None:

@@ -46,7 +46,7 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
             f"over the difference; {_RUNS_ONLY_HERE}"
         )
     if derived.otherwise:
-        raise PruningRefused(f"the groups were pruned, but {derived.otherwise[0]}; {_RUNS_ONLY_HERE}")
+        raise PruningRefused(f"the groups were pruned, but {derived.otherwise[0].reason}; {_RUNS_ONLY_HERE}")
     apply_update(model, update, constants=False)
     constants = keep_constants(model, update.constants(), example)
     if constants.stuck:

@@ -15,7 +15,7 @@ from moeverify.pruning.configuration.probe import Attribute, Entries, Move
 from moeverify.pruning.constants.constants import Constants, keep_constants, merged
 from moeverify.pruning.constants.derived import Derived, DerivedNumbers
 from moeverify.pruning.plan.folds import Fold
-from moeverify.pruning.plan.plan import Adjustment
+from moeverify.pruning.plan.plan import Adjustment, Reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ def say(
         moves = numbers.deciding(derived.stuck, expression.entries)
         guilty = [c for c in counts if _decides(probe, c, constants, expression.entries, moves)]
         hangs = f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
-        reasons = dict.fromkeys(guilty, hangs) or derived.divided(counts)
+        reasons = dict.fromkeys(guilty, Reason(hangs)) or derived.divided(counts)
         if not reasons:
             break
         for c, reason in reasons.items():
@@ -64,7 +64,7 @@ def say(
     if stuck := _first_stuck(constants, derived):
         raise PruningRefused(f"{stuck} would change with the sizes, and no weight can take over the difference")
     if derived.otherwise:
-        raise PruningRefused(f"{derived.otherwise[0]}; leave that role out with `ratios`")
+        raise PruningRefused(str(derived.otherwise[0].reason))
     folds = merged([*constants.folds, *derived.folds])
     return Said(expression.counts, (*adjustments, *expression.adjustments), expression.entries, folds, update)
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from fractions import Fraction
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.pruning.plan.plan import Reason
 
 Counts = Mapping[PruningClass, int]
-Fails = Callable[[Counts], str]
+Fails = Callable[[Counts], Reason | None]
 _MOST_SINGLES = 32
+FOLLOWS = "it follows the share that other channels keep; otherwise"
 
 
 def largest_that_works(
     wanted: Counts, fails: Fails, kind_of: Callable[[PruningClass], Hashable], named: frozenset[PruningClass]
-) -> tuple[dict[PruningClass, int], dict[PruningClass, str]]:
+) -> tuple[dict[PruningClass, int], dict[PruningClass, Reason]]:
     """The counts that can be carried out together, and the reason for each class that is left out.
 
-    ``fails`` gives the reason why counts cannot be carried out, an empty one if they can. Classes that are alike go
+    ``fails`` gives the reason why counts cannot be carried out, ``None`` if they can. Classes that are alike go
     together: all but one kind, else one after the other, the largest first, alone or in pairs; those among ``named``
     before others. Of a kind that does not go, single classes are tried.
     """
@@ -36,14 +39,42 @@ def largest_that_works(
         for c in [c for group in order if group not in kept and len(group) > 1 for c in group]:
             kept = [*kept, [c]] if not fails(counts([*kept, [c]])) else kept
     found = counts(kept)
-    reasons = {}
+    reasons: dict[PruningClass, Reason] = {}
     for group in order:
-        left = [c for c in group if c not in found]
-        if left:
-            alone = fails(counts([left]))
-            why = fails({**found, **counts([left])}) if found else alone
-            reasons.update(dict.fromkeys(left, why or alone))
+        if left := [c for c in group if c not in found]:
+            reason = fails({**found, **counts([left])}) or Reason("it goes only together with others that cannot go")
+            reasons.update(dict.fromkeys(left, reason))
     return found, reasons
+
+
+def common_share(
+    wanted: Counts,
+    fails: Fails,
+    kind_of: Callable[[PruningClass], Hashable],
+    named: frozenset[PruningClass],
+    round_to: int | None,
+) -> dict[PruningClass, int] | None:
+    """Other counts for one kind of classes with which all go: the share that another kind keeps.
+
+    A forward that works out the size of a head from the width and the number of heads wants both in one ratio.
+    ``None`` if no such counts help.
+    """
+    kinds: dict[Hashable, list[PruningClass]] = {}
+    for c in wanted:
+        kinds.setdefault(kind_of(c), []).append(c)
+    for coarse in sorted(kinds.values(), key=lambda group: group[0].coupling.size):
+        shares = {Fraction(wanted[c], c.coupling.size) for c in coarse}
+        for other in kinds.values():
+            if len(shares) > 1 or other is coarse or not named.isdisjoint(other):
+                continue
+            counts = {c: share * c.coupling.size for share in shares for c in other}
+            fits = all(
+                n.denominator == 1 and (c.role == "heads" or not int(n) % (round_to or 1)) for c, n in counts.items()
+            )
+            changed = {c: int(n) for c, n in counts.items() if n != wanted[c]}
+            if fits and changed and not fails({**wanted, **changed}):
+                return changed
+    return None
 
 
 def elements(pruning_class: PruningClass) -> int:

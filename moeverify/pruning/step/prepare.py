@@ -16,12 +16,13 @@ from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.configuration import ConfigUpdate, Probe, has_config
 from moeverify.pruning.configuration.factors import held_factors
+from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.constants.views import views_of
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import structure
-from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, make_plan
+from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, Reason, make_plan
 from moeverify.pruning.step.in_step import Said, say
-from moeverify.pruning.step.leave_out import largest_that_works
+from moeverify.pruning.step.leave_out import FOLLOWS, common_share, largest_that_works
 from moeverify.pruning.step.rehearsal import Rehearsal, Rehearsed
 
 
@@ -55,7 +56,7 @@ def prepare(
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     if not has_config(graph.model):
         rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
-        return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments))
+        return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments, round_to))
     probe = probe_of(graph)
     said = _say(selection, probe, counts, round_to, example)
     plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
@@ -90,6 +91,7 @@ def _rehearsed(
     candidates: Mapping[PruningClass, Candidate],
     wanted: Mapping[PruningClass, int],
     adjustments: Sequence[Adjustment],
+    round_to: int | None,
 ) -> Plan:
     """The plan for a model without configuration.
 
@@ -97,24 +99,30 @@ def _rehearsed(
     weight can take over the difference. Raises ``PruningRefused`` if that concerns one that was asked for by name.
     """
     graph, counts, told = selection.graph, dict(wanted), list(adjustments)
-    remembered: dict[frozenset[PruningClass], Rehearsed] = {}
+    remembered: dict[frozenset[tuple[PruningClass, int]], Rehearsed] = {}
     named = _named(selection, wanted)
 
     def rehearsed(counts: Mapping[PruningClass, int]) -> Rehearsed:
-        key = frozenset(counts)
+        key = frozenset(counts.items())
         if key not in remembered:
             plan = _plan(graph, candidates, counts, ())
             remembered[key] = rehearsal.of(plan) if plan.cuts else Rehearsed()
         return remembered[key]
 
-    def fails(counts: Mapping[PruningClass, int]) -> str:
+    def fails(counts: Mapping[PruningClass, int]) -> Reason | None:
         trouble = rehearsed(counts).trouble
-        return "" if trouble is None else str(trouble)
+        return None if trouble is None else trouble.reason
 
     while True:
         found = rehearsed(counts)
         derived = found.derived
+        reasons: Mapping[PruningClass, Reason]
         if found.trouble is not None:
+            if (shared := common_share(counts, fails, rehearsal.kind_of, named, round_to)) is not None:
+                why = replace(found.trouble.reason, text=f"{FOLLOWS} {found.trouble.reason.text}")
+                told += [Adjustment(c, counts[c], k, why) for c, k in shared.items()]
+                counts.update(shared)
+                continue
             _, reasons = largest_that_works(counts, fails, rehearsal.kind_of, named)
         elif derived.stuck or derived.otherwise:
             reasons = derived.divided(counts)
@@ -135,7 +143,7 @@ def _rounded_up(
     candidates: Mapping[PruningClass, Candidate], counts: Mapping[PruningClass, int], round_to: int | None
 ) -> list[Adjustment]:
     """Classes that keep more than was asked, since no fewer units are a multiple of ``round_to``."""
-    reason = f"no fewer are a multiple of round_to={round_to}" if round_to else "one unit must stay"
+    reason = Reason(f"no fewer are a multiple of round_to={round_to}" if round_to else "one unit must stay")
     return [
         Adjustment(c, least, counts.get(c, c.coupling.size), reason)
         for c, candidate in candidates.items()
@@ -161,17 +169,19 @@ def _say(
     def said(counts: Mapping[PruningClass, int], named: frozenset[PruningClass]) -> Said:
         return say(probe, counts, example, graph.found_roles, round_to=round_to, named=named)
 
-    def fails(counts: Mapping[PruningClass, int]) -> str:
+    def fails(counts: Mapping[PruningClass, int]) -> Reason | None:
         try:
             said(counts, frozenset())
+        except DoesNotRun as error:
+            return error.reason
         except PruningRefused as error:
-            return str(error)
-        return ""
+            return Reason(str(error))
+        return None
 
     try:
         return said(counts, named)
     except PruningRefused:
-        if not fails(counts):  # what stands in the way concerns what was asked for by name
+        if fails(counts) is None:  # what stands in the way concerns what was asked for by name
             raise
     kept, reasons = largest_that_works(counts, fails, lambda c: structure(graph, c), named)
     left = tuple(Adjustment(c, counts[c], c.coupling.size, reason) for c, reason in reasons.items())

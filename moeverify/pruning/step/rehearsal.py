@@ -26,7 +26,7 @@ from moeverify.pruning.constants.derived import Derived, compare
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
 from moeverify.pruning.constants.views import View, divided_otherwise, views_of
 from moeverify.pruning.plan.apply import apply_plan
-from moeverify.pruning.plan.plan import Plan
+from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.expected_shapes import Expectations, expectations, first_unexpected
 from moeverify.pruning.step.heads import head_count_changes, head_counts_after
 
@@ -36,18 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a pruned model does not compute as before, the ``file:line`` where it shows, and how far its forward came.
+    """Why a pruned model does not compute as before, and how far its forward came.
 
-    ``reached`` grows with the operations that were entered; one that gave something unexpected is farther than one
-    that raised.
+    ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
+    as far as what raised after it.
     """
 
-    reason: str
-    line: str
+    reason: Reason
     reached: int
-
-    def __str__(self) -> str:
-        return f"{self.reason}, at {self.line}" if self.line else self.reason
 
 
 @dataclass(frozen=True)
@@ -111,23 +107,18 @@ class Rehearsal:
             return Reached(trouble.reached, False, trouble.reason)
 
         usual = self._head_counts(plan)
-        for chosen in (usual, frozenset()):
-            if trial(chosen).done:
-                assignment = Assignment(tuple(chosen))
-                break
-        else:
+        chosen: Chosen | None = next((chosen for chosen in (usual, frozenset()) if trial(chosen).done), None)
+        if chosen is None:
             assignment = assign(trial, proposals(self.graph.model, plan, self.kind_of))
-        if assignment.chosen is None:
-            return Rehearsed(trouble=_described(troubles[frozenset()], assignment))
-        if trial(
-            more := _with(assignment.chosen, usual)
-        ).done:  # a count that the forward does not read follows as well
-            assignment = Assignment(tuple(more))
-        changes = tuple(change for proposal in assignment.chosen for change in proposal.changes)
+            if assignment.chosen is None:
+                return Rehearsed(trouble=_described(troubles[frozenset()], assignment))
+            chosen = frozenset(assignment.chosen)
+        if trial(more := _with(chosen, usual)).done:  # counts that the forward does not read
+            chosen = more
+        changes = tuple(sorted((c for proposal in chosen for c in proposal.changes), key=str))
         if not self._runs_without_weights:  # numbers that come from data cannot be told from those that sizes give
             return Rehearsed(changes)
-        after = found[frozenset(assignment.chosen)]
-        derived = compare(self.before, after, self._views, self.graph.model, self.graph.found_roles)
+        derived = compare(self.before, found[chosen], self._views, self.graph.model, self.graph.found_roles)
         return Rehearsed(changes, replace(derived, folds=merged(derived.folds)))
 
     def changes(self, plan: Plan, attributes: Sequence[AttributeChange], numbers: Sequence[Number]) -> bool:
@@ -149,16 +140,15 @@ class Rehearsal:
             forward = record_forward(model, self.example, weights=not self._runs_without_weights)
         except ForwardFailed as error:
             forward = error.forward
-            reason = f"the forward does not run with the pruned sizes ({error.reason})"
-            failed = Trouble(reason, error.line, 2 * forward.entered)
+            failed = Trouble(error.where, 2 * (forward.entered + len(forward.steps)))
         number = first_unexpected(wanted, forward)
         views = sorted(divided_otherwise(self._views, self.before, forward), key=lambda view: view.step)
         if views and (number is None or views[0].step <= number):
-            return forward, Trouble(str(views[0]), "", 2 * views[0].step + 3)
+            return forward, Trouble(views[0].reason, 4 * views[0].step + 3)
         if number is not None:
             step = forward.steps[number]
-            reason = f"{step.operation} in the forward of {step.module or 'the model'} would not follow the cut"
-            return forward, Trouble(reason, step.line, 2 * number + 3)
+            text = f"{step.operation} in the forward of {step.module or 'the model'} would not follow the cut"
+            return forward, Trouble(Reason(text, step.line), 4 * number + 3)
         return forward, failed
 
     def _copy(self) -> nn.Module:
@@ -181,17 +171,18 @@ class Rehearsal:
         return frozenset(Proposal((change,)) for change in changes)
 
 
-def _with(chosen: Sequence[Proposal], usual: Chosen) -> Chosen:
+def _with(chosen: Chosen, usual: Chosen) -> Chosen:
     """``chosen`` and those of ``usual`` about other slots."""
     taken = {slot for proposal in chosen for slot in proposal.slots}
-    return frozenset(chosen) | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
+    return chosen | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
 
 
 def _described(trouble: Trouble, assignment: Assignment) -> Trouble:
     if not assignment.rivals:
         return trouble
     first, second = assignment.rivals
-    return replace(trouble, reason=f"{trouble.reason}; either of two attributes would do, {first} or {second}")
+    text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"
+    return replace(trouble, reason=Reason(text, trouble.reason.line))
 
 
 def _without_weights(model: nn.Module) -> nn.Module:
