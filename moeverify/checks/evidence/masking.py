@@ -193,9 +193,7 @@ class _OfSize(nn.Module):
         return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
 
 
-def mask_removed(
-    model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None
-) -> Statistics:
+def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> Statistics:
     """Hold every removed channel of ``model`` at zero, in place; returns as ``hold_channels`` does."""
     tensors = tensors_of(model)
     for (name, dim), found in kept.items():
