@@ -1,4 +1,4 @@
-"""What a coupling class is to a Mixture-of-Experts model: hidden channels, one expert's channels, heads ..."""
+"""Roles of coupling classes: hidden channels, one expert's channels, heads and so on."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def is_attention(parameter: str) -> bool:
 def classify(
     model: nn.Module, classes: Iterable[CouplingClass], roles: FoundRoles, couplings: CouplingMap | None = None
 ) -> tuple[PruningClass, ...]:
-    """Give every class its role, from the modules it touches.
+    """Classes with their roles, from the modules that they touch.
 
-    ``couplings`` is the trace that the classes come from, if they do: it knows shapes of before the model was cut, and
-    what couples experts although their class divides among them.
+    ``couplings``: the trace that the classes come from, if any. It holds the shapes before the model was cut, and the
+    sums that couple experts.
     """
     embeddings = embedding_weights(model)
     common = {layer.container: len(layer.experts) for layer in roles.layers if layer.layout != "listed"}

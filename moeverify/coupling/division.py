@@ -1,4 +1,4 @@
-"""Whether experts in common parameters can each lose channels of their own: how a class divides among them."""
+"""Whether each of several fused experts can keep its own channels."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Division:
-    """``experts`` that each choose their channels, as many as the others; ``in_turn`` the ``(parameter, dim)`` along
-    which one expert's follow another's, where all other members are stacks with a slice for each.
+    """How a class of fused experts divides among them.
 
-    If they cannot, ``experts`` is 0 and ``joint`` says what couples them.
+    ``experts``: their number; each keeps its own channels, the same number in every expert. 0 if they cannot.
+    ``in_turn``: the ``(parameter, dim)`` laid out expert-major; every other member is a stack with a slice per expert.
+    ``joint``: what couples the experts, if ``experts`` is 0.
     """
 
     experts: int = 0
@@ -27,10 +28,10 @@ class Division:
 
 
 def divide(coupling: CouplingClass, experts: int, shapes: Shapes, sums: Sums | None = None) -> Division:
-    """How the class of ``experts`` in common parameters divides among them.
+    """The division of a class of fused experts among ``experts``.
 
-    Each member must be a stack ``[experts, ...]`` cut inside its slices, or a dimension that is the product of experts
-    and channels; and nothing may add up the experts' channels, which only a trace (``sums``) knows.
+    Each member must be a stack ``[experts, ...]`` cut inside its slices, or an expert-major dimension. No operation
+    may sum over the experts; only a trace (``sums``) shows that.
     """
     in_turn = set()
     for member in coupling.members:
@@ -50,7 +51,7 @@ def _is_stack(member: Member, experts: int, shape: Sequence[int]) -> bool:
 
 
 def _in_turn(member: Member, experts: int, size: int) -> bool:
-    """Whether every unit has as many positions of each expert, one expert after the other."""
+    """Whether the dimension is expert-major: every unit has equally many positions in each expert's block."""
     block, rest = divmod(size, experts)
     share, uneven = divmod(member.positions.shape[1], experts)
     return not rest and not uneven and (member.positions // block == np.repeat(np.arange(experts), share)).all()

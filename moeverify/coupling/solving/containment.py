@@ -9,7 +9,7 @@ from moeverify.coupling.relations import Relations
 
 
 def wholes(relations: Relations, root: Sequence[int]) -> dict[int, set[int]]:
-    """For the root of each part and factor the roots of what it is directly a part or factor of."""
+    """Root of each part and factor → roots that directly contain it."""
     found: dict[int, set[int]] = defaultdict(set)
     for segment in relations.segments:
         found[root[segment.part]].add(root[segment.whole])
@@ -20,7 +20,7 @@ def wholes(relations: Relations, root: Sequence[int]) -> dict[int, set[int]]:
 
 
 def closure(start: Iterable[int], edges: Mapping[int, set[int]]) -> set[int]:
-    """Everything that ``edges`` lead to, ``start`` included."""
+    """Transitive closure of ``start`` under ``edges``, ``start`` included."""
     found = set(start)
     waiting = list(found)
     while waiting:

@@ -1,7 +1,9 @@
-"""Slices whose bounds are numbers to the dispatcher: whether a program would compute them anew cannot be seen.
+"""Slices with constant bounds: the trace cannot tell whether a program computes the bound from a size.
 
-Two guards say which dimensions such bounds hold. Where a slice meets something else of its size, a parameter or
-another tensor, a bound that did not follow would fail loudly, so nothing needs to be held.
+Two guards freeze dimensions that such a bound could leave wrong in silence. Exception: a slice that meets a parameter
+or another tensor of its size. A wrong bound there raises a shape error, so nothing is frozen.
+
+Example: ``a, b = x[..., :n], x[..., n:]`` with ``n`` an attribute that pruning does not update.
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from moeverify.coupling.relations import Relations, Segment
 if TYPE_CHECKING:
     from moeverify.coupling.relations import Trace
 
-EQUAL_PARTS = "part of an equal split whose parts would have to shrink alike"
-CUT_BY_NUMBER = "cut by a slice of which nothing else has the size, so that a wrong bound would show nowhere"
+EQUAL_PARTS = "one part of an equal split: every part must lose the same positions"
+CUT_BY_NUMBER = "sliced with a constant bound that no other tensor's shape would check"
 
 
 def slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
-    """Slices that together cut a dimension into equal parts: their bounds may be computed from its size.
+    """Sets of slices that split a dimension into equal parts, e.g. the two halves of a gate and up projection.
 
-    Parts that go back to where each other came from (the rotation of rotary embeddings) shrink alike anyway.
+    Exception: parts that are written back to each other's places, as in rotary embeddings. They shrink alike anyway.
     """
     slices: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
     places: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -39,10 +41,10 @@ def slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[in
 
 
 def lone_slices(trace: Trace, root: list[int]) -> Iterator[Segment]:
-    """Slices of part of a dimension whose size nothing else shares but slices.
+    """Slices of a part whose size no parameter, view or other operation shares.
 
-    After something is removed, such a slice would take other positions than before without a shape telling. Equal parts
-    of a whole dimension tell by their own shapes.
+    After a removal such a slice takes other positions than before, and no shape disagrees. Exception: equal parts of
+    a whole dimension, whose own shapes disagree.
     """
     relations = trace.relations
     shared = {root[dim] for dims in trace.tensors.values() for dim in dims}

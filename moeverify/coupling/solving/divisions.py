@@ -1,9 +1,9 @@
-"""A dimension that a program divides more than once, into the same or into nested factors.
+"""Dimensions that a program views in more than one way.
 
-A factor holds the digits of a position between two strides: of ``whole = (heads, head_dim)`` the factor ``heads`` is
-``position // head_dim``. So two factors of one dimension between the same strides are the same dimension, and a factor
-that another division cuts in two is the product of the parts: where one projection is viewed as
-``(key heads, 2 * head_dim)`` and as ``(value heads, head_dim)``, the value heads are ``(key heads, 2)``.
+A factor of a dimension lies between two strides: of ``whole = (heads, head_dim)``, ``heads`` is
+``position // head_dim``. Two factors between the same strides are the same dimension. A factor that another view
+divides is the product of the parts. Example: one projection is viewed as ``(key heads, 2 * head_dim)`` and as
+``(value heads, head_dim)``; the value heads are ``(key heads, 2)``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Strides = tuple[int, int]  # inner and outer
 
 
 def state_common_factors(relations: Relations) -> None:
-    """Add to the relations what follows from dimensions divided more than once, until nothing new does."""
+    """Add the relations that follow from several views of one dimension, up to a fixed point."""
     finder = UnionFind(relations)
     known = -1
     while (stated := len(relations.equals) + len(relations.products)) > known:
@@ -54,7 +54,7 @@ def _merge(relations: Relations, finder: UnionFind, first: int, second: int, ope
 
 
 def _state_parts(relations: Relations, finder: UnionFind) -> None:
-    """State the products that factors are, by the strides at which other divisions of the same dimension cut."""
+    """Add a product for each factor that another view of the same dimension divides."""
     sizes = relations.sizes
     stated = {(finder.find(p.whole), tuple(sizes[f] for f in p.factors)): p.factors for p in relations.products}
     for products in _by_whole(relations.products, finder):

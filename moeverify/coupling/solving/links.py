@@ -1,4 +1,4 @@
-"""Whole dimensions decided: which are one, which are frozen, and which factor of a product can be removed."""
+"""Decisions about whole dimensions: which are equal, which are frozen, which factor of a product can be removed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not 
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """The relations of a trace, decided: what a walk from one channel to its coupled ones may follow.
+    """Relations of a trace with every choice made.
 
-    ``root[dim]`` names the dimension that stands for all those equal to it. ``frozen`` maps roots to the freeze that
-    holds them. ``chosen`` gives for each product that is followed ``(root of the factor, factor size, inner stride)``:
-    position ``i`` of the whole belongs to position ``i // inner % size`` of the factor.
+    ``root[dim]``: the representative of all dimensions equal to ``dim``. ``frozen``: root → the freeze that reached it.
+    ``chosen``: product number → ``(factor root, factor size, inner stride)``. Position ``i`` of the whole belongs to
+    position ``i // inner % size`` of the factor.
     """
 
     relations: Relations
@@ -79,7 +79,7 @@ def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) 
 
 
 def stated_frozen(relations: Relations) -> Callable[[int], bool]:
-    """Tells of a dimension whether what has been stated so far freezes it, however the rest is decided."""
+    """A predicate: whether the relations recorded so far already freeze a dimension."""
     finder = UnionFind(relations)
     freezing = _Freezing(relations, [finder.find(dim) for dim in range(len(relations.sizes))])
     for freeze in relations.freezes:
@@ -89,14 +89,17 @@ def stated_frozen(relations: Relations) -> Callable[[int], bool]:
 
 
 def _equal_splits(relations: Relations, root: list[int]) -> Iterator[tuple[int, ...]]:
-    """Dimensions that a program cuts out of one as equal parts."""
+    """Sets of dimensions that are equal parts of one dimension."""
     yield from relations.balances
     yield from slices_in_halves(relations, root)
 
 
 def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
-    """Whether the parts of an equal split lose the same positions: all of them are products with one factor in common
-    (the heads of keys and values in one projection), and it is that factor which is removed."""
+    """Whether the parts of an equal split lose the same positions.
+
+    True if all are products with one common factor and that factor is removed, e.g. the heads of keys and values in
+    one projection.
+    """
     roots = {links.root[part] for part in parts}
     if len(roots) == 1 or all(root in links.frozen for root in roots):
         return True
@@ -137,7 +140,7 @@ class _Freezing:
             self._waiting.append(dim)
 
     def spread(self) -> None:
-        """Freeze the parts and factors of a frozen dimension, and a dimension of which no part or factor is left."""
+        """Spread freezes: to parts and factors of a frozen dimension, and to a dimension without a free part."""
         while self._waiting:
             dim = self._waiting.pop()
             freeze = self.frozen[dim]
@@ -155,19 +158,21 @@ class _Freezing:
                     self.start(whole, self.frozen[factors[0]])
 
     def _left_without(self, whole: int, place: slice) -> bool:
-        """Whether a dimension has positions left that lie in none of its frozen parts, ``place`` being one more."""
+        """Whether a dimension has positions outside its frozen parts, after ``place`` joins them."""
         free = self._free.setdefault(whole, np.ones(self.relations.sizes[whole], dtype=bool))
         self._left[whole] = self._left.get(whole, len(free)) - int(free[place].sum())
         free[place] = False
         return self._left[whole] > 0
 
     def choose(self, weights: _Weights) -> dict[int, tuple[int, int, int]]:
-        """For each product pick one factor that is not frozen, and freeze the others.
+        """Choose one free factor of each product and freeze the others.
 
-        Removing a row of heads x head_dim and a column of it are two different cuts; only one can be offered: the
-        outer factor (heads, key/value groups), unless an inner one stands by itself for more parameter elements than
-        all dimensions that are divided so, as hidden channels in several streams do. One choice is made at a time and
-        its consequences are drawn before the next. Returns product number -> (factor root, factor size, inner stride).
+        Whole heads and channels inside heads are different cuts of ``heads x head_dim``; only one can be offered. The
+        outer factor is chosen, unless an inner one alone has more parameter elements than all dimensions divided so.
+        Example of the exception: hidden channels in several streams. Freezes spread after each choice.
+
+        Returns:
+            product number → (factor root, factor size, inner stride).
         """
         divided_so: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for whole, factors in self.products:
@@ -215,8 +220,10 @@ class _Weights:
 
 
 def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:
-    """A parameter that no operation touched might belong to any class of its sizes, or to part of a dimension: all
-    dimensions of those sizes are vetoed."""
+    """Freeze every dimension that has a size of an unused parameter.
+
+    The trace cannot tell which class such a parameter belongs to.
+    """
     relations = trace.relations
     sizes = {relations.sizes[d]: name for name in trace.untouched for d in trace.tensors[name]}
     if not sizes:

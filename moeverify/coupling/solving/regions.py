@@ -45,7 +45,7 @@ class Solution:
 
 
 def solve_region(region: Region) -> Solution:
-    """Find the units of a region and put together those that occupy the same dimensions alike."""
+    """Units of a region, grouped into classes that occupy the same dimensions alike."""
     offsets = np.concatenate([[0], np.cumsum(region.sizes)])
     labels = _components(region, offsets)
     count = int(labels.max()) + 1
@@ -65,10 +65,10 @@ def solve_region(region: Region) -> Solution:
             inside = order[starts[number] : starts[number + 1]]
             if len(inside):
                 members[dim] = _frozen_array(inside.reshape(len(np.unique(own[inside])), -1))
-        stuck = order[: starts[0]]
-        by_seed = frozen_by[own[stuck]]
-        if len(stuck):
-            frozen[dim] = tuple((int(s), np.sort(stuck[by_seed == s])) for s in np.unique(by_seed))
+        held = order[: starts[0]]
+        by_seed = frozen_by[own[held]]
+        if len(held):
+            frozen[dim] = tuple((int(s), np.sort(held[by_seed == s])) for s in np.unique(by_seed))
     return Solution(tuple(c for c in classes if c), frozen)
 
 

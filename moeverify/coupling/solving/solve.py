@@ -44,7 +44,7 @@ def solve(
                 places[links.root[dim]].append((number, name, axis))
 
     found: list[tuple[tuple, CouplingClass]] = []
-    stuck: list[tuple[_Place, Freeze, Sequence[int]]] = []
+    frozen_places: list[tuple[_Place, Freeze, Sequence[int]]] = []
     solutions = cache(solve_region)
     linked: set[int] = set()
     for roots, region, reasons in _regions(links, places, extra):
@@ -53,13 +53,13 @@ def solve(
         owners = {k: places[r] for k, r in enumerate(roots) if r in places}
         found += _classes(solution, owners, trace.buffers)
         for k, parts in solution.frozen.items():
-            stuck += [(place, reasons[seed], _compact(p)) for place in owners[k] for seed, p in parts]
+            frozen_places += [(place, reasons[seed], _compact(p)) for place in owners[k] for seed, p in parts]
     for root, owned in places.items():
         if root in links.frozen:
-            stuck += [(place, links.frozen[root], range(sizes[root])) for place in owned]
+            frozen_places += [(place, links.frozen[root], range(sizes[root])) for place in owned]
         elif root not in linked:
             found += _classes(Solution(({0: _identity(sizes[root])},), {}), {0: owned}, trace.buffers)
-    return _in_order(trace, found, stuck)
+    return _in_order(trace, found, frozen_places)
 
 
 @cache
@@ -163,14 +163,14 @@ def _classes(
 
 
 def _in_order(
-    trace: Trace, found: list[tuple[tuple, CouplingClass]], stuck: list[tuple[_Place, Freeze, Sequence[int]]]
+    trace: Trace, found: list[tuple[tuple, CouplingClass]], frozen_places: list[tuple[_Place, Freeze, Sequence[int]]]
 ) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
     classes = tuple(c for _, c in sorted(found, key=lambda pair: pair[0]))
-    stuck.sort(key=lambda item: (item[0][0], item[0][2], item[2][0]))
+    frozen_places.sort(key=lambda item: (item[0][0], item[0][2], item[2][0]))
     operations = trace.relations.operations
     frozen = tuple(
         FrozenDim(name, axis, positions, freeze.reason, _named(operations, freeze.operation), freeze)
-        for (_, name, axis), freeze, positions in stuck
+        for (_, name, axis), freeze, positions in frozen_places
     )
     return classes, frozen
 

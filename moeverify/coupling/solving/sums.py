@@ -16,7 +16,7 @@ from moeverify.coupling.solving.links import Links
 
 
 class Sums:
-    """What is summed over what in a trace, by roots."""
+    """Which dimensions a trace sums over which, by roots."""
 
     def __init__(self, trace: Trace, links: Links) -> None:
         self._trace, self._links = trace, links
