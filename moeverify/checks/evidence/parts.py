@@ -1,4 +1,6 @@
-"""The parts that one unit of a group falls into, by the block they lie in; ``coupling-minimal`` tries each alone."""
+"""Parts of a pruning unit, by block (expert, shared expert, module); ``coupling-minimal`` tests whether each could go
+alone.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,14 @@ MAX_PARTS = 12
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The places of a unit that lie in one block: an expert, a shared expert, or a module of the model."""
+    """The positions of a unit that lie in one block."""
 
     block: str
     held: Held
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """Further names of tied parameters by their first one."""
+    """First name of a tied parameter → its further names."""
     names: dict[int, list[str]] = defaultdict(list)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
@@ -32,11 +34,10 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]) -> list[Part]:
-    """The parts of a unit that might go alone, as far as gradients can tell.
+    """Parts of a unit that might be removable alone, as far as gradients can tell.
 
-    None if all lies in one block, or if blocks share a parameter; without those that share a buffer, or whose
-    counterparts show no gradient in the whole model either. Of a group that holds one channel of each expert in common
-    parameters, independent of one another, the experts are no parts.
+    Empty if the unit lies in one block, or if its blocks share a parameter. Left out: parts that share a buffer, parts
+    whose counterparts have no gradient in the whole model, and experts of a unit with one channel in each fused expert.
     """
     if any(roles.boundary(other) != roles.boundary(name) for name, _ in unit.held for other in tied.get(name, ())):
         return []  # the tied parameter cannot be cut for one of them alone
@@ -58,7 +59,7 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
 
 
 def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """What is held of each expert in a common parameter; nothing if the dimension is not divided among experts."""
+    """Positions held in each fused expert; empty if the dimension is not divided among experts."""
     count = len(layer.experts)
     if layer.fused and dim > 0 and shape[0] == count:
         tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
@@ -71,7 +72,7 @@ def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tu
 
 
 def _without_common_buffer(unit: ChosenUnit, parts: list[Part], laboratory: Laboratory) -> list[Part]:
-    """The parts but for those that read the buffers of the unit together with another part."""
+    """Parts without those that read a buffer of the unit together with another part."""
     buffers = unit.buffers()
     if not buffers or laboratory.depends_on(buffers, unit.held):
         return parts  # a buffer that others read as well does not belong to the group and ties nobody

@@ -1,9 +1,8 @@
-"""Results that a forward makes and drops: shown to have no effect, by spoiling them.
+"""Results that a forward makes and drops, such as the indices beside ``max`` or the last state of a recurrence.
 
-A result that no recorded operation reads may have been read unseen, by a kernel of one's own. Most such results are
-by-products that the program throws away: the indices that ``max`` gives beside the values, the last state of a
-recurrence. To tell the two apart the forward runs once more and every such result is written over as soon as it is
-made; if the model gives the same output bit for bit, by the same operations, nobody has read them.
+A result that no recorded operation reads may still be read by a custom kernel. To tell, the forward runs again and each
+such result is overwritten as soon as it is made. If the output is the same bit for bit, by the same operations, nobody
+reads them.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ Unread = frozenset[tuple[int, int]]
 def idle_results(
     recorder: Recorder, output: Any, fresh: Callable[[], Recorder], run: Callable[[Recorder], Any], random: torch.Tensor
 ) -> Unread:
-    """Those of ``recorder.unread()`` that have no effect on the model's ``output`` and are no part of it; none if that
-    cannot be shown.
+    """Results in ``recorder.unread()`` that have no effect on ``output`` and are no part of it.
 
-    ``run`` repeats the forward under a ``fresh`` recorder and gives its output; ``random`` is the state of PyTorch's
-    generator before the first one.
+    Empty if that cannot be shown. ``run`` repeats the forward under a ``fresh`` recorder and returns its output.
+    ``random``: state of PyTorch's generator before the first forward.
     """
     made = recorder.made(output)
     if not recorder.unread() - made:
@@ -80,7 +78,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _write_over(tensor: torch.Tensor) -> bool:
-    """Give every element another value, in place; ``False`` where that cannot be done."""
+    """Overwrite every element in place; ``False`` if that is not possible."""
     try:
         if tensor.dtype == torch.bool:
             tensor.logical_not_()

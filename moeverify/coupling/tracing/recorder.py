@@ -27,7 +27,7 @@ UNSEEN_VIEW = "seen through a view that no recorded operation made"
 
 
 class _Seen(NamedTuple):
-    """A tensor that the recorder knows: ``layout`` says where in its storage it lies."""
+    """A tensor that the recorder knows. ``layout``: its place in its storage."""
 
     alive: weakref.ref
     dims: tuple[int, ...]
@@ -37,7 +37,7 @@ class _Seen(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """An output that an operation made: the operation's number, and which of its outputs it is."""
+    """An output of an operation: the operation's number and the position among its outputs."""
 
     dims: tuple[int, ...]
     operation: int
@@ -110,7 +110,7 @@ class Recorder(TorchDispatchMode):
         return seen
 
     def _look_up(self, tensor: torch.Tensor) -> _Seen:
-        """What is known of a tensor; one never seen before is an alias of a known one or a frozen constant."""
+        """Record of a tensor. One never seen before is an alias of a known tensor, or else a frozen constant."""
         seen = self._known.get(id(tensor))
         if seen is not None:
             if (
@@ -156,7 +156,7 @@ class Recorder(TorchDispatchMode):
         return self._look_up(tensor).dims
 
     def read(self, tensor: torch.Tensor) -> None:
-        """Say that the operation that runs now uses a tensor's data."""
+        """Record that the running operation uses a tensor's data."""
         self._reads[self._look_up(tensor).storage] = self.relations.current
 
     def was_read_after(self, value: Any, number: int) -> bool:
@@ -164,11 +164,14 @@ class Recorder(TorchDispatchMode):
         return isinstance(value, torch.Tensor) and self._reads.get(self._look_up(value).storage, -1) > number
 
     def produce(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        """Dimensions of a tensor that came from outside the record; unlike those of a constant they are free."""
+        """Dimensions for a tensor from outside the record, such as an input.
+
+        They are free, unlike those of a constant.
+        """
         return (self._known.get(id(tensor)) or self._register(tensor)).dims
 
     def freeze(self, value: Any, reason: str) -> None:
-        """Freeze every dimension of every tensor in a nested value, which is thereby consumed."""
+        """Freeze every dimension of every tensor in a nested value, and mark it as read."""
         self.relations.operations.append(Operation("(model)", ""))
         for leaf in tree_leaves(value):
             if isinstance(leaf, torch.Tensor):
@@ -215,7 +218,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _state(self, rule: Rule, call: Call) -> bool:
-        """Let a rule speak; one that cannot cope with its arguments counts as missing, whatever it said so far."""
+        """Apply a rule. A rule that cannot handle its arguments counts as missing; its statements are withdrawn."""
         try:
             rule(call, self.relations)
         except (ValueError, IndexError, TypeError, AttributeError):
@@ -230,10 +233,10 @@ class Recorder(TorchDispatchMode):
             self._left.add(seen.storage)
 
     def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
-        """Outputs that no operation has read since they were made: operation's number and position of the output.
+        """Outputs that no operation has read since they were made, as (operation number, position of the output).
 
-        A view counts as read where its storage is; what is known to have left is frozen already, see ``escape``. Only
-        outputs with a dimension that has something to lose and ``matters`` count.
+        A view counts as read where its storage is read. Tensors that left the dispatcher are frozen already
+        (``escape``). Only outputs with a prunable dimension, and those in ``matters``, count.
         """
         sizes = self.relations.sizes
         return frozenset(
@@ -250,8 +253,10 @@ class Recorder(TorchDispatchMode):
         return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
 
     def freeze_unread(self, idle: frozenset[tuple[int, int]]) -> None:
-        """Data can leave the dispatcher unseen (a kernel of one's own): what was produced and never read again is
-        frozen, but for the outputs in ``idle``, which are known to have no effect."""
+        """Freeze outputs that were never read: a custom kernel may have read them unseen.
+
+        Exception: the outputs in ``idle``, which were shown to have no effect.
+        """
         unread = self.unread() - idle
         indices = [i for i, made in enumerate(self._produced) if (made.operation, made.position) in unread]
         for index in indices:

@@ -62,7 +62,7 @@ def _alike_entries(first: Mapping[Any, Any], second: Mapping[Any, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Mark:
-    """How much the record held at a moment."""
+    """Lengths of the record's lists at one moment."""
 
     sizes: int
     operations: int
@@ -78,7 +78,7 @@ class _Mark:
 
 @dataclass
 class _Call:
-    """The first expert of a layer that ran, what it was given, and which part of the record it made."""
+    """The first expert of a layer that ran: its inputs, and the part of the record that it made."""
 
     name: str
     before: _Mark
@@ -92,7 +92,7 @@ class _Call:
 
 
 class Siblings:
-    """Watches the listed experts of a model while it is traced, and covers those that were not reached."""
+    """Observes listed experts during a trace and covers those that no token reached."""
 
     def __init__(
         self, expert_lists: Sequence[Sequence[str]], modules: Mapping[str, nn.Module], recorder: Recorder, copy: bool
@@ -107,7 +107,7 @@ class Siblings:
         self.kinds = self._kinds() if copy else {}
 
     def _kinds(self) -> dict[str, nn.Module]:
-        """The first of the experts that each one is like."""
+        """For each expert the first expert that it is like."""
         kinds: dict[str, nn.Module] = {}
         for names in self.lists:
             found: list[nn.Module] = []
@@ -121,7 +121,7 @@ class Siblings:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Note which experts run, and what the first of each layer does."""
+        """Context that records which experts run, and what the first one of each layer does."""
         experts = {id(self.modules[name]): (n, name) for n, names in enumerate(self.lists) for name in names}
         recorder = self.recorder
 
@@ -197,7 +197,7 @@ class Siblings:
                 self.recorder.read(mine)
 
     def _exchanged(self, first: str, second: str) -> dict[int, int] | None:
-        """Dimensions of the first expert's tensors to those of the second's; ``None`` if they are not alike."""
+        """Dimensions of the first expert's tensors → those of the second's; ``None`` if they are not alike."""
         if first not in self.kinds or self.kinds[first] is not self.kinds[second]:
             return None
         tensors, aliases = self.recorder.tensors, self.recorder.aliases
@@ -212,7 +212,7 @@ class Siblings:
         return found
 
     def _copy(self, call: _Call, name: str, exchanged: dict[int, int]) -> None:
-        """State the relations of the sibling's call once more, for another expert."""
+        """Repeat the relations of the sibling's call for another expert."""
         record, relations, start, end = self.recorder, self.recorder.relations, call.before, call.after
         assert end is not None
         shift = len(relations.sizes) - start.sizes

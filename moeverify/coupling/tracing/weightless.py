@@ -1,9 +1,8 @@
-"""Trace a model that has no weights: parameters on the meta device, or fake ones.
+"""Tracing without weights: parameters on the meta device, or fake tensors.
 
-For the time of the trace every parameter and buffer is replaced by a fake tensor, which has a shape, a type and a
-device but no data. Source: PyTorch's ``FakeTensorMode``. Where the forward asks for data all the same (which expert
-was hit, how many tokens), an answer is imagined; relations between dimensions do not depend on it, and what was
-imagined is told.
+During the trace every parameter and buffer is a fake tensor: shape, dtype and device, but no data. Source: PyTorch's
+``FakeTensorMode``. Where the forward asks for data (which expert was hit, how many tokens), an answer is made up and
+counted. Relations between dimensions do not depend on such answers.
 """
 
 from __future__ import annotations
@@ -87,10 +86,9 @@ def _without_log() -> Iterator[None]:
 
 
 class Imagination:
-    """Runs operations on fake tensors; answers those whose result depends on data. ``told`` counts the answers.
+    """Runs operations on fake tensors and makes up results that depend on data. ``told`` counts them.
 
-    Every mask is taken to hold, every choice to be of ``CHOSEN`` positions, every number to be 1 (of parts that are to
-    make up a whole, as much as is needed).
+    Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exception: sizes of parts sum to their whole.
     """
 
     def __init__(self) -> None:
@@ -112,7 +110,7 @@ class Imagination:
 
 
 def _parts(tensor: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[torch.Tensor, list[int], int]:
-    """Sizes of parts that were imagined one by one, made to sum to the dimension."""
+    """Made-up sizes of parts, corrected so that they sum to the dimension."""
     missing = tensor.shape[dim] - sum(sizes)
     if missing and set(sizes) == {1}:
         each, more = divmod(tensor.shape[dim], len(sizes))
@@ -139,7 +137,7 @@ def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
-    """A mask of several dimensions stands for as many lists of positions."""
+    """Index lists in place of a mask: one list for each of its dimensions."""
     listed: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):

@@ -1,4 +1,4 @@
-"""The entries under which a model has the wanted shapes."""
+"""Search for the configuration entries that give the wanted shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PATHS = 4
 
 @dataclass(frozen=True)
 class Found:
-    """The best entries found; ``wrong`` names the dimensions that still have another size than wanted."""
+    """The best entries found. ``wrong``: dimensions that still have another size than wanted."""
 
     entries: Entries
     wrong: tuple[Dim, ...]
@@ -32,7 +32,7 @@ def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
 
 
 def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: Shapes) -> list[tuple[int, Entries]]:
-    """Changes of one move with the number of wrong dimensions that each would put right, by the slopes."""
+    """Changes of one move, each with the number of wrong dimensions that it would correct according to the slopes."""
     scales = {Fraction(a, b) for n, shape in now.items() for a, b in zip(shape, base[n], strict=True) if a != b} | {1}
     votes: Counter[Fraction] = Counter()
     inverse: Counter[Fraction] = Counter()
@@ -58,15 +58,15 @@ def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: S
 
 
 def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> set[Fraction]:
-    """Factors by which an entry must change that divides a part of a size: 64 channels in 4 heads make keys of 16.
+    """Factors for an entry that divides a size. Example: 64 channels in 4 heads give keys of 16.
 
-    ``part`` is the part that it divides, in the original model; other entries have scaled it by one of ``scales``.
+    ``part``: the quotient in the original model. ``scales``: factors by which other entries have scaled it.
     """
     return {part * scale / Fraction(part * scale + missing) for scale in scales if part * scale + missing > 0}
 
 
 class _Sizes:
-    """What a search goes by: the sizes of all parameter dimensions, and attributes of modules that must keep theirs."""
+    """What the search compares: sizes of all parameter dimensions, and attributes that must keep their value."""
 
     def __init__(self, probe: Probe, attributes: Mapping[Attribute, int]) -> None:
         self.probe, self.attributes = probe, attributes
@@ -92,9 +92,9 @@ class _Sizes:
 
 
 def find_entries(probe: Probe, wanted: Shapes) -> Found:
-    """Entries that give ``wanted``, each change checked by building.
+    """Entries that give ``wanted``; each change is verified by building a skeleton.
 
-    Where these shapes can be had in two ways, as fewer heads and as smaller ones, the factors that must stay decide.
+    If fewer heads and smaller heads give the same shapes, the factors that must stay decide.
     """
     found = _search(_Sizes(probe, {}), wanted)
     if not found.wrong and (disturbed := probe.factors_disturbed(found.entries)):
@@ -105,7 +105,7 @@ def find_entries(probe: Probe, wanted: Shapes) -> Found:
 
 
 def _search(sizes: _Sizes, wanted: Shapes) -> Found:
-    """A path that leads nowhere is tried again without the moves that put wrong what no other can put right."""
+    """Descent with retries: a move that breaks what no other move corrects is banned, and the search restarts."""
     best: Found | None = None
     banned: set[int] = set()
     for _ in range(_PATHS):
@@ -122,7 +122,7 @@ def _search(sizes: _Sizes, wanted: Shapes) -> Found:
 
 @dataclass(frozen=True)
 class _Step:
-    """Entries that were reached, their sizes, what is wrong with them, and the move that led there."""
+    """A state of the search: entries, their sizes, the wrong dimensions, and the move that led there."""
 
     entries: Entries
     now: Shapes
@@ -131,12 +131,11 @@ class _Step:
 
 
 def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
-    """One move after the other, each leaving fewer wrong dimensions than before, so it ends; also the moves taken.
+    """Greedy descent: each move leaves fewer wrong dimensions, so it terminates. Also returns the moves taken.
 
-    Moves that only put things right go first: fewer heads, not smaller ones, which would change the softmax scale and
-    the rotary table. Those that change a factor which the trace says must stay are none. What a change puts wrong
-    elsewhere another may put right (an expansion factor that multiplies a hidden size). Where no move helps, two may:
-    heads and key heads that share a projection.
+    Moves that correct dimensions without breaking others go first: fewer heads rather than smaller heads, which would
+    change the softmax scale. Moves that change a factor which must stay are excluded. A dimension that one move breaks,
+    another may correct, e.g. an expansion factor of the hidden size. If no single move helps, pairs are tried.
     """
     entries: Entries = dict(sizes.probe.pins)
     now = sizes.under(entries)
@@ -157,7 +156,7 @@ def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, se
 
 
 def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:
-    """Where single moves lead, the most promising first."""
+    """States that single moves lead to, the most promising first."""
     probe, bad = sizes.probe, set(step.wrong)
     values = {**probe.values, **step.entries}
     options = [
@@ -173,10 +172,9 @@ def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iter
 
 
 def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
-    """Change silent entries along where that keeps an attribute of the modules as it was.
+    """Change silent entries as well, where that keeps an attribute of the modules as it was.
 
-    Latent attention has no key heads to be seen in any shape, and yet a number of them, of which modules compute how
-    many query heads share one; it goes down with the query heads.
+    Example: latent attention has a number of key heads that no shape shows; it must go down with the query heads.
     """
     factors = {Fraction(v, probe.values[p]) for p, v in entries.items() if v != probe.values[p]}
     for move in probe.silent_moves:
@@ -196,7 +194,7 @@ def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
 
 
 def without_needless(probe: Probe, entries: Entries, wanted: Shapes) -> Entries:
-    """``entries`` without the pins that change nothing and those that keep their value."""
+    """``entries`` without those that keep their value or change nothing."""
     needed = {p: v for p, v in entries.items() if p in probe.pins or v != probe.values[p]}
     for path in probe.pins:
         trial = {p: v for p, v in needed.items() if p != path}

@@ -1,4 +1,4 @@
-"""Which factor of a dimension is cut: the number of heads, or the size of each."""
+"""Factors of dimensions that must keep their size: whether the number of heads is cut, or the size of each head."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ Dim = tuple[str, int]
 
 @dataclass(frozen=True)
 class Held:
-    """``sizes`` are those of factors that stay, by parameter dimension, each with the number of positions that it has
-    a part in; ``cut`` those that a factor has which may be cut; ``free`` the parameter dimensions that may lose
-    positions."""
+    """Sizes of factors that must stay, by parameter dimension.
+
+    ``sizes``: parameter dimension → (factor size → number of positions that it takes part in). ``cut``: sizes of
+    factors that may be cut. ``free``: parameter dimensions that may lose positions.
+    """
 
     sizes: Mapping[Dim, Mapping[int, int]] = field(default_factory=dict)
     cut: Mapping[Dim, frozenset[int]] = field(default_factory=dict)
     free: frozenset[Dim] = frozenset()
 
     def holds(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether an entry of this value is a factor that stays, by what doubling it adds to each dimension.
+        """Whether a configuration entry of this value is a factor that must stay.
 
-        One that alone is the size of a dimension which may lose positions is none: two value heads, keys and gates to
-        each of two key heads make a factor of four beside four value heads.
+        ``slopes`` give for each dimension the positions that doubling the entry adds. Exception: an entry that alone
+        sizes a dimension which may lose positions. Example: two value heads for each of two key heads give a factor of
+        four beside four value heads.
         """
         if any(place in self.free and base[place[0]][place[1]] == slope == value for place, slope in slopes.items()):
             return False
         return any(self.sizes.get(place, {}).get(value) == slope for place, slope in slopes.items())
 
     def certain(self, place: Dim) -> set[int]:
-        """Sizes of factors that stay, and that no factor which may be cut has anywhere along the same dimension."""
+        """Sizes of factors that must stay and that no cuttable factor of the same dimension shares."""
         return set(self.sizes.get(place, ())) - self.cut.get(place, frozenset())
 
 
 def held_factors(couplings: CouplingMap) -> Held:
-    """For each parameter dimension, or part of it, that is a product: the sizes of its factors that stay as they are.
+    """Sizes of the factors that must stay, for each parameter dimension that is a product.
 
-    A projection to 4 heads of 16 channels is halved by 2 heads of 16 as well as by 4 of 8; its shape says nothing of
-    it, the trace does. So it is with the groups and states that are parts of a Mamba mixer's projection. A size that
-    the cut factor of the same part has, too, is left out: it tells nothing.
+    A projection to 4 heads of 16 channels can be halved to 2 heads of 16 or to 4 heads of 8. Its shape does not tell
+    them apart; the trace does. A size that a cuttable factor of the same part has as well is left out, since it is
+    ambiguous.
     """
     trace, links = couplings.trace, couplings.links
     products: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
@@ -79,7 +82,7 @@ def held_factors(couplings: CouplingMap) -> Held:
 
 
 def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:
-    """A dimension and what it is cut into, parts of parts included, each with the position it starts at."""
+    """A dimension and its parts, recursively, each with its start position."""
     seen, left = set(), [(root, 0)]
     while left:
         here = left.pop()

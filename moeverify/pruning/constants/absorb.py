@@ -1,9 +1,8 @@
-"""Which weights take over a factor that a forward no longer multiplies by.
+"""Weights that take over a factor which a forward no longer multiplies by.
 
-Two questions, asked of each other along a recorded forward: what makes a value so many times as large (``produce``),
-and what keeps a value that became so many times as large from being seen further on (``cancel``). Both are exact: they
-pass only through operations that are linear in what they pass, and a weight with several readers is relieved at the
-others.
+Two searches over a recorded forward call each other. ``produce`` finds folds that make a value ``factor`` times as
+large. ``cancel`` finds folds that hide from all later operations that a value is ``factor`` times as large. Both are
+exact: they pass only through linear operations, and every other reader of a scaled weight gets the inverse factor.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ _DEEPEST = 64
 
 
 class _TooDeep(Exception):
-    """The search leads too far away."""
+    """The search exceeds its depth limit."""
 
 
 def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold], list[Number]]:
-    """Folds that take over ``numbers``, and those of them that nothing can take over."""
+    """Folds that take over ``numbers``, and the numbers that no weight can take over."""
     alike: dict[tuple, list[Number]] = defaultdict(list)
     for number in numbers:
         alike[number.module, number.operation, number.position, number.old, number.new].append(number)
@@ -64,8 +63,10 @@ def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold],
 
 
 def _absorb_calls(forward: Forward, numbers: Sequence[Number]) -> list[Fold] | None:
-    """One fold for all calls of a module that runs several times with the same weights; ``None`` if its weights are
-    read elsewhere, too, or have to be relieved."""
+    """One fold for all calls of a module that runs several times with the same weights.
+
+    ``None`` if other modules read the weights, or if another reader would need the inverse factor.
+    """
     search = _Search(forward, calls=True)
     folds: dict[str, Fold] = {}
     covered: dict[str, set[int]] = defaultdict(set)
@@ -86,10 +87,11 @@ def _absorb_calls(forward: Forward, numbers: Sequence[Number]) -> list[Fold] | N
 
 
 def absorb(forward: Forward, number: Number, search: _Search | None = None) -> list[Fold] | None:
-    """Folds after which the forward computes with the new number what it did with the old one; ``None`` without any.
+    """Folds after which the forward with the new number computes what it computed with the old one; ``None`` if none
+    exist.
 
-    Only a factor can be taken over: ``x * c``, ``x / c``, the scale of a fused attention, or a constant tensor that
-    enters such a product.
+    Only factors can be taken over: ``x * c``, ``x / c``, the scale of fused attention, or a constant tensor in a
+    product.
     """
     if number.step is None or not number.old or not number.new or not math.isfinite(number.new / number.old):
         return None
@@ -113,14 +115,17 @@ def absorb(forward: Forward, number: Number, search: _Search | None = None) -> l
 
 
 def _either(search: _Search, number: int, step: Step, ratio: float) -> list[Fold] | None:
-    """What comes in is made smaller, or what comes out is relieved."""
+    """Folds that scale the input of a step, or else cancel the factor at its output."""
     before = search.produce(step.inputs[0], 1 / ratio, number)
     return before if before is not None else search.cancel(step.outputs[0], ratio)
 
 
 class _Search:
-    """``calls`` lets a weight be read by further calls of the same module: ``shared`` notes by which step each was
-    asked for."""
+    """State of one search.
+
+    ``calls``: further calls of the same module that may read a weight. ``shared``: the step that asked for each of
+    them.
+    """
 
     def __init__(self, forward: Forward, *, calls: bool = False) -> None:
         self.forward = forward
@@ -144,11 +149,11 @@ class _Search:
             self.depth -= 1
 
     def produce(self, value: int, factor: float, reader: int) -> list[Fold] | None:
-        """Folds that make ``value`` ``factor`` times as large for ``reader``, and the same as before for all others."""
+        """Folds that scale ``value`` by ``factor`` for ``reader`` and leave it as it is for all other readers."""
         return self._ask("produce", value, factor, reader)
 
     def cancel(self, value: int, factor: float) -> list[Fold] | None:
-        """Folds after which nothing is changed by ``value`` being ``factor`` times as large."""
+        """Folds that keep all outputs as they are although ``value`` is ``factor`` times as large."""
         return self._ask("cancel", value, factor, None)
 
     def _produce(self, value: int, factor: float, reader: int | None) -> list[Fold] | None:
@@ -197,7 +202,7 @@ class _Search:
         return None if found is None or added is None else [*found, *added]
 
     def first(self, wanted: list[tuple[int, float]], number: int) -> list[Fold] | None:
-        """The first value that can be changed, parameters before others."""
+        """Folds for the first value that can be scaled; parameters are tried before other values."""
         for value, factor in sorted(wanted, key=lambda pair: not self._is_weight(pair[0])):
             if (found := self.produce(value, factor, number)) is not None:
                 return found
@@ -212,7 +217,7 @@ class _Search:
         return value in self.forward.parameters
 
     def _zero_centred(self, step: Step, number: int, factor: float) -> list[Fold] | None:
-        """A norm that stores its weight minus one: ``1 + weight`` is to be ``factor`` times as large."""
+        """Fold for a norm that stores its weight minus one: ``1 + weight`` is scaled by ``factor``."""
         offsets = list(step.numbers.values())
         if len(step.inputs) != 1 or len(offsets) != 1 or step.operation != "aten.add":
             return None

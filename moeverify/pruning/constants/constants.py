@@ -1,8 +1,8 @@
-"""Constants that an architecture derives from a size, kept as they were trained.
+"""Constants that an architecture derives from a size, as attributes of modules.
 
-An embedding scale of ``hidden_size ** 0.5`` or a softmax scale changes when the configuration does. Such a constant
-takes its new value, in memory as after a reload, and a weight of the same module takes over the difference. Which one
-may is found by trying: the module, in float64 and on the inputs that it really gets, must compute the same.
+Example: an embedding scale of ``hidden_size ** 0.5``. After pruning, a reload gives it a new value. So the constant
+gets that value at once, and a weight of the same module takes over the difference. The weight is found by trial: in
+float64 and on its real inputs, the module must compute the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ Call = tuple[tuple, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Constants:
-    """What becomes of the derived constants: ``folds`` take them over, those in ``stuck`` no weight can."""
+    """Outcome for derived constants.
+
+    ``folds``: taken over by weights. ``stuck``: constants that no weight can take over.
+    """
 
     folds: tuple[Fold, ...] = ()
     stuck: tuple[Attribute, ...] = ()
@@ -37,7 +40,7 @@ class Constants:
 def keep_constants(
     model: nn.Module, changes: Mapping[Attribute, tuple[float, float]], run: Callable[[nn.Module], Any]
 ) -> Constants:
-    """Find weights that take over ``changes`` (old and new value of each attribute); nothing is changed.
+    """Find weights that take over ``changes`` (attribute → old and new value). Nothing is changed.
 
     ``run`` calls the model with its example inputs.
     """
@@ -65,7 +68,7 @@ def keep_constants(
 
 
 class _Trial:
-    """A float64 copy of one module that is called as the model called it."""
+    """A float64 copy of one module, called with the inputs that the model gave it."""
 
     def __init__(self, module: nn.Module, call: Call) -> None:
         self.stored = module
@@ -78,7 +81,7 @@ class _Trial:
         return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
     def fold(self, name: str, old: float, new: float) -> list[Fold] | None:
-        """Folds after which the module computes with ``new`` what it did with ``old``; ``None`` if there are none."""
+        """Folds after which the module with ``new`` computes what it computed with ``old``; ``None`` if none exist."""
         expected = self.output()
         setattr(self.module, name, new)
         for buffer, stored in zip(companions_of(self.module, old), companions_of(self.stored, old), strict=True):
@@ -97,7 +100,7 @@ class _Trial:
         return None
 
     def _candidates(self) -> Iterator[list[str]]:
-        """Weights that might do, the smallest first; a bias goes with its weight."""
+        """Weights to try, the smallest first; a bias goes with its weight."""
         parameters = {n: p for n, p in self.module.named_parameters() if p.dim() <= 2}
         for name in sorted(parameters, key=lambda n: (n.count("."), parameters[n].numel())):
             bias = f"{name.removesuffix('weight')}bias"
@@ -138,8 +141,12 @@ def _same(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool
 def _observe(
     model: nn.Module, paths: set[str], run: Callable[[nn.Module], Any]
 ) -> tuple[dict[str, Call], dict[str, tuple[str, Call]]]:
-    """One forward: how the modules at ``paths`` were called, and for each module with a weight of its own which
-    module with a vector of weights (a norm) made its input, and how that was called."""
+    """One forward, observed.
+
+    Returns:
+        the calls of the modules at ``paths``, and for each module with a weight the norm that made its input, with that
+        norm's call.
+    """
     calls: dict[str, Call] = {}
     made: dict[int, tuple[str, Call, torch.Tensor]] = {}
     feeders: dict[str, tuple[str, Call]] = {}
@@ -178,8 +185,10 @@ def _observe(
 
 
 def _relieve_tied(model: nn.Module, fold: Fold, feeders: Mapping[str, tuple[str, Call]]) -> list[Fold] | None:
-    """Folds that undo ``fold`` for other layers that share the weight, such as a tied output head, at the norm before
-    them; ``None`` if there is no such norm."""
+    """Folds that undo ``fold`` for other layers that share the weight, such as a tied output head.
+
+    They go into the norm before such a layer. ``None`` if there is no norm.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     mine = parameters[fold.parameter]
     reliefs = []
@@ -204,7 +213,7 @@ def _relieve_tied(model: nn.Module, fold: Fold, feeders: Mapping[str, tuple[str,
 
 
 def merged(folds: Sequence[Fold]) -> tuple[Fold, ...]:
-    """One fold for each weight."""
+    """One fold for each weight: factors multiply."""
     result: dict[str, Fold] = {}
     for fold in folds:
         before = result.get(fold.parameter)

@@ -1,6 +1,7 @@
-"""Numbers inside of a ``forward`` that follow from a size: found, taken over by weights, or told.
+"""Numbers inside a ``forward`` that follow from a size, such as ``x * config.hidden_size**0.5``.
 
-An attribute of a module shows what it is derived from; ``x * config.hidden_size**0.5`` in a ``forward`` does not.
+No attribute shows them. They are found by comparing two recorded forwards; weights take them over, or the classes that
+they depend on are left alone.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from moeverify.pruning.plan.plan import Reason
 
 @dataclass(frozen=True)
 class Derived:
-    """What becomes of the numbers that a new configuration changes: ``folds`` take them over, ``stuck`` nothing can.
-    ``otherwise`` are views that it makes divide a dimension otherwise than before."""
+    """Outcome for the numbers that a new configuration changes.
+
+    ``folds``: taken over by weights. ``stuck``: numbers that no weight can take over. ``otherwise``: views that now
+    divide a dimension differently.
+    """
 
     folds: tuple[Fold, ...] = ()
     stuck: tuple[Number, ...] = ()
@@ -38,14 +42,14 @@ class Derived:
 
     @property
     def hangs(self) -> Reason:
-        """What is said of classes that the first number in ``stuck`` follows from, or a view divides otherwise."""
+        """Reason for leaving classes alone: the first number in ``stuck``, or a view that divides differently."""
         if not self.stuck:
             return self.otherwise[0].reason
         number = self.stuck[0]
         return Reason(f"{number.name} is derived from it, and no weight can take over the difference", number.line)
 
     def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, Reason]:
-        """The classes of which a view divides a dimension otherwise, with what is said of it."""
+        """Classes whose dimension a view now divides differently, each with the reason."""
         found = {}
         for pruning_class in classes:
             dims = dims_of(pruning_class)
@@ -63,7 +67,7 @@ class DoesNotRun(PruningRefused):
 
 
 class DerivedNumbers:
-    """Compares the forward of one model with that of the model that another configuration builds."""
+    """Comparison of a model's forward with that of the model that another configuration builds."""
 
     def __init__(self, probe: Probe, example: Example, roles: FoundRoles) -> None:
         self.probe = probe
@@ -72,7 +76,7 @@ class DerivedNumbers:
 
     @cached_property
     def before(self) -> Forward | None:
-        """The forward as it is; ``None``, with a warning, if it does not run without weights."""
+        """The forward of the unpruned model; ``None``, with a warning, if it does not run without weights."""
         try:
             return record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
         except TraceError as error:
@@ -89,7 +93,7 @@ class DerivedNumbers:
         return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
-        """The moves among changed ``entries`` that change one of the numbers by themselves."""
+        """The moves among changed ``entries`` that by themselves change one of the ``stuck`` numbers."""
         if self.before is None or not stuck:
             return []
         places = {(n.module, n.operation, n.step) for n in stuck}
@@ -118,7 +122,7 @@ class DerivedNumbers:
 
 
 def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
-    """A skeleton with the model's types of numbers: a constant is rounded to that of what it is multiplied with."""
+    """The skeleton in the model's dtypes: a constant is rounded to the dtype of what it multiplies."""
     wanted = {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         if tensor.dtype != wanted.get(name, tensor.dtype):
@@ -128,7 +132,7 @@ def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
-    """Constants that attributes show are looked after elsewhere: for the time being they keep their old values."""
+    """A context in which constants that attributes show keep their old values; ``constants.py`` handles those."""
     modules = dict(update.after.named_modules())
     changes = update.constants()
     for (path, name), (old, _) in changes.items():
@@ -141,14 +145,14 @@ def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
 
 
 def compare(before: Forward, after: Forward, views: Sequence[View], model: nn.Module, roles: FoundRoles) -> Derived:
-    """What becomes of the numbers and the ``views`` of one forward in another."""
+    """Outcome for the numbers and ``views`` of one forward, compared with another."""
     folds, stuck = absorb_all(before, changed_numbers(before, after))
     otherwise = divided_otherwise(views, before, after)
     return Derived(for_all_experts(folds, before, model, roles), tuple(stuck), tuple(otherwise))
 
 
 def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:
-    """The folds, and those of listed experts that the forward did not reach: they compute what their siblings do."""
+    """The folds, repeated for listed experts that the forward did not reach."""
     names: Mapping[str, nn.Parameter] = dict(model.named_parameters())
     read = {name for value, name in forward.parameters.items() if forward.readers.get(value)}
     added: dict[str, Fold] = {}

@@ -98,7 +98,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Number:
-    """A number that another configuration makes another one. ``step`` is ``None`` if only the new forward has it."""
+    """A number that changes with the configuration. ``step`` is ``None`` if only the new forward has it."""
 
     module: str
     operation: str
@@ -110,12 +110,12 @@ class Number:
 
     @property
     def name(self) -> str:
-        """How a message speaks of it."""
+        """Name for messages."""
         return f"the number {self.old:.6g} that the forward of {self.module or 'the model'} gives to {self.operation}"
 
 
 class _Recorder(TorchDispatchMode):
-    """Numbers the values of a running forward and notes what every operation gets."""
+    """Numbers the values of a running forward and records the arguments of every operation."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Recorder(TorchDispatchMode):
             self.forward.parameters[self.value_of(parameter)] = name
 
     def value_of(self, tensor: torch.Tensor, *, changed: bool = False) -> int:
-        """The number of what a tensor holds now."""
+        """Number of the value that a tensor holds now."""
         known = self._values.get(id(tensor))
         if known is not None and not changed:
             return known
@@ -204,7 +204,7 @@ def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:
 
 
 def _is_number(func: Any, position: int | str) -> bool:
-    """Whether an argument that is no tensor is a number to compute with, not a size, an axis or an index."""
+    """Whether a non-tensor argument is a number to compute with, rather than a size, an axis or an index."""
     arguments = func._schema.arguments
     if isinstance(position, str):
         argument = next((a for a in arguments if a.name == position), None)
@@ -226,7 +226,7 @@ def _inside(value: Any) -> dict[str, float]:
 
 @contextmanager
 def _own_weights(model: nn.Module, inputs: Any) -> Iterator[Any]:
-    """The model as it is; the state of PyTorch's generator is put back."""
+    """The model with its weights; PyTorch's generator is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         yield inputs
 

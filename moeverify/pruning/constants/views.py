@@ -1,8 +1,7 @@
-"""Views of a forward that divide a dimension otherwise than they did before it was cut.
+"""Views that would divide a dimension differently after a cut.
 
-``view(batch, length, 4, -1)`` runs whatever number of heads is left, and makes four smaller ones of them. So do two
-groups of 8 states where a configuration could have said one group of 8 by two of 4. The trace says which factor of a
-dimension is cut; all others must be found at the same view, with the same sizes, when the model has been cut.
+Example: ``view(batch, length, 4, -1)`` runs with any number of channels left, but makes four smaller heads instead of
+fewer heads. The trace names the factor that is cut; every other factor must keep its size at the same view.
 """
 
 from __future__ import annotations
@@ -24,9 +23,12 @@ _VIEWS = frozenset(f"aten.{name}" for name in RESHAPES)
 
 @dataclass(frozen=True)
 class View:
-    """The ``number``-th of ``count`` views that a module takes, which divides a dimension into ``factors`` (or makes
-    one of them): their sizes, ``None`` for the one that is cut. ``places`` are the parameter dimensions that hold the
-    divided one. ``step`` and ``line`` say where a forward that divides otherwise does so."""
+    """One view that divides a dimension.
+
+    ``number`` of ``count``: which of the views that its module takes. ``factors``: sizes of the factors, ``None`` for
+    the one that is cut. ``places``: parameter dimensions that hold the divided one. ``step``, ``line``: where a forward
+    that divides differently does so.
+    """
 
     module: str
     number: int
@@ -38,7 +40,7 @@ class View:
 
     @property
     def reason(self) -> Reason:
-        """Why what it divides is left alone."""
+        """Reason for leaving the divided dimension alone."""
         sizes = ", ".join("..." if size is None else str(size) for size in self.factors)
         return Reason(
             f"the forward of {self.module or 'the model'} would no longer divide it into ({sizes})", self.line
@@ -46,7 +48,7 @@ class View:
 
 
 def views_of(couplings: CouplingMap) -> tuple[View, ...]:
-    """What a trace says of the dimensions that are divided and may be cut."""
+    """Views that divide a dimension which may be cut, from a trace."""
     trace, links = couplings.trace, couplings.links
     relations = trace.relations
     where: dict[int, int] = {}
@@ -74,9 +76,9 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
 
 
 def divided_otherwise(views: Sequence[View], before: Forward, after: Forward) -> list[View]:
-    """The views at which another factor than the one that is cut has another size ``after``.
+    """Views at which a factor other than the cut one changed its size.
 
-    A module that takes more or fewer views than it did when it was traced is not judged.
+    Exception: a module that takes more or fewer views than in the trace is not judged.
     """
     ours, theirs = _by_module(before), _by_module(after)
     found = []
@@ -99,14 +101,13 @@ def _by_module(forward: Forward) -> dict[str, list[int]]:
 
 
 def _sides(forward: Forward, step: Step) -> Iterator[Shape]:
-    """The shapes that an operation gets first and gives first."""
+    """Shapes of the first input and the first output of an operation."""
     yield forward.shapes[step.inputs[0]] if 0 in step.inputs else ()
     yield forward.shapes[step.outputs[0]] if step.outputs else ()
 
 
 def _as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequence[Shape]) -> bool:
-    """Whether the factors lie, of the same sizes, where they lay before; ``True`` if they cannot be found there, or if
-    it is another view."""
+    """Whether the factors lie where they lay before, with the same sizes; ``True`` if they cannot be found."""
     found = False
     if [len(shape) for shape in old] != [len(shape) for shape in new]:
         return True

@@ -1,4 +1,4 @@
-"""What will be removed, before anything is: units per class, positions per parameter, shapes afterwards."""
+"""A plan: units that each class keeps, positions that each parameter keeps, shapes afterwards. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """The units that one class keeps: ``[kept]``, or ``[experts, kept]`` where each of several experts keeps its own,
-    in ascending order."""
+    """Units that one class keeps: ``[kept]``, or ``[experts, kept]`` where each expert keeps its own. Ascending."""
 
     pruning_class: PruningClass
     kept: np.ndarray
@@ -35,7 +34,7 @@ class Cut:
         return self.kept.shape[-1]
 
     def lost(self, member: Member, expert: int | None = None) -> np.ndarray:
-        """Positions that a member loses, ascending; with ``expert`` what that one loses (in its slice of a stack)."""
+        """Positions that a member loses, ascending; with ``expert`` those that this expert loses in its slice."""
         everything = np.arange(self.before)
         if self.kept.ndim == 1:
             return np.sort(member.positions[np.setdiff1d(everything, self.kept)].ravel())
@@ -44,9 +43,9 @@ class Cut:
         return np.sort(np.concatenate(parts).ravel())
 
     def as_first(self, member: Member) -> np.ndarray:
-        """Positions that a member would lose if every expert lost what the first one does, ascending.
+        """Positions that a member would lose if every expert lost what the first one loses, ascending.
 
-        Who numbers what stays goes by this: the numbers that the experts' channels have afterwards agree.
+        Used for renumbering: afterwards the channels of all experts have the same numbers.
         """
         first = self.kept if self.kept.ndim == 1 else self.kept[0]
         return np.sort(member.positions[np.setdiff1d(np.arange(self.before), first)].ravel())

@@ -1,4 +1,4 @@
-"""The cuts of a plan as groups, one by one: each is made when it is asked for, on the model as it is then."""
+"""Interactive steps: the cuts of a plan as Torch-Pruning groups, each made when it is requested."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 class Listed:
-    """Calls ``finish`` once the groups of a step have been pruned.
+    """Calls ``finish`` once all groups of a step have been pruned.
 
-    That is when the last one was asked for after others had been pruned, or else (the groups were collected first) when
-    the last one is pruned.
+    Groups requested one by one: after the last one was requested. Groups collected first: when the last one is pruned.
     """
 
     def __init__(self, finish: Callable[[], None]) -> None:
@@ -54,16 +53,16 @@ def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:
 
 
 def _prepare(graph: MoEDependencyGraph, cut: Cut) -> tuple[Place, np.ndarray]:
-    """Where a cut is rooted, and the original positions that go there."""
+    """Root of a cut, and the original positions that go there."""
     member = root_member(graph, cut.pruning_class)
     place = (member.parameter, member.dim)
     return place, graph.live.original(place, cut.as_first(member))
 
 
 class ExpertGroup(PruningGroup):
-    """The cut of experts in common parameters that each keep channels of their own.
+    """The group of a cut in which each fused expert keeps its own channels.
 
-    Its items show what the first expert loses; ``prune`` gives every expert its own cut.
+    Its items show what the first expert loses; ``prune`` cuts every expert.
     """
 
     def __init__(self, graph: MoEDependencyGraph, cut: Cut) -> None:
