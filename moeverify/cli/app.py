@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
+from moeverify.base.foreign import ForeignExit, by_user, guarded_exits, left_by
+from moeverify.base.imports import importing
 from moeverify.base.versions import versions
 from moeverify.errors import MoEVerifyError
 
@@ -24,6 +28,25 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
+
+
+def command(name: str, *, needs: str, group: typer.Typer = app) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a command. The module ``needs`` is imported when the command runs, so that ``--help`` costs little.
+
+    Raises ``DependencyError``, when the command runs, if that module cannot be imported.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> Any:
+            with importing():
+                import_module(needs)
+            return function(*arguments, **options)
+
+        group.command(name)(run)
+        return function
+
+    return register
 
 
 def _print_versions(wanted: bool) -> None:
@@ -45,7 +68,8 @@ def common(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all pass, 1 something failed, 2 wrong usage or input, 3 our own fault.
 
-    Errors are one line on standard error; ``--debug`` lets the traceback through.
+    Errors are one line on standard error; ``--debug`` lets the traceback through. A reader that closes the pipe early
+    ends the command with 141, as a shell reports it.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -53,28 +77,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Models are verified offline unless the user gives a hub name; nothing else may look there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        code = app(words, standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(_say("interrupted", 130))
+        with guarded_exits():
+            code = app(words, standalone_mode=False)
+            sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except MoEVerifyError as error:
-        if debug:
+        sys.exit(_pipe_closed())
+    except BaseException as error:
+        if debug and not isinstance(error, typer.Abort | KeyboardInterrupt):
             raise
-        sys.exit(_say(str(error), 2))
-    except Exception as error:
-        # Releases of typer carry click under different names; its usage errors are known by this method.
-        if callable(explain := getattr(error, "format_message", None)):
-            message = " ".join(explain().split())
-            sys.exit(_say(message, 2) if message else 2)
-        if debug:
-            raise
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        sys.exit(_say(f"internal error, please report it ({line}); --debug shows the traceback", 3))
+        sys.exit(_explained(error))
     sys.exit(code or 0)
 
 
+def _pipe_closed() -> int:
+    """Whoever read our output is gone: say nothing more, and keep Python from flushing into the closed pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 141
+
+
+def _explained(error: BaseException) -> int:
+    """Print one line for an error; return the exit code."""
+    if isinstance(error, typer.Abort) or by_user(error):
+        return _say("interrupted", 130)
+    if isinstance(error, MoEVerifyError):
+        return _say(str(error), 2)
+    if isinstance(error, ForeignExit) or not isinstance(error, Exception):
+        # Nothing of ours exits from inside a command: it is code of the model, the pruner or an importance.
+        return _say(f"code that moeverify was given {left_by(error)}; nothing was decided", 2)
+    # Releases of typer carry click under different names; its usage errors are known by this method.
+    if callable(explain := getattr(error, "format_message", None)):
+        message = " ".join(explain().split())
+        return _say(message, 2) if message else 2
+    return _say(f"internal error, please report it ({left_by(error)}); --debug shows the traceback", 3)
+
+
 def _say(message: str, code: int) -> int:
-    print(f"moeverify: {message}", file=sys.stderr)
+    try:
+        print(f"moeverify: {message}", file=sys.stderr)
+    except OSError:  # nobody reads standard error
+        _pipe_closed()
     return code

@@ -7,23 +7,24 @@ from typing import Annotated
 
 import typer
 
-from moeverify.cli.app import app
-from moeverify.cli.options import Device, Seed, TrustRemoteCode
-from moeverify.cli.stages import stages, tell_saved
-from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
+from moeverify.cli.app import command
+from moeverify.cli.options import Device, Overwrite, Seed, TrustRemoteCode
 
 
-@app.command("apply-plan")
+@command("apply-plan", needs="moeverify.pruning.checkpoint.checkpoint")
 def apply_plan_command(
     plan: Annotated[Path, typer.Argument(help="A plan that `moeverify prune` wrote.")],
     base: Annotated[str, typer.Argument(help="The model that the plan was made for.")],
     out: Annotated[Path, typer.Argument(help="Folder for the pruned checkpoint.")],
     device: Device = "cpu",
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    overwrite: Overwrite = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Make a pruned checkpoint again from its plan and its base, byte for byte."""
+    from moeverify.cli.stages import stages, tell_saved
+    from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
+
     with stages() as progress:
         done = apply_plan_file(
             plan,

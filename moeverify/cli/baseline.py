@@ -7,22 +7,17 @@ from typing import Annotated
 
 import typer
 
-from moeverify.cli.app import app
-from moeverify.cli.options import Seed, SourceNames
-from moeverify.cli.progress import watch
-from moeverify.subjects import FORMS
-from moeverify.suites import baseline
+from moeverify.cli.app import app, command
+from moeverify.cli.options import Seed, SourceNames, Subject, Timeout
 
 commands = typer.Typer(help="Keep the groups of every source in a file; see what a change of a pruner did to them.")
 app.add_typer(commands, name="baseline")
 
 File = Annotated[Path, typer.Option("--file", help="The baseline file.")]
-Subject = Annotated[str, typer.Option(help=f"The pruner: {FORMS}.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one model may take.", min=0.1)]
 DEFAULT = Path("moeverify-baseline.json")
 
 
-@commands.command("record")
+@command("record", needs="moeverify.suites.baseline", group=commands)
 def record_command(
     sources: SourceNames = None,
     file: File = DEFAULT,
@@ -31,13 +26,16 @@ def record_command(
     timeout: Timeout = 120.0,
 ) -> None:
     """Write the groups of every source into a baseline file."""
+    from moeverify.cli.progress import watch
+    from moeverify.suites import baseline
+
     with watch() as listen:
         found = baseline.record(sources or (), subject=subject, seed=seed, timeout=timeout, listen=listen)
     baseline.save(found, file)
     typer.echo(f"baseline of {len(found.groups)} models: {file.resolve()}")
 
 
-@commands.command("compare")
+@command("compare", needs="moeverify.suites.baseline", group=commands)
 def compare_command(
     file: File = DEFAULT,
     subject: Annotated[str | None, typer.Option(help="Another pruner than the one recorded.")] = None,
@@ -45,6 +43,9 @@ def compare_command(
     timeout: Timeout = 120.0,
 ) -> int:
     """Build the groups of the recorded sources again and say what differs. Exit code 1 if anything does."""
+    from moeverify.cli.progress import watch
+    from moeverify.suites import baseline
+
     old = baseline.read_baseline(file)
     with watch() as listen:
         new = baseline.record(

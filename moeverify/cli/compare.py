@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from moeverify.base.files import write_text
-from moeverify.cli.app import app
-from moeverify.report.comparison import compare, read_result, render_comparison
+from moeverify.cli.app import command
 
 
-@app.command("compare")
+@command("compare", needs="moeverify.report.comparison")
 def compare_command(
     before: Annotated[Path, typer.Argument(metavar="A", help="Folder of a report, or its report.json.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="The same of a later run.")],
     html: Annotated[Path | None, typer.Option(help="Also write both runs side by side into this HTML file.")] = None,
 ) -> int:
     """Two runs side by side. Exit code 1 if a verdict became worse."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from moeverify.base.files import write_text
+    from moeverify.report.comparison import compare, read_result, render_comparison
+
     old, new = read_result(before), read_result(after)
     comparison = compare(old, new)
     console = Console(highlight=False)

@@ -7,21 +7,17 @@ from typing import Annotated
 
 import typer
 
-from moeverify.base.words import words
-from moeverify.cli.app import app
-from moeverify.cli.evaluation_table import print_differences, print_scores
-from moeverify.cli.options import Device, Dtype, Fewshot, Limit, Seed, SourceName, Tasks, TrustRemoteCode
-from moeverify.evaluation import Evaluation, EvaluationSettings, compare
-from moeverify.evaluation.source import evaluate_source
+from moeverify.cli.app import command
+from moeverify.cli.options import BatchSize, Device, Dtype, Fewshot, Limit, Seed, SourceName, Tasks, TrustRemoteCode
 
 
-@app.command("evaluate")
+@command("evaluate", needs="moeverify.evaluation.source")
 def evaluate_command(
     source: SourceName,
     tasks: Tasks = "",
     num_fewshot: Fewshot = None,
     limit: Limit = None,
-    batch_size: Annotated[int, typer.Option(help="Documents that lm-eval runs at a time.", min=1)] = 64,
+    batch_size: BatchSize = 64,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     against: Annotated[Path | None, typer.Option(help="Compare with the scores in this file, asked alike.")] = None,
     seed: Seed = 0,
@@ -30,6 +26,11 @@ def evaluate_command(
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Score a model by lm-eval, and compare with an earlier evaluation that was asked alike."""
+    from moeverify.base.words import words
+    from moeverify.cli.evaluation_table import print_differences, print_scores
+    from moeverify.evaluation import Evaluation, EvaluationSettings, compare
+    from moeverify.evaluation.source import evaluate_source
+
     before = Evaluation.read(against) if against else None
     if before is not None and not tasks:
         settings = before.settings

@@ -7,23 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from moeverify.base.files import write_text
-from moeverify.cli.app import app
-from moeverify.cli.inspect_view import print_explanation, print_inspection
+from moeverify.base import forms
+from moeverify.cli.app import command
 from moeverify.cli.options import ExpertsPattern, RolesFile, RoutersPattern, Seed, SharedExpertsPattern, TrustRemoteCode
-from moeverify.inspection.inspection import explain_words, inspect_source
-from moeverify.inspection.picture import layer_picture
-from moeverify.models.roles_file import roles_from
-from moeverify.models.sources import FORMS
 
 _PAGE = 140  # columns where the output is no terminal
 
 
-@app.command("inspect")
+@command("inspect", needs="moeverify.inspection.inspection")
 def inspect_command(
-    source: Annotated[str, typer.Argument(help=f"The model: {FORMS}, or a config.json (no weights needed).")],
+    source: Annotated[str, typer.Argument(help=f"The model: {forms.SOURCES}, or a config.json (no weights needed).")],
     full_size: Annotated[
         bool, typer.Option("--full-size", help="The real size, without weights: zoo:deepseek_v3 is then 671B.")
     ] = False,
@@ -44,6 +38,14 @@ def inspect_command(
     ] = False,
 ) -> None:
     """Show a model's experts, routers and boundaries, its coupling classes, and what is frozen and why."""
+    from rich.console import Console
+
+    from moeverify.base.files import write_text
+    from moeverify.cli.inspect_view import print_explanation, print_inspection
+    from moeverify.inspection.inspection import explain_words, inspect_source
+    from moeverify.inspection.picture import layer_picture
+    from moeverify.models.roles_file import roles_from
+
     rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)
     questions = [explain_words(question) for question in explain or ()]
     inspection = inspect_source(

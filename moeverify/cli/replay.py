@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from moeverify.cli.app import app
+from moeverify.cli.app import command
 
 
-@app.command("replay")
+@command("replay", needs="moeverify.suites.replay")
 def replay_command(
     file: Annotated[Path, typer.Argument(help="A saved failure of a property, or a report.json with failures.")],
 ) -> int:

@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 
-from moeverify.base.files import write_text
-from moeverify.cli.app import app
-from moeverify.cli.progress import watch
-from moeverify.subjects.faults import all_faults
-from moeverify.suites.self_test import render_self_test, self_test
+from moeverify.cli.app import command
 
 
-@app.command("self-test")
+@command("self-test", needs="moeverify.suites.self_test")
 def self_test_command(
     faults: Annotated[list[str] | None, typer.Argument(help="Faults, as FAMILY/NAME. Default: all.")] = None,
     list_faults: Annotated[bool, typer.Option("--list", help="Name the faults and their causes, run nothing.")] = False,
@@ -23,6 +19,11 @@ def self_test_command(
     json: Annotated[str | None, typer.Option(help="Also write the JSON there; - is standard output.")] = None,
 ) -> int:
     """Run every check on deliberately broken pruners: the matrix says which check catches which fault."""
+    from moeverify.base.files import write_text
+    from moeverify.cli.progress import watch
+    from moeverify.subjects.faults import all_faults
+    from moeverify.suites.self_test import render_self_test, self_test
+
     if list_faults:
         for fault in all_faults():
             typer.echo(f"{fault.name:<40} {fault.cause}")

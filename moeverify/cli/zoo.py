@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
-from moeverify.cli.app import app
-from moeverify.models.zoo import zoo_listing
+from moeverify.cli.app import command
 
 
-@app.command("zoo")
+@command("zoo", needs="moeverify.models.zoo")
 def zoo_command(
     types: Annotated[list[str] | None, typer.Argument(help="Only these model types.", show_default=False)] = None,
     table: Annotated[
@@ -23,6 +20,11 @@ def zoo_command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the tiny random models of transformers' MoE types: each is a source, zoo:TYPE."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    from moeverify.models.zoo import zoo_listing
+
     if table is not None:
         from moeverify.suites.zoo_table.table import table as make_table
         from moeverify.suites.zoo_table.table import write_table

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from moeverify.base.options import Option, option
 from moeverify.base.words import words
 from moeverify.errors import UsageError
 
@@ -57,12 +58,17 @@ class QualitySettings:
     no worse than one that lost as many channels at random. ``curve`` names further ratios to prune the original at.
     """
 
-    tasks: tuple[str, ...] = ()
-    num_fewshot: int | None = None
-    limit: float | None = None
-    batch_size: int = 64
-    max_drop: float | None = None
-    curve: tuple[float, ...] | None = None
+    tasks: tuple[str, ...] = option(
+        (), "", Option("tasks", str, "", "lm-eval tasks of the check quality, separated by commas."),
+        read=lambda values: tuple(words(values["tasks"] or "")), write=lambda tasks: _joined("--tasks", tasks))  # fmt: skip
+    num_fewshot: int | None = option(None, "Examples before each question; each task's own number.", kind=int, low=0)
+    limit: float | None = option(None, "Documents of each task, or a share of them below 1; all.", kind=float)
+    batch_size: int = option(64, "Documents that lm-eval runs at a time.", kind=int, low=1)
+    max_drop: float | None = option(None, "Loss of score that quality allows, 0.05: five points.", kind=float)
+    curve: tuple[float, ...] | None = option(
+        None, "", Option("curve", str, "", "More ratios to evaluate quality at, separated by commas."),
+        read=lambda values: parse_ratios(values["curve"]) if values["curve"] else None,
+        write=lambda curve: _joined("--curve", curve))  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 1:
@@ -84,15 +90,6 @@ class QualitySettings:
         limit = LOCAL_LIMIT if self.limit is None else self.limit
         return replace(self, tasks=tasks, limit=limit, curve=LOCAL_CURVE if self.curve is None else self.curve)
 
-    def options(self) -> list[str]:
-        """The command line's words for what is not the default."""
-        written: list[str] = []
-        for name, value in asdict(self).items():
-            if value != getattr(_DEFAULT, name):
-                text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-                written += [f"--{name.replace('_', '-')}", text]
-        return written
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QualitySettings:
         """The inverse of ``dataclasses.asdict``, also after JSON."""
@@ -108,4 +105,5 @@ def parse_ratios(text: str) -> tuple[float, ...]:
         raise UsageError(f"ratios must be numbers separated by commas, such as 0.25,0.5, not {text!r}") from None
 
 
-_DEFAULT = QualitySettings()
+def _joined(flag: str, values: tuple[object, ...] | None) -> list[str]:
+    return [flag, ",".join(map(str, values))] if values else []

@@ -1,0 +1,13 @@
+"""What users may write for a source, a subject, an importance, a role or a dtype: words for help and messages.
+
+Nothing is imported here, so that ``--help`` costs little. Tests hold these words against what the modules accept.
+"""
+
+SOURCES = (
+    "synthetic, synthetic:NAME, synthetic:SPEC.json, zoo:TYPE, zoo:all, small, a checkpoint folder, org/name, "
+    "module:factory"
+)
+SUBJECTS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
+IMPORTANCES = "magnitude, magnitude-l1, lamp, random, module:attribute"
+ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
+DTYPES = ("float32", "float64", "bfloat16", "float16")

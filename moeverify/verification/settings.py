@@ -1,0 +1,200 @@
+"""Settings of a run: every option that ``verify`` and the pytest plugin have, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from moeverify.base import forms
+from moeverify.base.options import Option, option, options_of, read_fields, written_words
+from moeverify.base.words import words
+from moeverify.errors import UsageError
+from moeverify.evaluation.settings import QualitySettings
+
+ROLE_KINDS = ("experts", "routers", "shared_experts")
+
+
+def _read_words(name: str) -> Any:
+    return lambda values: tuple(words(values[name] or ""))
+
+
+def _write_words(flag: str) -> Any:
+    return lambda names: [flag, ",".join(names)] if names else []
+
+
+def _read_ratios(values: Mapping[str, Any]) -> dict[str, float]:
+    return parse_role_ratios(values["ratio"] or (), shared_experts=not values["no_shared_experts"])
+
+
+def _write_ratios(ratios: Mapping[str, float]) -> list[str]:
+    return [word for role, ratio in ratios.items() for word in ("--ratio", f"{role}={ratio!r}")]
+
+
+def _read_roles(values: Mapping[str, Any]) -> dict[str, str]:
+    given = {kind: values[f"{kind}_pattern"] for kind in ROLE_KINDS}
+    if values["roles"] is None and not any(given.values()):
+        return {}
+    from moeverify.models.roles_file import roles_from
+
+    rules = roles_from(values["roles"], **given)
+    return {} if rules is None else rules.patterns()
+
+
+def _write_roles(patterns: Mapping[str, str]) -> list[str]:
+    # One word: a pattern may begin with a dash.
+    return [f"--{kind.replace('_', '-')}-pattern={pattern}" for kind, pattern in patterns.items()]
+
+
+def _read_quality(values: Mapping[str, Any]) -> QualitySettings:
+    return QualitySettings(**read_fields(QualitySettings, {o.name: values[o.name] for o in _QUALITY}))
+
+
+_QUALITY = options_of(QualitySettings)
+_RATIOS = (
+    Option("ratio", str, None, f"ROLE=RATIO, 0 leaves the role alone; again for more. Roles: {', '.join(forms.ROLES)}.",
+           repeated=True, metavar="ROLE=RATIO"),
+    Option("no_shared_experts", bool, False, "Leave shared experts' channels alone: --ratio shared_experts=0."),
+)  # fmt: skip
+_ROLES = (
+    Option("roles", str, None, "Who is an expert, router, shared expert: a [roles] table.", metavar="FILE.toml"),
+    Option("experts_pattern", str, None, "Container of the routed experts: last part of its path.", metavar="REGEX"),
+    Option("routers_pattern", str, None, "Routers: last part of their path.", metavar="REGEX"),
+    Option("shared_experts_pattern", str, None, "Shared experts: last part of their path.", metavar="REGEX"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How models are pruned and checked.
+
+    ``ratios`` holds pruning ratios by role, where they differ from ``pruning_ratio``. ``roles`` holds naming patterns
+    of experts, routers and shared experts. ``checks`` is empty for the checks that run by default. ``round_to`` and
+    ``importance`` are ``None`` for the subject's own.
+    """
+
+    subject: str = option("moe", f"The pruner: {forms.SUBJECTS}.")
+    pruning_ratio: float = option(0.5, "Share of the channels to remove, between 0 and 1.", kind=float)
+    seed: int = option(0, "Seed of random weights, inputs and pruning.", kind=int, low=0, high=2**32 - 1)
+    dtype: str = option("float32", f"Precision that models are stored in: {', '.join(forms.DTYPES)}.")
+    checks: tuple[str, ...] = option((), "", Option("checks", str, "", "Only these checks, separated by commas."),
+                                     read=_read_words("checks"), write=_write_words("--checks"))  # fmt: skip
+    trust_remote_code: bool = option(False, "Let a checkpoint run Python code of its own.", kind=bool)
+    device: str = option("cpu", "Where models lie: cpu, cuda, cuda:N, or auto for several devices.")
+    quality: QualitySettings = option(QualitySettings(), "", *_QUALITY, read=_read_quality, write=written_words)
+    ratios: Mapping[str, float] = option({}, "", *_RATIOS, read=_read_ratios, write=_write_ratios)
+    round_to: int | None = option(None, "Keep multiples of this many channels; the subject's own.", kind=int, low=1)
+    importance: str | None = option(None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")
+    roles: Mapping[str, str] = option({}, "", *_ROLES, read=_read_roles, write=_write_roles)
+    skip_checks: tuple[str, ...] = option(
+        (), "", Option("skip_checks", str, "", "All but these checks, separated by commas."),
+        read=_read_words("skip_checks"), write=_write_words("--skip-checks"))  # fmt: skip
+    timeout: float = option(120.0, "Seconds that one model may take.", kind=float, low=0.1, limit=True)
+    memory: float = option(12.0, "GiB of memory that one model may take.", kind=float, low=0.1, limit=True)
+    expect_fail: tuple[str, ...] = option(
+        (), "", Option("expect_fail", str, "", "Checks that must fail, separated by commas."),
+        read=_read_words("expect_fail"), write=_write_words("--expect-fail"))  # fmt: skip
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from the values of ``OPTIONS`` by name. Raises ``UsageError`` for values that cannot be meant."""
+        return cls(**read_fields(Settings, values))
+
+    def words(self) -> list[str]:
+        """Words of a command line that give these settings again."""
+        return written_words(self)
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Settings)}
+
+    def describe(self, *, limits: bool = True) -> dict[str, Any]:
+        """The settings as plain data for a report: the main ones, and others that are not the default.
+
+        Without ``limits`` those are left out that change nothing of what is found.
+        """
+        main = ("subject", "pruning_ratio", "seed", "dtype", "checks", "expect_fail")
+        data = {}
+        for field in fields(Settings):
+            value = getattr(self, field.name)
+            default = getattr(_DEFAULT, field.name)
+            if field.name in main or (value != default and (limits or not field.metadata["limit"])):
+                data[field.name] = asdict(value) if isinstance(value, QualitySettings) else value
+        return data
+
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Settings:
+        """Settings that ``describe`` wrote, also after JSON; what is no setting is passed over."""
+        found = {field.name: data[field.name] for field in fields(Settings) if field.name in data}
+        for name in ("checks", "skip_checks", "expect_fail"):
+            if name in found:
+                found[name] = tuple(found[name])
+        if "quality" in found:
+            found["quality"] = QualitySettings.from_dict(found["quality"])
+        return cls(**found)
+
+    def validated(self) -> Settings:
+        """These settings with roles under their usual names and the checks that run.
+
+        Raises ``UsageError`` for a ratio, dtype, device, role or check that cannot be meant.
+        """
+        from moeverify.checks.registry import select_checks
+        from moeverify.models.device import check_device
+        from moeverify.models.sources import parse_dtype
+        from moeverify.pruning.choice.request import check_ratio
+
+        ratios = check_role_ratios(self.ratios)
+        check_ratio(self.pruning_ratio, zero=any(ratios.values()))
+        if self.round_to is not None and (not isinstance(self.round_to, int) or self.round_to < 1):
+            raise UsageError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
+        parse_dtype(self.dtype)
+        check_device(self.device)
+        expected = select_checks(self.expect_fail) if self.expect_fail else ()
+        checks = select_checks(self.checks or None, self.skip_checks)
+        return replace(self, ratios=ratios, checks=checks, skip_checks=(), expect_fail=expected,
+                       pruning_ratio=float(self.pruning_ratio))  # fmt: skip
+
+
+OPTIONS = options_of(Settings)
+# Options that say what is removed, which `prune` has as well.
+SELECTION = ("pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", *(o.name for o in _ROLES))
+_DEFAULT = Settings()
+
+
+def selected(names: Iterable[str]) -> tuple[Option, ...]:
+    """The options of these names."""
+    by_name = {o.name: o for o in OPTIONS}
+    return tuple(by_name[name] for name in names)
+
+
+def check_role_ratios(ratios: Mapping[str, float]) -> dict[str, float]:
+    """Ratios by the roles' usual names. Raises ``UsageError`` for an unknown role or a ratio outside [0, 1)."""
+    from moeverify.pruning.choice.request import check_ratio, role_named
+
+    return {role_named(role): check_ratio(ratio, f"the ratio of {role}", zero=True) for role, ratio in ratios.items()}
+
+
+def parse_role_ratios(given: Iterable[str], *, shared_experts: bool = True) -> dict[str, float]:
+    """Ratios by role from words such as ``routed_experts=0.25``.
+
+    ``shared_experts=False`` gives shared experts the ratio 0. Raises ``UsageError`` with one line for other words, and
+    for a role that is named twice.
+    """
+    ratios: dict[str, float] = {}
+    for word in given:
+        role, equals, value = word.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not role.strip():
+            raise UsageError(f"--ratio {word}: write ROLE=RATIO, such as routed_experts=0.25")
+        ((name, ratio),) = check_role_ratios({role: number}).items()
+        if name in ratios:
+            raise UsageError(f"--ratio {word}: {name} has a ratio already; give each role once")
+        ratios[name] = ratio
+    if not shared_experts:
+        if ratios.get("shared_experts"):
+            raise UsageError("--no-shared-experts, but --ratio asks for shared experts; drop one of them")
+        ratios["shared_experts"] = 0.0
+    return ratios
