@@ -19,6 +19,14 @@ class SourceError(MoEVerifyError):
     """A model that cannot be loaded: unknown source, broken checkpoint, a factory that raises."""
 
 
+class SubjectError(MoEVerifyError):
+    """A pruner under test that cannot be imported."""
+
+
+class ProtocolError(MoEVerifyError):
+    """A message of a worker process that does not follow the protocol."""
+
+
 class TraceError(MoEVerifyError):
     """The model's forward failed while it was traced."""
 

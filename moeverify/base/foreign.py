@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from moeverify.errors import MoEVerifyError
 
 _MOST = 300
+EXIT_HINT = "; put what exits behind `if __name__ == '__main__':`"
 # Set where a KeyboardInterrupt may be the user's: unless `guarded_exits` watches and saw no signal, it is.
 _interrupted = threading.Event()
 _interrupted.set()
@@ -61,7 +62,7 @@ def foreign_code(what: str, kind: type[MoEVerifyError], hint: str = "") -> Itera
     except BaseException as error:
         if by_user(error):
             raise
-        raise kind(f"{what}: {left_by(error)}{hint}") from error
+        raise kind(f"{what}: {left_by(error)}{hint if isinstance(error, Exception) else EXIT_HINT}") from error
 
 
 @contextlib.contextmanager

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
+import importlib.util
+import json
+import os
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from moeverify.base.foreign import foreign_code
 from moeverify.errors import DependencyError, SourceError
 
 
@@ -38,10 +43,53 @@ def find_attribute(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with foreign_code(f"cannot import {name}", SourceError):
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
-        raise SourceError(f"cannot import {name}: {type(error).__name__}: {error}") from error
     return found
+
+
+def importable_name(thing: Any) -> str | None:
+    """``module:attribute`` under which another process finds ``thing``; ``None`` for what has no such name."""
+    module, path = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    found: Any = sys.modules.get(module or "")
+    if not path or module == "__main__":
+        return None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{path}" if found is thing else None
+
+
+def folders_needed(names: Iterable[str]) -> str:
+    """Folders, joined as in ``PYTHONPATH``, that a new process needs to import the modules of these names.
+
+    Names without a colon need none, and neither do modules that are installed or lie in the current folder.
+    """
+    folders = [folder for name in names if ":" in name and (folder := _folder_of(name.partition(":")[0]))]
+    found = [folder for folder in dict.fromkeys(folders) if folder != str(Path.cwd())]
+    return os.pathsep.join(folder for folder in found if folder not in _usual_path()) if found else ""
+
+
+def _folder_of(module: str) -> str | None:
+    """The folder that the top-level package of a module is imported from; the package itself is not imported."""
+    top = module.partition(".")[0]
+    here = Path.cwd()
+    if (here / top).is_dir() or (here / f"{top}.py").is_file():
+        return str(here)
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not os.path.exists(spec.origin):
+        return None
+    depth = 1 if spec.submodule_search_locations else 0
+    return str(Path(spec.origin).absolute().parents[depth])
+
+
+@functools.lru_cache(maxsize=1)
+def _usual_path() -> tuple[str, ...]:
+    """Where a new process looks for modules."""
+    program = "import json, sys; print(json.dumps(sys.path[1:]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    return tuple(json.loads(done.stdout)) if done.returncode == 0 else ()

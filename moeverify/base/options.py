@@ -46,15 +46,17 @@ def option(
     read: Callable[[Mapping[str, Any]], Any] | None = None,
     write: Callable[[Any], list[str]] | None = None,
     limit: bool = False,
+    always: bool = False,
     **more: Any,
 ) -> Any:
     """Return a dataclass field that is set by the option of its name, or by ``options``.
 
     ``read`` makes the field's value of the options' values, ``write`` makes command-line words of it.
-    ``limit`` marks what bounds a run without changing what is found. ``more`` goes to ``Option``.
+    ``limit`` marks what bounds a run without changing what is found, ``always`` what is written even if it has its
+    default. ``more`` goes to ``Option``.
     """
     metadata = {"help": text, "options": options, "kind": kind, "more": more}
-    metadata |= {"read": read, "write": write, "limit": limit}
+    metadata |= {"read": read, "write": write, "limit": limit, "always": always}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, hash=False, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -85,7 +87,7 @@ def read_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written_words(settings: Any) -> list[str]:
-    """Words of a command line that give these settings; what has its default is left out."""
+    """Words of a command line that give these settings; most of what has its default is left out."""
     words: list[str] = []
     for field in dataclasses.fields(settings):
         if not options_of_field(field):
@@ -93,7 +95,10 @@ def written_words(settings: Any) -> list[str]:
         value = getattr(settings, field.name)
         if write := field.metadata["write"]:
             words += write(value)
-        elif value != field.default:
-            flag = options_of_field(field)[0].flag
-            words += [flag] if value is True else [flag, str(value)]
+        elif value != field.default or field.metadata["always"]:
+            flag, text = options_of_field(field)[0].flag, str(value)
+            if value is True:
+                words += [flag]
+            else:
+                words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words

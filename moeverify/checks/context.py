@@ -28,7 +28,8 @@ class Context:
     ``original`` is an untouched copy, ``pruned`` the model that the subject changed in place, ``outcome`` what it
     says of its groups (empty for a plain function), ``example_inputs`` those of the source. ``subject`` is the
     function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
-    ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report.
+    ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report. ``ratios`` are
+    pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
     """
 
     source: str
@@ -43,6 +44,12 @@ class Context:
     tokenizer: str | None = None
     quality: QualitySettings = field(default_factory=QualitySettings)
     facts: dict[str, Any] = field(default_factory=dict)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    round_to: int | None = None
+
+    def ratio_of(self, role: str) -> float:
+        """The share of its units that a class of this role was to lose."""
+        return self.ratios.get(role, self.pruning_ratio)
 
     @cached_property
     def roles(self) -> FoundRoles:

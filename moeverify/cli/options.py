@@ -24,7 +24,7 @@ def typer_option(option: Option) -> Any:
     kind: Any = list[option.kind] if option.repeated else option.kind  # type: ignore[name-defined]
     if option.kind is not bool and option.default is None:
         kind = kind | None
-    number = {"min": option.low, "max": option.high} if option.kind in (int, float) else {}
+    number: Any = {"min": option.low, "max": option.high} if option.kind in (int, float) else {}
     return Annotated[kind, typer.Option(option.flag, help=option.help, metavar=option.metavar, **number)]
 
 

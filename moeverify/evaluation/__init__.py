@@ -1,4 +1,4 @@
-"""lm-eval before and after pruning. What evaluates is imported when it is first used: the settings alone cost little."""
+"""lm-eval before and after pruning. ``evaluate`` is imported when it is first used: it needs torch."""
 
 from __future__ import annotations
 

@@ -60,7 +60,8 @@ class QualitySettings:
 
     tasks: tuple[str, ...] = option(
         (), "", Option("tasks", str, "", "lm-eval tasks of the check quality, separated by commas."),
-        read=lambda values: tuple(words(values["tasks"] or "")), write=lambda tasks: _joined("--tasks", tasks))  # fmt: skip
+        read=lambda values: tuple(words(values["tasks"] or "")),
+        write=lambda tasks: _joined("--tasks", tasks))  # fmt: skip
     num_fewshot: int | None = option(None, "Examples before each question; each task's own number.", kind=int, low=0)
     limit: float | None = option(None, "Documents of each task, or a share of them below 1; all.", kind=float)
     batch_size: int = option(64, "Documents that lm-eval runs at a time.", kind=int, low=1)

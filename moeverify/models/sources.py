@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base import forms
+from moeverify.base.foreign import foreign_code
 from moeverify.base.imports import find_attribute
 from moeverify.errors import SourceError, UsageError
 from moeverify.models.device import check_device, input_device, move_inputs
@@ -20,10 +22,7 @@ from moeverify.models.wrappers import unwrapped
 from moeverify.models.zoo import build_zoo, zoo_types
 
 DEFAULT = ("synthetic", "zoo:qwen2_moe", "zoo:qwen3_moe", "zoo:mixtral")
-FORMS = (
-    "synthetic, synthetic:NAME, synthetic:SPEC.json, zoo:TYPE, zoo:all, small, a checkpoint folder, org/name, "
-    "module:factory"
-)
+FORMS = forms.SOURCES
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -219,12 +218,8 @@ def _pretrained(
 
 def _factory(name: str, dtype: torch.dtype) -> LoadedModel:
     factory = find_attribute(name)
-    try:
+    with foreign_code(f"{name} failed", SourceError, "; it must return (model, example_inputs)"):
         model, inputs = factory()
-    except Exception as error:
-        raise SourceError(
-            f"{name} failed: {type(error).__name__}: {error}; it must return (model, example_inputs)"
-        ) from error
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} returned a {type(model).__name__} where a torch.nn.Module was expected")
     inputs = (inputs,) if isinstance(inputs, torch.Tensor) else inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from moeverify.base import forms
 from moeverify.base.imports import find_attribute
 from moeverify.errors import UsageError
 from moeverify.subjects.moe import prune_moe, prune_moe_experts
@@ -12,7 +13,28 @@ from moeverify.subjects.protocol import Subject, adapt
 from moeverify.subjects.torch_pruning import fork_package, prune_stock, use_fork
 
 BUILT_IN: dict[str, Subject] = {"moe": prune_moe, "moe-experts": prune_moe_experts, "torch-pruning": prune_stock}
-FORMS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
+FORMS = forms.SUBJECTS
+
+
+def subject_kind(name: str) -> str:
+    """The kind of a subject's name: ``built-in``, ``fault``, ``fork`` or ``function``; nothing is imported.
+
+    Raises ``UsageError`` for a name that is none, or a fault that does not exist.
+    """
+    if name in BUILT_IN:
+        return "built-in"
+    if name.startswith("fault:"):
+        from moeverify.subjects.faults import find_fault
+
+        find_fault(name.removeprefix("fault:"))
+        return "fault"
+    folder = Path(name).expanduser()
+    if folder.is_dir() and (os.sep in name or fork_package(folder) is not None):
+        return "fork"
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UsageError(f"unknown subject {name!r}; use {FORMS}")
+    return "function"
 
 
 def load_subject(name: str) -> Subject:
@@ -21,17 +43,15 @@ def load_subject(name: str) -> Subject:
     A fork takes the place of ``torch_pruning`` in this process. Raises ``UsageError`` for an unknown name,
     ``SourceError`` if it cannot be imported.
     """
-    if name in BUILT_IN:
+    kind = subject_kind(name)
+    if kind == "built-in":
         return adapt(BUILT_IN[name])
-    if name.startswith("fault:"):
+    if kind == "fault":
         from moeverify.subjects.faults import find_fault
 
         return adapt(find_fault(name.removeprefix("fault:")).prune)
-    folder = Path(name).expanduser()
-    if folder.is_dir() and (os.sep in name or fork_package(folder) is not None):
-        return adapt(use_fork(folder))
-    if ":" not in name:
-        raise UsageError(f"unknown subject {name!r}; use {FORMS}")
+    if kind == "fork":
+        return adapt(use_fork(Path(name).expanduser()))
     subject = find_attribute(name)
     if not callable(subject):
         raise UsageError(f"{name} is not a function prune(model, example_inputs, *, pruning_ratio, seed)")

@@ -24,13 +24,14 @@ def make_moe_pruner(
     round_to: int | None = 4,
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
+    importance: Any = None,
 ) -> MoEPruner:
-    """The guide's basic call, with ``ratios`` for single roles."""
+    """The guide's basic call, with ``ratios`` for single roles and another ``importance`` than the weights' norm."""
     head = getattr(model, "lm_head", None)
     return MoEPruner(
         model,
         example_inputs,
-        importance=tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
+        importance=importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
         pruning_ratio=pruning_ratio,
         ignored_layers=[head] if head is not None else [],
         round_to=round_to,
@@ -47,19 +48,33 @@ def prune_moe(
     seed: int,
     round_to: int | None = 4,
     roles: Roles | None = None,
+    ratios: Mapping[str, float] | None = None,
+    importance: Any = None,
 ) -> Pruned:
-    """Our own pruner, called as the guide calls it; ``round_to`` and ``roles`` for models that need others."""
+    """Our own pruner, called as the guide calls it; the options are for models and users that need others."""
     torch.manual_seed(seed)
-    pruner = make_moe_pruner(model, example_inputs, pruning_ratio, round_to=round_to, roles=roles)
+    pruner = make_moe_pruner(
+        model, example_inputs, pruning_ratio, round_to=round_to, roles=roles, ratios=ratios, importance=importance
+    )
     classes = pruner.DG.classes  # as they are before; the graph follows what is pruned
     return _told(pruner, pruner.step(), classes)
 
 
-def prune_moe_experts(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
+def prune_moe_experts(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    pruning_ratio: float,
+    seed: int,
+    round_to: int | None = 4,
+    importance: Any = None,
+) -> Pruned:
     """Our own pruner on the routed experts' intermediate channels alone: most of the weights, little of the quality."""
     torch.manual_seed(seed)
     others = {role: 0 for role in ROLES if role != "routed_experts"}
-    pruner = make_moe_pruner(model, example_inputs, pruning_ratio, ratios=others)
+    pruner = make_moe_pruner(
+        model, example_inputs, pruning_ratio, round_to=round_to, ratios=others, importance=importance
+    )
     plan = pruner.step()
     return _told(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))
 

@@ -50,9 +50,9 @@ def adapt(function: Callable[..., Any]) -> Subject:
     from moeverify.subjects.groups import classes_of
 
     @functools.wraps(function)
-    def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
+    def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int, **options: Any) -> Pruned:
         with counted() as count:
-            answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+            answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, **options)
             if isinstance(answer, Pruned):
                 return answer
             if not (callable(getattr(answer, "step", None)) and hasattr(answer, "DG")):

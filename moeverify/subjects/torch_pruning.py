@@ -14,7 +14,15 @@ from torch import nn
 from moeverify.errors import SourceError
 
 
-def make_stock_pruner(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
+def make_stock_pruner(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    pruning_ratio: float,
+    seed: int,
+    round_to: int | None = 4,
+    importance: Any = None,
+) -> Any:
     """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call."""
     tp: Any = importlib.import_module("torch_pruning")
     torch.manual_seed(seed)
@@ -22,18 +30,28 @@ def make_stock_pruner(model: nn.Module, example_inputs: Any, *, pruning_ratio: f
     return tp.pruner.BasePruner(
         model,
         example_inputs,
-        importance=tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
+        importance=importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
         global_pruning=False,
         output_transform=lambda out: getattr(out, "logits", out),
         pruning_ratio=pruning_ratio,
         ignored_layers=[head] if head is not None else [],
-        round_to=4,
+        round_to=round_to,
     )
 
 
-def prune_stock(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
+def prune_stock(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    pruning_ratio: float,
+    seed: int,
+    round_to: int | None = 4,
+    importance: Any = None,
+) -> Any:
     """Stock Torch-Pruning by its ``BasePruner``; returns the pruner, whose ``step`` is still to be called."""
-    return make_stock_pruner(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+    return make_stock_pruner(
+        model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, round_to=round_to, importance=importance
+    )
 
 
 def fork_package(folder: Path) -> Path | None:
@@ -58,8 +76,18 @@ def use_fork(folder: Path) -> Callable[..., Any]:
             f"{folder} holds no torch_pruning package; name the fork's checkout or its torch_pruning folder"
         )
 
-    def prune_fork(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Any:
-        return make_stock_pruner(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
+    def prune_fork(
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        pruning_ratio: float,
+        seed: int,
+        round_to: int | None = 4,
+        importance: Any = None,
+    ) -> Any:
+        return make_stock_pruner(
+            model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, round_to=round_to, importance=importance
+        )
 
     for name in [n for n in sys.modules if n == "torch_pruning" or n.startswith("torch_pruning.")]:
         del sys.modules[name]

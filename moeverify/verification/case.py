@@ -7,39 +7,53 @@ import copy
 import shlex
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
-from moeverify.errors import ExpansionsExceeded, MoEVerifyError
+from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError, SubjectError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
+from moeverify.subjects.options import given_options, with_options
 from moeverify.verdict import CaseFacts, Status, Verdict
+from moeverify.verification.events import CaseFinished, Listener, StageReached, VerdictReached
 from moeverify.verification.facts import model_facts, outcome_facts
+from moeverify.verification.settings import Settings
+
+IMPORT, LOADING, PRUNE = "import", "load", "prune"
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is verified: one source, one subject, one setting. With ``groups`` the facts tell the subject's groups.
-    ``roles`` are naming patterns of experts, routers and shared experts, where the usual ones do not find them.
-    """
+class Named:
+    """What comes first in a case: the name of its model."""
 
     source: str
-    subject: str = "moe"
-    pruning_ratio: float = 0.5
-    seed: int = 0
-    dtype: str = "float32"
-    checks: tuple[str, ...] = ()
-    trust_remote_code: bool = False
-    device: str = "cpu"
-    quality: QualitySettings = field(default_factory=QualitySettings)
+
+
+@dataclass(frozen=True)
+class Case(Settings, Named):
+    """One source under the settings of a run.
+
+    With ``groups`` the facts hold the subject's groups. ``left`` names the checks that a resumed run has still to do;
+    it is empty for all of them. ``python_path`` is a folder that the reproduce line needs on ``PYTHONPATH``.
+    ``again`` replaces the reproduce line where the command line cannot name the model or the subject.
+    """
+
     groups: bool = False
-    roles: Mapping[str, str] = field(default_factory=dict, hash=False)
+    left: tuple[str, ...] = ()
+    python_path: str = ""
+    again: str | None = None
+
+    @classmethod
+    def of(cls, source: str, settings: Settings, **more: Any) -> Case:
+        """The case of a source under ``settings``."""
+        return cls(source, **settings.arguments(), **more)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""
@@ -47,77 +61,72 @@ class Case:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Case:
-        """The inverse of ``to_dict``."""
-        quality = QualitySettings.from_dict(data.get("quality", {}))
-        return cls(**{**data, "checks": tuple(data["checks"]), "quality": quality})
+        """The inverse of ``to_dict``, also after JSON."""
+        found: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        if "quality" in found:
+            found["quality"] = QualitySettings.from_dict(found["quality"])
+        return cls(**found)
 
     def check_names(self) -> tuple[str, ...]:
-        """The checks of this case, in the report's order."""
-        return self.checks or default_names()
+        """The checks to run, in the report's order."""
+        return self.left or self.checks or default_names()
 
     def reproduce(self) -> str:
-        """A command that runs this case again."""
-        words = ["moeverify", "verify", self.source]
-        if self.subject != "moe":
-            words += ["--subject", self.subject]
-        words += ["--pruning-ratio", str(self.pruning_ratio), "--seed", str(self.seed)]
-        if self.dtype != "float32":
-            words += ["--dtype", self.dtype]
-        if self.trust_remote_code:
-            words += ["--trust-remote-code"]
-        if self.device != "cpu":
-            words += ["--device", self.device]
-        for role, pattern in self.roles.items():
-            words += [f"--{role.replace('_', '-')}-pattern", pattern]
-        if "quality" in self.check_names():
-            words += ["--checks", "quality", *self.quality.options()]
-        return shlex.join(words)
+        """A command that runs this case again as it stands; empty if no command can."""
+        if self.again is not None:
+            return self.again
+        line = shlex.join(["moeverify", "verify", self.source, *self.words()])
+        return f"PYTHONPATH={shlex.quote(self.python_path)}:$PYTHONPATH {line}" if self.python_path else line
 
 
-Emit = Callable[[str | Verdict | CaseFacts], None]
-
-
-def run_case(case: Case, emit: Emit, *, loaded: LoadedModel | None = None, subject: Subject | None = None) -> None:
-    """Run one case and hand on stages (strings), facts and verdicts as they come.
-
-    Roles that are functions are put in force by the caller.
+def run_case(
+    case: Case, on_event: Listener, *, loaded: LoadedModel | None = None, subject: Subject | None = None
+) -> None:
+    """Run one case; ``on_event`` is called with each stage, each verdict, and ``CaseFinished`` at the end.
 
     ``loaded`` and ``subject`` take the place of what the case names, for a model or a function that lives in this
-    process. A subject that crashes is a verdict.
+    process. Roles that are functions are put in force by the caller. A subject that crashes is a verdict.
 
-    Raises ``MoEVerifyError`` if the source or the subject cannot be loaded.
+    Raises:
+        SourceError: the source cannot be loaded.
+        SubjectError: the subject cannot be imported.
+        UsageError: an option was given that the subject does not take.
     """
     with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
-        _run_case(case, emit, loaded, subject)
+        _run_case(case, on_event, loaded, subject)
 
 
-def _run_case(case: Case, emit: Emit, loaded: LoadedModel | None, subject: Subject | None) -> None:
+def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subject: Subject | None) -> None:
     seconds: dict[str, float] = {}
-    emit("load")
-    begin = time.perf_counter()
-    subject = adapt(subject) if subject else load_subject(case.subject)
-    loaded = loaded or load_source(
-        case.source,
-        seed=case.seed,
-        dtype=parse_dtype(case.dtype),
-        trust_remote_code=case.trust_remote_code,
-        device=case.device,
-    )
-    inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
-    original = copy.deepcopy(loaded.model)
-    known = model_facts(original, loaded.notes)
-    known |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio}
-    seconds["load"] = time.perf_counter() - begin
+    with _timed(seconds, IMPORT, case, on_event):
+        subject = adapt(subject) if subject else _imported(case.subject)
+        subject = with_options(subject, case.subject, given_options(case.ratios, case.round_to, case.importance))
 
-    emit("prune")
+    with _timed(seconds, LOADING, case, on_event):
+        loaded = loaded or load_source(
+            case.source,
+            seed=case.seed,
+            dtype=parse_dtype(case.dtype),
+            trust_remote_code=case.trust_remote_code,
+            device=case.device,
+        )
+        inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
+        original = copy.deepcopy(loaded.model)
+        facts = model_facts(original, loaded.notes)
+        facts |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio, "seconds": seconds}
+
     begin = time.perf_counter()
     try:
-        outcome = subject(loaded.model, inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
-    except Exception as error:
-        _crashed(case, error, time.perf_counter() - begin, emit)
-        emit(CaseFacts(case.source, case.subject, {**known, "seconds": seconds}))
+        with _timed(seconds, PRUNE, case, on_event):
+            outcome = subject(loaded.model, inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
+    except BaseException as error:
+        if by_user(error):
+            raise
+        del seconds[PRUNE]
+        _crashed(case, error, time.perf_counter() - begin, on_event)
+        on_event(CaseFinished(case, CaseFacts(case.source, case.subject, facts)))
         return
-    seconds["prune"] = time.perf_counter() - begin
     context = Context(
         source=case.source,
         original=original,
@@ -130,23 +139,56 @@ def _run_case(case: Case, emit: Emit, loaded: LoadedModel | None, subject: Subje
         subject=subject,
         tokenizer=loaded.tokenizer,
         quality=case.quality.or_local(loaded.tasks),
+        ratios=case.ratios,
+        round_to=case.round_to,
     )
     for name in case.check_names():
-        emit(name)
-        begin = time.perf_counter()
-        try:
-            finding = CHECKS[name](context)
-            status, message, evidence = finding.status, finding.message, dict(finding.evidence)
-        except Exception as error:
-            status, message = Status.ERROR, f"the check could not be carried out: {type(error).__name__}: {error}"
-            evidence = {"traceback": traceback.format_exc(limit=-12)}
-        seconds[name] = time.perf_counter() - begin
-        emit(verdict_of(case, name, status, message, evidence, seconds[name]))
-    emit(
-        CaseFacts(
-            case.source, case.subject, {**known, **outcome_facts(context, groups=case.groups), "seconds": seconds}
-        )
-    )
+        with _timed(seconds, name, case, on_event):
+            status, message, evidence = _checked(name, context)
+        on_event(VerdictReached(case, verdict_of(case, name, status, message, evidence, seconds[name])))
+    facts |= _outcome(context, groups=case.groups)
+    on_event(CaseFinished(case, CaseFacts(case.source, case.subject, facts)))
+
+
+def _imported(name: str) -> Subject:
+    try:
+        with foreign_code(f"cannot import {name}", SubjectError):
+            return load_subject(name)
+    except SourceError as error:
+        raise SubjectError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str, case: Case, on_event: Listener) -> Iterator[None]:
+    """Announce a stage and record the seconds that it takes."""
+    on_event(StageReached(case, stage))
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = time.perf_counter() - begin
+
+
+def _checked(name: str, context: Context) -> tuple[Status, str, Mapping[str, Any]]:
+    """Status, message and evidence of one check; a check that raises is an error."""
+    try:
+        finding = CHECKS[name](context)
+    except BaseException as error:
+        if by_user(error):
+            raise
+        message = f"the check could not be carried out: {left_by(error)}"
+        return Status.ERROR, message, {"traceback": traceback.format_exc(limit=-12)}
+    return finding.status, finding.message, dict(finding.evidence)
+
+
+def _outcome(context: Context, *, groups: bool) -> Mapping[str, Any]:
+    """Facts of what the subject did; where the model cannot even be looked at, the reason."""
+    try:
+        return outcome_facts(context, groups=groups)
+    except BaseException as error:
+        if by_user(error):
+            raise
+        return {"facts_missing": left_by(error)}
 
 
 def verdict_of(
@@ -156,14 +198,22 @@ def verdict_of(
     return Verdict(case.source, case.subject, check, status, message, evidence, case.reproduce(), seconds)
 
 
-def _crashed(case: Case, error: Exception, seconds: float, emit: Emit) -> None:
-    line = " ".join(str(error).split())[:400]
-    kind = "refused" if isinstance(error, MoEVerifyError) else f"crashed ({type(error).__name__})"
-    evidence = {} if isinstance(error, MoEVerifyError) else {"traceback": traceback.format_exc(limit=-12)}
-    status = Status.ERROR
+def _crashed(case: Case, error: BaseException, seconds: float, on_event: Listener) -> None:
+    """Verdicts where the subject did not finish: one on ``terminates``, skips for the other checks."""
+    status, evidence = Status.ERROR, {"traceback": traceback.format_exc(limit=-12)}
     if isinstance(error, ExpansionsExceeded):
-        status, kind, evidence = Status.TIMEOUT, "does not come to an end", {"frames": list(error.frames)}
-    emit(verdict_of(case, "terminates", status, f"the subject {kind}: {line}", evidence, seconds))
+        status, evidence = Status.TIMEOUT, {"frames": list(error.frames)}
+        message = f"the subject does not come to an end: {error}"
+    elif isinstance(error, MoEVerifyError):
+        evidence = {}
+        message = f"the subject refused: {' '.join(str(error).split())[:400]}"
+    elif isinstance(error, Exception):
+        text = " ".join(str(error).split())[:400]
+        message = f"the subject crashed ({type(error).__name__}){f': {text}' if text else ' without a message'}"
+    else:
+        message = f"the subject {left_by(error)}"
+    on_event(VerdictReached(case, verdict_of(case, "terminates", status, message, evidence, seconds)))
     for name in case.check_names():
         if name != "terminates":
-            emit(verdict_of(case, name, Status.SKIP, "not reached: the subject did not finish", {}))
+            skip = verdict_of(case, name, Status.SKIP, "not reached: the subject did not finish", {})
+            on_event(VerdictReached(case, skip))

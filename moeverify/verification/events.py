@@ -1,12 +1,15 @@
-"""What a run tells while it goes on. Command line, pytest plugin and journal only listen."""
+"""Events of a run, in the one form in which they travel from a case to journal, terminal and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from moeverify.verdict import CaseFacts, Verdict
-from moeverify.verification.case import Case
+
+if TYPE_CHECKING:
+    from moeverify.verification.case import Case
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class CaseStarted:
 
 @dataclass(frozen=True)
 class StageReached:
-    """A case went on to its next stage: ``load``, ``prune`` or a check's name."""
+    """A case went on to its next stage: ``import``, ``load``, ``prune`` or a check's name."""
 
     case: Case
     stage: str
@@ -26,7 +29,7 @@ class StageReached:
 
 @dataclass(frozen=True)
 class VerdictReached:
-    """One check has spoken."""
+    """A check returned its verdict."""
 
     case: Case
     verdict: Verdict
@@ -34,7 +37,7 @@ class VerdictReached:
 
 @dataclass(frozen=True)
 class CaseFinished:
-    """A case is over, with what is known of it beside the verdicts (``None`` if it did not get that far)."""
+    """A case is over; ``facts`` are ``None`` if its source was not loaded."""
 
     case: Case
     facts: CaseFacts | None

@@ -1,73 +1,90 @@
 """The process that cases are forked from: it imports everything heavy once and runs nothing itself.
 
-``python -m moeverify.verification.fork_server FD`` reads one JSON case a line from standard input, forks a child for
-it, and writes events as JSON lines to the file descriptor ``FD``. The child leads a process group of its own, so that
-whoever watches can end it with all that it started, and answers ``SIGUSR1`` with the stack of every thread on standard
-error.
+``python -m moeverify.verification.fork_server FD FOLDER`` serves requests from the socket ``FD``; each brings the
+pipes of its case. The child has a session of its own and no access to the socket. It answers ``SIGUSR1`` with the
+stack of every thread. ``FOLDER`` holds the socket of the process that loads saved models afresh.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
-import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moeverify.base.foreign import guarded_exits, left_by
+from moeverify.errors import MoEVerifyError
+from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import Event
+from moeverify.verification.messages import Frames, event_message, pack
+from moeverify.verification.processes import adopt_orphans, kill_descendants
 
 _POLL_SECONDS = 0.02
 
 
-def _send(channel: TextIO, kind: str, **content: Any) -> None:
-    channel.write(json.dumps({"event": kind, **content}) + "\n")
-    channel.flush()
+def _requests(control: socket.socket) -> Iterator[tuple[Mapping[str, Any], list[int]]]:
+    """Requests as they come, each with the descriptors that came along."""
+    frames, descriptors = Frames(), []
+    while True:
+        data, received, _, _ = socket.recv_fds(control, 1 << 16, 3)
+        if not data:
+            return
+        descriptors += received
+        for message in frames.feed(data):
+            yield message, descriptors
+            descriptors = []
 
 
-def _run_child(request: Mapping[str, Any], channel: TextIO) -> int:
-    """Run one case in this (forked) process; returns the exit status."""
+def _run_child(request: Mapping[str, Any], messages: int, stacks: int) -> int:
+    """Run one case in this (forked) process; return the exit status."""
     import torch
 
-    from moeverify.errors import MoEVerifyError
-    from moeverify.verdict import Verdict
-    from moeverify.verification.case import Case, run_case
-
-    stacks = open(request["stacks"], "w")  # noqa: SIM115  lives as long as the process
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     torch.set_num_threads(request["threads"])
+    token = request["token"]
 
-    def emit(item: object) -> None:
-        if isinstance(item, str):
-            _send(channel, "stage", name=item)
-        elif isinstance(item, Verdict):
-            _send(channel, "verdict", verdict=item.to_dict())
-        else:
-            _send(channel, "facts", facts=item.to_dict())  # type: ignore[attr-defined]
+    def send(message: Mapping[str, Any]) -> None:
+        data = memoryview(pack(message))
+        while data:
+            data = data[os.write(messages, data) :]
+
+    def on_event(event: Event) -> None:
+        send(event_message(event, token))
 
     try:
-        run_case(Case.from_dict(request["case"]), emit)
+        with guarded_exits():
+            run_case(Case.from_dict(request["case"]), on_event)
     except MoEVerifyError as error:
-        _send(channel, "refused", error=type(error).__name__, message=str(error))
-    except MemoryError:
-        return 3
+        send({"kind": "refused", "token": token, "error": type(error).__name__, "message": str(error)})
     except BaseException as error:
-        line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        _send(channel, "fault", message=line, traceback=traceback.format_exc(limit=-20))
+        trace = traceback.format_exc(limit=-20)
+        send({"kind": "fault", "token": token, "message": left_by(error), "traceback": trace})
     return 0
 
 
 def _wait(child: int, parent: int) -> int:
-    """Exit status of ``child``. If ``parent`` is gone meanwhile, nobody watches any more: end both."""
+    """Exit status of ``child``. If ``parent`` is gone meanwhile, nobody watches any more: end all."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         if os.getppid() != parent:
-            os.killpg(child, signal.SIGKILL)
+            kill_descendants(os.getpid())
             sys.exit(1)
         time.sleep(_POLL_SECONDS)
+
+
+def _reap() -> None:
+    """Forget orphans that ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _warm_up() -> None:
@@ -77,39 +94,46 @@ def _warm_up() -> None:
     """
     import torch
 
-    import moeverify.verification.case
     from moeverify.models.zoo import build_zoo
 
-    assert moeverify.verification.case
     torch.set_num_threads(1)
     build_zoo("mixtral")
 
 
 def main() -> None:
-    """Serve cases until standard input ends."""
-    channel = os.fdopen(int(sys.argv[1]), "w")
-    parent = os.getppid()
-    _warm_up()
-    from moeverify.checks.evidence.fresh_process import keep_one
+    """Serve cases until the socket is closed."""
+    from moeverify.checks.evidence.fresh_process import Kept
 
-    _send(channel, "ready")
-    for line in sys.stdin:
-        request = json.loads(line)
-        keep_one(os.path.dirname(request["stacks"]))
+    control = socket.socket(fileno=int(sys.argv[1]))
+    parent = os.getppid()
+    adopt_orphans()
+    _warm_up()
+    kept = Kept(sys.argv[2])
+    spared: set[int] = set()
+    for request, (messages, output, stacks) in _requests(control):
+        if "reload" in Case.from_dict(request["case"]).check_names() and (pid := kept.start()) not in spared:
+            # Started here: its environment is none that a subject has touched.
+            spared.add(pid)
+            control.sendall(pack({"kind": "spared", "pid": pid}))
         child = os.fork()
         if child == 0:
-            os.setpgid(0, 0)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(2, 1)  # what a model prints must not mix with anything
             status = 1
             try:
-                _send(channel, "child", pid=os.getpid())
-                status = _run_child(request, channel)
+                os.setsid()
+                control.close()
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(output, 1)  # what a model prints must not mix with anything
+                os.dup2(output, 2)
+                status = _run_child(request, messages, stacks)
+                sys.stdout.flush()
                 sys.stderr.flush()
-                channel.flush()
             finally:
                 os._exit(status)
-        _send(channel, "exit", code=_wait(child, parent))
+        for descriptor in (messages, output, stacks):
+            os.close(descriptor)
+        control.sendall(pack({"kind": "child", "pid": child}))
+        control.sendall(pack({"kind": "exit", "code": _wait(child, parent)}))
+        _reap()
 
 
 if __name__ == "__main__":

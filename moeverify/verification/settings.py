@@ -23,6 +23,12 @@ def _write_words(flag: str) -> Any:
     return lambda names: [flag, ",".join(names)] if names else []
 
 
+def _write_checks(names: tuple[str, ...]) -> list[str]:
+    from moeverify.checks import default_names
+
+    return [] if not names or names == default_names() else ["--checks", ",".join(names)]
+
+
 def _read_ratios(values: Mapping[str, Any]) -> dict[str, float]:
     return parse_role_ratios(values["ratio"] or (), shared_experts=not values["no_shared_experts"])
 
@@ -51,6 +57,7 @@ def _read_quality(values: Mapping[str, Any]) -> QualitySettings:
 
 
 _QUALITY = options_of(QualitySettings)
+_QUALITY_DEFAULT = QualitySettings()
 _RATIOS = (
     Option("ratio", str, None, f"ROLE=RATIO, 0 leaves the role alone; again for more. Roles: {', '.join(forms.ROLES)}.",
            repeated=True, metavar="ROLE=RATIO"),
@@ -74,14 +81,16 @@ class Settings:
     """
 
     subject: str = option("moe", f"The pruner: {forms.SUBJECTS}.")
-    pruning_ratio: float = option(0.5, "Share of the channels to remove, between 0 and 1.", kind=float)
-    seed: int = option(0, "Seed of random weights, inputs and pruning.", kind=int, low=0, high=2**32 - 1)
+    pruning_ratio: float = option(0.5, "Share of the channels to remove, between 0 and 1.", kind=float, always=True)
+    seed: int = option(
+        0, "Seed of random weights, inputs and pruning.", kind=int, low=0, high=2**32 - 1, always=True)  # fmt: skip
     dtype: str = option("float32", f"Precision that models are stored in: {', '.join(forms.DTYPES)}.")
     checks: tuple[str, ...] = option((), "", Option("checks", str, "", "Only these checks, separated by commas."),
-                                     read=_read_words("checks"), write=_write_words("--checks"))  # fmt: skip
+                                     read=_read_words("checks"), write=_write_checks)  # fmt: skip
     trust_remote_code: bool = option(False, "Let a checkpoint run Python code of its own.", kind=bool)
     device: str = option("cpu", "Where models lie: cpu, cuda, cuda:N, or auto for several devices.")
-    quality: QualitySettings = option(QualitySettings(), "", *_QUALITY, read=_read_quality, write=written_words)
+    quality: QualitySettings = option(  # noqa: RUF009  a frozen default
+        _QUALITY_DEFAULT, "", *_QUALITY, read=_read_quality, write=written_words)  # fmt: skip
     ratios: Mapping[str, float] = option({}, "", *_RATIOS, read=_read_ratios, write=_write_ratios)
     round_to: int | None = option(None, "Keep multiples of this many channels; the subject's own.", kind=int, low=1)
     importance: str | None = option(None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")
@@ -91,6 +100,7 @@ class Settings:
         read=_read_words("skip_checks"), write=_write_words("--skip-checks"))  # fmt: skip
     timeout: float = option(120.0, "Seconds that one model may take.", kind=float, low=0.1, limit=True)
     memory: float = option(12.0, "GiB of memory that one model may take.", kind=float, low=0.1, limit=True)
+    strict: bool = option(False, "Exit code 1 if a verdict is inconclusive, too.", kind=bool)
     expect_fail: tuple[str, ...] = option(
         (), "", Option("expect_fail", str, "", "Checks that must fail, separated by commas."),
         read=_read_words("expect_fail"), write=_write_words("--expect-fail"))  # fmt: skip
@@ -138,7 +148,7 @@ class Settings:
 
         Raises ``UsageError`` for a ratio, dtype, device, role or check that cannot be meant.
         """
-        from moeverify.checks.registry import select_checks
+        from moeverify.checks.selection import select_checks
         from moeverify.models.device import check_device
         from moeverify.models.sources import parse_dtype
         from moeverify.pruning.choice.request import check_ratio

@@ -6,42 +6,36 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from moeverify.base.foreign import guarded_exits
+from moeverify.base.imports import folders_needed, importable_name
 from moeverify.base.versions import versions
 from moeverify.checks import CHECKS
-from moeverify.checks.selection import select_checks
 from moeverify.errors import SourceError, UsageError
 from moeverify.evaluation.settings import QualitySettings
-from moeverify.models.device import check_device
 from moeverify.models.roles import Roles, roles_in_force
-from moeverify.models.sources import LoadedModel, expand_sources, parse_dtype
-from moeverify.pruning.choice.request import check_ratio
+from moeverify.models.sources import LoadedModel, expand_sources
 from moeverify.report.result import VerificationResult
-from moeverify.subjects import Subject, load_subject
-from moeverify.verdict import LOAD, CaseFacts, Verdict
+from moeverify.subjects import Subject
+from moeverify.subjects.load import subject_kind
+from moeverify.verdict import LOAD, Verdict
 from moeverify.verification.case import Case, run_case
-from moeverify.verification.events import (
-    CaseFinished,
-    CaseStarted,
-    Event,
-    Listener,
-    StageReached,
-    VerdictReached,
-)
-from moeverify.verification.journal import Journal, Past, read_journal
+from moeverify.verification.events import CaseFinished, CaseStarted, Event, Listener, VerdictReached
+from moeverify.verification.journal import NAME, Journal, Past, read_journal
+from moeverify.verification.settings import Settings
 from moeverify.verification.worker import Limits
-from moeverify.verification.workers import _not_loaded, run_isolated
+from moeverify.verification.workers import not_loaded, run_isolated
 
 
 @dataclass
 class _Collector:
-    """Verdicts and facts by source, while several workers speak at once."""
+    """Verdicts and facts by source, from several workers at once."""
 
     listeners: Sequence[Listener]
     expect_fail: frozenset[str]
@@ -70,6 +64,9 @@ def verify(
     subject: str | Subject = "moe",
     example_inputs: Any = None,
     pruning_ratio: float = 0.5,
+    ratios: Mapping[str, float] | None = None,
+    round_to: int | None = None,
+    importance: str | None = None,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -78,87 +75,138 @@ def verify(
     checks: Iterable[str] | None = None,
     skip_checks: Iterable[str] = (),
     expect_fail: Iterable[str] = (),
+    strict: bool = False,
     timeout: float = 120.0,
     memory: float = 12.0,
     workers: int | None = None,
     trust_remote_code: bool = False,
     report: str | Path | None = None,
     resume: bool = False,
-    strict: bool = False,
     listen: Listener | None = None,
+    reproduce: str | None = None,
 ) -> VerificationResult:
     """Prune models by ``subject`` and check the outcome.
 
-    ``sources`` names models (see ``moeverify.models.sources``; nothing means the default set), or is a
-    ``torch.nn.Module`` with its ``example_inputs``. ``subject`` is a name (``moe``, ``torch-pruning``,
-    ``module:attribute``) or a function ``prune(model, example_inputs, *, pruning_ratio, seed)``. Named ones run in
-    processes of their own, limited to
-    ``timeout`` seconds and ``memory`` GiB each, ``workers`` at a time; a model or function given as an object runs in
-    this process, without limits, and such a model is pruned in place. ``expect_fail`` names checks whose failure is
-    right and whose pass is a failure. ``device`` is ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; ``quality`` says what
-    the check of that name evaluates; ``roles`` names experts, routers and shared experts for our pruner and every check
-    where the usual names do not find them. With ``report`` a folder, ``report.json``, ``report.html`` and ``junit.xml``
-    are written into it, and ``resume`` continues a run that was killed there. With ``strict`` inconclusive
-    verdicts count as failures. ``listen`` hears every event.
+    Named sources and subjects run in processes of their own, also their import. A model or function given as an object
+    runs in this process without limits, and such a model is pruned in place.
 
-    Raises ``UsageError`` for arguments that cannot be meant, and ``SourceError`` if no source can be loaded.
+    Args:
+        sources: names of models (see ``moeverify.models.sources``), none for the default set, or a
+            ``torch.nn.Module`` with its ``example_inputs``.
+        subject: a name (``moe``, ``torch-pruning``, ``module:attribute``) or a function
+            ``prune(model, example_inputs, *, pruning_ratio, seed)``.
+        example_inputs: inputs of a model that is given as an object.
+        pruning_ratio: share of the channels to remove.
+        ratios: pruning ratios by role, where they differ; 0 leaves a role alone. The subject needs a parameter of this
+            name, as for ``round_to`` and ``importance``.
+        round_to: keep multiples of this many channels.
+        importance: name of an importance, or ``module:attribute``.
+        seed: seed of weights, inputs and pruning.
+        dtype: precision that models are stored in.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        quality: what the check ``quality`` evaluates.
+        roles: names of experts, routers and shared experts where the usual ones do not find them.
+        checks: names of checks; those that run by default.
+        skip_checks: checks to leave out.
+        expect_fail: checks whose failure is right and whose pass is a failure.
+        strict: count inconclusive verdicts as failures.
+        timeout: seconds that one model may take.
+        memory: GiB that the processes of one model may hold.
+        workers: models verified at a time.
+        trust_remote_code: let a checkpoint run Python code of its own.
+        report: folder for ``report.json``, ``report.html`` and ``junit.xml``.
+        resume: continue a run that was killed in ``report``.
+        listen: called with every event.
+        reproduce: line that runs this call again, where ``sources`` or ``subject`` is an object without a name.
+
+    Raises:
+        UsageError: arguments that cannot be meant, or an option that the subject does not take.
+        SourceError: no source can be loaded.
+        SubjectError: the subject cannot be imported.
 
     Example::
 
-        result = mv.verify("zoo:mixtral", pruning_ratio=0.25)
+        result = mv.verify("zoo:mixtral", pruning_ratio=0.25, ratios={"hidden": 0})
         assert result.ok, result.summary
     """
-    begin = time.monotonic()
-    check_ratio(pruning_ratio)
-    parse_dtype(dtype)
-    check_device(device)
-    expected = frozenset(select_checks(expect_fail)) if (expect_fail := tuple(expect_fail)) else frozenset()
-    names = select_checks(checks, skip_checks)
     isolated = not isinstance(sources, nn.Module) and isinstance(subject, str)
-    patterns = roles.patterns() if roles is not None and isolated else {}
-    base = Case("", _subject_name(subject), float(pruning_ratio), seed, dtype, names, trust_remote_code,
-                device, quality or QualitySettings(), roles=patterns)  # fmt: skip
-    if isinstance(sources, nn.Module):
-        cases = [replace(base, source=type(sources).__name__)]
-    else:
-        wanted = [sources] if isinstance(sources, str) else list(sources)
-        cases = [replace(base, source=source) for source in expand_sources(wanted)]
-    settings = {
-        "sources": [case.source for case in cases],
-        "subject": base.subject,
-        "pruning_ratio": base.pruning_ratio,
-        "seed": seed,
-        "dtype": dtype,
-        **({"device": device} if device != "cpu" else {}),
-        **({"roles": patterns} if patterns else {}),
-        "checks": list(names),
-        "expect_fail": sorted(expected),
-        **({"strict": True} if strict else {}),
-    }
+    settings = Settings(
+        subject=subject if isinstance(subject, str) else importable_name(subject) or _name_of(subject),
+        pruning_ratio=pruning_ratio,
+        ratios=ratios or {},
+        round_to=round_to,
+        importance=importance,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        quality=quality or QualitySettings(),
+        roles=roles.patterns() if roles is not None and isolated else {},
+        checks=tuple(checks or ()),
+        skip_checks=tuple(skip_checks),
+        expect_fail=tuple(expect_fail),
+        strict=strict,
+        timeout=timeout,
+        memory=memory,
+        trust_remote_code=trust_remote_code,
+    )
+    return run_settings(
+        sources,
+        settings,
+        function=None if isinstance(subject, str) else subject,
+        example_inputs=example_inputs,
+        roles=None if isolated else roles,
+        workers=workers,
+        report=report,
+        resume=resume,
+        listen=listen,
+        reproduce=reproduce,
+    )
+
+
+def run_settings(
+    sources: str | nn.Module | Sequence[str],
+    settings: Settings,
+    *,
+    function: Subject | None = None,
+    example_inputs: Any = None,
+    roles: Roles | None = None,
+    workers: int | None = None,
+    report: str | Path | None = None,
+    resume: bool = False,
+    listen: Listener | None = None,
+    reproduce: str | None = None,
+) -> VerificationResult:
+    """Run ``settings`` on ``sources``; see ``verify``. ``function`` takes the place of the subject that is named."""
+    begin = time.monotonic()
+    settings = settings.validated()
+    isolated = not isinstance(sources, nn.Module) and function is None
+    if function is None:
+        subject_kind(settings.subject)
+    named = function is None or ":" in settings.subject
+    cases = plan_cases(sources, settings, again=None if named else reproduce or "", of_object=reproduce or "")
+    described = {"sources": [case.source for case in cases], **settings.describe(limits=False)}
     folder = Path(report) if report is not None else None
-    if resume and folder is None:
-        raise UsageError("resume needs the report folder of the run that is to go on")
-    past = read_journal(folder, settings) if resume and folder is not None else Past()
+    past = _past(folder, described) if resume else Past()
     created = past.created or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
     with contextlib.ExitStack() as stack:
         listeners = [listen] if listen is not None else []
         if folder is not None:
-            listeners.insert(0, stack.enter_context(Journal(folder, settings, created, resume=resume)))
-        collector = _Collector(listeners, expected, past)
+            listeners.insert(0, stack.enter_context(Journal(folder, described, created, resume=resume)))
+        collector = _Collector(listeners, frozenset(settings.expect_fail), past)
         left = [c for c in map(lambda case: _unfinished(case, past), cases) if c is not None]
         if not isolated:
             stack.enter_context(roles_in_force(roles))
+            stack.enter_context(guarded_exits())
             loaded = LoadedModel(cases[0].source, sources, example_inputs) if isinstance(sources, nn.Module) else None
             for case in left:
-                _run_here(case, loaded, None if isinstance(subject, str) else subject, collector)
+                _run_here(case, loaded, function, collector)
         elif left:
-            load_subject(base.subject)  # an unknown subject is a wrong call, not a verdict of each case
-            run_isolated(left, Limits(timeout, memory), workers, collector)
+            run_isolated(left, Limits(settings.timeout, settings.memory), workers, collector)
         result = VerificationResult(
             verdicts=tuple(v for case in cases for v in _ordered(collector.verdicts.get(case.source, {}).values())),
             cases=tuple(facts for case in cases if (facts := collector.facts.get(case.source)) is not None),
-            settings=settings,
+            settings={**described, **settings.describe()},
             versions=versions(),
             created=created,
             seconds=time.monotonic() - begin,
@@ -171,8 +219,33 @@ def verify(
     return result
 
 
-def _subject_name(subject: str | Subject) -> str:
-    return subject if isinstance(subject, str) else getattr(subject, "__qualname__", type(subject).__name__)
+def plan_cases(
+    sources: str | nn.Module | Sequence[str], settings: Settings, *, again: str | None = None, of_object: str = ""
+) -> list[Case]:
+    """One case for each source.
+
+    ``again`` replaces the reproduce line where no command can name the subject, ``of_object`` where none can name the
+    model.
+    """
+    if isinstance(sources, nn.Module):
+        return [Case.of(type(sources).__name__, settings, again=of_object)]
+    wanted = [sources] if isinstance(sources, str) else list(sources)
+    path = folders_needed([settings.subject, settings.importance or "", *wanted])
+    return [Case.of(source, settings, python_path=path, again=again) for source in expand_sources(wanted)]
+
+
+def _past(folder: Path | None, described: Mapping[str, Any]) -> Past:
+    """What the killed run in ``folder`` had reached. Raises ``UsageError`` if there is none."""
+    if folder is None:
+        raise UsageError("resume needs the report folder of the run that is to go on")
+    if not (folder / NAME).exists():
+        ended = "the run there came to its end" if (folder / "report.json").exists() else f"it holds no {NAME}"
+        raise UsageError(f"nothing to resume in {folder}: {ended}; leave out --resume to begin anew")
+    return read_journal(folder, described)
+
+
+def _name_of(function: Subject) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 def _ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -186,25 +259,13 @@ def _unfinished(case: Case, past: Past) -> Case | None:
         return None
     spoken = {v.check for v in past.verdicts.get(case.source, ())}
     left = tuple(name for name in case.check_names() if name not in spoken)
-    return replace(case, checks=left or case.check_names()[-1:])
+    return replace(case, left=left or case.check_names()[-1:]) if spoken else case
 
 
-def _run_here(case: Case, loaded: LoadedModel | None, subject: Subject | None, listen: Listener) -> None:
+def _run_here(case: Case, loaded: LoadedModel | None, function: Subject | None, listen: Listener) -> None:
     """A case in this process."""
-    facts: list[CaseFacts] = []
-
-    def emit(item: str | Verdict | CaseFacts) -> None:
-        if isinstance(item, str):
-            listen(StageReached(case, item))
-        elif isinstance(item, Verdict):
-            listen(VerdictReached(case, item))
-        else:
-            facts.append(item)
-
     listen(CaseStarted(case))
     try:
-        run_case(case, emit, loaded=loaded, subject=subject)
+        run_case(case, listen, loaded=loaded, subject=function)
     except SourceError as error:
-        _not_loaded(case, error, listen)
-        return
-    listen(CaseFinished(case, facts[0] if facts else None))
+        not_loaded(case, error, listen)

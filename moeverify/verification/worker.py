@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import queue
 import re
+import secrets
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
-from moeverify import errors
-from moeverify.verdict import CaseFacts, Status, Verdict
-from moeverify.verification.case import Case, verdict_of
-from moeverify.verification.events import CaseFinished, CaseStarted, Listener, StageReached, VerdictReached
+from moeverify.errors import MoEVerifyError, ProtocolError
+from moeverify.verification.case import Case
+from moeverify.verification.events import CaseStarted, Listener
+from moeverify.verification.messages import Conversation, Frames, pack
+from moeverify.verification.processes import descendants, in_session, kill, kill_descendants, resident_bytes
+from moeverify.verification.unfinished import Unfinished
 
 GIBIBYTE = 1 << 30
 _POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
+_STOP_SECONDS = 5.0  # for the fork server to report a case that was killed
+_KEPT_OUTPUT = 1 << 16
+_READ = 1 << 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one case may use: wall-clock seconds, and GiB of resident memory of its process and their children."""
+    """What one case may use: wall-clock seconds, and GiB of resident memory of all its processes."""
 
     seconds: float = 120.0
     gibibytes: float = 12.0
 
 
 class Worker:
-    """A zygote and its pipe; runs one case at a time. A context manager."""
+    """A fork server and the connection to it; runs one case at a time. A context manager."""
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._folder = tempfile.TemporaryDirectory(prefix="moeverify-")
-        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        read, write = os.pipe()
-        self._log = Path(self._folder.name, "stderr.txt")
-        with self._log.open("w") as log:
+        self._folder = tempfile.TemporaryDirectory(prefix="moeverify-", ignore_cleanup_errors=True)
+        # Files without a name: nothing that a case deletes takes them away.
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._control, theirs = socket.socketpair()
+        with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moeverify.verification.fork_server", str(write)],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(write,),
-                text=True,
+                [sys.executable, "-m", "moeverify.verification.fork_server", str(theirs.fileno()), self._folder.name],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is ours alone
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        os.close(write)
-        self._reader = threading.Thread(target=self._read, args=(read,), daemon=True)
-        self._reader.start()
+        self._frames = Frames()
+        self._spared: set[int] = set()
 
     def __enter__(self) -> Worker:
         return self
@@ -67,188 +72,258 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the zygote."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._folder.cleanup()
-
-    def _read(self, descriptor: int) -> None:
-        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as channel:
-            for line in channel:
-                self._events.put(json.loads(line))
-        self._events.put(None)
-
-    def _next(self, seconds: float) -> dict[str, Any] | None:
-        """The next event. Raises ``queue.Empty`` after ``seconds``; ``None`` if the zygote is gone."""
-        return self._events.get(timeout=max(seconds, 0.0))
-
     @property
     def alive(self) -> bool:
         """Whether another case can be run."""
-        return self._process.poll() is None
+        return self._process.poll() is None and self._control.fileno() >= 0
 
-    def run(self, case: Case, limits: Limits, listen: Listener, stop: threading.Event | None = None) -> None:
-        """Run ``case`` and tell ``listen`` what happens, verdicts for what did not finish included.
+    def close(self) -> None:
+        """End the fork server and all that is left of its cases."""
+        kill_descendants(self._process.pid)
+        self._control.close()
+        try:
+            self._process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+    def run(self, case: Case, limits: Limits, on_event: Listener, stop: threading.Event | None = None) -> None:
+        """Run ``case``; ``on_event`` is called with each event, with verdicts for what did not finish.
 
         When ``stop`` is set the case is ended without a verdict.
 
         Raises the ``MoEVerifyError`` of a source or subject that cannot be loaded.
         """
-        watch = _Watch(case, listen)
-        listen(CaseStarted(case))
-        stacks = Path(self._folder.name, "stacks.txt")
-        request = {"case": case.to_dict(), "stacks": str(stacks), "threads": self._threads}
-        assert self._process.stdin is not None
+        on_event(CaseStarted(case))
+        unfinished = Unfinished(case, on_event)
+        with _Pipes() as pipes:
+            refused = _Run(self, case, limits, unfinished, pipes, stop).go()
+        if refused is not None:
+            raise refused
+        if stop is None or not stop.is_set():
+            unfinished.end()
+
+    def request(self, case: Case, token: str, pipes: _Pipes) -> None:
+        """Hand a case over. Raises ``OSError`` if the fork server is gone."""
+        message = {"kind": "case", "case": case.to_dict(), "token": token, "threads": self._threads}
+        data = pack(message)
+        sent = socket.send_fds(self._control, [data], pipes.theirs)
+        self._control.sendall(data[sent:])
+        pipes.hand_over()
+
+    def control_messages(self) -> Iterator[Mapping[str, Any]]:
+        """What the fork server reports. Raises ``EOFError`` if it is gone."""
+        data = self._control.recv(_READ)
+        if not data:
+            raise EOFError
+        for message in self._frames.feed(data):
+            if message["kind"] == "spared":  # a process of ours that outlives cases
+                self._spared.add(message["pid"])
+            yield message
+
+    def processes(self) -> list[psutil.Process]:
+        """Living processes of the case."""
+        return descendants(self._process.pid, self._spared)
+
+    def end_case(self, child: int | None, seen: Mapping[int, psutil.Process]) -> None:
+        """Kill all processes of the case."""
+        if child is None and not seen:
+            return
+        kill_descendants(self._process.pid, self._spared)
+        if self._process.poll() is not None and child is not None:  # its tree is scattered
+            kill([*seen.values(), *in_session(child)])
+
+    def give_up(self) -> None:
+        """Kill the fork server: it does not answer any more."""
+        self._process.kill()
+        self._process.wait()
+
+    def control(self) -> socket.socket:
+        """The connection to the fork server."""
+        return self._control
+
+    def log_tail(self) -> str:
+        """The end of what the fork server itself printed."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(size - 4000, 0))
+        return self._log.read().decode("utf-8", "replace")
+
+
+class _Pipes:
+    """Messages, output and stacks of one case: our ends, and the ends that the case gets."""
+
+    def __init__(self) -> None:
+        self.messages, messages = os.pipe()
+        self.output, output = os.pipe()
+        self._stacks: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
+        self.theirs = [messages, output, self._stacks.fileno()]
+        self._tail = b""
+        for descriptor in (self.messages, self.output):
+            os.set_blocking(descriptor, False)
+
+    def __enter__(self) -> _Pipes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hand_over()
+        os.close(self.messages)
+        os.close(self.output)
+        self._stacks.close()
+
+    def hand_over(self) -> None:
+        """Close the ends that the case has now."""
+        for descriptor in self.theirs[:2]:
+            os.close(descriptor)
+        self.theirs = []
+
+    def keep_output(self) -> bool:
+        """Read what the case printed and keep the end of it; false at the end of the pipe."""
+        data = os.read(self.output, _READ)
+        self._tail = (self._tail + data)[-_KEPT_OUTPUT:]
+        return bool(data)
+
+    def tail(self) -> str:
+        """The end of what the case printed."""
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(4 * _KEPT_OUTPUT // _READ):
+                if not self.keep_output():
+                    break
+        return self._tail.decode("utf-8", "replace")[-4000:]
+
+    def stack_frames(self, pid: int) -> list[str]:
+        """Frames of the case's running thread, innermost first, as ``function (file:line)``."""
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)
+        time.sleep(0.5)
+        self._stacks.seek(0)
+        return frames_of(self._stacks.read(1 << 20).decode("utf-8", "replace"))
+
+
+class _Run:
+    """One case from its request to its end."""
+
+    def __init__(self, worker: Worker, case: Case, limits: Limits, unfinished: Unfinished, pipes: _Pipes,
+                 stop: threading.Event | None) -> None:  # fmt: skip
+        self._worker, self._limits, self._unfinished, self._pipes, self._stop = worker, limits, unfinished, pipes, stop
+        self._token = secrets.token_hex(16)
+        self._case = case
+        self._conversation = Conversation(case, self._token)
+        self._frames = Frames()
+        self._child: int | None = None
+        self._code: int | None = None
+        self._seen: dict[int, psutil.Process] = {}
+        self._refused: MoEVerifyError | None = None
+        self._deadline = time.monotonic() + _START_SECONDS
+        self._killed = False
+
+    def go(self) -> MoEVerifyError | None:
+        """Watch the case until it is over; return the error of one that could not be loaded."""
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            watch.gone(self._tail())
-            return
-        child: int | None = None
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                event = self._next(min(_POLL_SECONDS, deadline - time.monotonic()))
-            except queue.Empty:
-                if stop is not None and stop.is_set():
-                    _kill(child)
-                    return
-                if time.monotonic() >= deadline:
-                    if child is None:
-                        watch.gone("the process did not start")
-                        self._process.kill()
-                        return
-                    watch.timed_out(limits.seconds, _stacks(child, stacks))
-                    _kill(child)
-                elif child is not None and (used := _memory(child)) > limits.gibibytes * GIBIBYTE:
-                    watch.too_big(used / GIBIBYTE, limits.gibibytes)
-                    _kill(child)
-                continue
-            if event is None:
-                watch.gone(self._tail())
-                return
-            if event["event"] == "child":
-                child = event["pid"]
-                deadline = time.monotonic() + limits.seconds
-            elif event["event"] == "exit":
-                _kill(child)  # whatever it left behind in its group
-                watch.ended(event["code"], self._tail())
-                return
-            elif event["event"] != "ready":
-                watch.take(event)
+            self._worker.request(self._case, self._token, self._pipes)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._worker.control(), selectors.EVENT_READ, self._read_control)
+                selector.register(self._pipes.messages, selectors.EVENT_READ, self._read_messages)
+                selector.register(self._pipes.output, selectors.EVENT_READ, self._pipes.keep_output)
+                while self._code is None and not self._watched():
+                    for key, _ in selector.select(_POLL_SECONDS):
+                        if not key.data():
+                            selector.unregister(key.fileobj)
+        except (OSError, EOFError):
+            self._worker.end_case(self._child, self._seen)
+            self._unfinished.fork_server_gone(self._pipes.tail() or self._worker.log_tail())
+            return self._refused
+        self._worker.end_case(self._child, self._seen)  # whatever it left behind
+        self._drain()
+        if self._code is not None and not self._conversation.finished:
+            self._unfinished.exited(self._code, self._pipes.tail())
+        return self._refused
 
-    def _tail(self) -> str:
-        return self._log.read_text("utf-8", "replace")[-4000:]
+    def _watched(self) -> bool:
+        """Hold the case to its limits; true if there is nothing more to wait for."""
+        now = time.monotonic()
+        if self._stop is not None and self._stop.is_set():
+            self._unfinished.over = True
+            self._kill()
+        if self._killed:
+            if now < self._deadline:
+                return False
+            self._worker.give_up()  # a stopped fork server reports nothing
+            return True
+        if now >= self._deadline:
+            if self._child is None:
+                self._unfinished.not_started()
+                self._worker.give_up()
+                return True
+            self._unfinished.timed_out(self._limits.seconds, self._pipes.stack_frames(self._child))
+            self._kill()
+        elif self._child is not None:
+            found = self._worker.processes()
+            self._seen |= {process.pid: process for process in found}
+            if (used := resident_bytes(found)) > self._limits.gibibytes * GIBIBYTE:
+                self._unfinished.too_big(used / GIBIBYTE, self._limits.gibibytes)
+                self._kill()
+        return False
 
+    def _kill(self) -> None:
+        self._killed = True
+        self._deadline = time.monotonic() + _STOP_SECONDS
+        self._worker.end_case(self._child, self._seen)
 
-class _Watch:
-    """Keeps count of a case's stages, and gives the verdicts that the case itself cannot give."""
+    def _read_control(self) -> bool:
+        for message in self._worker.control_messages():
+            if message["kind"] == "child":
+                self._child = message["pid"]
+                self._deadline = time.monotonic() + self._limits.seconds
+            elif message["kind"] == "exit":
+                self._code = message["code"]
+        return True
 
-    def __init__(self, case: Case, listen: Listener) -> None:
-        self.case = case
-        self.listen = listen
-        self.stage = "load"
-        self.spoken: set[str] = set()
-        self.facts: CaseFacts | None = None
-        self.error: errors.MoEVerifyError | None = None
-        self.over = False
+    def _read_messages(self) -> bool:
+        try:
+            data = os.read(self._pipes.messages, _READ)
+        except BlockingIOError:
+            return True
+        try:
+            for message in self._frames.feed(data):
+                self._take(message)
+        except ProtocolError as error:
+            self._unfinished.broke_protocol(error, self._pipes.tail())
+            self._refused = None
+            self._kill()
+            return False
+        return bool(data)
 
-    def take(self, event: Mapping[str, Any]) -> None:
-        """An event of the child."""
-        if self.over:
-            return
-        if event["event"] == "stage":
-            self.stage = event["name"]
-            self.listen(StageReached(self.case, self.stage))
-        elif event["event"] == "verdict":
-            self._speak(Verdict.from_dict(event["verdict"]))
-        elif event["event"] == "facts":
-            self.facts = CaseFacts(**event["facts"])
-        elif event["event"] == "refused":
-            self.error = getattr(errors, event["error"], errors.MoEVerifyError)(event["message"])
-        elif event["event"] == "fault":
-            self._stopped(Status.ERROR, f"moeverify itself failed: {event['message']}",
-                          {"traceback": event["traceback"]})  # fmt: skip
+    def _take(self, message: Mapping[str, Any]) -> None:
+        found = self._conversation.event(message)
+        if isinstance(found, MoEVerifyError):
+            self._refused = found
+        elif isinstance(found, Mapping):
+            self._unfinished.failed(found)
+        else:
+            self._unfinished.take(found)
 
-    def _speak(self, verdict: Verdict) -> None:
-        self.spoken.add(verdict.check)
-        self.listen(VerdictReached(self.case, verdict))
-
-    def _stopped(self, status: Status, message: str, evidence: Mapping[str, Any], seconds: float = 0.0) -> None:
-        """The stage at hand gets ``status``, what was not reached is skipped."""
-        self.over = True
-        names = self.case.check_names()
-        current = self.stage if self.stage in names else "terminates"
-        self._speak(verdict_of(self.case, current, status, message, evidence, seconds))
-        for name in names:
-            if name not in self.spoken:
-                self._speak(verdict_of(self.case, name, Status.SKIP, f"not reached: stopped at {self.stage}", {}))
-
-    def timed_out(self, seconds: float, frames: list[str]) -> None:
-        """The time limit was reached; ``frames`` innermost first."""
-        if not self.over:
-            doing = {"load": "loading the source", "prune": "the subject"}.get(self.stage, f"the check {self.stage}")
-            where = f", in {frames[0]}" if frames else ""
-            message = f"{doing} did not finish within {seconds:g} s{where}"
-            self._stopped(Status.TIMEOUT, message, {"stage": self.stage, "frames": frames}, seconds)
-
-    def too_big(self, used: float, allowed: float) -> None:
-        """The memory limit was exceeded (GiB)."""
-        if not self.over:
-            message = f"used {used:.1f} GiB of memory in stage {self.stage} (allowed {allowed:g})"
-            self._stopped(Status.ERROR, message, {"stage": self.stage, "gibibytes": used})
-
-    def gone(self, output: str) -> None:
-        """The zygote itself is gone."""
-        if not self.over:
-            self._stopped(Status.ERROR, f"the process ended in stage {self.stage}", {"output": output})
-        self.listen(CaseFinished(self.case, self.facts))
-
-    def ended(self, code: int, output: str) -> None:
-        """The child is gone: raise what it could not load, or say that it crashed."""
-        if self.error is not None:
-            raise self.error
-        if not self.over and (code or {*self.case.check_names()} - self.spoken):
-            how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
-            how = "for want of memory" if code == 3 else how
-            self._stopped(
-                Status.ERROR, f"the process ended {how} in stage {self.stage}", {"exit_code": code, "output": output}
-            )
-        self.listen(CaseFinished(self.case, self.facts))
+    def _drain(self) -> None:
+        """Read messages that the case sent before it ended."""
+        while not self._unfinished.over and self._read_messages():
+            if not selectable(self._pipes.messages):
+                break
 
 
-def _memory(pid: int) -> int:
-    """Resident bytes of a process and its descendants."""
-    try:
-        process = psutil.Process(pid)
-        return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
-    except psutil.Error:
-        return 0
-
-
-def _kill(pid: int | None) -> None:
-    if pid is None:
-        return
-    with contextlib.suppress(OSError):
-        os.killpg(pid, signal.SIGKILL)
+def selectable(descriptor: int) -> bool:
+    """Whether a descriptor has something to read now."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
 
 
-def _stacks(pid: int, path: Path) -> list[str]:
-    """Frames of the child's running thread, innermost first, as ``function (file:line)``."""
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGUSR1)
-    time.sleep(0.5)
-    text = path.read_text("utf-8", "replace") if path.exists() else ""
-    _, _, text = text.partition("Current thread") if "Current thread" in text else ("", "", text)
-    return [f"{m['function']} ({'/'.join(Path(m['file']).parts[-2:])}:{m['line']})" for m in _FRAME.finditer(text)][:30]
+def frames_of(text: str) -> list[str]:
+    """Frames of the running thread in faulthandler's output, innermost first, as ``function (file:line)``."""
+    _, _, after = text.partition("Current thread")
+    return [f"{m['function']} ({'/'.join(Path(m['file']).parts[-2:])}:{m['line']})" for m in _FRAME.finditer(after)][
+        :30
+    ]

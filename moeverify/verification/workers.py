@@ -17,7 +17,8 @@ from moeverify.verification.events import CaseFinished, Listener, VerdictReached
 from moeverify.verification.worker import Limits, Worker
 
 
-def _not_loaded(case: Case, error: MoEVerifyError, listen: Listener) -> None:
+def not_loaded(case: Case, error: MoEVerifyError, listen: Listener) -> None:
+    """Give a source that cannot be loaded its verdict."""
     listen(VerdictReached(case, verdict_of(case, LOAD, Status.ERROR, str(error), {})))
     listen(CaseFinished(case, None))
 
@@ -50,7 +51,7 @@ def run_isolated(
                 try:
                     worker.run(case, limits if isinstance(limits, Limits) else limits(case), listen, stop)
                 except SourceError as error:
-                    _not_loaded(case, error, listen)
+                    not_loaded(case, error, listen)
         except BaseException:
             stop.set()
             raise

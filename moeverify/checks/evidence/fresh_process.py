@@ -2,7 +2,8 @@
 
 The process imports nothing of ours. Importing transformers takes seconds of processor time, so a run of many cases
 keeps one such process, which forks for each request before any model was loaded: what loads the model is as fresh as
-a process that has just imported transformers. It ends with the run.
+a process that has just imported transformers. It is started before a subject runs, in an environment that no subject
+has touched, and ends with the run.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-# Set by whoever runs many cases: where the kept process listens, and whose end is its own.
-SOCKET, OWNER = "MOEVERIFY_RELOAD_SOCKET", "MOEVERIFY_RELOAD_OWNER"
+import psutil
+
+# Set by whoever runs many cases: where the kept process listens, and its pid.
+SOCKET, KEPT = "MOEVERIFY_RELOAD_SOCKET", "MOEVERIFY_RELOAD_PID"
 _START_SECONDS = 120.0
+# As it was before any subject ran: a subject may change the environment of its process.
+_ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 PROGRAM = """
 import inspect, json, os, socket, sys, traceback
@@ -104,51 +109,64 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
 
     Returns its exit status and what it said on standard error.
     """
-    place = os.environ.get(SOCKET)
-    if place:
+    if place := os.environ.get(SOCKET):
         temporary = tempfile.TemporaryDirectory(prefix="moeverify-fresh-")
-        with contextlib.suppress(OSError), temporary as folder, _connect(place) as connection:
+        with contextlib.suppress(OSError), temporary as folder, _connect(place, os.environ.get(KEPT)) as connection:
             said = Path(folder, "stderr")
             request = {"arguments": list(arguments), "stderr": str(said)}
             connection.sendall(json.dumps(request).encode() + b"\n")
             code = int(connection.makefile().readline() or -1)
             return code, said.read_text("utf-8", "replace") if said.exists() else ""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "once", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        [sys.executable, "-c", PROGRAM, "once", *arguments], capture_output=True, text=True, env=_ENVIRONMENT
     )
     return done.returncode, done.stderr
 
 
-def keep_one(folder: str) -> None:
-    """Let the reloads of this process and its children share one process; ``folder`` holds its socket."""
-    os.environ[SOCKET] = f"{folder}/reload.sock"
-    os.environ[OWNER] = str(os.getpid())
+class Kept:
+    """The process that loads models for this process and its children. ``folder`` holds its socket."""
+
+    def __init__(self, folder: str) -> None:
+        self._place = f"{folder}/reload.sock"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> int:
+        """Start the process unless it runs; return its pid."""
+        if self._process is None or self._process.poll() is not None:
+            Path(self._place).unlink(missing_ok=True)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, "serve", self._place, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+            os.environ[SOCKET], os.environ[KEPT] = self._place, str(self._process.pid)
+        return self._process.pid
+
+    def end(self) -> None:
+        """Kill the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
-def _connect(place: str) -> socket.socket:
-    """A connection to the kept process, started if it is not there yet. Raises ``OSError`` if it does not start."""
+def _connect(place: str, pid: str | None) -> socket.socket:
+    """A connection to the kept process, once it listens. Raises ``OSError`` if it does not."""
     connection = socket.socket(socket.AF_UNIX)
-    with contextlib.suppress(OSError):
-        connection.connect(place)
-        return connection
-    with contextlib.suppress(OSError):
-        os.unlink(place)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", place, os.environ[OWNER]],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        start_new_session=True,
-    )
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and Path(place).parent.is_dir() and _running(pid):
         with contextlib.suppress(OSError):
             connection.connect(place)
             return connection
         time.sleep(0.05)
     connection.close()
-    raise OSError("the process that loads models did not start")
+    raise OSError("the process that loads models does not listen")
+
+
+def _running(pid: str | None) -> bool:
+    try:
+        return psutil.Process(int(pid or "")).status() != psutil.STATUS_ZOMBIE
+    except (ValueError, psutil.Error):
+        return False

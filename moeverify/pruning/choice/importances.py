@@ -7,6 +7,7 @@ from typing import Any
 
 import torch_pruning as tp
 
+from moeverify.base import forms
 from moeverify.errors import UsageError
 
 IMPORTANCES: dict[str, Callable[[], Any]] = {
@@ -15,7 +16,7 @@ IMPORTANCES: dict[str, Callable[[], Any]] = {
     "lamp": lambda: tp.importance.LAMPImportance(p=2),
     "random": lambda: tp.importance.RandomImportance(),
 }
-FORMS = ", ".join((*IMPORTANCES, "module:attribute"))
+FORMS = forms.IMPORTANCES
 
 
 def importance_named(name: str) -> Any:
