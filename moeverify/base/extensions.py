@@ -16,6 +16,8 @@ import os
 from collections.abc import Iterable
 from importlib import metadata
 
+from moeverify.base.foreign import by_user, left_by
+from moeverify.base.imports import look_here
 from moeverify.base.words import words
 from moeverify.errors import ExtensionError
 
@@ -44,6 +46,8 @@ def load_modules(names: Iterable[str] = ()) -> tuple[str, ...]:
         ExtensionError: a module cannot be imported, or registers a name that is taken.
     """
     wanted = tuple(dict.fromkeys((*words(os.environ.get(VARIABLE, "")), *names)))
+    if wanted:
+        look_here()
     for name in wanted:
         _import(name, "named by --load")
     if wanted:
@@ -54,8 +58,9 @@ def load_modules(names: Iterable[str] = ()) -> tuple[str, ...]:
 def _import(name: str, origin: str) -> None:
     try:
         importlib.import_module(name)
-    except Exception as error:
-        line = " ".join(str(error).split()) or "no message"
+    except BaseException as error:
+        if by_user(error):
+            raise
         raise ExtensionError(
-            f"cannot load {name} ({origin}): {type(error).__name__}: {line}; mend, uninstall or leave out that module"
+            f"cannot load {name} ({origin}): {left_by(error)}; mend, uninstall or leave out that module"
         ) from error

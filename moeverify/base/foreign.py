@@ -30,7 +30,7 @@ def left_by(error: BaseException) -> str:
     >>> left_by(ValueError("no such\\nkernel"))
     'ValueError: no such kernel'
     >>> left_by(ValueError())
-    'ValueError without a message'
+    'ValueError: no message'
     """
     if isinstance(error, ForeignExit):
         return f"left by {error}"
@@ -41,7 +41,7 @@ def left_by(error: BaseException) -> str:
         text = " ".join(str(error).split())[:_MOST]
     except Exception:  # a class whose __str__ fails
         text = ""
-    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__} without a message"
+    return f"{type(error).__name__}: {text or 'no message'}"
 
 
 def by_user(error: BaseException) -> bool:

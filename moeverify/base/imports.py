@@ -41,13 +41,19 @@ def find_attribute(name: str) -> Any:
     Raises ``SourceError`` with one line if it cannot be imported.
     """
     module_name, _, attribute = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    look_here()
     with foreign_code(f"cannot import {name}", SourceError):
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
     return found
+
+
+def look_here() -> None:
+    """Let modules of the current folder be imported, which the command ``moeverify`` alone does not."""
+    with contextlib.suppress(FileNotFoundError):  # the folder was deleted
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)
 
 
 def importable_name(thing: Any) -> str | None:

@@ -13,10 +13,10 @@ ROUNDING = 4
 
 @check("ratio-honoured")
 def ratio_honoured(context: Context) -> Finding:
-    """Proves that each prunable class lost the share that was asked for, counted in the pruned weights.
+    """Proves that each prunable class lost the share that was asked for its role, counted in the pruned weights.
 
-    Sizes may be rounded down to a multiple of four, or of what the model's kernels need; at least one head group
-    stays. A class that the subject's plan names as adjusted, with the rule of the configuration that asks for it, must
+    Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
+    kernels need; at least one head group stays. A role with the ratio 0 loses nothing. A class that the subject's plan names as adjusted, with the rule of the configuration that asks for it, must
     keep what the plan says, and is told in the message. For a subject without groups every dimension that shrank is
     held to the ratio, give or take a tenth and the rounding, attention excepted.
     """
@@ -24,15 +24,18 @@ def ratio_honoured(context: Context) -> Finding:
     before = {n: p.shape for n, p in context.original.named_parameters()}
     wrong = []
     counted = 0
-    rounding = max(ROUNDING, alignment(context.original))
+    rounding = max(ROUNDING, alignment(context.original), context.round_to or 1)
     plan = context.outcome.plan
     adjusted = {_key(a.pruning_class): a for a in (plan.adjustments if plan is not None else ())}
     for pruning_class in context.outcome.classes:
         size = pruning_class.coupling.size
         if size < 2:
             continue
-        wanted = kept_units(size, context.pruning_ratio)
-        low, high = (max(wanted, 1),) * 2 if pruning_class.role == "heads" else (max(wanted - rounding + 1, 1), wanted)
+        ratio = context.ratio_of(pruning_class.role)
+        wanted = kept_units(size, ratio)
+        low, high = max(wanted - rounding + 1, 1), wanted
+        if ratio == 0 or pruning_class.role == "heads":  # heads go whole, and a role that is left alone keeps all
+            low = high = max(wanted, 1)
         if (adjustment := adjusted.get(_key(pruning_class))) is not None:
             low = high = adjustment.kept
         for member in pruning_class.coupling.members:
@@ -50,9 +53,12 @@ def ratio_honoured(context: Context) -> Finding:
                 if new == size or "attn" in name or "attention" in name:
                     continue
                 counted += 1
-                if abs(new - size * (1 - context.pruning_ratio)) > 0.1 * size + rounding:
+                # Without groups nothing tells the role of a dimension: it keeps to one of the ratios asked for.
+                asked = {context.pruning_ratio, *context.ratios.values()}
+                off, nearest = min((abs(new - size * (1 - ratio)), ratio) for ratio in asked)
+                if off > 0.1 * size + rounding:
                     wrong.append({"parameter": name, "dim": dim, "before": size, "after": new,
-                                  "wanted": kept_units(size, context.pruning_ratio)})  # fmt: skip
+                                  "wanted": kept_units(size, nearest)})  # fmt: skip
     if wrong:
         first = wrong[0]
         return failed(
@@ -62,6 +68,8 @@ def ratio_honoured(context: Context) -> Finding:
     if not counted:
         return failed("no prunable dimension lost anything", ratio=context.pruning_ratio)
     said = f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding"
+    if context.ratios:
+        said += "".join(f", {role} {1 - ratio:g}" for role, ratio in context.ratios.items())
     if adjusted:
         first = next(iter(adjusted.values()))
         said += f"; {len(adjusted)} classes adjusted, such as {first}"

@@ -28,6 +28,7 @@ def prune_command(
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Prune a model and save it as a checkpoint that plain transformers loads, with its plan beside it."""
+    from moeverify.base.extensions import load_modules
     from moeverify.cli.stages import stages, tell_saved
     from moeverify.models.roles import Roles
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
@@ -38,6 +39,7 @@ def prune_command(
     target = plan or save_model
     assert target is not None
     selection = Settings.read(options)
+    load_modules(selection.load)
     with stages() as progress:
         done = prune_checkpoint(
             source,

@@ -11,6 +11,7 @@ from rich.table import Table
 from moeverify.report.caveats import caveats
 from moeverify.report.html import SYMBOLS
 from moeverify.report.result import VerificationResult
+from moeverify.report.text import nothing_checked
 from moeverify.verdict import PROBLEMS, Status
 
 _COLOURS = {
@@ -41,11 +42,13 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
         colour = _COLOURS[verdict.status]
         console.print(
             f"[{colour}]{SYMBOLS[verdict.status]} {escape(verdict.source)} {verdict.check}: {verdict.status.value}[/] "
-            f"{escape(verdict.message)}\n  {escape(verdict.reproduce)}",
+            f"{escape(verdict.message)}" + (f"\n  {escape(verdict.reproduce)}" if verdict.reproduce else ""),
             soft_wrap=True,
         )
     if len(problems) > _MOST_PROBLEMS:
         console.print(f"... and {len(problems) - _MOST_PROBLEMS} more problems; the report has them all")
+    for line in nothing_checked(result.verdicts):
+        console.print(escape(line), soft_wrap=True)
     for line in caveats(result.to_dict()):
         console.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)

@@ -6,16 +6,17 @@ here: a case runs once, in a process of its own, when the first of its items is 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from moeverify.base.words import words
-from moeverify.pytest_plugin.options import option, pytest_addoption, roles_told
+from moeverify.pytest_plugin.options import option, pytest_addoption, settings_of
 
 __all__ = ["pytest_addoption"]  # a hook of pytest's, found by its name
 
+RESULTS: pytest.StashKey[list[Any]] = pytest.StashKey()
 MARKER = "moeverify_expect_fail(*checks): verify_pruning expects these checks to fail in this test"
 
 
@@ -38,17 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def _verify_settings(pytestconfig: pytest.Config) -> dict[str, Any]:
-    return {
-        "subject": option(pytestconfig, "subject") or "moe",
-        "pruning_ratio": option(pytestconfig, "pruning-ratio"),
-        "seed": option(pytestconfig, "seed"),
-        "dtype": option(pytestconfig, "dtype"),
-        "timeout": option(pytestconfig, "timeout"),
-        "roles": roles_told(pytestconfig),
-        "checks": words(option(pytestconfig, "checks")) or None,
-        "skip_checks": words(option(pytestconfig, "skip-checks")),
-        "strict": option(pytestconfig, "strict"),
-    }
+    from moeverify.errors import MoEVerifyError
+    from moeverify.models.roles import Roles
+
+    try:
+        settings = settings_of(pytestconfig, expect_fail="").arguments()
+    except MoEVerifyError as error:
+        raise pytest.UsageError(str(error)) from error
+    return {**settings, "roles": Roles(**settings["roles"]) if settings["roles"] else None}
 
 
 @pytest.fixture
@@ -56,29 +54,44 @@ def verify_pruning(request: pytest.FixtureRequest, _verify_settings: dict[str, A
     """A function with the arguments of ``moeverify.verify`` that fails the test if a check fails.
 
     The options of the command line are its defaults; checks named by the marker ``moeverify_expect_fail`` must fail.
-    Returns the ``VerificationResult``.
+    Returns the ``VerificationResult``. Where no command can name the model or the subject, the test itself is what
+    reproduces a failure.
 
     Example::
 
         def test_my_model(verify_pruning):
             verify_pruning(MyModel(), example_inputs=inputs, subject=my_prune, pruning_ratio=0.25)
     """
-    from moeverify.report.text import describe_problem
+    from moeverify.report.text import describe_problem, nothing_checked
     from moeverify.verdict import PROBLEMS, Status
     from moeverify.verification.verify import verify
 
     expected = [name for mark in request.node.iter_markers("moeverify_expect_fail") for name in mark.args]
+    again = shlex.join(["pytest", request.node.nodeid])
 
     def check(sources: Any = (), **arguments: Any) -> Any:
         __tracebackhide__ = True
-        result = verify(sources, **{**_verify_settings, "expect_fail": expected, **arguments})
+        given = {**_verify_settings, "expect_fail": expected, "reproduce": again, **arguments}
+        result = verify(sources, **given)
+        request.config.stash.setdefault(RESULTS, []).append(result)
         refused = (*PROBLEMS, Status.INCONCLUSIVE) if result.settings.get("strict") else PROBLEMS
         problems = [describe_problem(v) for v in result.verdicts if v.status in refused]
         if problems or not result.ok:
-            pytest.fail("\n\n".join(problems) or "no check could be carried out", pytrace=False)
+            pytest.fail("\n\n".join(problems) or "\n".join(nothing_checked(result.verdicts)), pytrace=False)
         return result
 
     return check
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """What passes of ``verify_pruning`` leave open."""
+    results = config.stash.get(RESULTS, [])
+    if not results:
+        return
+    from moeverify.report.caveats import caveats
+
+    for line in dict.fromkeys(line for result in results for line in caveats(result.to_dict())):
+        terminalreporter.write_line(f"moeverify note: {line}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,49 +1,62 @@
-"""The plugin's options and what they give."""
+"""The plugin's options: those of ``Settings`` under ``--moeverify-``, and a few of its own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from moeverify.models.roles import Roles
+from moeverify.base.options import Option
+from moeverify.verification.settings import OPTIONS, Settings
 
-OPTIONS = (
-    (
-        "subject",
-        str,
-        None,
-        "pruner under test: moe, torch-pruning, a fork's folder, module:attribute; adds one test a model and check",
-    ),
-    ("sources", str, "", "models, separated by commas (default: moeverify's default set)"),
-    ("pruning-ratio", float, 0.5, "share of the channels to remove"),
-    ("checks", str, "", "only these checks, separated by commas"),
-    ("skip-checks", str, "", "all but these checks, separated by commas"),
-    ("expect-fail", str, "", "CHECK or SOURCE::CHECK that must fail, separated by commas"),
-    (
-        "profile",
-        str,
-        "ci",
-        "specs drawn for each property: none, ci (20) or nightly (500); the smallest failing one is shown",
-    ),
-    ("seed", int, 0, "seed of weights, inputs and pruning"),
-    ("dtype", str, "float32", "precision that models are stored in"),
-    ("roles", str, None, "TOML file whose [roles] table says who is an expert, router, shared expert"),
-    ("experts-pattern", str, None, "regular expression of the routed experts' container: last part of its path"),
-    ("routers-pattern", str, None, "regular expression of routers: last part of their path"),
-    ("shared-experts-pattern", str, None, "regular expression of shared experts: last part of their path"),
-    ("timeout", float, 120.0, "seconds that one model may take"),
-    ("report", str, None, "folder for report.html, report.json and junit.xml"),
+# Without a subject the plugin adds no tests; `--moeverify-expect-fail` may name one source's check.
+_CHANGED: dict[str, dict[str, Any]] = {
+    "subject": {"default": None, "help": "{}; adds one test a model and check"},
+    "expect_fail": {"help": "CHECK or SOURCE::CHECK that must fail, separated by commas."},
+}
+OWN = (
+    Option("sources", str, "", "Models, separated by commas; moeverify's default set."),
+    Option("profile", str, "ci", "Specs drawn for each property: none, ci (20) or nightly (500)."),
+    Option("report", str, None, "Folder for report.html, report.json and junit.xml."),
 )
+
+
+def _plugin_option(option: Option) -> Option:
+    changed = _CHANGED.get(option.name, {})
+    text = str(changed.get("help", option.help)).format(option.help.rstrip("."))
+    return replace(option, default=changed.get("default", option.default), help=text)
+
+
+ALL = (*map(_plugin_option, OPTIONS), *OWN)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options, all under ``--moeverify-``."""
     group = parser.getgroup("moeverify", "verification of MoE pruning")
-    for name, kind, default, text in OPTIONS:
-        group.addoption(f"--moeverify-{name}", type=kind, default=default, help=text)
-    group.addoption("--moeverify-strict", action="store_true", help="inconclusive verdicts count as failures")
+    for option in ALL:
+        words: dict[str, Any] = {"default": option.default, "help": option.help.replace("%", "%%")}
+        if option.kind is bool:
+            words["action"] = "store_true"
+        else:
+            words |= {"type": _typed(option), "metavar": option.metavar or option.kind.__name__.upper()}
+            if option.repeated:
+                words["action"] = "append"
+        group.addoption(f"--moeverify-{option.flag[2:]}", **words)
+
+
+def _typed(option: Option) -> Callable[[str], Any]:
+    """A parser of the option's word that holds it to its bounds."""
+
+    def parse(text: str) -> Any:
+        value = option.kind(text)
+        if (option.low is not None and value < option.low) or (option.high is not None and value > option.high):
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = option.kind.__name__  # argparse names it in its message
+    return parse
 
 
 def option(config: pytest.Config, name: str) -> Any:
@@ -51,13 +64,11 @@ def option(config: pytest.Config, name: str) -> Any:
     return config.getoption(f"--moeverify-{name}")
 
 
-def roles_told(config: pytest.Config) -> Roles | None:
-    """The naming rules that the options give, ``None`` if they give none.
+def settings_of(config: pytest.Config, **changes: Any) -> Settings:
+    """Settings that the options give; ``changes`` replace values of options by name.
 
-    Raises ``UsageError`` as ``moeverify.models.roles_file.roles_from`` does.
+    Raises ``UsageError`` for values that cannot be meant.
     """
-    from moeverify.models.roles_file import roles_from
-
-    kinds = ("experts", "routers", "shared_experts")
-    patterns = {kind: option(config, f"{kind.replace('_', '-')}-pattern") for kind in kinds}
-    return roles_from(option(config, "roles"), **patterns)
+    values = {o.name: option(config, o.flag[2:]) for o in OPTIONS} | changes
+    values["subject"] = values["subject"] or "moe"
+    return Settings.read(values)

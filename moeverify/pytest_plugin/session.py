@@ -5,24 +5,26 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moeverify.base.foreign import guarded_exits
 from moeverify.base.versions import versions
 from moeverify.base.words import words
 from moeverify.checks.selection import select_checks
 from moeverify.errors import MoEVerifyError, UsageError
-from moeverify.models.sources import expand_sources, parse_dtype
-from moeverify.pruning.choice.request import check_ratio
-from moeverify.pytest_plugin.options import roles_told
+from moeverify.pytest_plugin.options import settings_of
+from moeverify.report.caveats import caveats
 from moeverify.report.result import VerificationResult
-from moeverify.report.text import describe_problem
-from moeverify.subjects import load_subject
+from moeverify.report.text import describe_problem, nothing_checked
+from moeverify.subjects.load import subject_kind
 from moeverify.verdict import LOAD, CaseFacts, Status, Verdict
 from moeverify.verification.case import Case, verdict_of
 from moeverify.verification.events import CaseFinished, Event, VerdictReached
+from moeverify.verification.verify import plan_cases
 from moeverify.verification.worker import Limits, Worker
 
 ROOT = "moeverify"
@@ -69,7 +71,7 @@ class CheckItem(pytest.Item):
         verdict = session.verdict(self.parent.case, self.name)
         if verdict.status is Status.SKIP:
             pytest.skip(verdict.message)
-        if verdict.status is Status.INCONCLUSIVE and not self.config.getoption("--moeverify-strict"):
+        if verdict.status is Status.INCONCLUSIVE and not self.parent.case.strict:
             pytest.skip(f"inconclusive: {verdict.message}")
         if verdict.status is not Status.PASS:
             raise ProblemFound(verdict)
@@ -123,6 +125,8 @@ class MoEVerifySession:
         except MoEVerifyError as error:
             raise pytest.UsageError(str(error)) from error
         self.worker: Worker | None = None
+        self.result: VerificationResult | None = None
+        self.path: Path | None = None
         self.reached: dict[str, dict[str, Verdict]] = {}
         self.facts: dict[str, CaseFacts] = {}
         self.errors: dict[str, MoEVerifyError] = {}
@@ -136,31 +140,28 @@ class MoEVerifySession:
     def _plan(self) -> list[Case]:
         if self._option("profile") not in EXAMPLES:
             raise UsageError(f"unknown profile {self._option('profile')!r}; use {', '.join(EXAMPLES)}")
-        checks = select_checks(self._words("checks") or None, self._words("skip-checks"))
-        ratio, subject, dtype = (
-            check_ratio(self._option("pruning-ratio")),
-            self._option("subject"),
-            self._option("dtype"),
-        )
-        parse_dtype(dtype)
-        load_subject(subject)
         expected = self._words("expect-fail")
         select_checks([word.rpartition("::")[2] for word in expected] or None)
-        self.roles = rules.patterns() if (rules := roles_told(self.config)) is not None else {}
+        self.settings = settings_of(self.config, expect_fail="").validated()
+        subject_kind(self.settings.subject)
         return [
-            Case(source, subject, ratio, self._option("seed"), dtype, checks, roles=self.roles)
-            for source in expand_sources(self._words("sources"))
+            replace(case, expect_fail=tuple(sorted(self._expected(case.source))))
+            for case in plan_cases(self._words("sources"), self.settings)
         ]
+
+    def _expected(self, source: str) -> set[str]:
+        """Checks of a source that must fail."""
+        named = [word.rpartition("::") for word in self._words("expect-fail")]
+        return {check for of, _, check in named if of in ("", source)}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Add our items; ``-k``, ``--lf`` and the rest see them like any other."""
         root = SourceRoot.from_parent(session, name=ROOT, nodeid=ROOT)
-        expected = set(self._words("expect-fail"))
         for case in self.cases:
             node = SourceNode.from_parent(root, name=case.source, nodeid=f"{ROOT}::{case.source}", case=case)
             for item in node.collect():
-                if {item.name, f"{case.source}::{item.name}"} & expected:
+                if item.name in case.expect_fail:
                     item.add_marker(pytest.mark.xfail(reason="expected to fail", strict=True, raises=ProblemFound))
                 items.append(item)
 
@@ -177,13 +178,14 @@ class MoEVerifySession:
         """Try a property. Raises ``FalsifiedProperty`` with the smallest failing spec."""
         from moeverify.suites.properties.search import describe_failure, find_failure
 
-        failure = find_failure(
-            name,
-            self._option("subject"),
-            pruning_ratio=self._option("pruning-ratio"),
-            seconds=min(self._option("timeout"), _SECONDS_A_SPEC),
-            examples=EXAMPLES[self._option("profile")],
-        )
+        with guarded_exits():
+            failure = find_failure(
+                name,
+                self.settings.subject,
+                pruning_ratio=self.settings.pruning_ratio,
+                seconds=min(self.settings.timeout, _SECONDS_A_SPEC),
+                examples=EXAMPLES[self._option("profile")],
+            )
         if failure is not None:
             folder = Path(self._option("report") or self.config.rootpath / "reports")
             path = failure.save(folder / "falsified" / f"{name}.json")
@@ -214,7 +216,7 @@ class MoEVerifySession:
             if self.worker is None or not self.worker.alive:
                 self.worker = Worker()
             try:
-                self.worker.run(case, Limits(self._option("timeout")), self._listen)
+                self.worker.run(case, Limits(case.timeout, case.memory), self._listen)
             except MoEVerifyError as error:
                 self.errors[case.source] = error
         if case.source in self.errors:
@@ -260,10 +262,9 @@ class MoEVerifySession:
         """Write the merged report, once, where the whole session is known."""
         if self.worker is not None:
             self.worker.close()
-        if self._option("report") is None or hasattr(self.config, "workerinput"):
+        if hasattr(self.config, "workerinput"):
             return
-        settings = {name: self._option(name) for name in ("subject", "pruning-ratio", "seed", "dtype", "expect-fail")}
-        result = VerificationResult(
+        self.result = VerificationResult(
             verdicts=tuple(
                 self.reached[case.source][name]
                 for case in self.cases
@@ -271,18 +272,20 @@ class MoEVerifySession:
                 if name in self.reached.get(case.source, {})
             ),
             cases=tuple(self.facts[case.source] for case in self.cases if case.source in self.facts),
-            settings={
-                **{name.replace("-", "_"): value for name, value in settings.items()},
-                **({"strict": True} if self._option("strict") else {}),
-                **({"roles": self.roles} if self.roles else {}),
-            },
+            settings={**self.settings.describe(), "expect_fail": self._words("expect-fail")},
             versions=versions(),
             created=self.created,
             seconds=time.monotonic() - self.begin,
         )
-        self.path = result.write(self._option("report"))
+        if self._option("report") is not None and self.result.verdicts:
+            self.path = self.result.write(self._option("report"))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say where the report is."""
-        if path := getattr(self, "path", None):
-            terminalreporter.write_line(f"moeverify report: {path}")
+        """What passes leave open, why nothing was checked, and where the report is."""
+        if self.result is not None:
+            lines = nothing_checked(self.result.verdicts) if self.result.verdicts else []
+            lines += [f"note: {line}" for line in caveats(self.result.to_dict())]
+            for line in lines:
+                terminalreporter.write_line(f"moeverify {line}" if not line.startswith(" ") else line)
+        if self.path is not None:
+            terminalreporter.write_line(f"moeverify report: {self.path}")

@@ -1,11 +1,12 @@
-"""One problem in plain text, for terminals and test reports."""
+"""Problems, and runs in which nothing was checked, in plain text for terminals and test reports."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from moeverify.verdict import Verdict
+from moeverify.verdict import PROBLEMS, Status, Verdict
 
 _MOST_LINES = 40
 _MOST_ITEMS = 12
@@ -34,3 +35,18 @@ def describe_problem(verdict: Verdict) -> str:
     if verdict.reproduce:
         lines.append(f"  reproduce: {verdict.reproduce}")
     return "\n".join(lines)
+
+
+def nothing_checked(verdicts: Iterable[Verdict]) -> list[str]:
+    """Lines that say why no check passed or failed: each reason once, with the checks that gave it.
+
+    Empty if a check passed or there is a problem, which says enough.
+    """
+    verdicts = list(verdicts)
+    if any(v.status in (Status.PASS, *PROBLEMS) for v in verdicts):
+        return []
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        reasons.setdefault(f"{verdict.source}: {verdict.message}", []).append(verdict.check)
+    lines = [f"{reason} ({', '.join(dict.fromkeys(checks))})" for reason, checks in reasons.items()]
+    return ["no check could be carried out:", *(f"  {line}" for line in lines)]

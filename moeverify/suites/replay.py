@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moeverify.errors import UsageError
-from moeverify.models.roles import Roles
+from moeverify.base.foreign import foreign_code, guarded_exits
+from moeverify.errors import SourceError, SubjectError, UsageError
 from moeverify.report.result import VerificationResult
 from moeverify.suites.properties.failure import FORMAT, Failure
-from moeverify.verdict import LOAD, PROBLEMS, Status
+from moeverify.verdict import LOAD, PROBLEMS, Status, Verdict
+from moeverify.verification.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,45 @@ def replay(path: str | Path) -> Iterator[Replayed]:
 
 
 def _replay_failure(failure: Failure) -> Iterator[Replayed]:
-    now = failure.still()
-    yield Replayed(f"{failure.property} of {failure.subject} on {failure.spec!r}", now, failure.script())
+    title = f"{failure.property} of {failure.subject} on {failure.spec!r}"
+    try:
+        with guarded_exits(), foreign_code("the subject", SubjectError):
+            now = failure.still()
+    except SubjectError as error:
+        now = str(error)
+    yield Replayed(title, now, failure.script())
 
 
 def _replay_report(path: Path, result: VerificationResult) -> Iterator[Replayed]:
-    from moeverify.verification.verify import verify
-
     failed = [v for v in result.verdicts if v.status in PROBLEMS]
     if not failed:
         raise UsageError(f"{path} holds no failure to replay")
-    settings = {k: result.settings[k] for k in ("pruning_ratio", "seed", "dtype") if k in result.settings}
-    if roles := result.settings.get("roles"):
-        settings["roles"] = Roles(**roles)
+    settings = Settings.from_description(result.settings)
     for source, subject in dict.fromkeys((v.source, v.subject) for v in failed):
         mine = [v for v in failed if (v.source, v.subject) == (source, subject)]
-        checks = None if any(v.check == LOAD for v in mine) else [v.check for v in mine]
-        again = verify(source, subject=subject, checks=checks, **settings)
-        now = {v.check: v for v in again.verdicts if v.status in (*PROBLEMS, Status.INCONCLUSIVE)}
+        # A check is worth something only if the subject finished.
+        checks = ("terminates", *(v.check for v in mine if v.check not in (LOAD, "terminates")))
+        again = replace(settings, subject=subject, checks=checks if len(checks) > 1 else (), skip_checks=())
+        now = _verdicts(source, replace(again, expect_fail=tuple(set(settings.expect_fail) & set(checks))))
         for verdict in mine:
-            found = now.get(verdict.check) or now.get(LOAD)
-            message = None if found is None else f"{found.status.value}: {found.message}"
-            yield Replayed(f"{verdict.check} of {subject} on {source}", message, verdict.reproduce)
+            yield Replayed(f"{verdict.check} of {subject} on {source}", _still(verdict, now), verdict.reproduce)
+
+
+def _verdicts(source: str, settings: Settings) -> dict[str, Verdict]:
+    """Verdicts of another run by check. A source or subject that cannot be loaded is a verdict on ``load``."""
+    from moeverify.verification.verify import run_settings
+
+    try:
+        return {v.check: v for v in run_settings(source, settings).verdicts}
+    except (SourceError, SubjectError) as error:
+        return {LOAD: Verdict(source, settings.subject, LOAD, Status.ERROR, str(error))}
+
+
+def _still(before: Verdict, now: Mapping[str, Verdict]) -> str | None:
+    """What a problem says now; ``None`` only if its check passed on a subject that finished."""
+    wanted = "terminates" if before.check == LOAD else before.check
+    for name in (LOAD, "terminates", wanted):
+        verdict = now.get(name)
+        if verdict is not None and verdict.status is not Status.PASS:
+            return f"{verdict.status.value}: {verdict.message}"
+    return None if wanted in now else "the check gave no verdict"

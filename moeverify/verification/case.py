@@ -208,8 +208,8 @@ def _crashed(case: Case, error: BaseException, seconds: float, on_event: Listene
         evidence = {}
         message = f"the subject refused: {' '.join(str(error).split())[:400]}"
     elif isinstance(error, Exception):
-        text = " ".join(str(error).split())[:400]
-        message = f"the subject crashed ({type(error).__name__}){f': {text}' if text else ' without a message'}"
+        name, _, text = left_by(error).partition(": ")
+        message = f"the subject crashed ({name}): {text}"
     else:
         message = f"the subject {left_by(error)}"
     on_event(VerdictReached(case, verdict_of(case, "terminates", status, message, evidence, seconds)))

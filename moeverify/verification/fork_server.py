@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from moeverify.base.extensions import load_modules
 from moeverify.base.foreign import guarded_exits, left_by
 from moeverify.errors import MoEVerifyError
 from moeverify.verification.case import Case, run_case
@@ -88,14 +89,15 @@ def _reap() -> None:
 
 
 def _warm_up() -> None:
-    """Import what cases use, before the first fork, so that each of them starts at once.
+    """Import what cases use before the first fork, so that each of them starts at once.
 
-    Much of transformers is imported when the first model is built. One thread: a pool would not survive the fork.
+    Modules that the user named are loaded here as well. Much of transformers is imported when the first model is built. One thread: a pool would not survive the fork.
     """
     import torch
 
     from moeverify.models.zoo import build_zoo
 
+    load_modules()
     torch.set_num_threads(1)
     build_zoo("mixtral")
 

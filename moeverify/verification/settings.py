@@ -101,6 +101,11 @@ class Settings:
     timeout: float = option(120.0, "Seconds that one model may take.", kind=float, low=0.1, limit=True)
     memory: float = option(12.0, "GiB of memory that one model may take.", kind=float, low=0.1, limit=True)
     strict: bool = option(False, "Exit code 1 if a verdict is inconclusive, too.", kind=bool)
+    load: tuple[str, ...] = option(
+        (), "", Option("load", str, None, "Python module that adds checks, rules or faults; again for more.",
+                       repeated=True, metavar="MODULE"),
+        read=lambda values: tuple(values["load"] or ()),
+        write=lambda names: [word for name in names for word in ("--load", name)])  # fmt: skip
     expect_fail: tuple[str, ...] = option(
         (), "", Option("expect_fail", str, "", "Checks that must fail, separated by commas."),
         read=_read_words("expect_fail"), write=_write_words("--expect-fail"))  # fmt: skip
@@ -134,13 +139,14 @@ class Settings:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Settings:
-        """Settings that ``describe`` wrote, also after JSON; what is no setting is passed over."""
-        found = {field.name: data[field.name] for field in fields(Settings) if field.name in data}
-        for name in ("checks", "skip_checks", "expect_fail"):
-            if name in found:
-                found[name] = tuple(found[name])
-        if "quality" in found:
-            found["quality"] = QualitySettings.from_dict(found["quality"])
+        """Settings that ``describe`` wrote, also after JSON; what is no setting is passed over.
+
+        Raises ``UsageError`` for a value of another type.
+        """
+        found = {}
+        for field in fields(Settings):
+            if field.name in data:
+                found[field.name] = _from_json(field.name, data[field.name])
         return cls(**found)
 
     def validated(self) -> Settings:
@@ -148,11 +154,13 @@ class Settings:
 
         Raises ``UsageError`` for a ratio, dtype, device, role or check that cannot be meant.
         """
+        from moeverify.base.extensions import load_modules
         from moeverify.checks.selection import select_checks
         from moeverify.models.device import check_device
         from moeverify.models.sources import parse_dtype
         from moeverify.pruning.choice.request import check_ratio
 
+        load_modules(self.load)
         ratios = check_role_ratios(self.ratios)
         check_ratio(self.pruning_ratio, zero=any(ratios.values()))
         if self.round_to is not None and (not isinstance(self.round_to, int) or self.round_to < 1):
@@ -165,9 +173,27 @@ class Settings:
                        pruning_ratio=float(self.pruning_ratio))  # fmt: skip
 
 
+def _from_json(name: str, value: Any) -> Any:
+    """A field's value from JSON. Raises ``UsageError`` for one of another type."""
+    default = getattr(_DEFAULT, name)
+    kind = {"round_to": int, "importance": str}.get(name, type(default))
+    try:
+        if name == "quality":
+            return QualitySettings.from_dict(value)
+        if kind is tuple and isinstance(value, list):
+            return tuple(value)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        value = None
+    if isinstance(value, bool) is (kind is bool) and isinstance(value, (int, float) if kind is float else kind):
+        return value
+    raise UsageError(f"settings that cannot be read: {name} is {str(value)[:60]!r}")
+
+
 OPTIONS = options_of(Settings)
 # Options that say what is removed, which `prune` has as well.
-SELECTION = ("pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", *(o.name for o in _ROLES))
+SELECTION = (
+    "pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", *(o.name for o in _ROLES), "load",
+)  # fmt: skip
 _DEFAULT = Settings()
 
 

@@ -76,6 +76,7 @@ def verify(
     skip_checks: Iterable[str] = (),
     expect_fail: Iterable[str] = (),
     strict: bool = False,
+    load: Sequence[str] = (),
     timeout: float = 120.0,
     memory: float = 12.0,
     workers: int | None = None,
@@ -110,6 +111,7 @@ def verify(
         skip_checks: checks to leave out.
         expect_fail: checks whose failure is right and whose pass is a failure.
         strict: count inconclusive verdicts as failures.
+        load: modules that add checks, rules or faults.
         timeout: seconds that one model may take.
         memory: GiB that the processes of one model may hold.
         workers: models verified at a time.
@@ -145,6 +147,7 @@ def verify(
         skip_checks=tuple(skip_checks),
         expect_fail=tuple(expect_fail),
         strict=strict,
+        load=tuple(load),
         timeout=timeout,
         memory=memory,
         trust_remote_code=trust_remote_code,

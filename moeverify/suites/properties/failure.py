@@ -69,13 +69,13 @@ class Failure:
         return failure
 
     def still(self) -> str | None:
-        """Try again: what the property says now, or ``None`` if it holds (or no longer applies)."""
+        """Try again: what the property says now, or ``None`` if it holds."""
         try:
             check_property(
                 self.property, self.spec, subject=self.subject, pruning_ratio=self.pruning_ratio, seed=self.seed
             )
         except PropertyFailed as error:
             return str(error)
-        except NotApplicable:
-            return None
+        except NotApplicable as error:
+            return f"nothing was shown, the property does not apply: {error}"
         return None

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import synthetic_models
+from moeverify.base.foreign import by_user, left_by
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding
@@ -88,9 +89,11 @@ class Trial:
             if self.subject != "moe" and self.roles(spec) is not None:
                 raise NotApplicable("the names say nothing of the experts, and this subject cannot be told") from error
             raise PropertyFailed(f"the subject refused: {error}") from error
-        except Exception as error:
-            line = " ".join(str(error).split())[:300]
-            raise PropertyFailed(f"the subject crashed ({type(error).__name__}): {line}") from error
+        except BaseException as error:
+            if by_user(error):
+                raise
+            how = f"crashed ({left_by(error)})" if isinstance(error, Exception) else left_by(error)
+            raise PropertyFailed(f"the subject {how}") from error
 
     def graph(self, model: nn.Module, spec: Spec | None = None) -> MoEDependencyGraph:
         """Our own dependency graph of ``model``."""
