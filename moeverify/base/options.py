@@ -86,6 +86,11 @@ def read_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def given(flag: str, text: str) -> list[str]:
+    """Words that give an option its value, also one that begins with a dash."""
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+
+
 def written_words(settings: Any) -> list[str]:
     """Words of a command line that give these settings; most of what has its default is left out."""
     words: list[str] = []
@@ -96,9 +101,6 @@ def written_words(settings: Any) -> list[str]:
         if write := field.metadata["write"]:
             words += write(value)
         elif value != field.default or field.metadata["always"]:
-            flag, text = options_of_field(field)[0].flag, str(value)
-            if value is True:
-                words += [flag]
-            else:
-                words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+            flag = options_of_field(field)[0].flag
+            words += [flag] if value is True else given(flag, str(value))
     return words

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from moeverify.base import forms
-from moeverify.base.options import Option, option, options_of, read_fields, written_words
+from moeverify.base.options import Option, given, option, options_of, read_fields, written_words
 from moeverify.base.words import words
 from moeverify.errors import UsageError
 from moeverify.evaluation.settings import QualitySettings
@@ -48,8 +48,9 @@ def _read_roles(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _write_roles(patterns: Mapping[str, str]) -> list[str]:
-    # One word: a pattern may begin with a dash.
-    return [f"--{kind.replace('_', '-')}-pattern={pattern}" for kind, pattern in patterns.items()]
+    return [
+        word for kind, pattern in patterns.items() for word in given(f"--{kind.replace('_', '-')}-pattern", pattern)
+    ]
 
 
 def _read_quality(values: Mapping[str, Any]) -> QualitySettings:
@@ -105,7 +106,7 @@ class Settings:
         (), "", Option("load", str, None, "Python module that adds checks, rules or faults; again for more.",
                        repeated=True, metavar="MODULE"),
         read=lambda values: tuple(values["load"] or ()),
-        write=lambda names: [word for name in names for word in ("--load", name)])  # fmt: skip
+        write=lambda names: [word for name in names for word in given("--load", name)])  # fmt: skip
     expect_fail: tuple[str, ...] = option(
         (), "", Option("expect_fail", str, "", "Checks that must fail, separated by commas."),
         read=_read_words("expect_fail"), write=_write_words("--expect-fail"))  # fmt: skip

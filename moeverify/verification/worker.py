@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import secrets
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import psutil
@@ -25,6 +21,7 @@ from moeverify.errors import MoEVerifyError, ProtocolError
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseStarted, Listener
 from moeverify.verification.messages import Conversation, Frames, pack
+from moeverify.verification.pipes import READ_BYTES, CasePipes, selectable
 from moeverify.verification.processes import descendants, in_session, kill, kill_descendants, resident_bytes
 from moeverify.verification.unfinished import Unfinished
 
@@ -32,8 +29,6 @@ GIBIBYTE = 1 << 30
 _POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
 _STOP_SECONDS = 5.0  # for the fork server to report a case that was killed
-_KEPT_OUTPUT = 1 << 16
-_READ = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -98,14 +93,14 @@ class Worker:
         """
         on_event(CaseStarted(case))
         unfinished = Unfinished(case, on_event)
-        with _Pipes() as pipes:
+        with CasePipes() as pipes:
             refused = _Run(self, case, limits, unfinished, pipes, stop).go()
         if refused is not None:
             raise refused
         if stop is None or not stop.is_set():
             unfinished.end()
 
-    def request(self, case: Case, token: str, pipes: _Pipes) -> None:
+    def request(self, case: Case, token: str, pipes: CasePipes) -> None:
         """Hand a case over. Raises ``OSError`` if the fork server is gone."""
         message = {"kind": "case", "case": case.to_dict(), "token": token, "threads": self._threads}
         data = pack(message)
@@ -115,7 +110,7 @@ class Worker:
 
     def control_messages(self) -> Iterator[Mapping[str, Any]]:
         """What the fork server reports. Raises ``EOFError`` if it is gone."""
-        data = self._control.recv(_READ)
+        data = self._control.recv(READ_BYTES)
         if not data:
             raise EOFError
         for message in self._frames.feed(data):
@@ -151,60 +146,10 @@ class Worker:
         return self._log.read().decode("utf-8", "replace")
 
 
-class _Pipes:
-    """Messages, output and stacks of one case: our ends, and the ends that the case gets."""
-
-    def __init__(self) -> None:
-        self.messages, messages = os.pipe()
-        self.output, output = os.pipe()
-        self._stacks: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
-        self.theirs = [messages, output, self._stacks.fileno()]
-        self._tail = b""
-        for descriptor in (self.messages, self.output):
-            os.set_blocking(descriptor, False)
-
-    def __enter__(self) -> _Pipes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hand_over()
-        os.close(self.messages)
-        os.close(self.output)
-        self._stacks.close()
-
-    def hand_over(self) -> None:
-        """Close the ends that the case has now."""
-        for descriptor in self.theirs[:2]:
-            os.close(descriptor)
-        self.theirs = []
-
-    def keep_output(self) -> bool:
-        """Read what the case printed and keep the end of it; false at the end of the pipe."""
-        data = os.read(self.output, _READ)
-        self._tail = (self._tail + data)[-_KEPT_OUTPUT:]
-        return bool(data)
-
-    def tail(self) -> str:
-        """The end of what the case printed."""
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(4 * _KEPT_OUTPUT // _READ):
-                if not self.keep_output():
-                    break
-        return self._tail.decode("utf-8", "replace")[-4000:]
-
-    def stack_frames(self, pid: int) -> list[str]:
-        """Frames of the case's running thread, innermost first, as ``function (file:line)``."""
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGUSR1)
-        time.sleep(0.5)
-        self._stacks.seek(0)
-        return frames_of(self._stacks.read(1 << 20).decode("utf-8", "replace"))
-
-
 class _Run:
     """One case from its request to its end."""
 
-    def __init__(self, worker: Worker, case: Case, limits: Limits, unfinished: Unfinished, pipes: _Pipes,
+    def __init__(self, worker: Worker, case: Case, limits: Limits, unfinished: Unfinished, pipes: CasePipes,
                  stop: threading.Event | None) -> None:  # fmt: skip
         self._worker, self._limits, self._unfinished, self._pipes, self._stop = worker, limits, unfinished, pipes, stop
         self._token = secrets.token_hex(16)
@@ -216,6 +161,7 @@ class _Run:
         self._seen: dict[int, psutil.Process] = {}
         self._refused: MoEVerifyError | None = None
         self._deadline = time.monotonic() + _START_SECONDS
+        self._measure_at = 0.0
         self._killed = False
 
     def go(self) -> MoEVerifyError | None:
@@ -258,7 +204,8 @@ class _Run:
                 return True
             self._unfinished.timed_out(self._limits.seconds, self._pipes.stack_frames(self._child))
             self._kill()
-        elif self._child is not None:
+        elif self._child is not None and now >= self._measure_at:
+            self._measure_at = now + _POLL_SECONDS
             found = self._worker.processes()
             self._seen |= {process.pid: process for process in found}
             if (used := resident_bytes(found)) > self._limits.gibibytes * GIBIBYTE:
@@ -282,7 +229,7 @@ class _Run:
 
     def _read_messages(self) -> bool:
         try:
-            data = os.read(self._pipes.messages, _READ)
+            data = os.read(self._pipes.messages, READ_BYTES)
         except BlockingIOError:
             return True
         try:
@@ -309,21 +256,3 @@ class _Run:
         while not self._unfinished.over and self._read_messages():
             if not selectable(self._pipes.messages):
                 break
-
-
-def selectable(descriptor: int) -> bool:
-    """Whether a descriptor has something to read now."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(0))
-
-
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
-
-
-def frames_of(text: str) -> list[str]:
-    """Frames of the running thread in faulthandler's output, innermost first, as ``function (file:line)``."""
-    _, _, after = text.partition("Current thread")
-    return [f"{m['function']} ({'/'.join(Path(m['file']).parts[-2:])}:{m['line']})" for m in _FRAME.finditer(after)][
-        :30
-    ]

@@ -1,0 +1,6 @@
+"""A module whose import does not come to an end."""
+
+import time
+
+while True:
+    time.sleep(0.1)
