@@ -35,7 +35,7 @@ def left_by(error: BaseException) -> str:
     if isinstance(error, ForeignExit):
         return f"left by {error}"
     if not isinstance(error, Exception):
-        words = ", ".join(repr(word) for word in error.args)
+        words = ", ".join(repr(word) for word in error.args if isinstance(word, str | int))
         return f"left by {type(error).__name__}({words})"[:_MOST]
     try:
         text = " ".join(str(error).split())[:_MOST]

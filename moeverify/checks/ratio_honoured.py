@@ -16,9 +16,10 @@ def ratio_honoured(context: Context) -> Finding:
     """Proves that each prunable class lost the share that was asked for its role, counted in the pruned weights.
 
     Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
-    kernels need; at least one head group stays. A role with the ratio 0 loses nothing. A class that the subject's plan names as adjusted, with the rule of the configuration that asks for it, must
-    keep what the plan says, and is told in the message. For a subject without groups every dimension that shrank is
-    held to the ratio, give or take a tenth and the rounding, attention excepted.
+    kernels need; at least one head group stays. A role with the ratio 0 loses nothing. A class that the subject's plan
+    names as adjusted, with the rule of the configuration that asks for it, must keep what the plan says, and is told in
+    the message. For a subject without groups every dimension that shrank is held to one of the ratios asked for, give
+    or take a tenth and the rounding, attention excepted.
     """
     after = {n: p.shape for n, p in context.pruned.named_parameters()}
     before = {n: p.shape for n, p in context.original.named_parameters()}

@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(_pipe_closed())
     except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+            sys.exit(_pipe_closed())  # typer's own way to leave
         if debug and not isinstance(error, typer.Abort | KeyboardInterrupt):
             raise
         sys.exit(_explained(error))

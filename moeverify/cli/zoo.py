@@ -23,6 +23,7 @@ def zoo_command(
     from rich.console import Console
     from rich.table import Table as Grid
 
+    from moeverify.models.sources import quiet_transformers
     from moeverify.models.zoo import zoo_listing
 
     if table is not None:
@@ -33,7 +34,8 @@ def zoo_command(
         for path in write_table(rows, table):
             typer.echo(path)
         return
-    entries = list(zoo_listing(types or ()))
+    with quiet_transformers():
+        entries = list(zoo_listing(types or ()))
     if json:
         typer.echo(json_module.dumps([entry.to_dict() for entry in entries], indent=2))
         return

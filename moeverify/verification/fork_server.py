@@ -91,7 +91,8 @@ def _reap() -> None:
 def _warm_up() -> None:
     """Import what cases use before the first fork, so that each of them starts at once.
 
-    Modules that the user named are loaded here as well. Much of transformers is imported when the first model is built. One thread: a pool would not survive the fork.
+    Modules that the user named are loaded here as well. Much of transformers is imported when the first model is
+    built. One thread: a pool would not survive the fork.
     """
     import torch
 

@@ -170,8 +170,19 @@ class Settings:
         check_device(self.device)
         expected = select_checks(self.expect_fail) if self.expect_fail else ()
         checks = select_checks(self.checks or None, self.skip_checks)
-        return replace(self, ratios=ratios, checks=checks, skip_checks=(), expect_fail=expected,
-                       pruning_ratio=float(self.pruning_ratio))  # fmt: skip
+        limits = {name: getattr(self, name) for name in ("timeout", "memory")}
+        for name, value in limits.items():
+            if not isinstance(value, int | float) or not value > 0:
+                raise UsageError(f"{name} must be a positive number, not {value!r}")
+        return replace(
+            self,
+            ratios=ratios,
+            checks=checks,
+            skip_checks=(),
+            expect_fail=expected,
+            pruning_ratio=float(self.pruning_ratio),
+            **{name: float(value) for name, value in limits.items()},
+        )
 
 
 def _from_json(name: str, value: Any) -> Any:

@@ -1,0 +1,158 @@
+"""Settings are declared once: command line, plugin, reproduce line and report read the same declaration."""
+
+import dataclasses
+import inspect
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import moeverify as mv
+from moeverify.base import forms
+from moeverify.base.options import options_of
+from moeverify.cli import main
+from moeverify.errors import UsageError
+from moeverify.evaluation.settings import QualitySettings
+from moeverify.models.sources import DTYPES
+from moeverify.pruning.choice.importances import IMPORTANCES
+from moeverify.pytest_plugin import options as plugin
+from moeverify.subjects import BUILT_IN
+from moeverify.verification import verify as door
+from moeverify.verification.case import Case
+from moeverify.verification.settings import OPTIONS, Settings, parse_role_ratios
+
+RATIOS = st.floats(0, 0.99, allow_nan=False)
+NAMES = st.text("abc $\"'`\\*~!#&;|<>(){}[]^%=:./-", min_size=1, max_size=12).filter(lambda s: s.strip() == s)
+WORDS = st.lists(st.sampled_from(["shapes", "terminates", "reload"]), max_size=2, unique=True).map(tuple)
+SETTINGS = st.builds(
+    Settings,
+    subject=st.sampled_from(["moe", "my.fork:prune", "./a folder/fork", "fault:ratio/nothing"]),
+    pruning_ratio=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from(forms.DTYPES),
+    checks=WORDS,
+    trust_remote_code=st.booleans(),
+    device=st.sampled_from(["cpu", "auto"]),
+    quality=st.builds(
+        QualitySettings,
+        tasks=st.sampled_from([(), ("arc_easy", "hellaswag")]),
+        num_fewshot=st.none() | st.integers(0, 9),
+        limit=st.none() | st.floats(0.1, 100),
+        batch_size=st.integers(1, 99),
+        max_drop=st.none() | st.floats(0, 1),
+        curve=st.sampled_from([None, (0.25,), (0.125, 0.5)]),
+    ),
+    ratios=st.dictionaries(st.sampled_from(forms.ROLES), RATIOS, max_size=3),
+    round_to=st.none() | st.integers(1, 64),
+    importance=st.none() | st.sampled_from(["lamp", "my.module:Importance"]),
+    roles=st.dictionaries(st.sampled_from(["experts", "routers", "shared_experts"]), st.sampled_from(["^a b$", "-'$"])),
+    skip_checks=WORDS,
+    timeout=st.floats(0.1, 1e4),
+    memory=st.floats(0.1, 1e3),
+    strict=st.booleans(),
+    load=st.sampled_from([(), ("mine",), ("mine", "yours.too")]),
+    expect_fail=WORDS,
+)
+
+
+def read_back(line, monkeypatch_context):
+    """Sources and settings that the command line makes of a line, after a shell took it apart."""
+    found = []
+
+    def instead(sources, settings, **_):
+        found.append((sources, settings))
+        raise UsageError("far enough")
+
+    program = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    shell = f'moeverify() {{ {shlex.quote(sys.executable)} -c {shlex.quote(program)} "$@"; }}; {line}'
+    words = json.loads(subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout)
+    monkeypatch_context.setattr(door, "run_settings", instead)
+    with pytest.raises(SystemExit):
+        main(words)
+    return found[0]
+
+
+@given(SETTINGS, NAMES.filter(lambda s: not s.startswith("-")))
+def test_the_reproduce_line_gives_the_same_settings_after_a_shell(settings, source):
+    with pytest.MonkeyPatch.context() as patch:
+        sources, read = read_back(Case.of(source, settings).reproduce(), patch)
+    assert sources == [source]
+    assert read == settings
+
+
+@given(SETTINGS)
+def test_settings_come_back_from_a_report(settings):
+    assert Settings.from_description(json.loads(json.dumps(settings.describe()))) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", "0"), ("ratios", [1]), ("checks", "shapes"), ("quality", 3), ("strict", 1), ("timeout", True)],
+)
+def test_settings_of_another_type_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"cannot be read: {name}"):
+        Settings.from_description({name: value})
+
+
+def test_a_setting_without_a_value_is_the_default():
+    assert Settings.read({}) == Settings()
+    assert Settings.from_description({"unknown": 1}) == Settings()
+    assert Settings().words() == ["--pruning-ratio", "0.5", "--seed", "0"]
+
+
+def test_the_library_takes_every_setting_with_the_same_default():
+    parameters = inspect.signature(mv.verify).parameters
+    for field in dataclasses.fields(Settings):
+        assert field.name in parameters
+        default = parameters[field.name].default
+        assert (default or None) == (getattr(Settings(), field.name) or None) or field.name == "quality"
+
+
+def test_the_plugin_takes_every_option():
+    assert {o.name for o in OPTIONS} <= {o.name for o in plugin.ALL}
+    assert options_of(Settings) == OPTIONS
+    assert len({o.flag for o in OPTIONS}) == len(OPTIONS)
+
+
+def test_words_in_help_are_those_that_the_modules_accept():
+    assert ", ".join((*IMPORTANCES, "module:attribute")) == forms.IMPORTANCES
+    assert set(forms.DTYPES) == set(DTYPES)
+    assert all(name in forms.SUBJECTS for name in BUILT_IN)
+    from moeverify.coupling.classify import ROLES
+
+    assert forms.ROLES == ROLES
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hidden"], "write ROLE=RATIO"),
+        (["=0.5"], "write ROLE=RATIO"),
+        (["hidden=half"], "write ROLE=RATIO"),
+        (["hidden=1"], r"must lie in \[0, 1\)"),
+        (["hidden=-0.1"], r"must lie in \[0, 1\)"),
+        (["hidden=nan"], r"must lie in \[0, 1\)"),
+        (["nobody=0.5"], "unknown role 'nobody'"),
+        (["hidden=0.5", "residual=0.25"], "hidden has a ratio already"),
+    ],
+)
+def test_ratios_that_cannot_be_meant_are_refused(words, message):
+    with pytest.raises(UsageError, match=message):
+        parse_role_ratios(words)
+
+
+def test_ratios_by_role():
+    assert parse_role_ratios(["routed-experts=0.25", "hidden=0"]) == {"routed_experts": 0.25, "hidden": 0.0}
+    assert parse_role_ratios([], shared_experts=False) == {"shared_experts": 0.0}
+    with pytest.raises(UsageError, match="drop one of them"):
+        parse_role_ratios(["shared_experts=0.5"], shared_experts=False)
+
+
+def test_nothing_to_prune_is_refused():
+    assert Settings(pruning_ratio=0, ratios={"hidden": 0.5}).validated().pruning_ratio == 0.0
+    with pytest.raises(UsageError, match="strictly between 0 and 1"):
+        Settings(pruning_ratio=0, ratios={"hidden": 0}).validated()
