@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from moeverify.coupling.solving.solve import CouplingClass, FrozenDim, Links, li
 from moeverify.coupling.solving.sums import Sums
 from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.coupling.tracing.trace import trace
+from moeverify.coupling.tracing.training import with_training
 from moeverify.models.roles import Roles, find_roles
 
 
@@ -60,22 +61,27 @@ def trace_couplings(
     output_transform: Callable[[Any], Any] | None = None,
     opaque: Mapping[str, Opaque] | None = None,
     held: Sequence[tuple[str, int, str]] = (),
+    unused: Collection[str] = (),
 ) -> CouplingMap:
     """Trace one forward of ``model`` and return its coupling classes.
 
     ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``opaque`` gives layers, by
-    path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay. The
-    model is left as it was.
+    path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay.
+    ``unused`` names parameters that may stay as they are although the forward does not use them; others veto every
+    dimension of their sizes. The model is left as it was.
     Raises ``TraceError`` if its forward fails.
     """
     found = find_roles(model, roles)
-    traced = trace(
-        model,
-        example_inputs,
-        forward_fn=forward_fn,
-        output_transform=output_transform,
-        expert_lists=[layer.experts for layer in found.layers if layer.layout == "listed"],
-        opaque=opaque,
+    arguments: dict[str, Any] = {
+        "forward_fn": forward_fn,
+        "output_transform": output_transform,
+        "expert_lists": [layer.experts for layer in found.layers if layer.layout == "listed"],
+        "opaque": opaque,
+    }
+    traced = trace(model, example_inputs, **arguments)
+    traced = replace(traced, untouched=tuple(name for name in traced.untouched if name not in unused))
+    traced = with_training(
+        model, traced, lambda copied, training: trace(copied, example_inputs, **arguments, training=training)
     )
     for name, dim, reason in held:
         traced.relations.freeze(traced.tensors[traced.aliases.get(name, name)][dim], reason)

@@ -131,6 +131,7 @@ class MoEPruner:
             output_transform=output_transform,
             unwrapped_parameters=unwrapped_parameters,
             customized_pruners=customized_pruners,
+            ignored_layers=self.ignored_layers,
             ignored_params=self.ignored_params,
         )
         # torch's own attention says itself how many heads it has, and they go whole

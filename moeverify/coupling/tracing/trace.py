@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +36,17 @@ def trace(
     output_transform: Callable[[Any], Any] | None = None,
     expert_lists: Sequence[Sequence[str]] = (),
     opaque: Mapping[str, Opaque] | None = None,
+    training: Collection[str] = (),
 ) -> Trace:
     """Trace one forward of ``model``.
 
     ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
     does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
-    gives layers, by path, that are not looked into.
+    gives layers, by path, that are not looked into. The modules named in ``training`` run in training mode, all others
+    in evaluation mode.
     Raises ``TraceError`` if the model's forward fails.
     """
-    given = (forward_fn, output_transform, expert_lists, opaque)
+    given = (forward_fn, output_transform, expert_lists, opaque, training)
     imagined: dict[str, int] = {}
     if is_weightless(model):
         imagination = Imagination()
@@ -82,12 +84,13 @@ def _record(
     output_transform: Callable[[Any], Any] | None,
     expert_lists: Sequence[Sequence[str]],
     opaque: Mapping[str, Opaque] | None,
+    training: Collection[str],
 ) -> list[Any]:
     """Run the forward under ``recorder``; returns the output, transformed and as it was."""
     modules = dict(model.named_modules())
-    training = [module for module in modules.values() if module.training]
-    for module in training:
-        module.training = False
+    modes = [(module, module.training) for module in modules.values()]
+    for name, module in modules.items():
+        module.training = name in training
     siblings = Siblings(expert_lists, modules, recorder, copy=not opaque)
     try:
         with (
@@ -122,6 +125,6 @@ def _record(
             f"the model's forward failed while it was traced ({line}); check that it runs with these example inputs"
         ) from error
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode
     return [output, given]

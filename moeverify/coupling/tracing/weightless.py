@@ -8,6 +8,7 @@ counted. Relations between dimensions do not depend on such answers.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,6 +33,18 @@ def is_weightless(model: nn.Module) -> bool:
     """Whether any parameter or buffer has no data."""
     owned = (slots.values() for module in model.modules() for slots in (module._parameters, module._buffers))
     return any(t is not None and (t.is_meta or isinstance(t, FakeTensor)) for values in owned for t in values)
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers lie on the meta device; those that are one tensor stay one."""
+    known: dict[int, object] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+        if isinstance(tensor, nn.Parameter):
+            known[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        else:
+            known[id(tensor)] = empty
+    return copy.deepcopy(model, known)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

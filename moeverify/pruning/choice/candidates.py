@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch_pruning.dependency import Group
 
 from moeverify.coupling.classify import PruningClass, embedding_weights, is_attention, is_hidden
+from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
 from moeverify.pruning.choice.channel_groups import group_channels, mean_of_groups
 from moeverify.pruning.choice.ranking import Candidate
@@ -44,7 +46,7 @@ class Selection:
         self._initial: dict[Any, int] = {}
 
     def candidates(self, step: int) -> tuple[list[Candidate], list[Adjustment]]:
-        """What ``step`` may cut, and what the expert boundary keeps from being cut.
+        """What ``step`` may cut, and what the expert boundary, or a freeze of a whole role, keeps from being cut.
 
         Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
         overflows.
@@ -69,7 +71,7 @@ class Selection:
                 found.append(self._candidate(pruning_class, grouped, outputs, ratio))
         self._refuse_frozen(reached, step)
         self._refuse_missing_roles(step)
-        return found, stopped
+        return found, [*stopped, *self._frozen_roles(step)]
 
     def _candidate(
         self, single: PruningClass, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float
@@ -118,6 +120,24 @@ class Selection:
                         f"a ratio for {role} was asked for, but they cannot be pruned: dimension {frozen.dim} of "
                         f"{frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
                     )
+
+    def _frozen_roles(self, step: int) -> list[Adjustment]:
+        """Roles that the common ratio asks for, and of which the model has channels that are all frozen."""
+        there = {c.role for c in self.graph.classes}
+        left = []
+        for role in ("hidden", "routed_experts", "shared_experts", "heads"):
+            asked = self.request.schedule[step] if role not in self.request.by_role else 0
+            if not asked or role in there or (role == "heads" and (self.request.heads_named or "hidden" not in there)):
+                continue  # where hidden channels are frozen, those of attention say nothing of heads
+            frozen = next((f for f in self.graph.couplings.frozen if self._has_role(role, f.parameter, f.dim)), None)
+            if frozen is not None:
+                positions = np.array(frozen.positions)[:, None]
+                member = Member(frozen.parameter, frozen.dim, positions)
+                where = f"dimension {frozen.dim} of {frozen.parameter} is frozen"
+                reason = Reason(f"{where}: {frozen.reason} ({frozen.operation})")
+                held = PruningClass(CouplingClass((member,)), role, "")
+                left.append(Adjustment(held, kept_units(len(positions), asked), len(positions), reason))
+        return left
 
     def cause(self, step: int) -> str:
         """Why ``step`` finds nothing to cut, of the first class or dimension that was asked for."""

@@ -118,6 +118,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
             output_transform=output_transform,
             opaque=self._opaque_layers(),
             held=self._held_dimensions(),
+            unused=self._may_stay(),
         )
         trace = self.couplings.trace
         self.live = LiveIndex({(n, axis): size for n, shape in trace.shapes.items() for axis, size in enumerate(shape)})
@@ -174,6 +175,12 @@ class MoEDependencyGraph(tp.DependencyGraph):
         """Paths of the layers that are cut by functions of the user's."""
         found = {self.name_of(function.layer) for function in self.nodes.own_functions().values()}
         return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
+
+    def _may_stay(self) -> set[str]:
+        """Parameters that the user leaves as they are, which may be none that the forward uses."""
+        ignored = {id(p) for m in self.ignored_modules(()) for p in m.parameters(recurse=False)}
+        ignored.update(id(p) for p in self.ignored_params)
+        return {name for name, parameter in self.model.named_parameters() if id(parameter) in ignored}
 
     def _held_dimensions(self) -> list[tuple[str, int, str]]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}

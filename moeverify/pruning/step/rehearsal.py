@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import TraceError
 from moeverify.models.forward import Example
 from moeverify.pruning.attributes.assignment import Assignment, Chosen, Reached, assign
@@ -71,7 +71,7 @@ class Rehearsal:
     @cached_property
     def _runs_without_weights(self) -> bool:
         try:
-            record_forward(_without_weights(self.graph.model), self.example)
+            record_forward(without_weights(self.graph.model), self.example)
         except TraceError:
             return False
         return True
@@ -153,7 +153,7 @@ class Rehearsal:
 
     def _copy(self) -> nn.Module:
         if self._runs_without_weights:
-            return _without_weights(self.graph.model)
+            return without_weights(self.graph.model)
         return copy.deepcopy(self.graph.model).eval()
 
     def _pruned(self, plan: Plan) -> nn.Module:
@@ -183,15 +183,3 @@ def _described(trouble: Trouble, assignment: Assignment) -> Trouble:
     first, second = assignment.rivals
     text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"
     return replace(trouble, reason=Reason(text, trouble.reason.line))
-
-
-def _without_weights(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers lie on the meta device; those that are one tensor stay one."""
-    known: dict[int, object] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-        if isinstance(tensor, nn.Parameter):
-            known[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        else:
-            known[id(tensor)] = empty
-    return copy.deepcopy(model, known)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Parameters that only a training forward uses are coupled by it; the others veto their sizes, and say how to go on."""
+
+import copy
+
+import pytest
+import torch
+from masked_original import difference
+from torch import nn
+from torch.nn import functional as F
+
+import moeverify as mv
+
+IDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+class NoisyGate(nn.Module):
+    def __init__(self, noise):
+        super().__init__()
+        self.score, self.spread, self.noise = nn.Linear(12, 5), nn.Linear(12, 5, bias=False), noise
+
+    def forward(self, x):
+        scores = self.score(x)
+        if self.noise and self.training:
+            scores = scores + torch.randn_like(scores) * F.softplus(self.spread(x))
+        return scores.softmax(-1).topk(2, -1)
+
+
+class Net(nn.Module):
+    def __init__(self, noise=True):
+        super().__init__()
+        self.embed, self.gate, self.head = nn.Embedding(20, 12), NoisyGate(noise), nn.Linear(12, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12)) for _ in range(5))
+        self.counted = 0
+
+    def forward(self, ids):
+        self.counted += self.training
+        x = self.embed(ids).flatten(0, 1)
+        weights, chosen = self.gate(x)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            row, place = (chosen == number).nonzero(as_tuple=True)
+            out = out.index_add(0, row, expert(x[row]) * weights[row, place, None])
+        return self.head(x + out)
+
+
+def net(**arguments):
+    torch.manual_seed(0)
+    return Net(**arguments).eval()
+
+
+def test_noise_of_a_router_follows_the_hidden_channels():
+    model = net()
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, IDS, pruning_ratio=0.5).step()
+    assert (model.embed.embedding_dim, model.gate.spread.in_features) == (6, 6)
+    assert difference(original, model, plan, IDS) < 1e-12
+    assert model.counted == 0
+    assert not any(module.training for module in model.modules())
+    model.train()(IDS)
+
+
+def test_the_veto_says_its_cause_and_a_role_that_stays_is_told():
+    model = net(noise=False)
+    match = r"hidden is left alone, 6 were asked: .*gate\.spread\.weight was not used .* list it in ignored_layers"
+    with pytest.warns(UserWarning, match=match):
+        plan = mv.MoEPruner(model, IDS, pruning_ratio=0.5).step()
+    assert model.embed.embedding_dim == 12
+    assert [entry["role"] for entry in plan.left_alone] == ["hidden"]
+
+
+def test_an_ignored_layer_vetoes_nothing():
+    model = net(noise=False)
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, IDS, pruning_ratio=0.5, ignored_layers=[model.gate.spread]).step()
+    assert (model.embed.embedding_dim, model.gate.spread.in_features) == (6, 12)
+    assert difference(original, model, plan, IDS) < 1e-12
