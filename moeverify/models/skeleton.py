@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,23 @@ Shapes = dict[str, tuple[int, ...]]
 def has_config(model: nn.Module) -> bool:
     """Whether the model is rebuilt from a configuration, as transformers' models are."""
     return hasattr(model, "config") and hasattr(model.config, "to_dict") and hasattr(model, "save_pretrained")
+
+
+def configured_part(model: nn.Module) -> str | None:
+    """The path of the one module that is rebuilt from a configuration: the model itself (""), or one that it wraps.
+
+    ``None`` if there is none, or several side by side.
+    """
+    found = list(_outermost_configured(model, ""))
+    return found[0] if len(found) == 1 else None
+
+
+def _outermost_configured(module: nn.Module, path: str) -> Iterator[str]:
+    if has_config(module):
+        yield path
+        return
+    for name, child in module.named_children():
+        yield from _outermost_configured(child, f"{path}.{name}" if path else name)
 
 
 def skeleton(model: nn.Module, config: Any) -> nn.Module:

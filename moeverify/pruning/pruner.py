@@ -22,7 +22,7 @@ from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.request import EACH, TOGETHER, check_heads, make_request, modules_of
 from moeverify.pruning.choice.rounding import aligned
-from moeverify.pruning.configuration import Probe, apply_update, described, has_config
+from moeverify.pruning.configuration import Probe, apply_update, described
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.walk import MAX_EXPANSIONS
@@ -281,7 +281,7 @@ class MoEPruner:
 
     def _probe(self) -> Probe | None:
         """What the configuration can say, of a model that has one; made before anything is pruned."""
-        return probe_of(self.DG) if has_config(self.model) else None
+        return probe_of(self.DG)
 
     def _write_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
         write_head_counts(self.model, heads)

@@ -156,7 +156,7 @@ def _rule(probe: Probe, found: Found) -> str:
     """Which rule of the configuration stands in the way."""
     name, dim = found.wrong[0]
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
-    config = type(probe.model.config).__name__
+    config = type(probe.config).__name__
     if not entries:
         return f"no entry of {config} sizes dimension {dim} of {name}"
     said = f"dimension {dim} of {name} follows {', '.join(entries[:3])} of {config}, which cannot say it"

@@ -6,6 +6,7 @@ that are hidden channels.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused
-from moeverify.models.skeleton import Shapes, shapes_of, skeleton
+from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.factors import Dim, Held
 from moeverify.pruning.plan.plan import Path
@@ -78,17 +80,22 @@ class Probe:
 
     ``held`` gives the sizes of factors that must stay (see ``held_factors``). ``apart`` names layers that no
     configuration speaks of: the user put them in and prunes them by functions of their own. ``views`` divide what is
-    cut, and must go on to do so alike.
+    cut, and must go on to do so alike. The model may wrap the part that has a configuration: names are the model's, and
+    what lies outside of that part is no matter of it.
     """
 
     def __init__(
         self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = (), views: Sequence[View] = ()
     ) -> None:
         self.model = model
+        self.part = configured_part(model) or ""
+        self._prefix = f"{self.part}." if self.part else ""
+        configured: Any = model.get_submodule(self.part)
+        self.config = configured.config
         self.views = tuple(views)
         self.apart = tuple(f"{path}." for path in apart)
         self.held = held or Held()
-        self.document = doc.document_of(model.config)
+        self.document = doc.document_of(self.config)
         self.base = self._shapes_of(model)
         self.built = 0
         self._rules: dict[tuple, str] = {}
@@ -97,7 +104,7 @@ class Probe:
             original = self.build({})
         except Exception as error:
             raise PruningRefused(
-                f"{type(model.config).__name__} cannot build the model again ({type(error).__name__}: {error}); "
+                f"{type(self.config).__name__} cannot build the model again ({type(error).__name__}: {error}); "
                 "without that no pruned size can be written into it"
             ) from error
         self.original = original
@@ -109,13 +116,28 @@ class Probe:
             )
 
     def _shapes_of(self, model: nn.Module) -> Shapes:
-        return {name: shape for name, shape in shapes_of(model).items() if not name.startswith(self.apart)}
+        shapes = shapes_of(model).items()
+        return {n: shape for n, shape in shapes if n.startswith(self._prefix) and not n.startswith(self.apart)}
 
     def build(self, entries: Mapping[Path, int]) -> nn.Module:
         """The skeleton with changed entries. Raises what the architecture raises."""
         self.built += 1
-        config = doc.config_from(self.model.config, doc.with_entries(self.document, entries))
-        return skeleton(self.model, config)
+        return self.built_from(doc.config_from(self.config, doc.with_entries(self.document, entries)))
+
+    def built_from(self, config: Any) -> nn.Module:
+        """The skeleton under a configuration, in a copy without weights of what wraps the configured part."""
+        built = skeleton(self.model.get_submodule(self.part), config)
+        if not self.part:
+            return built
+        whole = copy.deepcopy(self._around)
+        whole.set_submodule(self.part, built)
+        return whole
+
+    @cached_property
+    def _around(self) -> nn.Module:
+        whole = without_weights(self.model)
+        whole.set_submodule(self.part, nn.Identity())
+        return whole
 
     def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
         """What changed entries give; ``None`` if the architecture does not accept them or has other parameters."""
@@ -158,7 +180,7 @@ class Probe:
         model comes out and the entry has a say in it. Another name of an entry (``hidden_size`` where the document
         says ``d_model``) is none: both together would contradict each other.
         """
-        aliases = getattr(type(self.model.config), "attribute_map", {})
+        aliases = getattr(type(self.config), "attribute_map", {})
         found: dict[str, set[int]] = {}
         for module in self.original.modules():
             if type(module).__module__.startswith("torch."):

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused
-from moeverify.models.skeleton import Shapes, shapes_of, skeleton
+from moeverify.models.skeleton import Shapes, shapes_of
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.probe import Attribute, Entries, Probe, changed_attributes
+from moeverify.pruning.plan.sites import update_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +49,26 @@ def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
     Raises ``PruningRefused`` if it does not: an entry that the class works out anew while loading.
     """
     after = probe.build(entries)
-    config = type(after.config)
-    loaded = skeleton(probe.model, doc.written_and_loaded(after.config))
+    config = after.get_submodule(probe.part).config
+    loaded = probe.built_from(doc.written_and_loaded(config))  # type: ignore[arg-type]
     shapes = shapes_of(loaded)
-    wrong = [name for name in wanted if shapes.get(name) != wanted[name]]
+    inside = [name for name in wanted if name in probe.base]
+    wrong = [name for name in inside if shapes.get(name) != wanted[name]]
     if wrong:
         raise PruningRefused(
-            f"{config.__name__} says another size for {wrong[0]} once it is written and loaded "
+            f"{type(config).__name__} says another size for {wrong[0]} once it is written and loaded "
             f"({list(shapes.get(wrong[0], ()))}, not {list(wanted[wrong[0]])}); leave that role out"
         )
+    _shape_as_wanted(after, {name: shape for name, shape in wanted.items() if name not in probe.base})
     return ConfigUpdate(entries, probe.original, after)
+
+
+def _shape_as_wanted(built: nn.Module, wanted: Shapes) -> None:
+    """Give what lies outside of the configured part, which no configuration builds, its new shapes."""
+    for name, tensor in (*built.named_parameters(), *built.named_buffers()):
+        if name in wanted and tuple(tensor.shape) != wanted[name]:
+            tensor.data = tensor.data.new_empty(wanted[name])
+    update_sizes(built)
 
 
 def apply_update(model: nn.Module, update: ConfigUpdate, *, constants: bool = True) -> None:

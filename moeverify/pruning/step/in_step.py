@@ -9,7 +9,7 @@ from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
-from moeverify.pruning.configuration import ConfigUpdate, Probe, express, plan_update, wanted_shapes
+from moeverify.pruning.configuration import ConfigUpdate, Probe, express, plan_update, shapes_of, wanted_shapes
 from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Attribute, Entries, Move
 from moeverify.pruning.constants.constants import Constants, keep_constants, merged
@@ -48,7 +48,7 @@ def say(
     adjustments: list[Adjustment] = []
     while True:
         expression = express(probe, counts, round_to=round_to, named=named)
-        update = plan_update(probe, expression.entries, wanted_shapes(probe.base, expression.counts))
+        update = plan_update(probe, expression.entries, wanted_shapes(shapes_of(probe.model), expression.counts))
         constants = keep_constants(probe.model, update.constants(), example)
         derived = numbers.keep(update)
         moves = numbers.deciding(derived.stuck, expression.entries)

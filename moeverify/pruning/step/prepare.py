@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +12,11 @@ from torch import nn
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
+from moeverify.models.skeleton import configured_part
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
-from moeverify.pruning.configuration import ConfigUpdate, Probe, has_config
+from moeverify.pruning.configuration import ConfigUpdate, Probe
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.constants.views import views_of
@@ -54,19 +56,31 @@ def prepare(
     named = _named(selection, candidates)
     counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio, named=named)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
-    if not has_config(graph.model):
+    probe = probe_of(graph)
+    if probe is None:
         rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
         return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments, round_to))
-    probe = probe_of(graph)
     said = _say(selection, probe, counts, round_to, example)
     plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
     constants = said.update.constants()
     return Prepared(replace(plan, entries=said.entries, folds=said.folds, constants=constants), said.update, probe)
 
 
-def probe_of(graph: MoEDependencyGraph) -> Probe:
-    """What the configuration of a graph's model can say; made before anything is pruned."""
-    return Probe(graph.model, held_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
+def probe_of(graph: MoEDependencyGraph) -> Probe | None:
+    """What the configuration of a graph's model, or of a part that it wraps, can say; made before anything is pruned.
+
+    ``None`` without one. Raises ``PruningRefused`` if the model cannot be built from its own configuration.
+    """
+    part = configured_part(graph.model)
+    if part is None:
+        return None
+    try:
+        return Probe(graph.model, held_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
+    except PruningRefused as error:
+        if not part:
+            raise
+        warnings.warn(f"the configuration of {part} is not brought in step: {error}", stacklevel=4)
+        return None
 
 
 def _plan(

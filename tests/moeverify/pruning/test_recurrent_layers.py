@@ -52,3 +52,16 @@ def test_they_lose_inputs_and_states(kind, arguments, left):
     assert (model.mix.input_size, model.mix.hidden_size) == left
     expected = silenced(original, plan)(X)
     assert (model(X) - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_in_the_precision_that_has_kernels_of_its_own(kind):
+    model = build(Mixer, kind)
+    original = copy.deepcopy(model)
+    fused = torch.backends.mkldnn.enabled
+    plan = mv.MoEPruner(model, X.float(), pruning_ratio=0.5).step()
+    assert (model.mix.input_size, model.mix.hidden_size) == (4, 6)
+    assert torch.backends.mkldnn.enabled is fused
+    with torch.no_grad():
+        expected = silenced(original.double(), plan)(X)
+        assert (model.double()(X) - expected).abs().max() < 1e-12 * expected.abs().max()

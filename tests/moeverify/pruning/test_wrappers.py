@@ -9,9 +9,11 @@ import torch
 from masked_original import difference
 from small_nets import MoEBlock, build
 from torch import nn
+from transformers import Qwen3MoeConfig, Qwen3MoeModel
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
+from moeverify.models.numerics import float64_throughout
 
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -65,3 +67,42 @@ def test_training_mode_stays():
     model = build(Net).train()
     mv.MoEPruner(model, X, pruning_ratio=0.5).step()
     assert all(module.training for module in model.modules())
+
+
+class Classifier(nn.Module):
+    """A transformers model in a module of the user's, with a head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 24, "head_dim": 8}
+        config = Qwen3MoeConfig(
+            **sizes,
+            vocab_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_experts=4,
+            num_experts_per_tok=2,
+        )
+        self.body, self.score = Qwen3MoeModel(config), nn.Linear(32, 3)
+        self.body.set_experts_implementation("eager")
+
+    def forward(self, input_ids):
+        return self.score(self.body(input_ids=input_ids, use_cache=False).last_hidden_state)
+
+
+def test_the_configuration_of_a_wrapped_model_follows(tmp_path):
+    torch.manual_seed(0)
+    model, inputs = Classifier().eval(), {"input_ids": torch.arange(24).view(2, 12)}
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, inputs, pruning_ratio=0.5).step()
+    config = model.body.config
+    assert (config.hidden_size, config.num_attention_heads, config.moe_intermediate_size) == (16, 2, 12)
+    assert model.score.in_features == 16
+    with float64_throughout():
+        assert difference(original, model, plan, inputs) < 1e-9
+    model.body.save_pretrained(tmp_path)
+    loaded = Qwen3MoeModel.from_pretrained(tmp_path, experts_implementation="eager").eval()
+    with torch.no_grad():
+        got, wanted = (body(**inputs, use_cache=False).last_hidden_state for body in (loaded, model.body))
+    assert torch.equal(got, wanted)
