@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from moeverify.suites.properties.registry import check_property as check_property
     from moeverify.verdict import Status as Status
     from moeverify.verdict import Verdict as Verdict
+    from moeverify.verification.certify import certify as certify
     from moeverify.verification.verify import verify as verify
 
 _HOME = {
@@ -58,6 +59,7 @@ _HOME = {
     "find_roles": "moeverify.models.roles",
     "check_property": "moeverify.suites.properties.registry",
     "verify": "moeverify.verification.verify",
+    "certify": "moeverify.verification.certify",
     "Status": "moeverify.verdict",
     "Verdict": "moeverify.verdict",
     "VerificationResult": "moeverify.report.result",

@@ -14,7 +14,7 @@ from moeverify.report.result import VerificationResult
 from moeverify.report.text import nothing_checked
 from moeverify.verdict import PROBLEMS, Status
 
-_COLOURS = {
+COLOURS = {
     Status.PASS: "green",
     Status.FAIL: "red",
     Status.ERROR: "red",
@@ -32,14 +32,14 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
     table.add_column("model", overflow="fold")
     for status in Status:
         if result.summary[status.value]:
-            table.add_column(status.value, justify="right", style=_COLOURS[status])
+            table.add_column(status.value, justify="right", style=COLOURS[status])
     for source in dict.fromkeys(v.source for v in result.verdicts):
         found = [v.status for v in result.verdicts if v.source == source]
         table.add_row(escape(source), *(str(found.count(s) or "") for s in Status if result.summary[s.value]))
     console.print(table)
     problems = [v for v in result.verdicts if v.status in PROBLEMS] + list(result.inconclusive)
     for verdict in problems[:_MOST_PROBLEMS]:
-        colour = _COLOURS[verdict.status]
+        colour = COLOURS[verdict.status]
         console.print(
             f"[{colour}]{SYMBOLS[verdict.status]} {escape(verdict.source)} {verdict.check}: {verdict.status.value}[/] "
             f"{escape(verdict.message)}" + (f"\n  {escape(verdict.reproduce)}" if verdict.reproduce else ""),

@@ -101,3 +101,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         specs = default_specs()
         metafunc.parametrize("moe_spec", list(specs.values()), ids=list(specs))
+
+
+@pytest.fixture
+def certify_pruning() -> Callable[..., Any]:
+    """A function with the arguments of ``moeverify.certify`` that fails the test if a relation fails.
+
+    Returns the result, with ``headline`` and ``keep_map``.
+
+    Example::
+
+        def test_the_checkpoint_that_we_release(certify_pruning):
+            certify_pruning("base", "pruned")
+    """
+    from moeverify.report.text import describe_problem
+    from moeverify.verdict import PROBLEMS
+    from moeverify.verification.certify import certify
+
+    def check(base: Any, pruned: Any, **arguments: Any) -> Any:
+        __tracebackhide__ = True
+        result = certify(base, pruned, **arguments)
+        problems = [describe_problem(v) for v in result.verdicts if v.status in PROBLEMS]
+        if problems or not result.ok:
+            pytest.fail("\n\n".join(problems) or "no relation could be judged", pytrace=False)
+        return result
+
+    return check

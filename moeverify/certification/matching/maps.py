@@ -63,7 +63,7 @@ class KeepMap:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a base tensor in the pruned folder. Raises ``Unknown`` if it has none to compare."""
         other = self.to_pruned(name)
-        if other not in self.pruned or len(self.pruned[other]) != len(self.base[name]):
+        if other is None or other not in self.pruned or len(self.pruned[other]) != len(self.base[name]):
             raise Unknown(name)
         return self.pruned[other]
 

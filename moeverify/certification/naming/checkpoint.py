@@ -54,9 +54,9 @@ class Checkpoint:
         return self._cache[key]
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, inventory: Inventory | None = None) -> Checkpoint:
     """Read everything of a folder but its values. Raises ``SourceError`` if no model can be made of it."""
-    inventory = take_inventory(folder)
+    inventory = inventory or take_inventory(folder)
     skeleton = build_skeleton(folder)
     reader = Reader()
     return Checkpoint(inventory, skeleton, name_tensors(inventory.tensors, skeleton, reader), reader)

@@ -34,7 +34,7 @@ def expert_axes(skeleton: Skeleton, roles: FoundRoles) -> dict[Axis, ExpertAxis]
     found: dict[Axis, ExpertAxis] = {}
     for count in sorted({len(layer.experts) for layer in roles.layers}):
         for path in _entries(skeleton.config.to_dict(), count):
-            doubled = _with_entry(skeleton, path, 2 * count)
+            doubled = with_entry(skeleton, path, 2 * count)
             if doubled is None:
                 continue
             changed = _changes(skeleton, doubled, roles, count)
@@ -54,7 +54,8 @@ def _entries(config: Mapping[str, Any], count: int, path: tuple[str, ...] = ()) 
             yield (*path, key)
 
 
-def _with_entry(skeleton: Skeleton, path: tuple[str, ...], value: int) -> Skeleton | None:
+def with_entry(skeleton: Skeleton, path: tuple[str, ...], value: Any) -> Skeleton | None:
+    """The skeleton with one entry of its configuration changed; ``None`` if that describes no model."""
     config = copy.deepcopy(skeleton.config)
     owner = config
     for key in path[:-1]:

@@ -1,0 +1,180 @@
+"""What kind of folder it is, and which differences are faults.
+
+Some tensors of a kind that differ while their siblings are the base's are faults. A kind that differs in every layer
+was re-trained, merged or averaged on purpose: that is reported and not judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from moeverify.certification.matching.compare import PURE, Compared, Relation
+from moeverify.certification.matching.maps import KeepMap
+from moeverify.certification.matching.mixtures import Mixture
+
+
+class Headline(StrEnum):
+    """The class of a pruned folder."""
+
+    SELECTION = "pure selection"
+    PERMUTED = "selection with permutation"
+    CAST = "selection with cast"
+    ZEROED = "selection with zeroed parts"
+    RESCALED = "selection with rescaled weights"
+    MERGED = "merged experts"
+    COPIES = "copies of experts"
+    RETRAINED = "re-trained"
+    PARTLY = "re-trained in part"
+    UNDERIVED = "not derived from this base, or re-trained beyond recognition"
+    BROKEN = "a selection with faults"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """``faults`` are differences that are wrong; ``reported`` those that are on purpose or cannot be judged."""
+
+    headline: Headline
+    faults: tuple[Compared, ...]
+    reported: tuple[Compared, ...]
+    altered_kinds: tuple[str, ...] = ()
+    mixtures: tuple[Mixture, ...] = field(default=())
+
+
+# A kind is altered as a whole if this share of its tensors is.
+_WHOLE = 0.9
+_NEAR = (Relation.CHANGED,)
+_MATCHED = (*PURE, Relation.ROUNDED, Relation.ZEROED, Relation.SCALED)
+
+
+def classify(compared: Sequence[Compared], keep: KeepMap, mixtures: Sequence[Mixture] = ()) -> Classes:
+    """Tell faults from what was done on purpose."""
+    kinds: dict[str, list[Compared]] = defaultdict(list)
+    for item in compared:
+        kinds[kind_of(item.name)].append(item)
+    altered = {kind: items for kind, items in kinds.items() if _share(items, _MATCHED) <= 1 - _WHOLE}
+    matrices = [kind for kind, items in kinds.items() if items[0].nbytes and not items[0].name.endswith("bias")]
+    faults: list[Compared] = []
+    reported: list[Compared] = []
+    merged = {(m.layer_name, m.expert) for m in mixtures if m.explained}
+    wholly = len(altered) >= 0.6 * max(len(matrices), 1)
+    for kind, items in kinds.items():
+        for item in items:
+            _sort(item, items, kind in altered, wholly, merged, faults, reported)
+    return Classes(
+        _headline(compared, keep, faults, altered, wholly, mixtures),
+        tuple(sorted(faults, key=_gravity)),
+        tuple(reported),
+        tuple(altered),
+        tuple(mixtures),
+    )
+
+
+def kind_of(name: str) -> str:
+    """A tensor's name without the numbers of layers and experts.
+
+    >>> kind_of("model.layers.3.mlp.experts.17.up_proj.weight")
+    'model.layers.*.mlp.experts.*.up_proj.weight'
+    """
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def _sort(
+    item: Compared,
+    siblings: list[Compared],
+    altered: bool,
+    wholly: bool,
+    merged: set[tuple[str, int]],
+    faults: list[Compared],
+    reported: list[Compared],
+) -> None:
+    if item.relation in PURE:
+        return
+    on_purpose = _of_all_siblings(item, siblings)
+    if on_purpose is None:
+        merged_expert = item.expert is not None and (item.base_name, item.expert) in merged
+        retrained = altered and item.relation in _NEAR and len(siblings) > 1
+        on_purpose = wholly or merged_expert or retrained or item.relation is Relation.UNMAPPED
+    (reported if on_purpose else faults).append(item)
+
+
+def _of_all_siblings(item: Compared, siblings: list[Compared]) -> bool | None:
+    """Whether a difference that can be on purpose is so, since the siblings have it as well; ``None`` for others."""
+    if item.relation is Relation.MOVED:
+        return False
+    if item.relation is Relation.ROUNDED:
+        return _share(siblings, PURE) == 0 or _share(siblings, (Relation.ROUNDED,)) >= 0.5
+    if item.relation is Relation.SCALED:
+        return _share(siblings, (Relation.SCALED,)) >= _WHOLE
+    if item.relation is Relation.ZEROED:
+        return item.role != "router" and "norm" not in item.name and "embed" not in item.name
+    return None
+
+
+def _share(items: Sequence[Compared], relations: Sequence[Relation]) -> float:
+    return sum(item.relation in relations for item in items) / len(items)
+
+
+_ORDER = list(Relation)
+
+
+def _gravity(item: Compared) -> tuple[int, bool]:
+    """Faults that explain others first: moved, then unrelated, then changed."""
+    first = {Relation.MOVED: 0, Relation.UNRELATED: 1, Relation.CHANGED: 2}
+    return first.get(item.relation, 3), item.role == "other"
+
+
+def _headline(
+    compared: Sequence[Compared],
+    keep: KeepMap,
+    faults: Sequence[Compared],
+    altered: dict[str, list[Compared]],
+    wholly: bool,
+    mixtures: Sequence[Mixture],
+) -> Headline:
+    if wholly:
+        near = [item.change for items in altered.values() for item in items if item.relation in _NEAR]
+        count = sum(map(len, altered.values()))
+        return Headline.RETRAINED if len(near) > 0.5 * count else Headline.UNDERIVED
+    if faults:
+        return Headline.BROKEN
+    if any(mixture.explained and len(mixture.of) > 1 for mixture in mixtures):
+        return Headline.MERGED
+    if any(mixture.same_as for mixture in mixtures) or repeated_experts(keep):
+        return Headline.COPIES
+    if altered and any(item.relation in _NEAR for items in altered.values() for item in items):
+        return Headline.PARTLY
+    found = {item.relation for item in compared}
+    for relation, headline in (
+        (Relation.ZEROED, Headline.ZEROED),
+        (Relation.SCALED, Headline.RESCALED),
+        (Relation.ROUNDED, Headline.CAST),
+        (Relation.CAST, Headline.CAST),
+    ):
+        if relation in found:
+            return headline
+    return Headline.PERMUTED if is_permuted(keep) else Headline.SELECTION
+
+
+def is_permuted(keep: KeepMap) -> bool:
+    """Whether anything that stayed stands in another order than in the base."""
+    rows = [*keep.lists.values(), *keep.experts.values()]
+    for units in keep.units.values():
+        rows += [units] if units.ndim == 1 else list(units)
+    return any(bool((np.diff(row[row >= 0]) < 0).any()) for row in rows)
+
+
+def repeated_experts(keep: KeepMap) -> dict[int, list[int]]:
+    """For each MoE layer the base experts that stand in more than one place."""
+    found = {}
+    for layer, experts in keep.experts.items():
+        known = experts[experts >= 0]
+        values, counts = np.unique(known, return_counts=True)
+        if (counts > 1).any():
+            found[layer] = values[counts > 1].tolist()
+    return found

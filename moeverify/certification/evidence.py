@@ -1,0 +1,105 @@
+"""What the relations look at: both folders, the structure of the base, the keep map, the compared values.
+
+Each part is computed when it is first asked for; a part that cannot be had says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moeverify.certification.folders.inventory import Inventory, take_inventory
+from moeverify.certification.matching.compare import Compared, compare_all
+from moeverify.certification.matching.maps import KeepMap
+from moeverify.certification.matching.recover import recover
+from moeverify.certification.naming.checkpoint import Checkpoint, open_checkpoint
+from moeverify.certification.structure.structure import Structure, structure_of
+from moeverify.errors import MoEVerifyError
+
+
+class NotVisible(MoEVerifyError):
+    """A part of the evidence that cannot be had; the message says why."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """``oracle`` is ``full``, ``sample`` or ``none``; ``device`` is where models run."""
+
+    oracle: str = "sample"
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class Evidence:
+    """One pair of folders."""
+
+    base_folder: Path
+    pruned_folder: Path
+    options: Options = field(default_factory=Options)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def base_inventory(self) -> Inventory:
+        """Headers, index and configuration of the base."""
+        return take_inventory(self.base_folder)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """Headers, index and configuration of the pruned folder."""
+        return take_inventory(self.pruned_folder)
+
+    @cached_property
+    def base(self) -> Checkpoint:
+        """The base under its model's names. Raises ``SourceError`` if it is no model that transformers has."""
+        return open_checkpoint(self.base_folder, self.base_inventory)
+
+    @cached_property
+    def pruned(self) -> Checkpoint:
+        """The pruned folder under its model's names. Raises ``NotVisible`` if its configuration is no model."""
+        try:
+            return open_checkpoint(self.pruned_folder, self.inventory)
+        except MoEVerifyError as error:
+            raise NotVisible(str(error)) from error
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Coupling classes of the base. Raises ``NotVisible`` if its forward cannot be traced."""
+        try:
+            return structure_of(self.base.skeleton)
+        except MoEVerifyError as error:
+            raise NotVisible(f"the base cannot be traced: {error}") from error
+
+    @cached_property
+    def keep(self) -> KeepMap:
+        """What stayed, recovered from content."""
+        self.readable()
+        return recover(self.base, self.pruned, self.structure)
+
+    @cached_property
+    def compared(self) -> tuple[Compared, ...]:
+        """Every tensor of the pruned folder against the base."""
+        return tuple(compare_all(self.base, self.pruned, self.keep))
+
+    @property
+    def same_config(self) -> bool:
+        """Whether both folders are of one architecture."""
+        return self.base_inventory.model_type == self.inventory.model_type
+
+    def readable(self) -> None:
+        """Raise ``NotVisible`` where values cannot be compared: quantised, or of another architecture."""
+        if not self.same_config:
+            types = (self.inventory.model_type, self.base_inventory.model_type)
+            raise NotVisible("the pruned folder is a {}, the base a {}".format(*types))
+        for name, inventory in (("pruned folder", self.inventory), ("base", self.base_inventory)):
+            if is_quantised(inventory.config):
+                raise NotVisible(f"the {name} is quantised: its values are not compared; dequantise it first")
+
+
+def is_quantised(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that weights are stored in a quantised format."""
+    parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    return any(isinstance(part.get("quantization_config"), Mapping) for part in parts)

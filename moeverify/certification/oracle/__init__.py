@@ -1,0 +1,1 @@
+"""Running both models: small ones as a whole, in float64."""

@@ -1,0 +1,136 @@
+"""The base with everything masked that the keep map says is gone: what a correct pruning computes.
+
+Channels are held at zero, norms see the kept ones only, removed experts are never chosen, removed layers are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.masking import mask_removed
+from moeverify.checks.evidence.routing import Change
+from moeverify.models.roles import MoELayer
+
+
+def kept_positions(keep: KeepMap) -> dict[tuple[str, int], Kept]:
+    """Positions that stayed of every dimension of the base that lost some, except for whole experts."""
+    found: dict[tuple[str, int], Kept] = {}
+    for (name, dim), slots in keep.structure.slots.items():
+        if name not in keep.base or keep.to_pruned(name) is None:
+            continue
+        try:
+            gone = [_removed(keep, slot.number, slot.positions) for slot in slots]
+        except Unknown:
+            continue
+        size = keep.base[name][dim]
+        if all(isinstance(part, np.ndarray) for part in gone):
+            lost = np.unique(np.concatenate([part.ravel() for part in gone]))  # type: ignore[union-attr]
+            if len(lost):
+                found[name, dim] = Kept(np.setdiff1d(np.arange(size), lost), True)
+            continue
+        rows = _rows(keep, name, dim, slots[0].number, slots[0].positions)
+        if rows is not None:
+            found[name, dim] = Kept(rows, True)
+    return found
+
+
+def _removed(keep: KeepMap, number: int, positions: np.ndarray) -> np.ndarray | None:
+    """Positions that a class lost; ``None`` if each expert lost others."""
+    if number not in keep.units:
+        raise Unknown(f"class {number}")
+    units = keep.units[number]
+    if units.ndim == 2:
+        return None
+    return positions[np.setdiff1d(np.arange(len(positions)), units)]
+
+
+def _rows(keep: KeepMap, name: str, dim: int, number: int, positions: np.ndarray) -> np.ndarray | None:
+    """Kept positions of each base expert; an expert that is gone keeps any."""
+    item, units = keep.structure.classes[number], keep.units[number]
+    layer = keep.structure.moe_layer(item)
+    if units.shape[1] == item.coupling.size or layer is None:
+        return None
+    everything, size = np.arange(keep.base[name][dim]), item.coupling.size
+    experts = keep.experts[layer]
+    if (name, dim) in item.in_turn:
+        each = positions.reshape(size, item.experts, -1)
+        lost = [each[np.setdiff1d(np.arange(size), units[a]), b].ravel() for a, b in enumerate(experts)]
+        return np.setdiff1d(everything, np.concatenate(lost))
+    rows = [np.setdiff1d(everything, positions[units.shape[1] :].ravel())] * keep.base[name][0]
+    for after, before in enumerate(experts):
+        rows[int(before)] = np.setdiff1d(everything, positions[np.setdiff1d(np.arange(size), units[after])].ravel())
+    return np.stack(rows)
+
+
+def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module) -> dict[str, Change]:
+    """Mask ``model`` in place; what must happen to the logits of routers is returned by MoE layer."""
+    mask_removed(model, kept_positions(keep), pruned)
+    changes: dict[str, Change] = {}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for number, layer in enumerate(keep.structure.roles.layers):
+        gone = removed_experts(keep, number, layer)
+        if not gone:
+            continue
+        for (name, dim), axis in keep.structure.axes.items():
+            tensor = tensors.get(name)
+            if axis.layer != number or tensor is None or name.rpartition(".")[0] in layer.holders:
+                continue
+            if _is_vector(tensor) and tensor.is_floating_point():
+                _forbid(tensor, dim, gone)
+        changes[layer.name] = _never(gone)
+    return changes
+
+
+def removed_experts(keep: KeepMap, number: int, layer: MoELayer) -> list[int]:
+    """Experts of a MoE layer that did not stay."""
+    experts = keep.experts.get(number)
+    if experts is None or keep.to_pruned(layer.name) is None:
+        return []
+    return sorted(set(range(len(layer.experts))) - set(experts.tolist()))
+
+
+def _is_vector(tensor: torch.Tensor) -> bool:
+    return sum(size > 1 for size in tensor.shape) == 1
+
+
+@torch.no_grad()
+def _forbid(tensor: torch.Tensor, dim: int, gone: list[int]) -> None:
+    tensor.index_fill_(dim, torch.as_tensor(gone, device=tensor.device), float("-inf"))
+
+
+def _never(gone: list[int]) -> Change:
+    def change(logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.as_tensor(gone, device=logits.device), float("-inf"))
+
+    return change
+
+
+def drop_layers(model: nn.Module, keep: KeepMap) -> None:
+    """Leave out the layers that are gone, in place; lists of the configuration with one entry a layer follow."""
+    containers = {layer.container for layer in keep.structure.roles.layers}
+    for path, numbers in keep.lists.items():
+        if path in containers:
+            continue
+        modules = model.get_submodule(path)
+        if not isinstance(modules, nn.ModuleList):
+            continue
+        whole = len(modules)
+        owner, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.ModuleList(modules[int(n)] for n in numbers))
+        for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
+            for key, value in list(_own_entries(config)):
+                if isinstance(value, list) and len(value) == whole:
+                    setattr(config, key, [value[int(n)] for n in numbers])
+                elif key == "num_hidden_layers" and value == whole:
+                    setattr(config, key, len(numbers))
+
+
+def _own_entries(config) -> Iterator[tuple[str, object]]:
+    entries: Mapping[str, object] = vars(config)
+    yield from entries.items()

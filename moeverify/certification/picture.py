@@ -1,0 +1,120 @@
+"""Picture of what was removed: experts of each MoE layer, channels inside of them, hidden channels and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from moeverify.certification.matching.maps import KeepMap
+from moeverify.inspection.svg import Drawing
+
+_WIDTH, _LEFT, _RIGHT = 1180, 190, 90
+_KEPT, _GONE, _UNKNOWN = "#0969DA", "#D8DEE4", "#BF8700"
+_BUCKETS = 256
+
+
+def keep_picture(keep: KeepMap) -> str:
+    """The picture as SVG. One row a MoE layer, one column an expert of the base; filled ones stayed."""
+    drawing = Drawing(_WIDTH)
+    drawing.title("What stayed of the base", "One row for each MoE layer and one column for each expert of the base.")
+    y = 28.0
+    drawing.text(16, y, "Kept", size=15, bold=True)
+    _legend(drawing, y)
+    y = _lists(drawing, keep, y + 14)
+    y = _experts(drawing, keep, y + 10)
+    y = _units(drawing, keep, y + 10)
+    drawing.grow(y + 16)
+    return drawing.to_string()
+
+
+def _legend(drawing: Drawing, y: float) -> None:
+    for x, colour, text in ((80, _KEPT, "stayed"), (170, _GONE, "removed"), (270, _UNKNOWN, "no part of the base")):
+        drawing.box(x, y - 11, 12, 12, colour, radius=0)
+        drawing.text(x + 18, y, text, size=12, grey=True)
+
+
+def _row(drawing: Drawing, y: float, height: float, label: str, shares: Sequence[float], told: str) -> None:
+    """One row of cells; a share of 1 is kept, 0 removed, -1 unknown. Neighbours of one colour are one shape."""
+    drawing.text(16, y + min(height, 10), label, size=10 if height >= 9 else 8, mono=True)
+    width = (_WIDTH - _LEFT - _RIGHT) / max(len(shares), 1)
+    for start, end, share in _runs(shares):
+        colour = _UNKNOWN if share < 0 else _shade(share)
+        gap = 0.5 if width >= 5 and end - start == 1 else 0.0
+        drawing.box(_LEFT + start * width, y, (end - start) * width - gap, height - 1, colour, radius=0)
+    drawing.text(_WIDTH - _RIGHT + 8, y + min(height, 10), told, size=10 if height >= 9 else 8, grey=True)
+
+
+def _runs(values: Sequence[float]) -> Iterator[tuple[int, int, float]]:
+    start = 0
+    for position in range(1, len(values) + 1):
+        if position == len(values) or values[position] != values[start]:
+            yield start, position, values[start]
+            start = position
+
+
+def _shade(share: float) -> str:
+    """Between the colours of removed and kept, in eight steps."""
+    step = round(share * 8) / 8
+    low, high = ([int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (_GONE, _KEPT))
+    return "#" + "".join(f"{round(a + (b - a) * step):02X}" for a, b in zip(low, high, strict=True))
+
+
+def _lists(drawing: Drawing, keep: KeepMap, y: float) -> float:
+    containers = {layer.container for layer in keep.structure.roles.layers}
+    for path, numbers in keep.lists.items():
+        if path in containers:
+            continue
+        before = 1 + max(int(n[len(path) + 1 :].split(".")[0]) for n in keep.base if n.startswith(path + "."))
+        shares = np.isin(np.arange(before), numbers).astype(float).tolist()
+        _row(drawing, y, 14, _short(path), shares, f"{len(numbers)} of {before}")
+        y += 16
+    return y
+
+
+def _experts(drawing: Drawing, keep: KeepMap, y: float) -> float:
+    if not keep.experts:
+        return y
+    drawing.text(16, y + 12, "experts", size=12, bold=True)
+    y += 20
+    height = 14 if len(keep.experts) <= 24 else 9
+    for number, experts in sorted(keep.experts.items()):
+        layer = keep.structure.roles.layers[number]
+        shares = np.isin(np.arange(len(layer.experts)), experts).astype(float)
+        lost = int((experts < 0).sum())
+        told = f"{len(experts)} of {len(layer.experts)}" + (f", {lost} unknown" if lost else "")
+        _row(drawing, y, height, _short(layer.name), shares.tolist(), told)
+        y += height
+    return y
+
+
+def _units(drawing: Drawing, keep: KeepMap, y: float) -> float:
+    """Channels that stayed, averaged over experts and over neighbours."""
+    by_role: dict[str, list[tuple[str, np.ndarray, int]]] = {}
+    for number, units in sorted(keep.units.items()):
+        item = keep.structure.classes[number]
+        size = item.coupling.size
+        if units.shape[-1] < size:
+            by_role.setdefault(item.role, []).append((item.where, units, size))
+    for role, rows in by_role.items():
+        title = f"{role.replace('_', ' ')}: channels or heads, darker where more stayed"
+        drawing.text(16, y + 14, title, size=12, bold=True)
+        y += 22
+        height = 14 if len(rows) <= 24 else 9
+        for where, units, size in rows[:256]:
+            told = f"{units.shape[-1]} of {size}"
+            _row(drawing, y, height, _short(where) or "residual stream", _buckets(units, size), told)
+            y += height
+        y += 4
+    return y
+
+
+def _buckets(units: np.ndarray, size: int) -> list[float]:
+    rows = np.atleast_2d(units)
+    stayed = np.stack([np.isin(np.arange(size), row) for row in rows]).mean(0)
+    parts = np.array_split(stayed, min(size, _BUCKETS))
+    return [round(float(part.mean()) * 8) / 8 for part in parts]
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 28 else "…" + path[-27:]

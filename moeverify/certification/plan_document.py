@@ -1,0 +1,166 @@
+"""The keep map as a plan document: ``moeverify apply-plan`` makes the pruned folder from the base with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moeverify.base.files import write_text
+from moeverify.base.positions import to_text
+from moeverify.base.versions import versions
+from moeverify.certification.classify import Headline, is_permuted
+from moeverify.certification.evidence import Evidence
+from moeverify.certification.matching.keys import as_bits
+from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.certification.relations.entries import differing, is_count
+from moeverify.certification.relations.values import classes_of
+from moeverify.errors import PlanError
+
+SCHEMA_VERSION = "1.0"
+_SELECTIONS = (Headline.SELECTION, Headline.PERMUTED, Headline.CAST)
+_CHUNK = 1 << 26
+
+
+def write_plan(evidence: Evidence, path: Path) -> Path:
+    """Write the keep map as a plan. Raises ``PlanError`` where no plan gives the folder."""
+    return write_text(path, json.dumps(plan_document(evidence), indent=1) + "\n")
+
+
+def plan_document(evidence: Evidence) -> dict[str, Any]:
+    """The plan as data. Raises ``PlanError`` for a folder that is no selection, lost layers or lost nothing."""
+    headline, keep = classes_of(evidence).headline, evidence.keep
+    if headline not in _SELECTIONS:
+        raise PlanError(f"{headline.value}: no plan makes this folder from the base; --json - has what was found")
+    containers = {layer.container for layer in keep.structure.roles.layers}
+    if gone := [path for path in keep.lists if path not in containers]:
+        raise PlanError(f"entries of {gone[0]} were removed, which a plan cannot express; --json - has the keep map")
+    kept = dict(_kept(keep))
+    if not kept:
+        raise PlanError("nothing was removed, so that there is nothing to plan")
+    sets: dict[str, int] = {}
+
+    def number(positions: np.ndarray) -> int:
+        return sets.setdefault(to_text(positions), len(sets))
+
+    entries = [
+        {
+            "parameter": name,
+            "dim": dim,
+            "size": keep.base[name][dim],
+            "set": number(rows) if rows.ndim == 1 else [number(row) for row in rows],
+        }
+        for (name, dim), rows in kept.items()
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "versions": dict(versions()),
+        "base": _base(evidence.base, evidence.base_inventory.config),
+        "cuts": list(_cuts(keep)),
+        "sets": list(sets),
+        "keep": entries,
+        "config": _config(evidence),
+        "folds": [],
+        "adjustments": list(_remarks(evidence)),
+    }
+
+
+def _kept(keep: KeepMap) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
+    """Kept positions, ascending, of every dimension that lost some; those inside of stacks before whole experts."""
+    axes = [key for key in keep.structure.axes if key[0] in keep.base]
+    inner = [key for key in keep.structure.slots if key not in axes and key[0] in keep.base]
+    for name, dim in (*inner, *axes):
+        try:
+            if keep.shape(name)[dim] == keep.base[name][dim]:
+                continue
+            rows = _rows(keep, name, dim)
+        except Unknown as error:
+            raise PlanError(f"positions of {name}, dimension {dim}, are not known: {error}") from error
+        if (rows < 0).any():
+            raise PlanError(f"positions of {name}, dimension {dim}, are not all of the base")
+        yield (name, dim), rows
+
+
+def _rows(keep: KeepMap, name: str, dim: int) -> np.ndarray:
+    axis = keep.structure.axes.get((name, 0))
+    slots = keep.structure.slots.get((name, dim), ())
+    each = any(keep.units[s.number].ndim == 2 for s in slots if s.number in keep.units)
+    if axis is None or dim == 0 or not each:
+        found = keep.positions(name, dim)
+        return np.sort(np.arange(keep.base[name][dim]) if found is None else found)
+    experts = [*keep.experts[axis.layer], *range(axis.count, keep.base[name][0])]
+    rows = np.tile(np.arange(keep.shape(name)[dim]), (keep.base[name][0], 1))
+    for after, before in enumerate(experts):
+        found = keep.positions(name, dim, after)
+        rows[int(before)] = np.sort(np.arange(keep.base[name][dim]) if found is None else found)
+    return rows
+
+
+def _cuts(keep: KeepMap) -> Iterator[dict[str, Any]]:
+    for number, experts in keep.experts.items():
+        layer = keep.structure.roles.layers[number]
+        if len(experts) < len(layer.experts):
+            yield {"role": "experts", "where": layer.name, "before": len(layer.experts), "after": len(experts)}
+    for number, units in keep.units.items():
+        item = keep.structure.classes[number]
+        if units.shape[-1] < item.coupling.size:
+            yield {
+                "role": item.role,
+                "where": item.where,
+                "before": item.coupling.size,
+                "after": int(units.shape[-1]),
+            }
+
+
+def _config(evidence: Evidence) -> list[dict[str, Any]]:
+    before, after = evidence.base.skeleton.config.to_dict(), evidence.pruned.skeleton.config.to_dict()
+    changed = [e for e in differing(before, after) if is_count(e.before) and is_count(e.after) and e.after >= 1]
+    return [{"path": list(entry.path), "value": entry.after} for entry in changed]
+
+
+def _remarks(evidence: Evidence) -> Iterator[str]:
+    if is_permuted(evidence.keep):
+        yield "the folder stands in another order than the base; this plan keeps the base's order"
+
+
+def _base(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies the base's weights: a digest over names, types, shapes and values."""
+    dtype = next((t for t in (config.get("dtype"), config.get("torch_dtype")) if t), "float32")
+    tensors = {id(p): p for p in base.skeleton.model.parameters()}
+    return {
+        "digest": _digest(base),
+        "model_type": str(config.get("model_type", "")),
+        "dtype": str(dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for p in tensors.values()),
+    }
+
+
+def _digest(base: Checkpoint) -> str:
+    total = hashlib.sha256()
+    for name in sorted(base.skeleton.shapes):
+        stored = name if name in base.naming.tensors else _twin(base, name)
+        assembly = base.naming.tensors[stored]
+        total.update(f"{name} {assembly.dtype} {assembly.shape}\n".encode())
+        parts = range(assembly.shape[0]) if assembly.sliced else [None]
+        for part in parts:
+            flat = as_bits(base.read(stored, part).contiguous()).reshape(-1).view(torch.uint8)
+            for start in range(0, len(flat), _CHUNK):
+                total.update(memoryview(flat[start : start + _CHUNK].numpy()))
+        base.reader.looked_at(assembly.nbytes)
+    return f"sha256:{total.hexdigest()}"
+
+
+def _twin(base: Checkpoint, name: str) -> str:
+    """The stored name of a tied tensor."""
+    tied = base.skeleton.tied
+    family = [n for n in (tied.get(name), *(a for a, b in tied.items() if b in (name, tied.get(name)))) if n]
+    for other in family:
+        if other in base.naming.tensors:
+            return other
+    raise PlanError(f"the base has no tensor {name}")

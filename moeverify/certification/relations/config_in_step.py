@@ -1,0 +1,172 @@
+"""``config-in-step``"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
+from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
+from moeverify.certification.relations.registry import inconclusive, more, relation
+from moeverify.checks.registry import Finding, failed, passed
+
+# Names of one and the same entry; engines differ in which they read first.
+ALIASES = (
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_topk"),
+)
+_PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+_PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
+
+
+@relation("config-in-step")
+def config_in_step(evidence: Evidence) -> Finding:
+    """The configuration implies the shapes on disk, and says nothing else than the base's but for sizes."""
+    if is_quantised(evidence.inventory.config):
+        return inconclusive("the folder is quantised: shapes of packed weights are left to loads-whole")
+    pruned, config = evidence.pruned, evidence.inventory.config
+    theirs = set(evidence.base.naming.broken)
+    lines = [
+        f"{name} {line}"
+        for name, line in pruned.naming.broken.items()
+        if "config.json implies" in line and name not in theirs
+    ]
+    lines += _aliases(config)
+    lines += _prediction_layers(evidence)
+    unsure: list[str] = []
+    if evidence.same_config:
+        faults, unsure = _entries(evidence)
+        lines += faults
+    if lines:
+        return failed(more(lines), problems=lines, unsure=unsure)
+    if unsure:
+        return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
+    return passed("the configuration implies every shape on disk and differs from the base's in sizes alone")
+
+
+def _aliases(config: Mapping[str, Any]) -> Iterator[str]:
+    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
+        for names in ALIASES:
+            values = {name: part[name] for name in names if is_count(part.get(name))}
+            if len(set(values.values())) > 1:
+                told = " and ".join(f"{name} = {value}" for name, value in values.items())
+                yield f"config.json has {told}: engines differ in which they read"
+
+
+def _prediction_layers(evidence: Evidence) -> Iterator[str]:
+    """Layers for multi-token prediction are there if and only if they are announced, and of the trunk's sizes."""
+    announced = {k: v for k, v in evidence.inventory.config.items() if k in _PREDICTION and is_count(v) and v > 0}
+    mine, theirs = _prediction_tensors(evidence.pruned), _prediction_tensors(evidence.base)
+    if announced and theirs and not mine:
+        key, value = next(iter(announced.items()))
+        yield f"{key} = {value} announces prediction layers, but their {len(theirs)} tensors are gone: set it to 0"
+    for name in sorted(mine):
+        kin = _trunk_kin(name, evidence.pruned.inventory.tensors)
+        if kin is None or name not in evidence.base_inventory.tensors:
+            continue
+        before, base_kin = evidence.base_inventory.tensors[name].shape, evidence.base_inventory.tensors.get(kin)
+        after, trunk = mine[name], evidence.pruned.inventory.tensors[kin].shape
+        if base_kin is not None and before == base_kin.shape and after != trunk:
+            yield f"{name} has shape {list(after)}, the trunk's {list(trunk)}: the prediction layers were left unpruned"
+            return
+
+
+def _prediction_tensors(side) -> dict[str, tuple[int, ...]]:
+    names = [n for n in (*side.naming.ignored, *side.naming.unexpected)]
+    layers = {n.rpartition(".layers.")[2].split(".")[0] for n in names if ".layers." in n}
+    extra = {n for n in names if _PREDICTION_NAMES.search(n) or n.rpartition(".layers.")[2].split(".")[0] in layers}
+    return {name: side.inventory.tensors[name].shape for name in extra}
+
+
+def _trunk_kin(name: str, tensors: Mapping[str, Any]) -> str | None:
+    """A tensor of the same ending in the last trunk layer that has one."""
+    ending = re.sub(r"^.*?layers\.\d+\.", "", name)
+    found = [n for n in tensors if n != name and n.endswith("." + ending) and not _PREDICTION_NAMES.search(n)]
+    number = re.search(r"layers\.(\d+)\.", name)
+    found = [n for n in found if number is None or f"layers.{number.group(1)}." not in n]
+    return max(found, default=None)
+
+
+def _entries(evidence: Evidence) -> tuple[list[str], list[str]]:
+    """Entries that differ without a reason, and those whose reason cannot be seen."""
+    faults: list[str] = []
+    unsure: list[str] = []
+    before, after = evidence.base.skeleton.config.to_dict(), evidence.pruned.skeleton.config.to_dict()
+    entries = sorted(differing(before, after), key=lambda e: e.path)
+    sizes = {(e.before, e.after) for e in entries if is_count(e.before) and gives_shapes(evidence.pruned.skeleton, e)}
+    for entry in entries:
+        if is_count(entry.before) and (entry.before, entry.after) in sizes:
+            continue  # a size, or a number that follows one
+        fault, doubt = _judge(evidence, entry)
+        faults += [fault] if fault else []
+        unsure += [doubt] if doubt else []
+    return faults, unsure
+
+
+def _judge(evidence: Evidence, entry: Entry) -> tuple[str, str]:
+    """What is wrong with an entry, and what cannot be decided of it; empty where it is explained."""
+    if isinstance(entry.before, list) and isinstance(entry.after, list):
+        return _list(evidence, entry)
+    if is_count(entry.before) and is_count(entry.after):
+        if GROUPS.search(entry.key):
+            return "", ""  # the relation topology judges these
+        if TOP_K.search(entry.key):
+            return _top_k(evidence, entry)
+        return ("", "") if entry.key in _PREDICTION else ("", str(entry))
+    if isinstance(entry.before, float) or isinstance(entry.after, float):
+        return _number(evidence, entry)
+    if gives_shapes(evidence.pruned.skeleton, entry):
+        return "", ""
+    return f"{entry}: no removal explains that", ""
+
+
+def _top_k(evidence: Evidence, entry: Entry) -> tuple[str, str]:
+    if entry.after > entry.before:
+        return f"{entry}: more experts a token than in the base", ""
+    try:
+        counts = [len(experts) for experts in evidence.keep.experts.values()]
+    except NotVisible:
+        counts = []
+    if counts and entry.before <= min(counts):
+        return f"{entry}: {min(counts)} experts are left, so nothing asked for fewer a token", ""
+    return "", ""
+
+
+def _number(evidence: Evidence, entry: Entry) -> tuple[str, str]:
+    """Numbers that a configuration class derives from sizes follow them; others must stay."""
+    text = evidence.inventory.config.get(entry.key)
+    if entry.key not in evidence.inventory.config and entry.key not in evidence.base_inventory.config:
+        return "", f"{entry} (derived by transformers)"
+    if text is not None and text == evidence.base_inventory.config.get(entry.key):
+        return "", ""
+    return f"{entry}: no removal explains that", ""
+
+
+def _list(evidence: Evidence, entry: Entry) -> tuple[str, str]:
+    """A list with one entry a layer holds those of the layers that stayed."""
+    try:
+        lists = evidence.keep.lists
+    except NotVisible:
+        return "", str(entry)
+    for path, numbers in lists.items():
+        whole = sum(1 for _ in _numbers_of(evidence.base.shapes, path))
+        if len(entry.before) == whole and (numbers >= 0).all():
+            expected = [entry.before[n] for n in numbers]
+            if entry.after == expected:
+                return "", ""
+            if len(entry.after) != len(numbers):
+                return f"{'.'.join(entry.path)} has {len(entry.after)} entries for {len(numbers)} layers", ""
+            wrong = next(n for n, (a, b) in enumerate(zip(entry.after, expected, strict=True)) if a != b)
+            source = int(numbers[wrong])
+            return (
+                f"{'.'.join(entry.path)}[{wrong}] is {entry.after[wrong]!r}, but layer {wrong} is base layer {source}, "
+                f"a {expected[wrong]!r}"
+            ), ""
+    if gives_shapes(evidence.pruned.skeleton, entry):
+        return "", ""
+    return f"{entry}: no removal explains that", ""
+
+
+def _numbers_of(shapes: Mapping[str, Any], path: str) -> set[str]:
+    return {name[len(path) + 1 :].split(".")[0] for name in shapes if name.startswith(path + ".")}

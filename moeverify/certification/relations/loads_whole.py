@@ -1,0 +1,87 @@
+"""``loads-whole``"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from moeverify.certification.evidence import Evidence
+from moeverify.certification.oracle.running import SAMPLE_BYTES
+from moeverify.certification.relations.registry import more, relation
+from moeverify.checks.evidence.fresh_process import load_afresh
+from moeverify.checks.registry import Finding, failed, passed
+
+_WORDS = {
+    "missing_keys": "is missing in the files: transformers fills it with random or zero values",
+    "unexpected_keys": "is dropped on loading",
+    "mismatched_keys": "has another shape than the model",
+    "error_msgs": "",
+}
+# A large model is loaded without its values: names and shapes are compared by transformers all the same.
+_WITHOUT_VALUES = """
+import json, sys, transformers
+folder = sys.argv[1]
+config = transformers.AutoConfig.from_pretrained(folder)
+kind = getattr(transformers, (config.architectures or [""])[0] or "", transformers.AutoModelForCausalLM)
+_, info = kind.from_pretrained(folder, device_map="meta", output_loading_info=True)
+print(json.dumps({k: sorted(map(str, v)) for k, v in info.items() if v}))
+"""
+
+
+@relation("loads-whole")
+def loads_whole(evidence: Evidence) -> Finding:
+    """A fresh process of plain transformers loads the folder: no key missing, unexpected or re-initialised."""
+    found, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
+    if found is None:
+        return failed(f"transformers does not load it: {error}")
+    if found:
+        base, _ = loading_report(evidence.base_folder, evidence.base_inventory.nbytes)
+        found = {kind: [key for key in keys if key not in (base or {}).get(kind, ())] for kind, keys in found.items()}
+    lines = [f"{key} {_WORDS.get(kind, kind)}".strip() for kind, keys in found.items() for key in keys]
+    if lines:
+        return failed(more(lines), **{kind: keys[:200] for kind, keys in found.items()})
+    return passed("a fresh process of transformers loads it without a missing, unexpected or re-initialised key")
+
+
+def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] | None, str]:
+    """What transformers reports of loading a folder; ``None`` and the error if it fails."""
+    if nbytes > SAMPLE_BYTES:
+        return _without_values(folder)
+    with tempfile.TemporaryDirectory(prefix="moeverify-load-") as place:
+        os.symlink(folder.resolve(), Path(place, "model"))
+        save_file({"input_ids": torch.zeros(1, 8, dtype=torch.long)}, Path(place, "inputs.safetensors"))
+        code, said = load_afresh([place, "float32", "", "eager", "1", "cpu"])
+        report = Path(place, "info.json")
+        if code == 0 and report.is_file():
+            return json.loads(report.read_text("utf-8")), ""
+        return None, last_error(said)
+
+
+def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_VALUES, str(folder.resolve())],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        return None, last_error(done.stderr)
+    return json.loads(done.stdout.strip().splitlines()[-1]), ""
+
+
+def last_error(text: str) -> str:
+    """The line of a traceback that names the error; with what transformers' table names, if there is one."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
+    told = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    named = next((line for line in lines if "| MISMATCH" in line or "| CONVERSION" in line or "| MISSING" in line), "")
+    return f"{told[:240]} {named[:160]}".strip() or "the process ended without a word"

@@ -1,0 +1,63 @@
+"""``masked-equivalence``"""
+
+from __future__ import annotations
+
+from moeverify.certification.classify import Headline
+from moeverify.certification.evidence import Evidence
+from moeverify.certification.matching.compare import Relation
+from moeverify.certification.oracle.proof import TOLERANCE
+from moeverify.certification.oracle.running import check_size, one_line
+from moeverify.certification.relations.registry import inconclusive, relation
+from moeverify.certification.relations.values import RESCALED_TOLERANCE, classes_of, proof_of
+from moeverify.checks.registry import Finding, failed, passed, skipped
+
+_NO_REFERENCE = (Headline.MERGED, Headline.COPIES, Headline.RETRAINED, Headline.UNDERIVED, Headline.PARTLY)
+
+
+@relation("masked-equivalence")
+def masked_equivalence(evidence: Evidence) -> Finding:
+    """The pruned model computes what the base computes with the removed parts masked, on the same tokens.
+
+    In float64, relative error below 1e-9, every expert that stayed reached. Values that were cast or rounded differ by
+    their rounding, so that only folders of the base's own precision are proved.
+    """
+    check_size(evidence)
+    classes = classes_of(evidence)
+    if classes.headline in _NO_REFERENCE:
+        return skipped(f"{classes.headline.value}: there is no reference to compare with")
+    found = {item.relation for item in evidence.compared}
+    if found & {Relation.CAST, Relation.ROUNDED}:
+        return inconclusive("values were rounded: outputs differ by that, which no tolerance tells from a fault")
+    if Relation.ZEROED in found:
+        return inconclusive("parts were set to zero, so that the base without them is the folder itself")
+    if any(item.relation is Relation.UNMAPPED for item in evidence.compared):
+        return inconclusive("some values could not be placed in the base, so that there is no reference")
+    if Relation.SCALED in found and evidence.base.naming.tensors and _coarse(evidence):
+        return inconclusive("rescaled weights were rounded to 16 bits: outputs differ by that")
+    try:
+        proof = proof_of(evidence)
+    except Exception as error:
+        return inconclusive(f"the models could not be compared: {one_line(error)}")
+    tolerance = RESCALED_TOLERANCE if Relation.SCALED in found else TOLERANCE
+    facts = {**vars(proof), "tolerance": tolerance}
+    if not proof.inputs:
+        return inconclusive("every input drawn has a near-tie in the choice of experts", **facts)
+    if proof.error >= tolerance:
+        if classes.faults or evidence.pruned.naming.missing:
+            return failed(f"differs from the masked base by {proof.error:.1e}", **facts)
+        return failed(
+            f"differs from the masked base by {proof.error:.1e} although every value is the base's: the configuration "
+            "or the order of parts is wrong",
+            **facts,
+        )
+    if proof.unreached:
+        return inconclusive(f"equal, but no token reached {proof.unreached[0]}", **facts)
+    if not proof.effect:
+        return passed("computes what the base computes; nothing that was removed has an effect", **facts)
+    return passed(f"equals the masked base to {proof.error:.1e}; the mask changes it by {proof.effect:.1e}", **facts)
+
+
+def _coarse(evidence: Evidence) -> bool:
+    """Whether any rescaled weight is stored in fewer than 32 bits."""
+    scaled = (item.name for item in evidence.compared if item.relation is Relation.SCALED)
+    return any(evidence.pruned.naming.tensors[name].dtype.itemsize < 4 for name in scaled)

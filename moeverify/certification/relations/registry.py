@@ -1,0 +1,39 @@
+"""The relations under their stable names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from moeverify.checks.registry import Finding
+from moeverify.verdict import Status
+
+if TYPE_CHECKING:
+    from moeverify.certification.evidence import Evidence
+
+Relation = Callable[["Evidence"], Finding]
+RELATIONS: dict[str, Relation] = {}
+
+
+def relation(name: str) -> Callable[[Relation], Relation]:
+    """Register a relation under its stable name."""
+
+    def register(function: Relation) -> Relation:
+        RELATIONS[name] = function
+        return function
+
+    return register
+
+
+def inconclusive(reason: str, **evidence: Any) -> Finding:
+    """The relation applies but cannot be seen; the reason says why and what would make it visible."""
+    return Finding(Status.INCONCLUSIVE, reason, evidence)
+
+
+def more(lines: list[str], first: int = 1) -> str:
+    """The first line, and how many more there are.
+
+    >>> more(["a is missing", "b is missing", "c is missing"])
+    'a is missing (and 2 more)'
+    """
+    return lines[0] + (f" (and {len(lines) - first} more)" if len(lines) > first else "")

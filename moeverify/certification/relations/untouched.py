@@ -1,0 +1,23 @@
+"""``untouched``"""
+
+from __future__ import annotations
+
+from moeverify.certification.evidence import Evidence
+from moeverify.certification.matching.compare import PURE, Relation
+from moeverify.certification.relations.registry import inconclusive, more, relation
+from moeverify.certification.relations.values import classes_of, line, rescaling_is_right, show
+from moeverify.checks.registry import Finding, failed, passed
+
+
+@relation("untouched")
+def untouched(evidence: Evidence) -> Finding:
+    """Shared experts, attention, norms and embeddings are the base's at the positions that stayed."""
+    classes = classes_of(evidence)
+    faults = [i for i in classes.faults if i.role == "other" and i.relation is not Relation.MOVED]
+    if faults:
+        return failed(more(list(map(line, faults))), differences=show(faults))
+    items = [item for item in evidence.compared if item.role == "other"]
+    odd = [item for item in items if item.relation not in (*PURE, Relation.ROUNDED, Relation.ZEROED)]
+    if odd and not (all(item.relation is Relation.SCALED for item in odd) and rescaling_is_right(evidence)):
+        return inconclusive(f"{odd[0].where}: {odd[0].detail or odd[0].relation.value}", differences=show(odd))
+    return passed(f"{len(items)} tensors outside of experts and routers are the base's")

@@ -1,0 +1,67 @@
+"""``moeverify certify``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from moeverify.cli.app import app
+from moeverify.cli.options import Device, Seed
+from moeverify.cli.stages import stages
+from moeverify.cli.summary import COLOURS
+from moeverify.report.html import SYMBOLS
+from moeverify.verdict import PROBLEMS, Status
+from moeverify.verification.certify import Certification, certify
+
+
+@app.command("certify")
+def certify_command(
+    base: Annotated[str, typer.Argument(help="Folder or hub name of the unpruned checkpoint.")],
+    pruned: Annotated[str, typer.Argument(help="Folder or hub name of the pruned checkpoint, made by any tool.")],
+    keep_map: Annotated[
+        Path | None, typer.Option(help="Write what stayed into this file, as a plan for `moeverify apply-plan`.")
+    ] = None,
+    oracle: Annotated[
+        str, typer.Option(help="Run both models: full, sample (only if they are small), none.")
+    ] = "sample",
+    report: Annotated[Path | None, typer.Option(help="Folder of the report; none is written without it.")] = None,
+    json: Annotated[str | None, typer.Option(help="Also write the JSON document there; - is standard output.")] = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> int:
+    """Judge whether a checkpoint folder was pruned correctly from another one: verdicts, class and keep map."""
+    with stages() as progress:
+        result = certify(base, pruned, oracle=oracle, device=device, seed=seed, on_event=progress)
+    if report is not None:
+        result.write(report)
+    if json == "-":
+        typer.echo(result.to_json(), nl=False)
+    else:
+        if json:
+            result.write_json(json)
+        _print(result, report)
+    if keep_map is not None:
+        written = result.write_keep_map(keep_map)
+        if json != "-":
+            print(f"keep map: {written.resolve()}")
+    return result.exit_code
+
+
+def _print(result: Certification, report: Path | None) -> None:
+    """The cause first: what failed, what could not be seen, then the rest."""
+    console = Console(highlight=False)
+    rank = {status: 0 for status in PROBLEMS} | {Status.INCONCLUSIVE: 1, Status.PASS: 2, Status.SKIP: 3}
+    for verdict in sorted(result.verdicts, key=lambda v: rank.get(v.status, 1)):
+        colour = COLOURS[verdict.status]
+        console.print(
+            f"[{colour}]{SYMBOLS[verdict.status]} {verdict.check}: {verdict.status.value}[/] {escape(verdict.message)}",
+            soft_wrap=True,
+        )
+    counts = ", ".join(f"{count} {status}" for status, count in result.summary.items() if count)
+    console.print(f"{'✓' if result.ok else '✗'} {escape(result.headline)}: {counts} in {result.seconds:.0f} s")
+    if report is not None:
+        print(f"report: {(report / 'report.html').resolve()}")

@@ -1,0 +1,89 @@
+"""Certification as a result: the same document, report and exit code as a verification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from moeverify.certification.certify import examine
+from moeverify.certification.evidence import Evidence
+from moeverify.certification.matching.maps import KeepMap
+from moeverify.certification.picture import keep_picture
+from moeverify.certification.plan_document import write_plan
+from moeverify.errors import MoEVerifyError
+from moeverify.report.result import VerificationResult
+from moeverify.verdict import CaseFacts
+
+
+@dataclass(frozen=True)
+class Certification(VerificationResult):
+    """Verdicts on a pair of folders.
+
+    ``headline`` is the class of the pruned folder, such as ``pure selection``.
+    """
+
+    headline: str = ""
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def keep_map(self) -> KeepMap | None:
+        """What stayed of the base; ``None`` if the values of the folders cannot be compared."""
+        try:
+            return None if self.evidence is None else self.evidence.keep
+        except MoEVerifyError:
+            return None
+
+    def write_keep_map(self, path: str | Path) -> Path:
+        """Write the keep map as a plan for ``moeverify apply-plan``. Raises ``PlanError`` where no plan can say it."""
+        assert self.evidence is not None
+        return write_plan(self.evidence, Path(path))
+
+
+def certify(
+    base: str | Path,
+    pruned: str | Path,
+    *,
+    oracle: str = "sample",
+    device: str = "cpu",
+    seed: int = 0,
+    on_event: Callable[[str], None] = lambda name: None,
+) -> Certification:
+    """Judge whether the folder ``pruned`` was pruned correctly from the folder ``base``.
+
+    Args:
+        base: Folder or hub name of the unpruned checkpoint.
+        pruned: Folder or hub name of the pruned one, made by any tool.
+        oracle: ``sample`` runs both models if they are small, ``full`` runs them whatever their size, ``none`` never.
+        device: Where models are run.
+        seed: Seed of the tokens that models are run on.
+        on_event: Called with the name of each relation before it is judged.
+
+    Returns:
+        The verdicts, with ``headline`` and ``keep_map``.
+
+    Raises:
+        SourceError: One of the folders is no checkpoint, or the base is damaged.
+        UsageError: An oracle or device that does not exist.
+
+    Example::
+
+        result = mv.certify("Qwen3-30B-A3B", "Qwen3-30B-A3B-pruned")
+        assert result.ok, result.headline
+    """
+    found = examine(base, pruned, oracle=oracle, device=device, seed=seed, on_event=on_event)
+    facts = found.facts
+    try:
+        facts = replace(facts, facts={**facts.facts, "kept_picture": keep_picture(found.evidence.keep)})
+    except MoEVerifyError:  # values that cannot be compared have no picture
+        facts = CaseFacts(facts.source, facts.subject, facts.facts)
+    return Certification(
+        verdicts=found.verdicts,
+        cases=(facts,),
+        settings=found.settings,
+        versions=found.versions,
+        created=found.created,
+        seconds=found.seconds,
+        headline=found.headline,
+        evidence=found.evidence,
+    )
