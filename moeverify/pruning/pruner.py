@@ -20,9 +20,19 @@ from moeverify.models.roles import Roles
 from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
-from moeverify.pruning.choice.request import EACH, TOGETHER, check_heads, make_request, modules_of
+from moeverify.pruning.choice.request import (
+    DEFAULT_RATIO,
+    EACH,
+    TOGETHER,
+    channel_ratio,
+    check_heads,
+    make_request,
+    modules_of,
+)
 from moeverify.pruning.choice.rounding import aligned
 from moeverify.pruning.configuration import Probe, apply_update, described
+from moeverify.pruning.experts.request import ExpertRequest
+from moeverify.pruning.experts.scorer import ExpertScorer
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.walk import MAX_EXPANSIONS
@@ -43,7 +53,10 @@ class MoEPruner:
     ``GroupMagnitudeImportance(p=2, group_reduction="mean")``. Further ones:
 
     ``ratios`` overrides ``pruning_ratio`` by role (``hidden``, ``routed_experts``, ``shared_experts``, ``dense_mlp``,
-    ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. ``prune_shared_experts=False`` leaves
+    ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. The role ``experts`` is whole routed
+    experts, a ratio or one by MoE layer; asked for without a ``pruning_ratio``, it leaves channels alone.
+    ``expert_criterion`` ranks them: a name (docs/remove-experts.md), or a function; ``calibration`` is a
+    ``Calibration``, saved statistics or batches, for criteria that need data. ``prune_shared_experts=False`` leaves
     shared experts' inner channels alone. ``expert_ranking`` ranks the channels of each routed expert by themselves
     (``"each"``, the default without ``global_pruning``) or those of a layer's listed experts together (``"together"``),
     which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions``
@@ -65,7 +78,7 @@ class MoEPruner:
         example_inputs: Any,
         importance: Callable[[Group], torch.Tensor | None] | None = None,
         global_pruning: bool = False,
-        pruning_ratio: float = 0.5,
+        pruning_ratio: float = DEFAULT_RATIO,
         pruning_ratio_dict: Mapping[Any, float] | None = None,
         max_pruning_ratio: float = 1.0,
         iterative_steps: int = 1,
@@ -89,7 +102,9 @@ class MoEPruner:
         ch_sparsity: float | None = None,
         ch_sparsity_dict: Mapping[Any, float] | None = None,
         *,
-        ratios: Mapping[str, float] | None = None,
+        ratios: Mapping[str, Any] | None = None,
+        expert_criterion: str | Callable | None = None,
+        calibration: Any = None,
         prune_shared_experts: bool = True,
         expert_ranking: str | None = None,
         roles: Roles | None = None,
@@ -102,7 +117,7 @@ class MoEPruner:
         ):
             if value is not None and value != {}:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
-        pruning_ratio = pruning_ratio if ch_sparsity is None else ch_sparsity
+        pruning_ratio = channel_ratio(pruning_ratio, ratios or {}) if ch_sparsity is None else ch_sparsity
         self.model = model = unwrapped(model)
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.example = Example(example_inputs, forward_fn)
@@ -166,6 +181,7 @@ class MoEPruner:
             expert_ranking=expert_ranking,
         )
         self.pruning_ratio = float(pruning_ratio)
+        self._experts = self._expert_request(expert_criterion, calibration)
         self._selection = Selection(
             self.DG,
             self.request,
@@ -214,7 +230,21 @@ class MoEPruner:
     def _prepare(self, step: int) -> Prepared:
         own = type(self).estimate_importance is not MoEPruner.estimate_importance
         self._selection.importance = self.estimate_importance if own else self.importance
-        return prepare(self._selection, step, self.round_to, self.example, self.num_heads)
+        return prepare(self._selection, step, self.round_to, self.example, self.num_heads, self._experts)
+
+    def _expert_request(self, criterion: str | Callable | None, calibration: Any) -> ExpertRequest | None:
+        """The request for whole experts; ``None`` without one."""
+        ratio = self.request.experts
+        if not (any(ratio.values()) if isinstance(ratio, Mapping) else ratio):
+            return None
+        if self.iterative_steps > 1:
+            raise UsageError("whole experts are removed in one step; use iterative_steps=1, or leave `experts` out")
+        if self.request.global_pruning and not isinstance(ratio, Mapping):
+            raise UsageError(
+                "global_pruning would leave layers with unequal numbers of experts; give each layer its ratio: "
+                "ratios={'experts': {layer: ratio}}"
+            )
+        return ExpertRequest(ratio, ExpertScorer(criterion, calibration, self.example))
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -232,6 +262,8 @@ class MoEPruner:
             return iter(()) if interactive else self.last_plan
         self.current_step += 1
         try:
+            if interactive and self._experts is not None:
+                raise UsageError("whole experts have no pruning group; use step() without interactive")
             prepared = self._prepare(self.current_step)
             self._check(prepared)
         except Exception:
@@ -257,7 +289,7 @@ class MoEPruner:
 
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
-        if plan.cuts:
+        if plan.cuts or plan.experts:
             return
         cause = described(plan.adjustments) or self._selection.cause(self.current_step)
         if self.last_plan is None and not self._cuts_later():

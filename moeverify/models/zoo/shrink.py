@@ -16,10 +16,14 @@ from moeverify.models.zoo.registry import causal_config_class
 
 HIDDEN = 64
 EXPERTS = 4
+# Routers with groups score each by its best two, so that half of the experts can go only where a group has four.
+GROUPED_EXPERTS = 8
 TOP_K = 2
 VOCABULARY = 128
 LAYERS = 3
 
+COUNTS = r"(moe_)?(n|num)_(routed_|local_)?experts"
+GROUPS = r"(n|num)_(expert_)?groups?"
 # The first pattern that matches an entry's whole name decides; sizes only ever get smaller.
 SIZES: tuple[tuple[str, int], ...] = (
     (r"(unpadded_)?vocab_size.*", VOCABULARY),
@@ -27,7 +31,7 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"(moe|expert|routed).*(intermediate|ffn).*size", 32),
     (r".*shared.*size", 40),
     (r".*(intermediate|ffn).*size.*", 56),
-    (r"(moe_)?(n|num)_(routed_|local_)?experts", EXPERTS),
+    (COUNTS, EXPERTS),
     (r"zero_expert_num", 2),
     (r"num_experts_per_tok(en)?|(moe_)?top_?k(_experts)?|moe_k", TOP_K),
     (r"(n|num)_(expert_)?groups?|o_groups", 2),
@@ -115,6 +119,8 @@ def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
         ):
             shrunk[name] = sum(shrunk[part] for part in parts)
     shrunk |= _layers(default, entries, shrunk)
+    if any(re.fullmatch(GROUPS, name) and isinstance(value, int) and value > 1 for name, value in shrunk.items()):
+        shrunk |= {name: GROUPED_EXPERTS for name, value in shrunk.items() if re.fullmatch(COUNTS, name) and value}
     for name, sub in nested.items():
         shrunk[name] = _shrink(sub, exceptions.get(name, {}))
     changed = {name: value for name, value in shrunk.items() if value is not None and value != entries.get(name)}

@@ -20,8 +20,8 @@ SPELLINGS = {
     "hidden_size": "hidden",
     "residual": "hidden",
     "embedding": "hidden",
-    "experts": "routed_experts",
-    "expert": "routed_experts",
+    "expert": "experts",
+    "whole_experts": "experts",
     "routed_expert": "routed_experts",
     "moe_experts": "routed_experts",
     "shared_expert": "shared_experts",
@@ -35,14 +35,30 @@ SPELLINGS = {
     "attention_heads": "heads",
 }
 EACH, TOGETHER = "each", "together"
+# Whole experts, beside the roles of channels.
+EXPERTS = "experts"
+ALL_ROLES = (EXPERTS, *ROLES)
+
+
+class DefaultRatio(float):
+    """The pruning ratio of a caller who gives none: 0.5, or 0 beside a ratio for whole experts."""
+
+
+DEFAULT_RATIO = DefaultRatio(0.5)
+
+
+def channel_ratio(pruning_ratio: float, ratios: Mapping[str, Any]) -> float:
+    """The ratio of channels: a caller who asks for whole experts alone leaves channels alone."""
+    asked = any(role_named(role) == EXPERTS and ratio for role, ratio in ratios.items())
+    return 0.0 if asked and isinstance(pruning_ratio, DefaultRatio) else pruning_ratio
 
 
 def role_named(name: str) -> str:
     """The role behind a word. Raises ``UsageError`` for one that is not known."""
     plain = str(name).strip().lower().replace("-", "_").replace(" ", "_")
     role = SPELLINGS.get(plain, plain)
-    if role not in ROLES:
-        raise UsageError(f"unknown role {name!r} in ratios; the roles are {', '.join(ROLES)}")
+    if role not in ALL_ROLES:
+        raise UsageError(f"unknown role {name!r} in ratios; the roles are {', '.join(ALL_ROLES)}")
     return role
 
 
@@ -107,7 +123,8 @@ class Request:
     """Which share of each class goes, and which classes are ranked together.
 
     ``schedule`` and ``head_schedule`` hold the ratio after each step. ``heads_named`` says that heads follow
-    ``head_schedule`` (Torch-Pruning's arguments) instead of ``schedule``.
+    ``head_schedule`` (Torch-Pruning's arguments) instead of ``schedule``. ``experts`` is the share of whole experts, or
+    one by MoE layer.
     """
 
     schedule: Sequence[float]
@@ -116,6 +133,7 @@ class Request:
     head_schedule: Sequence[float] = ()
     head_schedules: Mapping[nn.Module, Sequence[float]] = field(default_factory=dict)
     heads_named: bool = False
+    experts: float | Mapping[str, float] = 0.0
     max_ratio: float = 1.0
     global_pruning: bool = False
     isomorphic: bool = False
@@ -163,7 +181,7 @@ def make_request(
     steps: int,
     scheduler: Callable[[float, int], Sequence[float]],
     pruning_ratio: float,
-    by_role: Mapping[str, float],
+    by_role: Mapping[str, Any],
     by_layer: Mapping[Any, float],
     prune_shared_experts: bool,
     num_heads: Mapping[nn.Module, int],
@@ -180,7 +198,9 @@ def make_request(
     def schedule(ratio: Any, name: str, zero: bool = True) -> list[float]:
         return check_schedule(scheduler, check_ratio(ratio, name, zero=zero), steps)
 
-    roles = {role_named(role): schedule(ratio, f"the ratio of {role}") for role, ratio in by_role.items()}
+    named_roles = {role_named(role): ratio for role, ratio in by_role.items()}
+    experts = _expert_ratio(named_roles.pop(EXPERTS, 0.0))
+    roles = {role: schedule(ratio, f"the ratio of {role}") for role, ratio in named_roles.items()}
     if not prune_shared_experts:
         if any(roles.get("shared_experts", ())):
             raise UsageError("prune_shared_experts=False, but `ratios` asks for shared experts; drop one of them")
@@ -199,11 +219,19 @@ def make_request(
     }
     named = bool(num_heads or prune_num_heads or head_ratio or head_ratios)
     return Request(
-        schedule=schedule(pruning_ratio, "the pruning ratio", zero=bool(roles or scopes or head_ratio)),
+        schedule=schedule(pruning_ratio, "the pruning ratio", zero=bool(roles or scopes or head_ratio or experts)),
         by_role=roles,
         scopes=scopes,
         head_schedule=schedule(head_ratio if prune_num_heads else 0.0, "head_pruning_ratio"),
         head_schedules=heads,
         heads_named=named,
+        experts=experts,
         **ranking,
     )
+
+
+def _expert_ratio(ratio: Any) -> float | dict[str, float]:
+    """The ratio of whole experts, by MoE layer if it is given so."""
+    if isinstance(ratio, Mapping):
+        return {name: check_ratio(one, f"the ratio of experts of {name}", zero=True) for name, one in ratio.items()}
+    return check_ratio(ratio, "the ratio of experts", zero=True)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused
+from moeverify.pruning.plan.expert_cut import remove_experts
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import update_sizes
 
@@ -41,8 +42,9 @@ def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor
 
 
 def apply_plan(model: nn.Module, plan: Plan, own_functions: OwnFunctions | None = None) -> None:
-    """Prune ``model`` in place as ``plan`` says; see ``apply_keep``."""
+    """Prune ``model`` in place as ``plan`` says; see ``apply_keep``. Whole experts go last."""
     apply_keep(model, plan.keep, own_functions)
+    remove_experts(model, plan.experts)
 
 
 @torch.no_grad()
@@ -93,7 +95,8 @@ def check_keep(tensors: Mapping[str, torch.Tensor], keep: Keep, functions: OwnFu
 
 def _cut_tensor(tensor: torch.Tensor, cuts: Mapping[int, np.ndarray]) -> None:
     values, gradient = tensor.data, tensor.grad
-    for dim, kept in cuts.items():
+    # One row of positions for each expert first: afterwards there may be fewer experts.
+    for dim, kept in sorted(cuts.items(), key=lambda cut: -cut[1].ndim):
         values = slice_kept(values, dim, kept)
         gradient = None if gradient is None else slice_kept(gradient, dim, kept)
     tensor.grad = None

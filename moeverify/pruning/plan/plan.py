@@ -10,6 +10,7 @@ import numpy as np
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
 from moeverify.pruning.attributes.change import AttributeChange
+from moeverify.pruning.plan.expert_cut import ExpertCut, renamed
 from moeverify.pruning.plan.folds import Fold
 
 # Where an entry of a configuration stands: ("text_config", "hidden_size"), ("intermediate_size", 3).
@@ -60,7 +61,7 @@ class Plan:
     (not in a plan that was read from a file: they follow from the entries). ``attributes`` are sizes that modules and
     their settings keep, set along with the cut; only a model without configuration has any. ``adjustments`` names the
     classes that keep another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a
-    file.
+    file. ``experts`` are the whole experts that go, layer by layer.
     """
 
     cuts: tuple[Cut, ...]
@@ -71,6 +72,7 @@ class Plan:
     folds: tuple[Fold, ...] = ()
     constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     attributes: tuple[AttributeChange, ...] = ()
+    experts: tuple[ExpertCut, ...] = ()
 
     @property
     def left_alone(self) -> list[dict[str, str | int]]:
@@ -84,6 +86,12 @@ class Plan:
             if parameter == name:
                 new[dim] = kept.shape[-1]
         return tuple(new)
+
+    def shapes(self, base: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors after the plan, under the names that they have then."""
+        return {
+            new: self.shape(name, shape) for name, shape in base.items() if (new := renamed(name, self.experts)) is not None
+        }
 
 
 def make_plan(

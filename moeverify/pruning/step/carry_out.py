@@ -22,8 +22,7 @@ def plan_configuration(model: nn.Module, plan: Plan) -> ConfigUpdate | None:
     if not has_config(model):
         return None
     probe = Probe(model)
-    wanted = {name: plan.shape(name, shape) for name, shape in probe.base.items()}
-    return plan_update(probe, dict(plan.entries), wanted)
+    return plan_update(probe, dict(plan.entries), plan.shapes(probe.base))
 
 
 def carry_out(

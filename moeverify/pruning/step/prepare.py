@@ -16,10 +16,12 @@ from moeverify.models.skeleton import configured_part
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
-from moeverify.pruning.configuration import ConfigUpdate, Probe
+from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.constants.views import views_of
+from moeverify.pruning.experts.request import Decision, ExpertRequest
+from moeverify.pruning.experts.removal import new_counts, with_experts
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import structure
 from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, Reason, make_plan
@@ -43,14 +45,16 @@ def prepare(
     round_to: int | None,
     example: Example,
     num_heads: Mapping[nn.Module, int] | None = None,
+    experts: ExpertRequest | None = None,
 ) -> Prepared:
-    """What ``step`` removes; ``example`` calls a model with the user's example inputs.
+    """What ``step`` removes; ``example`` calls a model with the user's example inputs. ``experts`` asks for whole ones.
 
     Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
     run with the pruned sizes.
     """
     graph = selection.graph
     graph.expansions = 0
+    decision = experts.decide(graph.model, graph.found_roles, example) if experts is not None else None
     found, stopped = selection.candidates(step)
     candidates = {c.pruning_class: c for c in found}
     named = _named(selection, candidates)
@@ -59,11 +63,34 @@ def prepare(
     probe = probe_of(graph)
     if probe is None:
         rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
-        return Prepared(_rehearsed(selection, rehearsal, candidates, counts, adjustments, round_to))
+        plan = _rehearsed(selection, rehearsal, candidates, counts, adjustments, round_to)
+        if decision is not None and decision.cuts:
+            plan = with_experts(plan, decision.layout, decision.cuts)
+            rehearsal.must_run(plan)
+        return Prepared(plan)
     said = _say(selection, probe, counts, round_to, example)
     plan = _plan(graph, candidates, said.counts, [*adjustments, *said.adjustments])
-    constants = said.update.constants()
-    return Prepared(replace(plan, entries=said.entries, folds=said.folds, constants=constants), said.update, probe)
+    plan = replace(plan, entries=said.entries, folds=said.folds, constants=said.update.constants())
+    if decision is None or not decision.cuts:
+        return Prepared(plan, said.update, probe)
+    return _counted_anew(plan, decision, probe)
+
+
+def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
+    """The plan with whole experts removed, and the configuration that says their number.
+
+    Raises ``PruningRefused`` if the configuration cannot say it, or derives a constant from it.
+    """
+    plan = with_experts(plan, decision.layout, decision.cuts)
+    plan = replace(plan, entries={**plan.entries, **new_counts(decision.layout, decision.cuts)})
+    update = plan_update(probe, dict(plan.entries), plan.shapes(probe.base))
+    if more := sorted(set(update.constants()) - set(plan.constants)):
+        path, name = more[0]
+        raise PruningRefused(
+            f"{path}.{name} is derived from the number of experts, and would change what the kept ones compute; leave "
+            "whole experts out (ratios without `experts`)"
+        )
+    return Prepared(plan, update, probe)
 
 
 def probe_of(graph: MoEDependencyGraph) -> Probe | None:

@@ -170,6 +170,25 @@ class Rehearsal:
         changes = head_count_changes(self.graph.model, head_counts_after(self.num_heads, plan, self.graph))
         return frozenset(Proposal((change,)) for change in changes)
 
+    def must_run(self, plan: Plan) -> None:
+        """Raise ``PruningRefused`` unless a copy that was pruned by ``plan`` runs on the example inputs."""
+        model = copy.deepcopy(self.graph.model).eval()
+        own = {
+            name: function._replace(layer=model.get_submodule(self.graph.name_of(function.layer)))
+            for name, function in self.graph.nodes.own_functions().items()
+        }
+        apply_plan(model, plan, own)
+        set_attributes(model, plan.attributes)
+        try:
+            with torch.no_grad():
+                self.example(model)
+        except Exception as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PruningRefused(
+                f"the model does not run with fewer experts ({line}); its forward has their number written into it: "
+                "leave whole experts out (ratios without `experts`)"
+            ) from error
+
 
 def _with(chosen: Chosen, usual: Chosen) -> Chosen:
     """``chosen`` and those of ``usual`` about other slots."""

@@ -1,0 +1,174 @@
+"""Calibration data: text, JSON lines, a ``datasets`` data set, or tensors, as batches that a model takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from moeverify.errors import UsageError
+
+_TEXT_FIELDS = ("text", "content", "prompt", "document")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Data that criteria rank by.
+
+    Args:
+        source: A ``.txt`` or ``.jsonl`` file, a folder or object of ``datasets``, a tensor of token ids
+            ``[samples, length]``, or batches as the model takes them.
+        samples: How many samples to draw; batches are taken as they are.
+        length: Tokens of a sample.
+        seed: Which samples are drawn.
+        tokenizer: A tokenizer, or where one is loaded from, for text; the model's own folder or name if not given.
+
+    Example::
+
+        mv.MoEPruner(model, inputs, ratios={"experts": 0.5}, calibration=mv.Calibration("c4.jsonl", samples=64))
+    """
+
+    source: Any
+    samples: int = 128
+    length: int = 512
+    seed: int = 0
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} of the calibration data must be a positive whole number, not {value!r}")
+
+    @classmethod
+    def of(cls, given: Any) -> Calibration:
+        """``given`` itself, or a calibration with it as the source."""
+        return given if isinstance(given, cls) else cls(given)
+
+    def settings(self) -> dict[str, Any]:
+        """How the data was cut, as plain data."""
+        source = str(self.source) if isinstance(self.source, str | Path) else type(self.source).__name__
+        return {"source": source, "samples": self.samples, "length": self.length, "seed": self.seed}
+
+    def batches(self, model: nn.Module) -> Iterator[Any]:
+        """Batches for ``model``: one sample each.
+
+        Raises ``UsageError`` for a source that cannot be read, is too short, or needs a tokenizer that is not there.
+        """
+        source = self.source
+        if isinstance(source, torch.Tensor):
+            yield from self._drawn(source)
+        elif isinstance(source, str | Path) or _is_data_set(source):
+            yield from self._drawn(self._ids(model))
+        elif isinstance(source, Mapping):
+            yield source
+        elif isinstance(source, Sequence):
+            yield from source
+        else:
+            raise UsageError(
+                f"calibration data cannot be read from {type(source).__name__}; give a file, a data set, a tensor of "
+                "token ids, or a list of batches"
+            )
+
+    def digest(self, model: nn.Module) -> str:
+        """SHA-256 of what ``batches`` gives."""
+        found = hashlib.sha256()
+        for batch in self.batches(model):
+            for leaf in tree_leaves(batch):
+                if isinstance(leaf, torch.Tensor):
+                    found.update(str((tuple(leaf.shape), leaf.dtype)).encode())
+                    found.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return f"sha256:{found.hexdigest()}"
+
+    def _drawn(self, ids: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+        """Rows of ``ids [samples, length]``, drawn without repetition."""
+        if ids.dim() != 2 or ids.is_floating_point() or not len(ids):
+            raise UsageError(f"calibration tensors hold token ids [samples, length], not {list(ids.shape)} {ids.dtype}")
+        order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
+        for row in ids[order]:
+            yield {"input_ids": row[None, : self.length]}
+
+    def _ids(self, model: nn.Module) -> torch.Tensor:
+        tokenizer = self._tokenizer(model)
+        end = getattr(tokenizer, "eos_token_id", None)
+        needed = self.samples * self.length * 4  # enough to draw from
+        stream: list[int] = []
+        for text in _texts(self.source):
+            stream += tokenizer(text, add_special_tokens=False)["input_ids"]
+            stream += [] if end is None else [end]
+            if len(stream) >= needed:
+                break
+        rows = len(stream) // self.length
+        if not rows:
+            raise UsageError(
+                f"the calibration data has {len(stream)} tokens, one sample needs {self.length}; give a smaller length "
+                "or more text"
+            )
+        return torch.tensor(stream[: rows * self.length]).reshape(rows, self.length)
+
+    def _tokenizer(self, model: nn.Module) -> Any:
+        if self.tokenizer is not None and not isinstance(self.tokenizer, str | Path):
+            return self.tokenizer
+        where = self.tokenizer or getattr(getattr(model, "config", None), "_name_or_path", "")
+        if not where:
+            raise UsageError("text needs a tokenizer, and the model names none; pass Calibration(..., tokenizer=FOLDER)")
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(where)
+        except Exception as error:
+            line = " ".join(str(error).split())[:200]
+            raise UsageError(f"no tokenizer can be loaded from {where} ({line}); pass Calibration(..., tokenizer=FOLDER)") from error
+
+
+def _is_data_set(source: Any) -> bool:
+    return type(source).__module__.partition(".")[0] == "datasets"
+
+
+def _texts(source: Any) -> Iterator[str]:
+    """Texts of a file, of a folder that ``datasets`` saved, or of a data set."""
+    if not isinstance(source, str | Path):
+        yield from _of_rows(source)
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        try:
+            from datasets import load_from_disk
+        except ImportError as error:
+            raise UsageError(f"{path} is a folder, and datasets is not installed; give a .txt or .jsonl file") from error
+        yield from _of_rows(load_from_disk(str(path)))
+        return
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the calibration data {path}: {error}") from error
+    if path.suffix not in (".jsonl", ".json"):
+        yield text
+        return
+    try:
+        yield from _of_rows(json.loads(line) for line in text.splitlines() if line.strip())
+    except ValueError as error:
+        raise UsageError(f"{path} does not hold one JSON document a line: {error}") from error
+
+
+def _of_rows(rows: Iterable[Any]) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+            continue
+        if isinstance(row, Mapping):
+            if isinstance(row.get("messages"), list):
+                yield "\n".join(str(m.get("content", "")) for m in row["messages"])
+                continue
+            field = next((name for name in _TEXT_FIELDS if isinstance(row.get(name), str)), None)
+            if field is not None:
+                yield row[field]
+                continue
+        raise UsageError(f"a row of the calibration data has none of the fields {', '.join(_TEXT_FIELDS)}, messages")

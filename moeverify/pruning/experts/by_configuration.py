@@ -1,0 +1,177 @@
+"""What counts experts, found by changing the configuration: double the count on the meta device, see what grows.
+
+No table of architectures: correction biases, stacked biases, per-expert scales and router rows come out of it wherever
+an architecture keeps them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from moeverify.errors import PruningRefused
+from moeverify.models.roles import FoundRoles, MoELayer
+from moeverify.models.skeleton import Shapes, shapes_of, skeleton
+from moeverify.pruning.configuration import document as doc
+from moeverify.pruning.experts.axes import CountedLayer, ExpertAxis, id_tables, listed_children
+from moeverify.pruning.plan.plan import Path
+
+_COUNT_NAME = re.compile(r"expert", re.IGNORECASE)
+_NO_COUNT_NAME = re.compile(r"per_tok|top_?k|shared|size|dim|period|offset|group|zero", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Doubled:
+    """Entries that were doubled together, and the shapes that came of it."""
+
+    paths: tuple[Path, ...]
+    shapes: Shapes
+
+
+def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
+    """Every MoE layer of ``model`` with what its configuration says counts experts.
+
+    Raises ``PruningRefused`` for a layer whose count no entry gives, or with a tensor that is not understood.
+    """
+    document = doc.document_of(model.config)
+    counts = {len(layer.experts) for layer in roles.layers}
+    base = shapes_of(skeleton(model, doc.config_from(model.config, document)))
+    same = [path for path, value in doc.integers(document) if value in counts]
+    tried = [one for path in same if (one := _double(model, document, (path,))) is not None]
+    for number in counts:  # a count under two names that must agree
+        named = tuple(p for p in same if doc.get(document, p) == number and _is_count(p))
+        if len(named) > 1 and (one := _double(model, document, named)) is not None:
+            tried.append(one)
+    grown: dict[str, dict[str, ExpertAxis]] = {layer.name: {} for layer in roles.layers}
+    entries: dict[str, tuple[Path, ...]] = {}
+    for one in tried:
+        changed = _changed(base, one.shapes)
+        sized = [x for x in roles.layers if x.name not in entries and _counts(x, base, one.shapes, changed)]
+        entries |= {layer.name: one.paths for layer in sized}
+        for name, dim in changed if sized else ():
+            owner = _owner(name, sized, roles)
+            if name.startswith(tuple(f"{e}." for e in owner.experts)) and owner.layout == "listed":
+                continue
+            axis = _axis(name, dim, base[name][dim], one.shapes[name][dim], owner)
+            grown[owner.name][f"{name}:{dim}"] = axis
+    config = type(model.config).__name__
+    for layer in roles.layers:
+        if layer.name not in entries:
+            raise PruningRefused(
+                f"no entry of {config} gives the number of experts of {layer.container} together with the rows of "
+                "their router, so none can be removed; leave whole experts out (ratios without `experts`)"
+            )
+    _refuse_lists(document, counts, config)
+    return tuple(_counted(model, layer, grown[layer.name].values(), entries[layer.name], document) for layer in roles.layers)
+
+
+def _counted(
+    model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis], entries: tuple[Path, ...], document: Mapping
+) -> CountedLayer:
+    axes = tuple(axes)
+    also = _other_names(model, entries, len(layer.experts), document)
+    return CountedLayer(layer, axes, listed_children(layer), id_tables(model, layer, axes), (*entries, *also))
+
+
+def _is_count(path: Path) -> bool:
+    words = [key for key in path if isinstance(key, str)]
+    return bool(words and _COUNT_NAME.search(words[-1]) and not _NO_COUNT_NAME.search(words[-1]))
+
+
+def _double(model: Any, document: doc.Document, paths: tuple[Path, ...]) -> _Doubled | None:
+    entries = {path: 2 * doc.get(document, path) for path in paths}
+    try:
+        built = skeleton(model, doc.config_from(model.config, doc.with_entries(document, entries)))
+    except Exception:  # the architecture does not accept it
+        return None
+    return _Doubled(paths, shapes_of(built))
+
+
+def _changed(base: Shapes, now: Shapes) -> list[tuple[str, int]]:
+    return [
+        (name, dim)
+        for name, shape in base.items()
+        if name in now and len(now[name]) == len(shape)
+        for dim, (old, new) in enumerate(zip(shape, now[name], strict=True))
+        if old != new
+    ]
+
+
+def _counts(layer: MoELayer, base: Shapes, now: Shapes, changed: list[tuple[str, int]]) -> bool:
+    """Whether doubling made twice as many experts of a layer, with rows of a router for them."""
+    count = len(layer.experts)
+    if layer.layout == "listed":
+        prefix = f"{layer.container}."
+        held = {name.removeprefix(prefix).partition(".")[0] for name in now if name.startswith(prefix)}
+        more = len(held) == 2 * count
+    else:
+        stacks = [name for name in layer.stacks if name in base]
+        rest = count if layer.layout == "fused" else 0
+        more = bool(stacks) and all(
+            now.get(n, (0,))[0] == base[n][0] + (rest or base[n][0]) and now[n][1:] == base[n][1:] for n in stacks
+        )
+    return more and any(name.startswith(tuple(f"{r}." for r in layer.routers)) for name, _ in changed)
+
+
+def _owner(name: str, sized: list[MoELayer], roles: FoundRoles) -> MoELayer:
+    """The MoE layer that a tensor which grew belongs to: the one it shares the longest path with."""
+    parts = name.split(".")
+
+    def common(path: str) -> int:
+        return next((n for n, (a, b) in enumerate(zip(parts, path.split("."), strict=False)) if a != b), len(parts))
+
+    def nearness(layer: MoELayer) -> int:
+        if any(name.startswith(f"{path}.") for path in (*layer.holders, *layer.routers)):
+            return len(parts) + 1
+        return max(common(path) for path in (layer.name, layer.container, *layer.routers))
+
+    ranked = sorted(((nearness(layer), layer) for layer in roles.layers), key=lambda x: -x[0])
+    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+        raise PruningRefused(
+            f"{name} counts experts, but of which of {ranked[0][1].name} and {ranked[1][1].name} is not known; leave "
+            "whole experts out (ratios without `experts`)"
+        )
+    if ranked[0][1] not in sized:
+        raise PruningRefused(f"{name} follows the number of experts of another layer than {ranked[0][1].name}")
+    return ranked[0][1]
+
+
+def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxis:
+    repeats, rest = divmod(new - old, len(layer.experts))
+    if rest or repeats < 1 or old < repeats * len(layer.experts):
+        raise PruningRefused(f"dimension {dim} of {name} grows from {old} to {new} with twice the experts: not understood")
+    if repeats > 1 and not (layer.layout == "rows" and name in layer.stacks and dim == 0):
+        raise PruningRefused(
+            f"dimension {dim} of {name} holds {repeats} positions for each expert, in an order that is not known; leave "
+            "whole experts out (ratios without `experts`)"
+        )
+    return ExpertAxis(name, dim, old, repeats)
+
+
+def _other_names(model: Any, entries: tuple[Path, ...], count: int, document: Mapping) -> tuple[Path, ...]:
+    """Further entries beside the effective ones that hold the same count under another name.
+
+    Engines read different names, so none may keep the old number.
+    """
+    found = []
+    for path, value in doc.integers(document):  # type: ignore[arg-type]
+        if path in entries or value != count or not _is_count(path) or isinstance(path[-1], int):
+            continue
+        aliases = set(getattr(type(model.config), "attribute_map", {}))
+        if any(path[:-1] == entry[:-1] for entry in entries) or path[-1] in aliases:
+            found.append(path)
+    return tuple(found)
+
+
+def _refuse_lists(document: Mapping, counts: set[int], config: str) -> None:
+    """Lists in the configuration with one item for each expert are not understood."""
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            _refuse_lists(value, counts, config)
+        elif isinstance(value, list | tuple) and len(value) in counts and _is_count((key,)):
+            if not all(type(item) is int and item in counts for item in value):
+                raise PruningRefused(f"{key} of {config} has one item for each expert, which is not understood")

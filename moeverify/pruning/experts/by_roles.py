@@ -1,0 +1,121 @@
+"""What counts experts in a model without configuration: the stacks themselves, the router, and sizes beside them.
+
+Nothing can be rebuilt here, so a dimension counts experts by where it stands: in the stacks, in the last layer of a
+router, or as a vector of that length on the router or the MoE block. A size that something else in the block has, too,
+is refused where it would have to be guessed at.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from moeverify.errors import PruningRefused
+from moeverify.models.roles import FoundRoles, MoELayer
+from moeverify.pruning.experts.axes import TOP_K, CountedLayer, ExpertAxis, id_tables, listed_children
+
+_COUNT_ATTRIBUTE = re.compile(r"expert", re.IGNORECASE)
+_OTHER_ATTRIBUTE = re.compile(r"per_tok|top_?k|shared|dim|hidden|size|group|capacity", re.IGNORECASE)
+
+
+def by_roles(model: nn.Module, roles: FoundRoles) -> tuple[CountedLayer, ...]:
+    """Every MoE layer of ``model`` with what counts its experts.
+
+    Raises ``PruningRefused`` for a layer whose router has no rows for them.
+    """
+    return tuple(_counted(model, layer) for layer in roles.layers)
+
+
+def _counted(model: nn.Module, layer: MoELayer) -> CountedLayer:
+    count = len(layer.experts)
+    router = [axis for path in layer.routers for axis in _router_axes(model, path, count)]
+    if not router:
+        raise PruningRefused(
+            f"no router of {layer.name or layer.container} has one output for each of its {count} experts; name it "
+            "with Roles(routers=...), or leave whole experts out (ratios without `experts`)"
+        )
+    axes = {(a.parameter, a.dim): a for a in (*_stacks(model, layer), *router, *_beside(model, layer))}
+    tables = id_tables(model, layer, axes.values())
+    return CountedLayer(
+        layer, tuple(axes.values()), listed_children(layer), tables, attributes=_sizes(model, layer, axes)
+    )
+
+
+def _stacks(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
+    count = len(layer.experts)
+    found = []
+    for name in layer.stacks:
+        size = model.get_parameter(name).shape[0]
+        found.append(ExpertAxis(name, 0, size, size // count if layer.layout == "rows" else 1))
+    return found
+
+
+def _tensors(module: nn.Module, path: str) -> dict[str, torch.Tensor]:
+    own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return {f"{path}.{name}" if path else name: tensor for name, tensor in own}
+
+
+def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
+    """Outputs of the last layer of a router, and vectors of the router itself that are as long.
+
+    A router may know more classes than there are experts (up to twice as many): classes without weights.
+    """
+    parts = [_tensors(module, name) for name, module in model.get_submodule(path).named_modules(prefix=path)]
+    root, *inner = parts
+    for part in (root, *reversed(inner)):
+        matrices = {n: t for n, t in part.items() if t.dim() == 2}
+        if not matrices:
+            continue
+        for size in (count, *range(count + 1, 2 * count)):
+            dims = {n: 0 if t.shape[0] == size else 1 for n, t in matrices.items() if size in t.shape}
+            if not dims:
+                continue
+            if size == count and any(tuple(t.shape) == (count, count) for t in matrices.values()):
+                raise PruningRefused(f"{min(matrices)} is square, so which side counts the experts is not known")
+            vectors = {n: t for n, t in {**root, **part}.items() if t.dim() == 1 and t.shape[0] == size}
+            return [*(ExpertAxis(n, d, size) for n, d in dims.items()), *(ExpertAxis(n, 0, size) for n in vectors)]
+        return []
+    return []
+
+
+def _beside(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
+    """Own tensors of the MoE block and of its container that begin with one entry for each expert."""
+    count = len(layer.experts)
+    found = []
+    for path in dict.fromkeys((layer.name, layer.container)):
+        for name, tensor in _tensors(model.get_submodule(path), path).items():
+            if name in layer.stacks or count not in tensor.shape:
+                continue
+            if tensor.dim() > 1 and list(tensor.shape).count(count) > 1:
+                raise PruningRefused(f"{name} {list(tensor.shape)} has two dimensions that may count experts")
+            found.append(ExpertAxis(name, list(tensor.shape).index(count), count))
+    return found
+
+
+def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], ExpertAxis]) -> tuple[tuple[str, str], ...]:
+    """Attributes of block, container and routers that hold the count.
+
+    By name, or by value where no other dimension in the block has that size.
+    """
+    count = len(layer.experts)
+    block = model.get_submodule(layer.name)
+    other = {
+        size
+        for name, tensor in block.named_parameters(prefix=layer.name)
+        for dim, size in enumerate(tensor.shape)
+        if (name, dim) not in axes
+    }
+    found = []
+    inner = [name for r in layer.routers for name, _ in model.get_submodule(r).named_modules(prefix=r)]
+    for path in dict.fromkeys((layer.name, layer.container, *inner)):
+        module = model.get_submodule(path)
+        if isinstance(module, nn.Linear | nn.Embedding):
+            continue  # brought in step with their weights
+        for name, value in vars(module).items():
+            if type(value) is not int or value != count or name in TOP_K or _OTHER_ATTRIBUTE.search(name):
+                continue
+            if _COUNT_ATTRIBUTE.search(name) or count not in other:
+                found.append((path, name))
+    return tuple(found)

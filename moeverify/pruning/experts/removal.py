@@ -1,0 +1,136 @@
+"""From scores to a plan that removes whole experts: legal numbers first, then who stays, then every position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.errors import PruningRefused, UsageError
+from moeverify.models.forward import Example
+from moeverify.models.roles import FoundRoles
+from moeverify.models.skeleton import has_config
+from moeverify.pruning.choice.rounding import kept_units
+from moeverify.pruning.experts.axes import CountedLayer
+from moeverify.pruning.experts.by_configuration import by_configuration
+from moeverify.pruning.experts.by_roles import by_roles
+from moeverify.pruning.experts.topology import Topology, topology_of, watch_choices
+from moeverify.pruning.plan.expert_cut import ExpertCut
+from moeverify.pruning.plan.plan import Path, Plan
+
+Scores = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertLayout:
+    """All MoE layers of a model: what counts their experts, and which numbers are legal, by layer name."""
+
+    layers: tuple[CountedLayer, ...]
+    topologies: Mapping[str, Topology]
+
+    def linked(self) -> list[list[CountedLayer]]:
+        """Layers that share an entry of the configuration: they keep equal numbers of experts."""
+        groups: list[list[CountedLayer]] = []
+        for layer in self.layers:
+            mine = [g for g in groups if any(set(layer.entries) & set(other.entries) for other in g)]
+            groups = [g for g in groups if g not in mine] + [[*(x for g in mine for x in g), layer]]
+        return groups
+
+
+def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> ExpertLayout:
+    """The layout of a model's experts; nothing is changed.
+
+    Raises ``PruningRefused`` for a model without MoE layers or with something that is not understood.
+    """
+    if not roles.layers:
+        raise PruningRefused("the model has no MoE layer, so it has no experts to remove; name them with roles")
+    layers = by_configuration(model, roles) if has_config(model) else by_roles(model, roles)
+    choices = watch_choices(model, example)
+    return ExpertLayout(layers, {c.layer.name: topology_of(model, c, choices) for c in layers})
+
+
+def numbers_kept(layout: ExpertLayout, ratio: float | Mapping[str, float]) -> dict[str, int]:
+    """How many experts each layer keeps, by layer name; ``ratio`` is common, or given by layer.
+
+    Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where one
+    entry of the configuration counts for several layers. Raises ``UsageError`` for a layer that is not there.
+    """
+    names = [counted.layer.name for counted in layout.layers]
+    ratios = dict(ratio) if isinstance(ratio, Mapping) else dict.fromkeys(names, ratio)
+    if unknown := sorted(set(ratios) - set(names)):
+        raise UsageError(f"the model has no MoE layer {unknown[0]!r}; its MoE layers are {', '.join(names[:4])}, ...")
+    kept = {c.layer.name: kept_units(c.count, ratios.get(c.layer.name, 0.0)) for c in layout.layers}
+    for counted in layout.layers:
+        name = counted.layer.name
+        if kept[name] != counted.count:
+            layout.topologies[name].check(kept[name], name)
+    for group in layout.linked():
+        numbers = {kept[c.layer.name] for c in group}
+        if len(numbers) > 1:
+            first = ".".join(map(str, group[0].entries[0]))
+            raise PruningRefused(
+                f"{group[0].layer.name} would keep {kept[group[0].layer.name]} experts and another layer "
+                f"{min(numbers - {kept[group[0].layer.name]})}, but the entry {first} of the configuration counts for "
+                "both; give all layers one ratio"
+            )
+    return kept
+
+
+def choose(scores: torch.Tensor, kept: int, topology: Topology) -> np.ndarray:
+    """The best experts, ascending, as many out of each group; of equal scores the first.
+
+    Raises ``PruningRefused`` for scores that are no numbers.
+    """
+    if not bool(scores.isfinite().all()):
+        raise PruningRefused("the scores of the experts are not all finite; more calibration data may help")
+    each = topology.count // topology.groups
+    chosen = []
+    for group in scores.double().reshape(topology.groups, each):
+        best = torch.sort(group, descending=True, stable=True).indices[: kept // topology.groups]
+        chosen.append(best.sort().values.numpy() + len(chosen) * each)
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def expert_cuts(layout: ExpertLayout, kept: Mapping[str, int], scores: Scores) -> tuple[ExpertCut, ...]:
+    """The experts that stay in each layer that loses some."""
+    cuts = []
+    for counted in layout.layers:
+        layer = counted.layer
+        if kept[layer.name] < counted.count:
+            chosen = choose(scores[layer.name], kept[layer.name], layout.topologies[layer.name])
+            cuts.append(
+                ExpertCut(
+                    layer.name,
+                    layer.container,
+                    counted.count,
+                    chosen,
+                    counted.children,
+                    counted.tables,
+                    counted.attributes,
+                )
+            )
+    return tuple(cuts)
+
+
+def with_experts(plan: Plan, layout: ExpertLayout, cuts: Sequence[ExpertCut]) -> Plan:
+    """``plan`` with whole experts removed as well."""
+    keep, sizes = dict(plan.keep), dict(plan.sizes)
+    counted = {c.layer.name: c for c in layout.layers}
+    for cut in cuts:
+        for axis in counted[cut.layer].axes:
+            key = (axis.parameter, axis.dim)
+            positions = axis.positions(cut.kept, cut.before)
+            keep[key] = np.intersect1d(keep[key], positions) if key in keep else positions
+            sizes[key] = axis.size
+    gone = {c.container + "." + c.children[e] + "." for c in cuts if c.children for e in c.removed}
+    keep = {key: kept for key, kept in keep.items() if not key[0].startswith(tuple(gone))} if gone else keep
+    return replace(plan, keep=keep, sizes={key: sizes[key] for key in keep}, experts=tuple(cuts))
+
+
+def new_counts(layout: ExpertLayout, cuts: Sequence[ExpertCut]) -> dict[Path, int]:
+    """The configuration's entries for the new numbers of experts."""
+    after = {cut.layer: cut.after for cut in cuts}
+    return {path: after[c.layer.name] for c in layout.layers if c.layer.name in after for path in c.entries}

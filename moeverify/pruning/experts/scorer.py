@@ -1,0 +1,136 @@
+"""Scores of all experts of a model, by a criterion and, where it needs them, statistics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from moeverify.errors import PruningRefused, UsageError
+from moeverify.models.forward import Example
+from moeverify.pruning.checkpoint.digest import digest_of
+from moeverify.pruning.choice.calibration import Calibration
+from moeverify.pruning.choice.criteria import (
+    EXPERT_CRITERIA,
+    ExpertCriterion,
+    ExpertWeights,
+    LayerStatistics,
+    criterion_named,
+    magnitude,
+)
+from moeverify.pruning.experts.axes import CountedLayer
+from moeverify.pruning.experts.observe import observe
+from moeverify.pruning.experts.removal import ExpertLayout, Scores
+from moeverify.pruning.experts.statistics import ExpertStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEvidence:
+    """What a user's criterion is given of one MoE layer; ``statistics`` is ``None`` without calibration data."""
+
+    name: str
+    weights: ExpertWeights
+    statistics: LayerStatistics | None
+
+
+class ExpertScorer:
+    """Ranks experts: ``criterion`` is a name or a function from ``LayerEvidence`` to ``[experts]`` scores.
+
+    The default is ``reap`` with calibration data and ``magnitude`` without. ``statistics`` holds what was gathered.
+
+    Raises ``UsageError`` for an unknown name, or for a criterion that needs data and gets none.
+    """
+
+    def __init__(
+        self, criterion: str | Callable | None, calibration: Any, example: Example, seed: int = 0
+    ) -> None:
+        self.calibration = calibration
+        self.example = example
+        self.seed = seed
+        self.statistics: ExpertStatistics | None = calibration if isinstance(calibration, ExpertStatistics) else None
+        chosen = criterion or ("magnitude" if calibration is None else "reap")
+        self.criterion = criterion_named(chosen) if isinstance(chosen, str) else chosen
+        if isinstance(self.criterion, ExpertCriterion) and self.criterion.needs_data and calibration is None:
+            without = ", ".join(name for name, one in EXPERT_CRITERIA.items() if not one.needs_data)
+            raise UsageError(
+                f"the criterion {self.criterion.name} needs calibration data; pass `calibration`, or use one of weights "
+                f"alone: {without}"
+            )
+
+    def __call__(self, model: nn.Module, layout: ExpertLayout) -> Scores:
+        """Scores by layer name. Raises ``PruningRefused`` for scores of another number than experts."""
+        statistics = self._gathered(model, layout)
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = {}
+        for counted in layout.layers:
+            name = counted.layer.name
+            weights = weights_of(model, counted)
+            found = self._score(LayerEvidence(name, weights, statistics.layers[name] if statistics else None), generator)
+            found = torch.as_tensor(found).detach().double().cpu().flatten()
+            if len(found) != counted.count:
+                raise PruningRefused(f"the criterion gives {len(found)} scores for the {counted.count} experts of {name}")
+            if statistics is not None and self._needs_data:
+                found = _unseen_last(found, statistics.layers[name].tokens, magnitude.magnitude(weights, generator))
+            scores[name] = found
+        if statistics is not None and self._needs_data and (unseen := statistics.unseen()):
+            warnings.warn(
+                f"{len(unseen)} experts got no token of the calibration data and rank below all others, by the norm of "
+                f"their weights: {', '.join(unseen[:8])}{', ...' if len(unseen) > 8 else ''}; more data may reach them",
+                stacklevel=2,
+            )
+        return scores
+
+    @property
+    def _needs_data(self) -> bool:
+        return not isinstance(self.criterion, ExpertCriterion) or self.criterion.needs_data
+
+    def _score(self, evidence: LayerEvidence, generator: torch.Generator) -> Any:
+        if not isinstance(self.criterion, ExpertCriterion):
+            return self.criterion(evidence)
+        if self.criterion.from_statistics is not None:
+            assert evidence.statistics is not None
+            return self.criterion.from_statistics(evidence.statistics)
+        assert self.criterion.from_weights is not None
+        return self.criterion.from_weights(evidence.weights, generator)
+
+    def _gathered(self, model: nn.Module, layout: ExpertLayout) -> ExpertStatistics | None:
+        """The statistics, gathered now if they are not there yet; ``None`` for a criterion that needs none."""
+        if self.calibration is None or not self._needs_data:
+            return None
+        digest = digest_of(model)
+        if self.statistics is None:
+            calibration = Calibration.of(self.calibration)
+            layers = observe(model, layout.layers, calibration.batches(model), self.example)
+            self.statistics = ExpertStatistics(layers, digest, calibration.digest(model), calibration.settings())
+        self.statistics.check_model(digest)
+        if missing := [c.layer.name for c in layout.layers if c.layer.name not in self.statistics.layers]:
+            raise UsageError(f"the statistics know no layer {missing[0]}; gather them anew with calibration data")
+        return self.statistics
+
+
+def _unseen_last(scores: torch.Tensor, tokens: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Experts without tokens below all others, among themselves by the norm of their weights: never by chance."""
+    unseen = tokens == 0
+    if not bool(unseen.any()) or bool(unseen.all()):
+        return size.double() if bool(unseen.all()) else scores
+    lowest = scores[~unseen].min()
+    below = lowest - 1 - (size.max() - size).double()
+    return torch.where(unseen, below, scores)
+
+
+def weights_of(model: nn.Module, counted: CountedLayer) -> ExpertWeights:
+    """All weights that belong to single experts, one vector each."""
+    if counted.layer.layout == "listed":
+        experts = [model.get_submodule(path) for path in counted.layer.experts]
+        return ExpertWeights(tuple(torch.cat([p.detach().float().flatten() for p in e.parameters()]) for e in experts))
+    parts = []
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    for axis in counted.axes:
+        if axis.parameter in counted.layer.stacks:
+            rows = tensors[axis.parameter].detach().float().movedim(axis.dim, 0)[: counted.count * axis.repeats]
+            parts.append(rows.reshape(counted.count, -1))
+    return ExpertWeights(tuple(torch.cat([part[e] for part in parts]) for e in range(counted.count)))

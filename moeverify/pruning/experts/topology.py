@@ -1,0 +1,152 @@
+"""Which numbers of experts are legal for a router: groups of equal size, enough of them for every choice it makes.
+
+The choices are seen while the model runs: every ``topk`` over as many scores as there are experts, over groups, and
+inside of groups. Attributes of the router tell what a run cannot (a model without weights).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from moeverify.errors import PruningRefused
+from moeverify.models.forward import Example, eager_attention, module_paths
+from moeverify.models.roles import MoELayer
+from moeverify.pruning.experts.axes import TOP_K, CountedLayer
+
+GROUPS = ("num_group", "n_group", "num_expert_group", "n_groups", "num_expert_groups")
+CHOSEN_GROUPS = ("topk_group", "topk_groups", "num_limited_groups")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The rules of one router: ``count`` experts in ``groups`` of equal size.
+
+    ``top_k`` experts are chosen, out of ``chosen_groups`` groups, each scored by its best ``group_scores`` experts.
+    """
+
+    count: int
+    top_k: int = 1
+    groups: int = 1
+    chosen_groups: int = 1
+    group_scores: int = 1
+
+    def problem(self, count: int) -> str:
+        """The rule that a number of experts breaks; empty if it is legal."""
+        if count < self.top_k:
+            return f"each token goes to {self.top_k} experts"
+        if count < 2:
+            return "a router with one expert has nothing to choose"
+        if count % self.groups:
+            return f"{self.groups} groups of equal size cannot hold {count}"
+        each = count // self.groups
+        if each < self.group_scores:
+            return f"each of the {self.groups} groups is scored by its best {self.group_scores} experts"
+        if self.chosen_groups * each < self.top_k:
+            return f"{self.top_k} experts are chosen out of {self.chosen_groups} groups, which would have {each} each"
+        return ""
+
+    def legal(self) -> list[int]:
+        """Every legal number of experts, up to the present one."""
+        return [n for n in range(1, self.count + 1) if not self.problem(n)]
+
+    def check(self, count: int, where: str) -> None:
+        """Raises ``PruningRefused`` with the nearest legal numbers unless ``count`` is legal."""
+        if not (problem := self.problem(count)):
+            return
+        near = sorted(sorted(self.legal(), key=lambda n: (abs(n - count), -n))[:2])
+        said = " or ".join(f"{n} (a ratio of {round(1 - n / self.count, 4):g})" for n in near)
+        raise PruningRefused(
+            f"{where} cannot keep {count} of {self.count} experts: {problem}; the nearest legal numbers are {said}"
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One ``topk``: the path of the module that ran it, the sizes of its scores without the first, and ``k``."""
+
+    module: str
+    sizes: tuple[int, ...]
+    k: int
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: list[str] = []
+        self.seen: set[Choice] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.topk, torch.Tensor.topk):
+            scores = args[0] if args else kwargs["input"]
+            k = args[1] if len(args) > 1 else kwargs["k"]
+            dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+            if dim in (-1, scores.dim() - 1):
+                where = self.running[-1] if self.running else ""
+                self.seen.add(Choice(where, tuple(scores.shape[1:] if scores.dim() > 1 else scores.shape), int(k)))
+        return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def watch_choices(model: nn.Module, example: Example) -> frozenset[Choice]:
+    """Every ``topk`` of one forward of ``model``; empty for a model without weights or one that does not run."""
+    if any(p.device.type == "meta" for p in model.parameters()):
+        return frozenset()
+    watch = _Watch()
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        with eager_attention(model), module_paths(model, watch.running), watch:
+            example(model)
+    finally:
+        for module in training:
+            module.training = True
+    return frozenset(watch.seen)
+
+
+def topology_of(model: nn.Module, counted: CountedLayer, choices: frozenset[Choice]) -> Topology:
+    """The rules of one MoE layer, from what was seen and from the attributes of block and routers."""
+    layer, count = counted.layer, counted.count
+    mine = _choices_of(layer, choices)
+    groups, chosen, scored = _groups(model, layer, count, mine)
+    sizes = {a.size for a in counted.axes if a.parameter not in layer.stacks and a.repeats == 1} | {count}
+    top_k = [c.k for c in mine if c.sizes[-1] in sizes and c.sizes[-2:] != (groups, count // groups)]
+    tensors = dict([*model.named_buffers(), *model.named_parameters()])
+    top_k += [tensors[name].shape[-1] for name in counted.tables if tensors[name].dim() > 1]
+    top_k = top_k or _attributes(model, layer, TOP_K)
+    return Topology(count, max(top_k, default=1), groups, chosen, scored)
+
+
+def _groups(model: nn.Module, layer: MoELayer, count: int, mine: list[Choice]) -> tuple[int, int, int]:
+    """Number of groups, how many are chosen, and how many experts score one."""
+    told = max(_attributes(model, layer, GROUPS), default=0)
+    for outer in [c.sizes[-2] for c in mine if len(c.sizes) > 1 and c.sizes[-2] * c.sizes[-1] == count]:
+        over = [c.k for c in mine if c.sizes[-1] == outer]
+        if outer in (told, 0) or (not told and outer > 1 and over):
+            inner = [c.k for c in mine if c.sizes[-2:] == (outer, count // outer)]
+            return outer, max(over, default=outer), max(inner)
+    over = [c.k for c in mine if told and c.sizes[-1] == told]
+    if not told or (mine and not over):  # nothing chooses among groups
+        return 1, 1, 1
+    chosen = max(_attributes(model, layer, CHOSEN_GROUPS), default=told)
+    return told, max(over, default=chosen), 1 if mine else 2  # unseen: as strict as any known router
+
+
+def _choices_of(layer: MoELayer, choices: frozenset[Choice]) -> list[Choice]:
+    """Choices made by a layer's routers; those of the whole block if its routers make none."""
+
+    def inside(paths: tuple[str, ...]) -> list[Choice]:
+        return [c for c in choices if any(c.module == p or c.module.startswith(f"{p}.") for p in paths)]
+
+    return inside(layer.routers) or inside((layer.name, layer.container))
+
+
+def _attributes(model: nn.Module, layer: MoELayer, names: tuple[str, ...]) -> list[int]:
+    values = (vars(model.get_submodule(p)).get(n) for p in (layer.name, *layer.routers) for n in names)
+    return [value for value in values if type(value) is int and value > 0]
