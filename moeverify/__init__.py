@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from moeverify.pruning import MoEDependencyGraph as MoEDependencyGraph
     from moeverify.pruning import MoEPruner as MoEPruner
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint as prune_checkpoint
+    from moeverify.pruning.choice.calibration import Calibration as Calibration
     from moeverify.pruning.choice.routing_importance import RoutingImportance as RoutingImportance
+    from moeverify.pruning.experts.statistics import ExpertStatistics as ExpertStatistics
     from moeverify.report.result import VerificationResult as VerificationResult
     from moeverify.suites.properties.registry import check_property as check_property
     from moeverify.verdict import Status as Status
@@ -54,6 +56,8 @@ _HOME = {
     "MoEDependencyGraph": "moeverify.pruning",
     "MoEPruner": "moeverify.pruning",
     "prune_checkpoint": "moeverify.pruning.checkpoint.checkpoint",
+    "Calibration": "moeverify.pruning.choice.calibration",
+    "ExpertStatistics": "moeverify.pruning.experts.statistics",
     "RoutingImportance": "moeverify.pruning.choice.routing_importance",
     "Roles": "moeverify.models.roles",
     "find_roles": "moeverify.models.roles",

@@ -21,6 +21,7 @@ from moeverify.base.positions import from_text, to_text
 from moeverify.base.versions import versions
 from moeverify.errors import PlanError
 from moeverify.pruning.checkpoint.digest import digest_of
+from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
 
@@ -72,6 +73,7 @@ class PlanDocument:
             "keep": keep,
             "config": [{"path": list(path), "value": value} for path, value in self.plan.entries.items()],
             "folds": [vars(fold) for fold in self.plan.folds],
+            "experts": [_expert_cut(cut) for cut in self.plan.experts],
             "adjustments": list(self.adjustments),
         }
         jsonschema.validate(document, schema())
@@ -105,6 +107,7 @@ class PlanDocument:
             sizes={(item["parameter"], item["dim"]): item["size"] for item in data["keep"]},
             entries={tuple(item["path"]): item["value"] for item in data["config"]},
             folds=tuple(Fold(**item) for item in data["folds"]),
+            experts=tuple(_read_cut(item) for item in data.get("experts", ())),
         )
         return cls(plan, Base(**data["base"]), tuple(data["cuts"]), tuple(data["adjustments"]), data["versions"])
 
@@ -131,6 +134,27 @@ class PlanDocument:
             )
 
 
+def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
+    return {
+        "layer": cut.layer,
+        "container": cut.container,
+        "before": cut.before,
+        "kept": to_text(cut.kept),
+        "children": list(cut.children),
+        "tables": list(cut.tables),
+        "attributes": [list(attribute) for attribute in cut.attributes],
+    }
+
+
+def _read_cut(item: dict[str, Any]) -> ExpertCut:
+    kept = from_text(item["kept"])
+    if not len(kept) or kept[-1] >= item["before"]:
+        raise ValueError(f"{item['layer']} keeps experts {item['kept']} of {item['before']}")
+    attributes = tuple((path, name) for path, name in item["attributes"])
+    children, tables = tuple(item["children"]), tuple(item["tables"])
+    return ExpertCut(item["layer"], item["container"], item["before"], kept, children, tables, attributes)
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of a plan."""
     return json.loads(resources.files("moeverify.pruning.checkpoint").joinpath("plan_schema.json").read_text("utf-8"))
@@ -149,5 +173,5 @@ def document_plan(model: nn.Module, plan: Plan) -> PlanDocument:
     cuts = tuple(
         {"role": c.pruning_class.role, "where": c.pruning_class.where, "before": c.before, "after": c.after}
         for c in plan.cuts
-    )
+    ) + tuple({"role": "experts", "where": c.layer, "before": c.before, "after": c.after} for c in plan.experts)
     return PlanDocument(plan, base_of(model), cuts, tuple(map(str, plan.adjustments)), versions())

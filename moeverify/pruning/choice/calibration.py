@@ -118,14 +118,18 @@ class Calibration:
             return self.tokenizer
         where = self.tokenizer or getattr(getattr(model, "config", None), "_name_or_path", "")
         if not where:
-            raise UsageError("text needs a tokenizer, and the model names none; pass Calibration(..., tokenizer=FOLDER)")
+            raise UsageError(
+                "text needs a tokenizer, and the model names none; pass Calibration(..., tokenizer=FOLDER)"
+            )
         from transformers import AutoTokenizer
 
         try:
             return AutoTokenizer.from_pretrained(where)
         except Exception as error:
             line = " ".join(str(error).split())[:200]
-            raise UsageError(f"no tokenizer can be loaded from {where} ({line}); pass Calibration(..., tokenizer=FOLDER)") from error
+            raise UsageError(
+                f"no tokenizer can be loaded from {where} ({line}); pass Calibration(..., tokenizer=FOLDER)"
+            ) from error
 
 
 def _is_data_set(source: Any) -> bool:
@@ -142,7 +146,9 @@ def _texts(source: Any) -> Iterator[str]:
         try:
             from datasets import load_from_disk
         except ImportError as error:
-            raise UsageError(f"{path} is a folder, and datasets is not installed; give a .txt or .jsonl file") from error
+            raise UsageError(
+                f"{path} is a folder, and datasets is not installed; give a .txt or .jsonl file"
+            ) from error
         yield from _of_rows(load_from_disk(str(path)))
         return
     try:

@@ -66,7 +66,9 @@ def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
                 "their router, so none can be removed; leave whole experts out (ratios without `experts`)"
             )
     _refuse_lists(document, counts, config)
-    return tuple(_counted(model, layer, grown[layer.name].values(), entries[layer.name], document) for layer in roles.layers)
+    return tuple(
+        _counted(model, layer, grown[layer.name].values(), entries[layer.name], document) for layer in roles.layers
+    )
 
 
 def _counted(
@@ -143,11 +145,13 @@ def _owner(name: str, sized: list[MoELayer], roles: FoundRoles) -> MoELayer:
 def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxis:
     repeats, rest = divmod(new - old, len(layer.experts))
     if rest or repeats < 1 or old < repeats * len(layer.experts):
-        raise PruningRefused(f"dimension {dim} of {name} grows from {old} to {new} with twice the experts: not understood")
+        raise PruningRefused(
+            f"dimension {dim} of {name} grows from {old} to {new} with twice the experts: not understood"
+        )
     if repeats > 1 and not (layer.layout == "rows" and name in layer.stacks and dim == 0):
         raise PruningRefused(
-            f"dimension {dim} of {name} holds {repeats} positions for each expert, in an order that is not known; leave "
-            "whole experts out (ratios without `experts`)"
+            f"dimension {dim} of {name} holds {repeats} positions for each expert, in an order that is not known; "
+            "leave whole experts out (ratios without `experts`)"
         )
     return ExpertAxis(name, dim, old, repeats)
 
@@ -173,5 +177,6 @@ def _refuse_lists(document: Mapping, counts: set[int], config: str) -> None:
         if isinstance(value, Mapping):
             _refuse_lists(value, counts, config)
         elif isinstance(value, list | tuple) and len(value) in counts and _is_count((key,)):
-            if not all(type(item) is int and item in counts for item in value):
-                raise PruningRefused(f"{key} of {config} has one item for each expert, which is not understood")
+            if all(type(item) is int and item in counts for item in value):
+                continue  # one count for each layer
+            raise PruningRefused(f"{key} of {config} has one item for each expert, which is not understood")

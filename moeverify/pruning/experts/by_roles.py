@@ -62,18 +62,23 @@ def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
 
     A router may know more classes than there are experts (up to twice as many): classes without weights.
     """
-    parts = [_tensors(module, name) for name, module in model.get_submodule(path).named_modules(prefix=path)]
-    root, *inner = parts
+    modules = dict(model.get_submodule(path).named_modules(prefix=path))
+    root, *inner = [_tensors(module, name) for name, module in modules.items()]
     for part in (root, *reversed(inner)):
         matrices = {n: t for n, t in part.items() if t.dim() == 2}
+        linear = {n for n in matrices if isinstance(modules[n.rpartition(".")[0]], nn.Linear)}
         if not matrices:
             continue
         for size in (count, *range(count + 1, 2 * count)):
-            dims = {n: 0 if t.shape[0] == size else 1 for n, t in matrices.items() if size in t.shape}
-            if not dims:
+            fitting = {n: t for n, t in matrices.items() if size in (t.shape[:1] if n in linear else t.shape)}
+            if not fitting:
                 continue
-            if size == count and any(tuple(t.shape) == (count, count) for t in matrices.values()):
-                raise PruningRefused(f"{min(matrices)} is square, so which side counts the experts is not known")
+            if square := [n for n, t in fitting.items() if n not in linear and t.shape[0] == t.shape[1]]:
+                raise PruningRefused(
+                    f"{square[0]} is square, so which side counts the experts is not known; leave whole experts out "
+                    "(ratios without `experts`)"
+                )
+            dims = {n: 0 if t.shape[0] == size else 1 for n, t in fitting.items()}
             vectors = {n: t for n, t in {**root, **part}.items() if t.dim() == 1 and t.shape[0] == size}
             return [*(ExpertAxis(n, d, size) for n, d in dims.items()), *(ExpertAxis(n, 0, size) for n in vectors)]
         return []

@@ -114,7 +114,9 @@ def _common(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[str
         values = [*args, *kwargs.values()]
         tensors = [v for v in values if isinstance(v, torch.Tensor)]
         index = next((t for t in tensors if not t.is_floating_point() and t.dim() == 2), None)
-        weights = next((t for t in tensors if t.is_floating_point() and index is not None and t.shape == index.shape), None)
+        weights = next(
+            (t for t in tensors if t.is_floating_point() and index is not None and t.shape == index.shape), None
+        )
         if index is None or weights is None or len(tensors) != 3:
             return _blocks(original, args, kwargs, counted, sums, calls, given)
         hidden = next(t for t in tensors if t is not index and t is not weights)
@@ -145,7 +147,9 @@ def _common(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[str
     given: dict[str, torch.Tensor] = {}
 
     def remember(_: nn.Module, args: tuple, kwargs: dict) -> None:
-        first = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()), None)
+        first = next(
+            (t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()), None
+        )
         if first is not None:
             given["tokens"] = first.reshape(-1, first.shape[-1])
 

@@ -55,8 +55,8 @@ def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> Expe
 def numbers_kept(layout: ExpertLayout, ratio: float | Mapping[str, float]) -> dict[str, int]:
     """How many experts each layer keeps, by layer name; ``ratio`` is common, or given by layer.
 
-    Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where one
-    entry of the configuration counts for several layers. Raises ``UsageError`` for a layer that is not there.
+    Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where
+    one entry of the configuration counts for several layers. Raises ``UsageError`` for a layer that is not there.
     """
     names = [counted.layer.name for counted in layout.layers]
     ratios = dict(ratio) if isinstance(ratio, Mapping) else dict.fromkeys(names, ratio)
@@ -87,7 +87,7 @@ def choose(scores: torch.Tensor, kept: int, topology: Topology) -> np.ndarray:
     if not bool(scores.isfinite().all()):
         raise PruningRefused("the scores of the experts are not all finite; more calibration data may help")
     each = topology.count // topology.groups
-    chosen = []
+    chosen: list[np.ndarray] = []
     for group in scores.double().reshape(topology.groups, each):
         best = torch.sort(group, descending=True, stable=True).indices[: kept // topology.groups]
         chosen.append(best.sort().values.numpy() + len(chosen) * each)

@@ -45,9 +45,7 @@ class ExpertScorer:
     Raises ``UsageError`` for an unknown name, or for a criterion that needs data and gets none.
     """
 
-    def __init__(
-        self, criterion: str | Callable | None, calibration: Any, example: Example, seed: int = 0
-    ) -> None:
+    def __init__(self, criterion: str | Callable | None, calibration: Any, example: Example, seed: int = 0) -> None:
         self.calibration = calibration
         self.example = example
         self.seed = seed
@@ -57,8 +55,8 @@ class ExpertScorer:
         if isinstance(self.criterion, ExpertCriterion) and self.criterion.needs_data and calibration is None:
             without = ", ".join(name for name, one in EXPERT_CRITERIA.items() if not one.needs_data)
             raise UsageError(
-                f"the criterion {self.criterion.name} needs calibration data; pass `calibration`, or use one of weights "
-                f"alone: {without}"
+                f"the criterion {self.criterion.name} needs calibration data; pass `calibration`, or use one of "
+                f"weights alone: {without}"
             )
 
     def __call__(self, model: nn.Module, layout: ExpertLayout) -> Scores:
@@ -69,10 +67,14 @@ class ExpertScorer:
         for counted in layout.layers:
             name = counted.layer.name
             weights = weights_of(model, counted)
-            found = self._score(LayerEvidence(name, weights, statistics.layers[name] if statistics else None), generator)
+            found = self._score(
+                LayerEvidence(name, weights, statistics.layers[name] if statistics else None), generator
+            )
             found = torch.as_tensor(found).detach().double().cpu().flatten()
             if len(found) != counted.count:
-                raise PruningRefused(f"the criterion gives {len(found)} scores for the {counted.count} experts of {name}")
+                raise PruningRefused(
+                    f"the criterion gives {len(found)} scores for the {counted.count} experts of {name}"
+                )
             if statistics is not None and self._needs_data:
                 found = _unseen_last(found, statistics.layers[name].tokens, magnitude.magnitude(weights, generator))
             scores[name] = found

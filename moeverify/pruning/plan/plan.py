@@ -90,7 +90,9 @@ class Plan:
     def shapes(self, base: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors after the plan, under the names that they have then."""
         return {
-            new: self.shape(name, shape) for name, shape in base.items() if (new := renamed(name, self.experts)) is not None
+            new: self.shape(name, shape)
+            for name, shape in base.items()
+            if (new := renamed(name, self.experts)) is not None
         }
 
 

@@ -20,8 +20,8 @@ from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.constants.views import views_of
-from moeverify.pruning.experts.request import Decision, ExpertRequest
 from moeverify.pruning.experts.removal import new_counts, with_experts
+from moeverify.pruning.experts.request import Decision, ExpertRequest
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import structure
 from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, Reason, make_plan
