@@ -33,6 +33,7 @@ from moeverify.pruning.choice.rounding import aligned
 from moeverify.pruning.configuration import Probe, apply_update, described
 from moeverify.pruning.experts.request import ExpertRequest
 from moeverify.pruning.experts.scorer import ExpertScorer
+from moeverify.pruning.experts.statistics import ExpertStatistics
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.walk import MAX_EXPANSIONS
@@ -231,6 +232,12 @@ class MoEPruner:
         own = type(self).estimate_importance is not MoEPruner.estimate_importance
         self._selection.importance = self.estimate_importance if own else self.importance
         return prepare(self._selection, step, self.round_to, self.example, self.num_heads, self._experts)
+
+    @property
+    def expert_statistics(self) -> ExpertStatistics | None:
+        """What was gathered on the calibration data, for ``write``; ``None`` before a plan or without data."""
+        score = None if self._experts is None else self._experts.score
+        return score.statistics if isinstance(score, ExpertScorer) else None
 
     def _expert_request(self, criterion: str | Callable | None, calibration: Any) -> ExpertRequest | None:
         """The request for whole experts; ``None`` without one."""

@@ -100,7 +100,7 @@ def test_layers_that_share_an_entry_keep_equal_numbers():
         mv.MoEPruner(model, IDS, ratios={"experts": unequal}).step()
     with pytest.raises(UsageError, match="global_pruning would leave layers with unequal numbers of experts"):
         mv.MoEPruner(model, IDS, ratios={"experts": 0.5}, global_pruning=True)
-    with pytest.raises(UsageError, match="no MoE layer 'model.layers.9.mlp'"):
+    with pytest.raises(UsageError, match=r"no MoE layer 'model\.layers\.9\.mlp'"):
         mv.MoEPruner(model, IDS, ratios={"experts": {"model.layers.9.mlp": 0.5}}).step()
 
 
