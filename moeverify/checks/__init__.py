@@ -13,6 +13,8 @@ from moeverify.checks import (  # noqa: F401
     forward_every_expert,
     masked_equivalence,
     router_intact,
+    topology,
+    causal,
     untouched_identical,
     ratio_honoured,
     deterministic,

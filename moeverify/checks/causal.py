@@ -1,0 +1,75 @@
+"""``causal``"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.models.exercise import run
+from moeverify.models.numerics import float64_throughout, in_float64
+
+TOLERANCE = 1e-9
+
+
+@check("causal")
+def causal(context: Context) -> Finding:
+    """Proves that what the pruned model gives for a token does not depend on later ones, as in the original.
+
+    In float64: ids are changed at the last position, and from the middle on; outputs before that must stay, to a
+    relative 1e-9. A router whose groups no longer divide its experts still runs, and mixes tokens: this shows it. The
+    original is asked first; one that reads later tokens itself is skipped. Does not say what tokens should give.
+    """
+    inputs = context.example_inputs
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
+        return skipped("the inputs have no input_ids [batch, tokens] of at least two tokens")
+    length = ids.shape[1]
+    worst = {}
+    for name, model in (("original", context.original), ("pruned", context.pruned)):
+        full = in_float64(model)
+        with float64_throughout():
+            before = _output(full, inputs)
+            if before is None or before.dim() < 2 or before.shape[:2] != ids.shape:
+                return skipped("the output has no row for each token")
+            for start in (length - 1, length // 2):
+                after = _output(full, {**inputs, "input_ids": _changed(ids, start)})
+                assert after is not None
+                scale = before.abs().max().clamp_min(1e-300)
+                gaps = (after - before)[:, :start].abs().flatten(2).amax(-1) / scale
+                worst[name, start] = float(gaps.max())
+                if name == "pruned" and not gaps.max() <= TOLERANCE:
+                    position = int((gaps > TOLERANCE).any(0).nonzero()[0])
+                    return failed(
+                        f"other tokens from position {start} on change the output at {position} by "
+                        f"{float(gaps.max()):.1e}: tokens are mixed, which the original does not do",
+                        changed_from=start,
+                        position=position,
+                        relative_change=float(gaps.max()),
+                        original=worst["original", start],
+                    )
+                if not (after - before)[:, start:].abs().max() > 0:
+                    return skipped("other tokens do not change the output at all")
+                if name == "original" and not gaps.max() <= TOLERANCE:
+                    return skipped(
+                        f"the original reads later tokens itself (change of earlier outputs: {gaps.max():.1e})"
+                    )
+    return passed(f"later tokens change earlier outputs by {max(worst.values()):.1e} at most", tolerance=TOLERANCE)
+
+
+def _output(model: nn.Module, inputs: Any) -> torch.Tensor | None:
+    output = run(model, inputs)
+    return output if output.is_floating_point() else None
+
+
+def _changed(ids: torch.Tensor, start: int) -> torch.Tensor:
+    """Other ids from ``start`` on, out of those that the example holds."""
+    known = ids.unique()
+    rank = torch.searchsorted(known, ids[:, start:].contiguous())
+    changed = ids.clone()
+    changed[:, start:] = known[(rank + 1 + len(known) // 3) % len(known)]
+    return changed

@@ -1,0 +1,104 @@
+"""``topology``"""
+
+from __future__ import annotations
+
+from moeverify.checks.context import Context
+from moeverify.checks.evidence.choices import Router, routers_of
+from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.removed_experts import kept_experts
+from moeverify.models.exercise import run
+
+# What serving engines can do, as far as their sources say; another engine may do more.
+KERNEL_COUNTS = frozenset((*range(1, 129), 192, 256, 320, 384, 448, 512, 576))
+MOST_GROUPS, MOST_CHOSEN_GROUPS, MOST_IN_A_GROUP = 8, 4, 32
+
+
+@check("topology")
+def topology(context: Context) -> Finding:
+    """Proves that every router of the pruned model chooses as the original's does, out of fewer experts: as many for
+    each token, in as many groups of equal size, and no expert in another group than before.
+
+    Numbers are seen while both models run: every ``topk`` over the experts' scores, over groups, inside of groups. At
+    least as many experts as are chosen must be in the groups that are chosen, and as many in each group as score it.
+    Limits of serving engines are notes. Does not say that the right experts went.
+    """
+    layers = context.roles.layers
+    if not layers:
+        return skipped("the model has no MoE layer")
+    before = routers_of(context.original, context.roles, lambda model: run(model, context.example_inputs))
+    if not before:
+        return skipped("no router chooses experts by topk")
+    try:
+        after = routers_of(context.pruned, context.pruned_roles, lambda model: run(model, context.example_inputs))
+    except Exception as error:
+        return failed(f"the pruned model does not run: {type(error).__name__}: {error}")
+    stayed = kept_experts(context)
+    notes: dict[str, None] = {}
+    for layer in layers:
+        if layer.name not in before:
+            continue
+        count, now = len(layer.experts), experts_now(context.pruned, layer)
+        old, new = before[layer.name], after.get(layer.name)
+        problem = _problem(old, new, count, now) or _regrouped(old, count, stayed[layer.name])
+        if problem:
+            numbers_now = vars(new) if new else None
+            return failed(f"{layer.name}: {problem}", layer=layer.name, before=vars(old), after=numbers_now)
+        notes |= dict.fromkeys(_notes(new or old, now))
+    numbers = sorted({experts_now(context.pruned, layer) for layer in layers})
+    said = f"{len(layers)} MoE layers choose as before among {' or '.join(map(str, numbers))} experts"
+    return passed(f"{said}; {'; '.join(notes)}" if notes else said, notes=list(notes), experts=numbers)
+
+
+def _problem(old: Router, new: Router | None, count: int, now: int) -> str:
+    """What is wrong with a router's numbers; empty if nothing is."""
+    if new is None:
+        return f"nothing is chosen among its {now} experts any more"
+    spare = old.scores - count
+    if new.scores != now + spare:
+        more = f" and {spare} classes" if spare else ""
+        return f"it chooses among {new.scores} scores, there are {now} experts{more}"
+    if new.top_k != old.top_k:
+        return f"each token goes to {new.top_k} experts, it was {old.top_k}"
+    if new.groups != old.groups:
+        if new.scores % old.groups:
+            return f"{new.scores} experts do not make {old.groups} equal groups"
+        return f"it has {new.groups} groups, there were {old.groups}"
+    if new.chosen_groups != old.chosen_groups:
+        return f"it chooses {new.chosen_groups} groups, it was {old.chosen_groups}"
+    each = new.scores // new.groups
+    if new.scores % new.groups:
+        return f"{new.scores} experts do not make {new.groups} equal groups"
+    if each < old.group_scores or new.group_scores != old.group_scores:
+        return f"each group is scored by its best {old.group_scores} experts, and has {each}"
+    if new.top_k > new.chosen_groups * each:
+        return f"it chooses {new.top_k} experts out of {new.chosen_groups} groups of {each}"
+    return ""
+
+
+def _regrouped(old: Router, count: int, stayed: list[int]) -> str:
+    """Whether an expert stands in another group than before."""
+    if old.groups == 1 or not stayed or len(stayed) % old.groups:
+        return ""
+    was, now = count // old.groups, len(stayed) // old.groups
+    for place, expert in enumerate(stayed):
+        if expert // was != place // now:
+            kept = [sum(e // was == group for e in stayed) for group in range(old.groups)]
+            return (
+                f"expert {expert} moves from group {expert // was} to group {place // now}: the groups keep "
+                f"{', '.join(map(str, kept))} experts"
+            )
+    return ""
+
+
+def _notes(router: Router, now: int) -> list[str]:
+    """Limits of serving engines that a router lies beyond."""
+    found = []
+    if now not in KERNEL_COUNTS:
+        found.append(f"note: fused kernels of some engines know no {now} experts")
+    if router.groups > 1:
+        if router.groups > MOST_GROUPS or router.chosen_groups > MOST_CHOSEN_GROUPS:
+            found.append(f"note: some engines choose at most {MOST_CHOSEN_GROUPS} of {MOST_GROUPS} groups")
+        if now // router.groups > MOST_IN_A_GROUP:
+            found.append(f"note: some engines take at most {MOST_IN_A_GROUP} experts in a group")
+    return found

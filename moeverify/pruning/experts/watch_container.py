@@ -1,0 +1,141 @@
+"""Experts in common parameters, watched through the call of their container.
+
+They are called as the model calls them: tokens, the experts of each token, their weights. The call is made once for
+each of the ``k`` choices, with a weight of one, so that the output of every single expert is seen; the sum that the
+model goes on with is made of these outputs, and no expert computes twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from moeverify.errors import PruningRefused
+from moeverify.pruning.experts.axes import CountedLayer
+from moeverify.pruning.experts.sums import OTHERWISE, TOLERANCE, Sums, turned
+
+_CHECKED_TOKENS = 16
+
+
+@contextlib.contextmanager
+def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[str, int]) -> Iterator[None]:
+    """Watch experts in common parameters."""
+    layer = counted.layer
+    module = model.get_submodule(layer.container)
+    original = module.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        values = [*args, *kwargs.values()]
+        tensors = [v for v in values if isinstance(v, torch.Tensor)]
+        index = next((t for t in tensors if not t.is_floating_point() and t.dim() == 2), None)
+        weights = next(
+            (t for t in tensors if t.is_floating_point() and index is not None and t.shape == index.shape), None
+        )
+        if index is None or weights is None or len(tensors) != 3:
+            return _blocks(original, args, kwargs, counted, sums, calls, given)
+        hidden = next(t for t in tensors if t is not index and t is not weights)
+
+        def call(tokens: torch.Tensor, chosen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            new = {id(hidden): tokens, id(index): chosen, id(weights): weight}
+            put = lambda v: new.get(id(v), v)  # noqa: E731
+            return original(*map(put, args), **{k: put(v) for k, v in kwargs.items()})
+
+        if not calls[layer.name]:
+            _check_linear(call, hidden, index, weights, layer.container)
+        calls[layer.name] += 1
+        total, pairs = None, []
+        for choice in range(index.shape[1]):
+            column = slice(choice, choice + 1)
+            out = _alone(call, hidden, index[:, column], weights[:, column])
+            rows = out.reshape(len(index), -1)
+            pairs.append((index[:, choice], weights[:, choice], rows.float().norm(dim=-1)))
+            part = rows * weights[:, column].to(rows.dtype)
+            total = part if total is None else total + part
+        assert total is not None
+        turn = turned(hidden.reshape(len(index), -1), total)
+        tokens = torch.arange(len(index), device=index.device)
+        for expert, weight, norm in pairs:
+            sums.add(tokens, expert, weight, norm, turn)
+        return total.reshape(out.shape)
+
+    given: dict[str, torch.Tensor] = {}
+
+    def remember(_: nn.Module, args: tuple, kwargs: dict) -> None:
+        first = next(
+            (t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.is_floating_point()), None
+        )
+        if first is not None:
+            given["tokens"] = first.reshape(-1, first.shape[-1])
+
+    handle = model.get_submodule(layer.name).register_forward_pre_hook(remember, with_kwargs=True)
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+        handle.remove()
+
+
+def _alone(call: Callable, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The output of one expert for each token, with a weight of one."""
+    one = torch.ones_like(weights)
+    try:
+        return call(hidden, chosen, one)
+    except ValueError:  # code that squeezes the dimension of choices needs two of them; the second has no weight
+        return call(hidden, chosen.expand(-1, 2), torch.cat([one, torch.zeros_like(one)], dim=-1))
+
+
+def _check_linear(call: Callable, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, where: str) -> None:
+    """Refuse experts whose common output is not the weighted sum of their single ones."""
+    if hidden.dim() != 2:
+        return _check_rows(call, hidden, index, weights, where)
+    few = slice(0, _CHECKED_TOKENS)
+    return _check_rows(call, hidden[few], index[few], weights[few], where)
+
+
+def _check_rows(call: Callable, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, where: str) -> None:
+    whole = call(hidden, index, weights).reshape(len(index), -1).float()
+    total = torch.zeros_like(whole)
+    for choice in range(index.shape[1]):
+        column = slice(choice, choice + 1)
+        one = _alone(call, hidden, index[:, column], weights[:, column]).reshape(len(index), -1)
+        total += one.float() * weights[:, column].float()
+    if (whole - total).abs().max() > TOLERANCE * whole.abs().max():
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+
+
+def _blocks(
+    original: Callable,
+    args: tuple,
+    kwargs: dict,
+    counted: CountedLayer,
+    sums: Sums,
+    calls: dict[str, int],
+    given: dict[str, torch.Tensor],
+) -> Any:
+    """Experts that each get every token, weighted beforehand: a block of rows for one after the other (llama4)."""
+    name, count = counted.layer.container, counted.count
+    tokens = given.get("tokens")
+    values = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+    if len(values) != 1 or tokens is None or values[0].shape != (count * len(tokens), tokens.shape[-1]):
+        raise PruningRefused(f"{name} calls its experts in a way that is not understood{OTHERWISE}")
+    rows = values[0].reshape(count, len(tokens), -1)
+    weight = (rows.float() * tokens.float()).sum(-1) / tokens.float().square().sum(-1).clamp_min(1e-30)
+    if (rows.float() - weight[..., None] * tokens.float()).abs().max() > TOLERANCE * rows.abs().max():
+        raise PruningRefused(f"what {name} gets is not a multiple of the tokens{OTHERWISE}")
+    out = original(*args, **kwargs)
+    outputs = out.reshape(count, len(tokens), -1)
+    turn = turned(tokens, outputs.sum(0))
+    each = torch.arange(len(tokens), device=tokens.device)
+    routed = rows.abs().amax(-1) > 0
+    for expert in range(count):
+        mine = routed[expert]
+        norm = outputs[expert, mine].float().norm(dim=-1) / weight[expert, mine].abs()  # f holds the weight already
+        sums.add(each[mine], torch.full_like(each[mine], expert), weight[expert, mine], norm, turn)
+    calls[counted.layer.name] += 1
+    return out
