@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.checks.evidence.behaviour import Behaviour, observe
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
@@ -66,6 +67,11 @@ class Context:
     def source_names(self) -> Mapping[str, str]:
         """For each tensor of the pruned model its name in the original (removed experts shift the others)."""
         return source_names(self.original, self.pruned, self.roles)
+
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """What the original does by itself on drawn inputs."""
+        return observe(self.original, self.example_inputs, self.seed)
 
     @cached_property
     def laboratory(self) -> Laboratory:

@@ -10,7 +10,8 @@ import torch
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.locate import bits
-from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
+from moeverify.verdict import Status
 
 
 @check("deterministic")
@@ -20,7 +21,23 @@ def deterministic(context: Context) -> Finding:
 
     The second time runs in the same process, so an order that Python's hash seed decides once for a process is not
     seen, nor are other machines. Does not say that other seeds give other results.
+
+    Where the original's own forward does not repeat, from equal state and equal random numbers, the verdict says so and
+    is inconclusive: no check can compare such a model, and the subject may have scored its channels by it.
     """
+    finding = _pruned_again(context)
+    if not context.behaviour.unsteady:
+        return finding
+    again = {Status.PASS: "the subject's tensors are the same the second time", Status.SKIP: finding.message}
+    return inconclusive(
+        f"the original's own {context.behaviour.unsteady} differs between two forwards from equal state and equal "
+        f"random numbers; make the forward repeatable ({again.get(finding.status, finding.message)})",
+        **finding.evidence,
+    )
+
+
+def _pruned_again(context: Context) -> Finding:
+    """Whether the subject gives equal tensors a second time."""
     if context.subject is None:
         return skipped("the subject cannot be called once more")
     again = copy.deepcopy(context.original)

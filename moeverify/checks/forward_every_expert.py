@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.cut import stack_parts
 from moeverify.checks.evidence.routing import Change, Routing, evenly, towards
-from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.models.exercise import count_reached, run, vary_inputs
+from moeverify.checks.evidence.sight import Part, Sight
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
+from moeverify.models.exercise import count_reached, run_all, vary_inputs
+from moeverify.models.forward import call_model
+from moeverify.models.outputs import float_outputs
+from moeverify.models.roles import FoundRoles
+from moeverify.models.state import same_start
 
 ATTEMPTS = 8
 # Experts that an input is spent on alone, at most.
 FORCED = 256
+# An output that changes by less than this share of its largest value says nothing of an expert.
+VISIBLE = 1e-5
 
 
 @check("forward-every-expert")
@@ -19,51 +31,121 @@ def forward_every_expert(context: Context) -> Finding:
     """Proves that each routed expert of the pruned model computes on tokens routed to it, with finite results.
 
     Draws eight inputs, or fewer if all experts were reached before. Where experts are still unreached, tokens are sent
-    by force: to the layer's experts in turn, up to eight inputs, then one input to each that is left. An expert that
-    even so gets no token fails the check, since nothing is known of it then.
+    by force: to the layer's experts in turn, up to eight inputs, then one input to each that is left. An expert counts
+    as reached if tokens were counted on their way to it, or if an output depends on its weights. One that even so is
+    not reached makes the verdict inconclusive: a router that cannot be steered, or a capacity, says nothing of the
+    pruning. What the original does as well, on the same inputs, is no fault of the pruned model.
     """
     if not context.roles.layers:
         return skipped("the model has no MoE layer")
-    roles, number = context.pruned_roles, 0
-    with count_reached(context.pruned, roles) as reached:
+    return _Exercise(context).finding()
+
+
+@dataclass
+class _Exercise:
+    context: Context
+    tokens: dict[str, int] = field(default_factory=dict)
+    by_effect: set[str] = field(default_factory=set)
+    number: int = 0
+
+    @property
+    def missing(self) -> list[str]:
+        """Experts that no token was counted at and no output depends on."""
+        return [name for name, count in self.tokens.items() if not count and name not in self.by_effect]
+
+    def finding(self) -> Finding:
+        """Send inputs until every expert was reached."""
+        roles = self.context.pruned_roles
+        forced: list[str] = []
+        with count_reached(self.context.pruned, roles) as self.tokens:
+            for said, force in self._forces(roles, forced):
+                if (problem := self._forward(said, force)) is not None:
+                    return problem
+        evidence = {"tokens": dict(self.tokens), "forced": forced, "by_effect": sorted(self.by_effect)}
+        if missing := self.missing:
+            return inconclusive(
+                f"no token reached {missing[0]} in {self.number} inputs, and no output depends on its weights; give "
+                "example inputs that its router sends to it, or name the router with --routers-pattern",
+                unreached=missing,
+                **evidence,
+            )
+        counted = {name: count for name, count in self.tokens.items() if count}
+        if not counted:
+            return passed(f"{len(self.tokens)} experts ran: outputs depend on the weights of each", **evidence)
+        least = min(counted, key=lambda name: counted[name])
+        return passed(f"{len(self.tokens)} experts ran; fewest tokens: {counted[least]} at {least}", **evidence)
+
+    def _forces(self, roles: FoundRoles, forced: list[str]) -> Iterator[tuple[str, dict[str, Change]]]:
         for _ in range(ATTEMPTS):
-            if (problem := _forward(context, number, {})) is not None:
-                return failed(problem, attempt=number, tokens=reached)
-            number += 1
-            if all(reached.values()):
-                break
-        forced = [name for name, count in reached.items() if not count]
-        turns = {layer.name: evenly() for layer in roles.layers if not all(map(reached.get, layer.experts))}
-        for _ in range(ATTEMPTS if turns else 0):
-            if (problem := _forward(context, number, turns)) is not None:
-                return failed(f"tokens sent to experts in turn: {problem}", tokens=reached, forced=forced)
-            number += 1
-            if all(reached.values()):
-                break
+            yield "", {}
+            if not self.missing:
+                return
+        forced += self.missing
+        turns = {layer.name: evenly() for layer in roles.layers if set(layer.experts) & set(self.missing)}
+        for _ in range(ATTEMPTS):
+            yield "tokens sent to experts in turn: ", dict(turns)
+            if not self.missing:
+                return
         alone = 0
         for layer in roles.layers:
             for expert, name in enumerate(layer.experts):
-                if reached[name] or alone >= FORCED:
-                    continue
-                if (problem := _forward(context, number, {layer.name: towards(expert)})) is not None:
-                    return failed(f"tokens sent to {name}: {problem}", expert=name, tokens=reached)
-                number += 1
-                alone += 1
-    missing = [name for name, count in reached.items() if not count]
-    if missing:
-        return failed(f"no token reached {missing[0]} in {number} inputs", unreached=missing, tokens=reached)
-    least = min(reached, key=lambda name: reached[name])
-    return passed(
-        f"{len(reached)} experts ran; fewest tokens: {reached[least]} at {least}", tokens=reached, forced=forced
-    )
+                if name in self.missing and alone < FORCED:
+                    yield f"tokens sent to {name}: ", {layer.name: towards(expert)}
+                    alone += 1
+
+    def _forward(self, said: str, force: Mapping[str, Change]) -> Finding | None:
+        """One forward of the pruned model; what is wrong with it, or with the original on the same inputs."""
+        context = self.context
+        inputs = vary_inputs(context.pruned, context.example_inputs, context.seed + 1 + self.number)
+        self.number += 1
+        wrong = _wrong(context.pruned, context.pruned_roles, inputs, force)
+        if not wrong:
+            if self.missing:
+                self.by_effect |= self._depended_on(inputs, force)
+            return None
+        evidence = {"attempt": self.number - 1, "tokens": dict(self.tokens)}
+        # Sent to another number of experts, the original's tokens go elsewhere: by itself it must run all the same.
+        if original := _wrong(context.original, context.roles, inputs, {}):
+            return inconclusive(f"the original itself {original} on drawn inputs; give example inputs of its own form",
+                                **evidence)  # fmt: skip
+        return failed(f"{said}the pruned model {wrong}", **evidence)
+
+    def _depended_on(self, inputs: Any, force: Mapping[str, Change]) -> set[str]:
+        """Experts that were not counted and whose weights some output depends on."""
+        context, missing = self.context, set(self.missing)
+        parts = [p for p in _expert_parts(context) if p.expert in missing]
+        sight = Sight(context.pruned, parts, VISIBLE)
+        try:
+            with sight.gradients() as take, same_start(context.pruned), torch.enable_grad():
+                with Routing(context.pruned, context.pruned_roles, force):
+                    outputs = float_outputs(call_model(context.pruned, inputs, use_cache=False))
+                take(outputs, context.seed)
+        except Exception:
+            return set()  # kernels without a derivative: nothing is known by gradient
+        return {p.expert for p in parts if p not in sight.unseen and p.expert is not None}
 
 
-def _forward(context: Context, number: int, force: Mapping[str, Change]) -> str | None:
-    """What is wrong with one forward of the pruned model; ``None`` if nothing is."""
-    inputs = vary_inputs(context.pruned, context.example_inputs, context.seed + 1 + number)
+def _expert_parts(context: Context) -> list[Part]:
+    """Every parameter of every routed expert of the pruned model."""
+    parts: list[Part] = []
+    for layer in context.pruned_roles.layers:
+        for name, parameter in context.pruned.named_parameters():
+            if layer.layout != "listed":
+                if name in layer.stacks and len(parameter) % len(layer.experts) == 0:
+                    parts += stack_parts(name, name, len(parameter), layer, range(len(layer.experts)))
+                continue
+            expert = next((e for e in layer.experts if name.startswith(e + ".")), None)
+            if expert is not None:
+                parts.append(Part(name, name, expert))
+    return parts
+
+
+def _wrong(model: torch.nn.Module, roles: FoundRoles, inputs: Any, force: Mapping[str, Change]) -> str:
+    """What is wrong with one forward; empty if nothing is."""
     try:
-        with Routing(context.pruned, context.pruned_roles, force):
-            output = run(context.pruned, inputs)
+        with Routing(model, roles, force):
+            outputs = run_all(model, inputs)
     except Exception as error:
-        return f"the pruned model does not run: {type(error).__name__}: {error}"
-    return None if output.isfinite().all() else "the output holds NaN or infinity"
+        return f"does not run: {type(error).__name__}: {error}"
+    endless = [name for name, tensor in outputs.items() if not bool(tensor.isfinite().all())]
+    return f"gives NaN or infinity in {endless[0]}" if endless else ""

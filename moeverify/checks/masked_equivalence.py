@@ -9,18 +9,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.agreement import Agreement, agreement
+from moeverify.checks.evidence.behaviour import Draws
+from moeverify.checks.evidence.cut import agrees_by_content, cut_parts
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Change, Routing, towards
-from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.checks.evidence.sight import Sight
+from moeverify.checks.evidence.statistics import Statistics
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.checks.removed_experts import forbid, kept_experts
-from moeverify.models.exercise import count_reached, run, vary_inputs
+from moeverify.models.exercise import count_reached, run_all, vary_inputs
+from moeverify.models.forward import call_model
 from moeverify.models.numerics import float64_throughout, in_float64
-from moeverify.verdict import Status
+from moeverify.models.outputs import float_outputs
+from moeverify.models.roles import FoundRoles
+from moeverify.models.state import same_start
 
 TOLERANCE = 1e-9
+# A tensor counts as seen, and a mask as one that matters, if it moves an output by so much more than is allowed.
+VISIBLE = 1e3 * TOLERANCE
 # A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
 NEAR_TIE = 1e-10
 ATTEMPTS = 8
@@ -28,17 +39,28 @@ ATTEMPTS = 8
 ENOUGH = 2
 # Tokens are sent by force to experts that no drawn input reaches, one input for each, in at most so many inputs.
 FORCED = 64
+# Unseen tensors that a message names.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Force:
+    """Tokens are sent to ``expert`` (its number in the original) of ``layer``; ``name`` is the expert's path."""
+
+    layer: str
+    expert: int
+    name: str
 
 
 @dataclass
-class _Comparison:
+class _Seen:
     """What was seen over all inputs."""
 
-    worst: float = 0.0
+    error: float = 0.0
     effect: float = 0.0
-    inputs: int = 0
     near_ties: int = 0
     forced: list[str] = field(default_factory=list)
+    used: list[tuple[Any, _Force | None]] = field(default_factory=list)
 
 
 class _DoesNotRun(Exception):
@@ -54,17 +76,20 @@ def masked_equivalence(context: Context) -> Finding:
     """Proves that the pruned model computes what the original computes with the removed channels held at zero, and
     with removed experts never chosen.
 
-    In float64, float32 casts inside the model lifted, relative error of the output below 1e-9, on inputs that
-    together reach every routed expert: eight are drawn, then tokens are sent by force to experts that are still
-    unreached, in both models alike. Inputs with a near-tie in the choice of experts are drawn again. What was removed
-    is recovered from the values alone. Guarded against vacuity: the mask must change the output, and the output must
-    not be zero. In other precisions than float64 the stored values are compared after conversion to float64, so
-    rounding plays no part. Where the subject says that a weight took over a constant derived from a size, the stored
-    weight must be that product, rounded once. A permutation that all tensors share changes no output and passes here;
-    ``untouched-identical`` demands the order.
+    In float64, float32 casts inside the model lifted, relative error of every floating-point output below 1e-9. All
+    models start from one state, with equal random numbers, and the original runs first. Eight inputs are drawn; then
+    tokens are sent by force to experts that are still unseen, in all models alike. Inputs with a near-tie in the choice
+    of experts are drawn again. What was removed is recovered from the values alone. In other precisions than float64
+    the stored values are compared after conversion to float64, so rounding plays no part. Where the subject says that
+    a weight took over a constant derived from a size, the stored weight must be that product, rounded once.
 
-    Does not say whether the channels were a good choice. Norms must be modules of their own: one that is written out
-    in the forward of a larger module averages over the removed channels, too, and fails.
+    Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A
+    gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
+    is listed, and makes the verdict inconclusive. Exception: a bias that no output can depend on counts by content.
+
+    Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
+    written out in a larger module; where one cannot be cut down, a difference is inconclusive. A permutation that all
+    tensors share changes no output and passes here; ``untouched-identical`` demands the order.
     """
     for name, before, after in context.pairs():
         if before.is_floating_point() and not is_part(after, before, name, context.kept):
@@ -75,45 +100,208 @@ def masked_equivalence(context: Context) -> Finding:
                 shape=tuple(after.shape),
                 recovered=dims,
             )
-    full, pruned = in_float64(context.original), in_float64(context.pruned)
-    _unround_folds(context, full, pruned)
-    masked = copy.deepcopy(full)
-    mask_removed(masked, context.kept, context.pruned)
-    stayed = kept_experts(context)
-    forbidden = forbid(masked, context.roles, stayed)
-    seen = _Comparison()
-    with float64_throughout(), count_reached(masked, context.roles) as reached:
-        names = [e for layer in context.roles.layers for n, e in enumerate(layer.experts) if n in stayed[layer.name]]
-        for number, force in _attempts(context, names, reached, seen):
-            inputs = vary_inputs(full, context.example_inputs, context.seed + 100 + number, torch.float64)
+    if context.behaviour.unsteady:
+        return inconclusive(
+            f"the original's {context.behaviour.unsteady} differs between two equal forwards, so nothing can be "
+            "compared; see deterministic"
+        )
+    return _Comparison(context).finding()
+
+
+class _Comparison:
+    """The original, the masked reference and the pruned model in float64, side by side."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.full, self.pruned = in_float64(context.original), in_float64(context.pruned)
+        _unround_folds(context, self.full, self.pruned)
+        self.masked = copy.deepcopy(self.full)
+        self.statistics = mask_removed(self.masked, context.kept, context.pruned)
+        self.stayed = kept_experts(context)
+        self.forbidden = forbid(self.masked, context.roles, self.stayed)
+        parts = cut_parts(self.pruned, context.source_names, context.kept, context.roles, self.stayed)
+        self.parts = parts
+        self.sight = Sight(self.pruned, parts, VISIBLE)
+        self.seen = _Seen()
+        self.drawn = True
+
+    def finding(self) -> Finding:
+        with float64_throughout(), count_reached(self.masked, self.context.roles) as reached:
+            for number, force in self._attempts():
+                try:
+                    inputs = self._inputs(number)
+                    problem = self._compare(inputs, force)
+                except _DoesNotRun as error:
+                    if error.model is self.pruned:
+                        return failed(str(error), attempt=number)
+                    return inconclusive(f"{error}; nothing can be compared", attempt=number)
+                if problem is not None:
+                    return problem
+            self._perturb()
+        return self._conclude(dict(reached))
+
+    def _attempts(self) -> Iterator[tuple[int, _Force | None]]:
+        """Numbers of inputs, each with the expert that tokens are sent to, if any."""
+        for number in range(ATTEMPTS):
+            yield number, None
+            if len(self.seen.used) >= ENOUGH and not self.sight.unseen_experts():
+                return
+        number = ATTEMPTS
+        for layer in self.context.roles.layers:
+            for expert, name in enumerate(layer.experts):
+                unseen = name in self.sight.unseen_experts() and expert in self.stayed[layer.name]
+                if unseen and number < ATTEMPTS + FORCED:
+                    yield number, _Force(layer.name, expert, name)
+                    number += 1
+
+    def _inputs(self, number: int) -> Any:
+        """Inputs that the original runs on: drawn ones, or the example inputs if it refuses those."""
+        example, seed = self.context.example_inputs, self.context.seed + 100 + number
+        drawn = vary_inputs(self.full, example, seed, torch.float64)
+        if self.drawn:
             try:
-                problem = _compare(context, (full, masked, pruned), inputs, forbidden, force, stayed, seen)
-            except _DoesNotRun as error:
-                status = Status.FAIL if error.model is pruned else Status.ERROR  # a reference says nothing of the other
-                return Finding(status, str(error), {"attempt": number})
-            if problem is not None:
-                return problem
-        missing = [name for name in names if not reached[name]]
-    evidence = {
-        "relative_error": seen.worst,
-        "tolerance": TOLERANCE,
-        "effect_of_mask": seen.effect,
-        "inputs": seen.inputs,
-        "near_ties": seen.near_ties,
-        "tokens": dict(reached),
-        "forced": seen.forced,
-    }
-    if seen.worst >= TOLERANCE or seen.worst != seen.worst:
-        return failed(f"differs from the masked original by {seen.worst:.1e} (allowed {TOLERANCE:.0e})", **evidence)
-    if not seen.inputs:
-        return failed("every input drawn has a near-tie in the choice of experts, so nothing was shown", **evidence)
-    if seen.effect < 1e3 * TOLERANCE:
-        return failed("the removed channels did not matter for the output, so nothing was shown", **evidence)
-    if missing:
-        return failed(f"equal, but no token reached {missing[0]}, so nothing is known of it", **evidence)
-    return passed(
-        f"equals the masked original to {seen.worst:.1e}; the mask itself changes it by {seen.effect:.1e}", **evidence
-    )
+                run_all(self.full, drawn)
+                return drawn
+            except Exception:
+                self.drawn = False
+        return tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, example)
+
+    def _changes(self, force: _Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
+        changes = dict(forbidden)
+        if force is not None:
+            before = changes.get(force.layer)
+            send = towards(force.expert)
+            changes[force.layer] = lambda logits: send(logits if before is None else before(logits))
+        return changes
+
+    def _pruned_changes(self, force: _Force | None) -> dict[str, Change]:
+        return {} if force is None else {force.layer: towards(self.stayed[force.layer].index(force.expert))}
+
+    def _compare(self, inputs: Any, force: _Force | None) -> Finding | None:
+        roles, seed = self.context.roles, self.context.seed
+        if force is not None:
+            self.seen.forced.append(f"{force.layer}: expert {force.expert}")
+        before = self._run(self.full, "the original in float64", inputs, self._changes(force, {}), roles)[0]
+        expected, other, theirs = self._run(
+            self.masked,
+            "the masked original, which the pruned model is compared with,",
+            inputs,
+            self._changes(force, self.forbidden),
+            roles,
+        )
+        counted = list(self.statistics.counts)
+        mine = Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force))
+        counts, draws = Statistics(), Draws()
+        try:
+            with self.sight.gradients() as take, same_start(self.pruned, seed), torch.enable_grad():
+                with mine, counts, draws:
+                    got = float_outputs(call_model(self.pruned, inputs, use_cache=False))
+                take(got, seed)
+                got = {name: tensor.detach().clone() for name, tensor in got.items()}
+        except Exception as error:
+            raise _DoesNotRun(self.pruned, "the pruned model", error) from error
+        found = agreement(got, expected, before)
+        if not found.wrong and found.error < TOLERANCE:
+            if found.blind:
+                return inconclusive(
+                    f"{found.blind}, so nothing can be compared; give example inputs that it computes on"
+                )
+            self.seen.used.append((inputs, force))
+            self.seen.error = max(self.seen.error, found.error)
+            self.seen.effect = max(self.seen.effect, found.effect)
+            return None
+        if not found.wrong and min(mine.margin, other.margin) < NEAR_TIE:
+            self.seen.near_ties += 1
+            return None
+        if reason := self._excuse(theirs, draws, counted, counts.counts, other):
+            return inconclusive(f"{_difference(found)}, but {reason}", relative_error=found.error)
+        return failed(_difference(found), output=found.worst, **self._evidence(found.error))
+
+    def _run(
+        self, model: nn.Module, name: str, inputs: Any, changes: Mapping[str, Change], roles: FoundRoles
+    ) -> tuple[dict[str, torch.Tensor], Routing, Draws]:
+        try:
+            with same_start(model, self.context.seed), Routing(model, roles, changes) as routing, Draws() as draws:
+                outputs = float_outputs(call_model(model, inputs, use_cache=False))
+                return {n: tensor.clone() for n, tensor in outputs.items()}, routing, draws
+        except Exception as error:
+            raise _DoesNotRun(model, name, error) from error
+
+    def _excuse(self, theirs: Draws, mine: Draws, counted: list[int], counts: list[int], other: Routing) -> str:
+        """Why a difference does not convict the pruned model; empty if it does."""
+        if theirs.shapes != mine.shapes:
+            at = next(iter(self.context.behaviour.draws), "one of its operations")
+            return f"the model draws random numbers in evaluation ({at}), and the pruned one draws other shapes"
+        if len(counted) == len(counts) and counted != counts:
+            return (
+                "a mean, variance or norm that is written out over removed channels could not be cut down in the "
+                "reference; put it into a module of its own with a weight for each channel"
+            )
+        unseen = [name for name in self.forbidden if name not in other.seen]
+        if unseen:
+            return f"the router of {unseen[0]} could not be kept from removed experts; name it with --routers-pattern"
+        return ""
+
+    def _perturb(self) -> None:
+        """Look once more at what has no gradient, on the inputs that were used."""
+
+        def forward(inputs: Any, force: _Force | None) -> dict[str, torch.Tensor]:
+            with Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force)):
+                return run_all(self.pruned, inputs)
+
+        for inputs, force in self.seen.used:
+            parts = [p for p in self.sight.unseen if force is None or p.expert == force.name]
+            self.sight.perturb(lambda i=inputs, f=force: forward(i, f), parts)  # type: ignore[misc]
+        seen = {part.label for part in self.parts} - {part.label for part in self.sight.unseen}
+        for part in list(self.sight.unseen):
+            if agrees_by_content(part, seen, self.context.kept):
+                del self.sight.unseen[part]
+
+    def _evidence(self, error: float) -> dict[str, Any]:
+        return {
+            "relative_error": error,
+            "tolerance": TOLERANCE,
+            "effect_of_mask": self.seen.effect,
+            "inputs": len(self.seen.used),
+            "near_ties": self.seen.near_ties,
+            "forced": self.seen.forced,
+            "notes": list(self.context.behaviour.notes()),
+        }
+
+    def _conclude(self, tokens: dict[str, int]) -> Finding:
+        seen, unseen = self.seen, [part.label for part in self.sight.unseen]
+        evidence = {**self._evidence(seen.error), "tokens": tokens, "cut": len(self.parts), "unseen": unseen}
+        if not seen.used:
+            return inconclusive(
+                "every input drawn has a near-tie in the choice of experts, so nothing was shown; try another --seed",
+                **evidence,
+            )
+        if not self.context.kept:
+            return skipped("nothing was cut, so there is nothing to compare", **evidence)
+        if unseen:
+            named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
+            was = "was" if len(unseen) == 1 else "were"
+            return inconclusive(
+                f"equal, but {named} {was} cut and no input used {'it' if len(unseen) == 1 else 'them'}; "
+                "give example inputs that reach every cut tensor",
+                **evidence,
+            )
+        if seen.effect < VISIBLE:
+            return inconclusive(
+                "equal, but the removed channels did not matter for any output; give example inputs that use them",
+                **evidence,
+            )
+        return passed(
+            f"equals the masked original to {seen.error:.1e}; the mask itself changes it by {seen.effect:.1e}; "
+            f"all {len(self.parts)} cut parts were seen to matter",
+            **evidence,
+        )
+
+
+def _difference(found: Agreement) -> str:
+    if found.wrong:
+        return f"differs from the masked original: {found.wrong}"
+    return f"{found.worst} differs from the masked original by {found.error:.1e} (allowed {TOLERANCE:.0e})"
 
 
 @torch.no_grad()
@@ -127,61 +315,3 @@ def _unround_folds(context: Context, full: nn.Module, pruned: nn.Module) -> None
         for mine, source in ((n, context.source_names.get(n, n)) for n in after):
             if source == name:
                 after[mine].copy_(exact)
-
-
-def _attempts(
-    context: Context, names: list[str], reached: Mapping[str, int], seen: _Comparison
-) -> Iterator[tuple[int, tuple[str, int] | None]]:
-    """Numbers of inputs, each with the layer and expert that tokens are sent to, if any."""
-    for number in range(ATTEMPTS):
-        yield number, None
-        if seen.inputs >= ENOUGH and all(reached[n] for n in names):
-            return
-    number = ATTEMPTS
-    for layer in context.roles.layers:
-        for expert, name in enumerate(layer.experts):
-            if name in names and not reached[name] and number < ATTEMPTS + FORCED:
-                yield number, (layer.name, expert)
-                number += 1
-
-
-def _compare(
-    context: Context,
-    models: tuple[nn.Module, nn.Module, nn.Module],
-    inputs: Any,
-    forbidden: Mapping[str, Change],
-    force: tuple[str, int] | None,
-    stayed: Mapping[str, list[int]],
-    seen: _Comparison,
-) -> Finding | None:
-    full, masked, pruned = models
-    changes, theirs = dict(forbidden), {}
-    if force is not None:
-        layer, expert = force
-        before = changes.get(layer)
-        changes[layer] = lambda logits: towards(expert)(logits if before is None else before(logits))
-        theirs[layer] = towards(stayed[layer].index(expert))
-        seen.forced.append(f"{layer}: expert {expert}")
-    with Routing(pruned, context.roles, theirs) as mine:
-        got = _output(pruned, "the pruned model", inputs)
-    with Routing(masked, context.roles, changes) as other:
-        expected = _output(masked, "the masked original, which the pruned model is compared with,", inputs)
-    scale = expected.abs().max()
-    if not scale > 0 or got.shape != expected.shape or not got.isfinite().all():
-        return failed("the outputs cannot be compared", scale=float(scale), shapes=[got.shape, expected.shape])
-    error = float((got - expected).abs().max() / scale)
-    if error >= TOLERANCE and min(mine.margin, other.margin) < NEAR_TIE:
-        seen.near_ties += 1
-        return None
-    before = _output(full, "the original in float64", inputs)
-    seen.inputs += 1
-    seen.worst = max(seen.worst, error)
-    seen.effect = max(seen.effect, float((before - expected).abs().max() / before.abs().max()))
-    return None
-
-
-def _output(model: nn.Module, name: str, inputs: Any) -> torch.Tensor:
-    try:
-        return run(model, inputs)
-    except Exception as error:
-        raise _DoesNotRun(model, name, error) from error

@@ -11,7 +11,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.models.forward import call_model
+from moeverify.models.outputs import float_outputs
 from moeverify.models.roles import FoundRoles
+from moeverify.models.state import same_start
 
 
 @contextlib.contextmanager
@@ -106,6 +108,12 @@ def output_tensor(output: Any) -> torch.Tensor:
 
 
 def run(model: nn.Module, inputs: Any) -> torch.Tensor:
-    """One forward without gradient; see ``output_tensor``."""
-    with torch.no_grad():
+    """One forward without gradient, from seeded generators, that leaves the model's state as it was."""
+    with torch.no_grad(), same_start(model):
         return output_tensor(call_model(model, inputs, use_cache=False))
+
+
+def run_all(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+    """Every floating-point output of such a forward, by name."""
+    with torch.no_grad(), same_start(model):
+        return {name: t.clone() for name, t in float_outputs(call_model(model, inputs, use_cache=False)).items()}

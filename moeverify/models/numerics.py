@@ -10,14 +10,16 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_LIFTED = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+
 
 class _Lift(TorchDispatchMode):
-    """Answers every request for float32 with float64."""
+    """Answers every request for float32 with float64, and for complex64 with complex128."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") is torch.float32:
-            kwargs["dtype"] = torch.float64
+        if kwargs.get("dtype") in _LIFTED:
+            kwargs["dtype"] = _LIFTED[kwargs["dtype"]]
         return func(*args, **kwargs)
 
 
@@ -33,9 +35,25 @@ def float64_throughout() -> Iterator[None]:
         torch.set_default_dtype(previous)
 
 
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Change the precision of floating-point parameters and buffers, in place; complex ones stay complex.
+
+    ``Module.to(dtype)`` would drop the imaginary part of a rotary table that is kept in complex numbers.
+    """
+    pair = {torch.float64: torch.complex128, torch.float32: torch.complex64}.get(dtype)
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point():
+            return tensor.to(dtype)
+        # There are no complex numbers of half precision that kernels take; those stay as they are.
+        return tensor.to(pair) if tensor.is_complex() and pair is not None else tensor
+
+    return model._apply(change)
+
+
 def in_float64(model: nn.Module) -> nn.Module:
     """A float64 copy; experts in plain operations, since grouped kernels do not take float64."""
-    model = copy.deepcopy(model).double()
+    model = cast(copy.deepcopy(model), torch.float64)
     if hasattr(model, "set_experts_implementation") and getattr(model.config, "_experts_implementation", None):
         model.set_experts_implementation("eager")
     return model

@@ -17,6 +17,7 @@ from moeverify.base import forms
 from moeverify.base.foreign import foreign_code
 from moeverify.base.imports import find_attribute
 from moeverify.errors import SourceError, UsageError
+from moeverify.models.casting import cast_source
 from moeverify.models.device import check_device, input_device, move_inputs
 from moeverify.models.wrappers import unwrapped
 from moeverify.models.zoo import build_zoo, zoo_types
@@ -223,7 +224,5 @@ def _factory(name: str, dtype: torch.dtype) -> LoadedModel:
     if not isinstance(model, nn.Module):
         raise SourceError(f"{name} returned a {type(model).__name__} where a torch.nn.Module was expected")
     inputs = (inputs,) if isinstance(inputs, torch.Tensor) else inputs
-    inputs = torch.utils._pytree.tree_map(
-        lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs
-    )
-    return LoadedModel(name, unwrapped(model).to(dtype).eval(), inputs)
+    model = unwrapped(model).eval()
+    return LoadedModel(name, model, cast_source(name, model, inputs, dtype))

@@ -104,7 +104,7 @@ def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 
 def _differs(held: tuple[Any, Any, int], now: Any) -> bool:
-    value, values, version = held
+    value, _, version = held
     if isinstance(value, torch.Tensor):
         return now is not value or _version(now) != version
     if isinstance(value, bool | int | float | str | None):

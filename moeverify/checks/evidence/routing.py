@@ -1,8 +1,9 @@
-"""Router logits and top-k choices, seen and changed while a model runs.
+"""Router logits and choices of experts, seen and changed while a model runs.
 
 A reference for removed experts needs their selection scores at minus infinity, an expert that no token chooses needs
-tokens sent to it, and a comparison is only fair where the choice of experts is not a near-tie. All three look at the
-same two places: the linear map of a router, and ``topk``.
+tokens sent to it, and a comparison is only fair where the choice of experts is not a near-tie. Logits are what a
+product with the router's last matrix gives, whatever the operation. Where none is seen, the scores that a choice
+inside the MoE layer is made from take their place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from moeverify.models.roles import FoundRoles
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 TOPK = (torch.topk, torch.Tensor.topk)
+_SORTS = (torch.sort, torch.Tensor.sort, torch.max, torch.Tensor.max)
+_POSITIONS = (torch.argmax, torch.Tensor.argmax, torch.argsort, torch.Tensor.argsort)
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_PRODUCTS = (
+    *(F.linear, *_CONVOLUTIONS, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
+    *(torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm, torch.einsum),
+)
 
 
 class Routing(TorchFunctionMode):
@@ -28,7 +36,7 @@ class Routing(TorchFunctionMode):
     ``margin`` is the smallest distance seen between the last score chosen by a ``topk`` and the first one that was
     not, relative to the largest of these scores. Scores that are exactly equal (an indexer's, cut off at zero) do not
     count: the order in which ``topk`` takes them does not depend on rounding. ``seen`` names the layers whose logits
-    passed by.
+    passed by, ``chosen`` those whose scores were changed at a choice instead.
     """
 
     def __init__(
@@ -41,21 +49,86 @@ class Routing(TorchFunctionMode):
         self.change = dict(change or {})
         self.margin = float("inf")
         self.seen: set[str] = set()
-        self._layers: dict[int, str] = {}
+        self.chosen: set[str] = set()
+        self._model = model
+        self._sizes = {layer.name: len(layer.experts) for layer in roles.layers}
+        self._inside: list[str] = []
+        self._handles: list[Any] = []
+        # Router matrices and what is only another view or precision of one; kept alive, since they go by their id.
+        self._matrices: dict[int, tuple[torch.Tensor, str]] = {}
         for layer in roles.layers:
-            matrices = {name: t for name, t in router_tensors(model, layer).items() if t.dim() == 2}
+            count = len(layer.experts)
+            found = router_tensors(model, layer)
+            matrices = {n: t for n, t in found.items() if t.dim() == 2}
+            matrices = matrices or {n: t for n, t in found.items() if t.dim() > 2 and t.shape[0] == count}
             if matrices:
                 # A router may have a second one, for its noise; the logits are those of the plainly named.
-                self._layers[id(matrices[min(matrices, key=lambda n: (len(n), n))])] = layer.name
+                matrix = matrices[min(matrices, key=lambda n: (len(n), n))]
+                self._matrices[id(matrix)] = (matrix, layer.name)
+
+    def __enter__(self):
+        for name in self.change:
+            block = self._model.get_submodule(name)
+            self._handles.append(block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name)))
+            self._handles.append(block.register_forward_hook(lambda *_: self._leave(), always_call=True))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._inside.clear()
+        return super().__exit__(*error)
+
+    def _leave(self) -> None:
+        self._inside.pop()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func is F.linear and (layer := self._layers.get(id(args[1] if len(args) > 1 else None))):
-            self.seen.add(layer)
-            return self.change[layer](result) if layer in self.change else result
+        kwargs = kwargs or {}
+        if self._inside and func in (*TOPK, *_SORTS, *_POSITIONS) and (layer := self._choosing(func, args, kwargs)):
+            self.chosen.add(layer)
+            return self._choose(self.change[layer], func, args, kwargs)
+        result = func(*args, **kwargs)
+        known = next((k for a in _tensors(args, kwargs) if (k := self._matrices.get(id(a)))), None)
+        if known is not None and isinstance(result, torch.Tensor):
+            matrix, layer = known
+            if func in _PRODUCTS:
+                self.seen.add(layer)
+                if layer in self.change:
+                    dim = _expert_dim(func, args, result, matrix, self._sizes[layer])
+                    return self.change[layer](result.movedim(dim, -1)).movedim(-1, dim)
+            elif result.numel() == matrix.numel() and result is not matrix:
+                self._matrices[id(result)] = (result, layer)
         if func in TOPK:
-            self._watch(args, kwargs or {})
+            self._watch(args, kwargs)
         return result
+
+    def _choosing(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """The MoE layer among whose experts this call chooses, if its logits were not seen before."""
+        layer = self._inside[-1]
+        scores = args[0] if args else kwargs.get("input")
+        if layer in self.seen or not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
+            return None
+        dim = _dim(func, args, kwargs)
+        if dim is None or not scores.dim() or scores.shape[dim] != self._sizes[layer]:
+            return None
+        return layer
+
+    def _choose(
+        self, change: Change, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Choose by changed scores; the values that go with a choice are those of the scores as they were."""
+        scores, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
+        dim = _dim(func, args, kwargs) or 0
+        changed = change(scores.movedim(dim, -1)).movedim(-1, dim)
+        result = func(changed, *rest, **{k: v for k, v in kwargs.items() if k != "input"})
+        if isinstance(result, torch.Tensor):
+            return result
+        values, positions = result
+        where = positions if positions.dim() == scores.dim() else positions.unsqueeze(dim)
+        gathered = scores.gather(dim, where)
+        gathered = gathered if positions.dim() == scores.dim() else gathered.squeeze(dim)
+        return type(result)((gathered.masked_fill(values == float("-inf"), float("-inf")), positions))
 
     def _watch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         scores = args[0] if args else kwargs["input"]
@@ -69,6 +142,34 @@ class Routing(TorchFunctionMode):
         gap = (gap / size.clamp_min(1e-300))[gap.isfinite() & (gap > 0)]
         if gap.numel():
             self.margin = min(self.margin, float(gap.min()))
+
+
+def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Tensors among the arguments, and in a list among them (of ``einsum``)."""
+    flat = [x for a in (*args, *kwargs.values()) for x in (a if isinstance(a, list | tuple) else (a,))]
+    return [x for x in flat if isinstance(x, torch.Tensor)]
+
+
+def _dim(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """The dimension along which a call chooses; ``None`` if it chooses among all elements."""
+    place = 2 if func in TOPK else 1
+    given = kwargs.get("dim", args[place] if len(args) > place else None)
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    return None if given is not None or func in (torch.max, torch.Tensor.max, torch.argmax, torch.Tensor.argmax) else -1
+
+
+def _expert_dim(
+    func: Callable[..., Any], args: tuple[Any, ...], result: torch.Tensor, matrix: torch.Tensor, experts: int
+) -> int:
+    """The dimension of a product with a router's matrix that counts experts."""
+    if func is F.linear:
+        return -1
+    if func in _CONVOLUTIONS:
+        return 1 if result.dim() == matrix.dim() else 0
+    fitting = [d for d in range(result.dim()) if result.shape[d] >= experts and result.shape[d] in matrix.shape]
+    first = func not in (torch.einsum, torch.Tensor.__rmatmul__) and bool(args) and args[0] is matrix
+    return next(iter(fitting if first else reversed(fitting)), result.dim() - 1)
 
 
 # What a forced choice gets, and at most any other: far apart for a softmax and for a sigmoid of each, even where

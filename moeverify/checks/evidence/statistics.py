@@ -19,9 +19,8 @@ from torch.overrides import TorchFunctionMode
 from moeverify.checks.evidence.kept import Kept
 
 _REDUCTIONS: frozenset[Callable[..., Any]] = frozenset(
-    (torch.mean, torch.var, torch.std, torch.var_mean, torch.std_mean)
-    + (torch.Tensor.mean, torch.Tensor.var, torch.Tensor.std)
-)
+    getattr(home, name) for home in (torch, torch.Tensor) for name in ("mean", "var", "std")
+) | {torch.var_mean, torch.std_mean}
 _OVER_LAST: frozenset[Callable[..., Any]] = frozenset((F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm))
 _GROUPS: frozenset[Callable[..., Any]] = frozenset((F.group_norm, torch.group_norm))
 _DIFFERENCES: frozenset[Callable[..., Any]] = frozenset((torch.sub, torch.Tensor.sub, torch.Tensor.__sub__))

@@ -1,0 +1,69 @@
+"""Parts of tensors that were cut: what has to be seen before a pruning is approved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.checks.evidence.kept import Kept, tensors_of
+from moeverify.checks.evidence.sight import Part
+from moeverify.models.roles import FoundRoles, MoELayer
+
+KeptMap = Mapping[tuple[str, int], Kept]
+
+
+def cut_parts(
+    pruned: nn.Module,
+    names: Mapping[str, str],
+    kept: KeptMap,
+    roles: FoundRoles,
+    stayed: Mapping[str, Sequence[int]],
+) -> list[Part]:
+    """One part for each floating-point tensor of ``pruned`` that lost something, and for each expert in a stack.
+
+    ``names`` gives original names, ``stayed`` the experts of each layer that are still there.
+    """
+    cut = {name for name, _ in kept}
+    parts: list[Part] = []
+    for mine, tensor in tensors_of(pruned).items():
+        source = names.get(mine, mine)
+        if source in cut and tensor.is_floating_point():
+            parts += _parts(mine, source, tensor, roles, stayed)
+    return parts
+
+
+def _parts(
+    mine: str, source: str, tensor: torch.Tensor, roles: FoundRoles, stayed: Mapping[str, Sequence[int]]
+) -> list[Part]:
+    for layer in roles.layers:
+        if source in layer.stacks and len(tensor) and not len(tensor) % len(stayed[layer.name]):
+            return stack_parts(mine, source, len(tensor), layer, stayed[layer.name])
+        if layer.layout == "listed":
+            for expert in layer.experts:
+                if source.startswith(expert + "."):
+                    return [Part(mine, source, expert)]
+    return [Part(mine, source)]
+
+
+def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequence[int]) -> list[Part]:
+    """What each expert has of a parameter that holds all of them."""
+    each = rows // len(stayed)
+    return [
+        Part(mine, f"{source}[{expert}]", layer.experts[expert], place * each, (place + 1) * each)
+        for place, expert in enumerate(stayed)
+    ]
+
+
+def agrees_by_content(part: Part, seen: set[str], kept: KeptMap) -> bool:
+    """Whether a vector that no output can depend on kept, by its values, what its module's weight was seen to keep.
+
+    A bias of keys drops out of a softmax, one before an instance norm out of the norm: no input can show it.
+    """
+    owner, _, leaf = part.label.rpartition(".")
+    mine, weight = kept.get((part.label, 0)), kept.get((f"{owner}.weight", 0))
+    if leaf == "weight" or mine is None or weight is None or f"{owner}.weight" not in seen:
+        return False
+    return mine.exact and weight.exact and np.array_equal(mine.positions, weight.positions)
