@@ -55,8 +55,6 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
     mark = "✗" if not result.ok else "?" if result.inconclusive else "✓"
     console.print(f"{mark} {counts} in {result.seconds:.0f} s")
     if result.ok and result.inconclusive:
-        console.print(
-            "  nothing failed; what is inconclusive was not approved either (--strict: exit code 1)", soft_wrap=True
-        )
+        console.print("  nothing failed; inconclusive is not approved (--strict makes the exit code 1)", soft_wrap=True)
     if report is not None:
         print(f"report: {report.resolve()}")

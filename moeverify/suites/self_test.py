@@ -37,8 +37,14 @@ class Examined:
         return tuple(v for v in self.verdicts if v.status in PROBLEMS)
 
     def names_cause(self, verdict: Verdict) -> bool:
-        """Whether a check that was to catch this fault did so, and says the right cause."""
-        if self.fault is None or verdict.status not in PROBLEMS:
+        """Whether a check that was to catch this fault did so, and says the right cause.
+
+        Exception: of a fault that no input can show, it is enough not to approve it.
+        """
+        caught = verdict.status in PROBLEMS
+        if self.fault is not None and self.fault.inconclusive:
+            caught = caught or verdict.status is Status.INCONCLUSIVE
+        if self.fault is None or not caught:
             return False
         wanted = self.fault.caught_by.get(verdict.check)
         return wanted is not None and re.search(wanted, verdict.message) is not None

@@ -146,6 +146,8 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
         with _timed(seconds, name, case, on_event):
             status, message, evidence = _checked(name, context)
         on_event(VerdictReached(case, verdict_of(case, name, status, message, evidence, seconds[name])))
+    if "behaviour" in vars(context):  # a check asked for it
+        facts["notes"] = [*facts["notes"], *context.behaviour.notes()]
     facts |= _outcome(context, groups=case.groups)
     on_event(CaseFinished(case, CaseFacts(case.source, case.subject, facts)))
 

@@ -28,12 +28,28 @@ _START_SECONDS = 120.0
 _ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 PROGRAM = """
-import inspect, json, os, socket, sys, traceback
+import collections, dataclasses, inspect, json, os, random, socket, sys, traceback
+import numpy
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
+
+def floats(value):  # every floating-point tensor of an output, in order
+    if isinstance(value, torch.Tensor):
+        if value.is_complex():
+            yield torch.view_as_real(value.resolve_conj())
+        elif value.is_floating_point():
+            yield value
+    elif isinstance(value, (dict, collections.UserDict)):
+        for part in value.values():
+            yield from floats(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from floats(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from floats(getattr(value, field.name))
 
 def load(folder, dtype, experts, attention, threads, device):
     torch.set_num_threads(int(threads))
@@ -52,12 +68,12 @@ def load(folder, dtype, experts, attention, threads, device):
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     plain = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)  # a model that draws random numbers draws those of the saved one
     with torch.no_grad():
-        output = model(**inputs, **plain)
-    logits = getattr(output, "logits", None)
-    if logits is None:
-        logits = next(t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point())
-    save_file({"logits": logits.cpu().contiguous()}, folder + "/logits.safetensors")
+        found = list(floats(model(**inputs, **plain)))
+    save_file({str(n): t.cpu().clone().contiguous() for n, t in enumerate(found)}, folder + "/outputs.safetensors")
     json.dump({k: sorted(map(str, v)) for k, v in info.items() if v}, open(folder + "/info.json", "w"))
 
 def serve(path, owner):

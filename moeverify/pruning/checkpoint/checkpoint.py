@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused, UsageError
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.roles import Roles
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype, quiet_transformers
@@ -192,7 +192,7 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
     """
     model = loaded.model
     with laid_out_afresh(model):
-        expected = run(model, loaded.example_inputs).cpu()
+        expected = run_all(model, loaded.example_inputs)
     again, info = type(model).from_pretrained(
         folder,
         dtype=next(model.parameters()).dtype,
@@ -204,7 +204,13 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
             raise PruningRefused(f"the saved model cannot be loaded again, {kind}: {sorted(map(str, keys))[0]}")
     again.to(next(model.parameters()).device)
     with laid_out_afresh(again):
-        got = run(again.eval(), loaded.example_inputs).cpu()
-    if not torch.equal(got, expected):
-        worst = float((got.double() - expected.double()).abs().max())
-        raise PruningRefused(f"the saved model computes something else than the pruned one, by up to {worst:.1e}")
+        got = run_all(again.eval(), loaded.example_inputs)
+    if got.keys() != expected.keys():
+        raise PruningRefused(f"the saved model returns {', '.join(got)}, and the pruned one {', '.join(expected)}")
+    for name, before in expected.items():
+        after = got[name]
+        if before.shape != after.shape or not torch.equal(after.nan_to_num(), before.nan_to_num()):
+            gap = (after.double() - before.double()).abs().max() if before.shape == after.shape else float("inf")
+            raise PruningRefused(
+                f"the saved model computes something else than the pruned one: {name} differs by up to {float(gap):.1e}"
+            )

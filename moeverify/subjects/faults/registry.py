@@ -21,7 +21,8 @@ class Fault:
 
     ``caught_by`` gives for each check that names the cause a regular expression that its message matches; each of
     them must. Other checks may fail as well. ``seconds`` limits the case, for faults that do not come to an end;
-    ``needs`` names optional packages without which its check cannot run.
+    ``needs`` names optional packages without which its check cannot run. With ``inconclusive`` no input can show the
+    fault, and a check that names it without approving it has caught it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Fault:
     seconds: float = 240.0
     gibibytes: float = 12.0
     needs: tuple[str, ...] = ()
+    inconclusive: bool = False
 
     @property
     def possible(self) -> bool:
@@ -58,6 +60,7 @@ def fault(
     seconds: float = 240.0,
     gibibytes: float = 12.0,
     needs: tuple[str, ...] = (),
+    inconclusive: bool = False,
 ) -> Callable[[Subject], Subject]:
     """Register the decorated subject as the fault of its module; the first line of its docstring is the cause."""
 
@@ -65,7 +68,17 @@ def fault(
         name = "/".join(prune.__module__.split(".")[-2:]).replace("_", "-")
         cause = (prune.__doc__ or "").strip().splitlines()[0]
         FAULTS[name] = Fault(
-            name, cause, prune, dict(caught_by), source, pruning_ratio, dtype, seconds, gibibytes, needs
+            name,
+            cause,
+            prune,
+            dict(caught_by),
+            source,
+            pruning_ratio,
+            dtype,
+            seconds,
+            gibibytes,
+            needs,
+            inconclusive,
         )
         return prune
 

@@ -20,7 +20,8 @@ COSTLY = ("reload", "quality")
 def messages(fault, checks):
     verdicts = []
     run_case(case_of(fault, tuple(checks)), lambda e: isinstance(e, Verdict) and verdicts.append(e))
-    return {v.check: v.message for v in verdicts if v.status in PROBLEMS}
+    open_too = (Status.INCONCLUSIVE,) if fault.inconclusive else ()
+    return {v.check: v.message for v in verdicts if v.status in (*PROBLEMS, *open_too)}
 
 
 def assert_caught(fault, checks):

@@ -1,0 +1,1 @@
+"""What is wrong with one of several outputs."""
