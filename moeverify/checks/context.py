@@ -103,9 +103,15 @@ class Context:
 
     def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Each tensor of the pruned model that the original has too: its original name, original (with ``folds``),
-        pruned."""
+        pruned.
+
+        Exception: a buffer of the old shape that a forward changes, since the subject may have run one.
+        """
         before = tensors_of(self.folded)
+        changing = {name for name in self.behaviour.changes if name in dict(self.original.named_buffers())}
         for name, tensor in tensors_of(self.pruned).items():
             source = self.source_names.get(name, name)
+            if source in changing and before[source].shape == tensor.shape:
+                continue
             if source in before:
                 yield source, before[source], tensor

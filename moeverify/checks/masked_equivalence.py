@@ -27,7 +27,7 @@ from moeverify.models.forward import call_model
 from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.models.outputs import float_outputs
 from moeverify.models.roles import FoundRoles
-from moeverify.models.state import same_start
+from moeverify.models.state import copy_state, same_start
 
 TOLERANCE = 1e-9
 # A tensor counts as seen, and a mask as one that matters, if it moves an output by so much more than is allowed.
@@ -114,6 +114,8 @@ class _Comparison:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.full, self.pruned = in_float64(context.original), in_float64(context.pruned)
+        with torch.no_grad():  # all begin in the original's state, whatever forwards the subject ran
+            copy_state(context.behaviour.changes, self.full, self.pruned)
         _unround_folds(context, self.full, self.pruned)
         self.masked = copy.deepcopy(self.full)
         self.statistics = mask_removed(self.masked, context.kept, context.pruned)

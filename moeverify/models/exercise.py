@@ -41,7 +41,8 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
         def hook(module, _, output):
             for scores in tree_leaves(output):
                 if isinstance(scores, torch.Tensor) and scores.dim() > 1 and scores.shape[-1] == len(layer.experts):
-                    state["scored"] = (scores != 0).flatten(0, -2).sum(0).tolist()
+                    if bool((scores == 0).any()):  # logits are never exactly zero, and tell nothing
+                        state["scored"] = (scores != 0).flatten(0, -2).sum(0).tolist()
                     return
 
         return hook

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 # What every module has; all else in its ``__dict__`` was put there by its class.
 _INTERNAL = frozenset(vars(nn.Module()))
@@ -41,7 +42,10 @@ class SavedState:
         self._generators = [(g, g.get_state()) for g in _generators(model)]
 
     def changed(self) -> list[str]:
-        """Names of buffers, tensors and numbers in attributes, and parameters that differ from when this was made."""
+        """Names of buffers, attributes and parameters that differ from when this was made.
+
+        Exception: of a container only another number of elements is seen.
+        """
         names = [
             f"{path}.{name}".lstrip(".")
             for path, module, name, tensor, values in self._buffers
@@ -72,7 +76,7 @@ class SavedState:
                 del vars(module)[key]
             for key, (value, values, version) in held.items():
                 if isinstance(value, torch.Tensor):
-                    if value._version != version:
+                    if _version(value) != version and not _same(value, values):
                         value.copy_(values)
                     vars(module)[key] = value
                 elif vars(module).get(key) is not value or isinstance(value, list | dict | set | np.ndarray):
@@ -83,6 +87,22 @@ class SavedState:
     def drew(self) -> bool:
         """Whether a generator of the model's own was used since."""
         return any(not torch.equal(generator.get_state(), state) for generator, state in self._generators)
+
+
+def copy_state(names: Sequence[str], source: nn.Module, target: nn.Module) -> None:
+    """Give buffers and attributes of ``target`` the values that ``source`` has, where their shapes are the same."""
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        try:
+            given, taken = source.get_submodule(path), target.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(now := taken._buffers.get(leaf), torch.Tensor):
+            before = given._buffers.get(leaf)
+            if isinstance(before, torch.Tensor) and before.shape == now.shape:
+                now.copy_(before)
+        elif leaf in vars(given) and _is_state(leaf, vars(given)[leaf]):
+            vars(taken)[leaf] = copy.deepcopy(vars(given)[leaf])
 
 
 def _is_state(key: str, value: Any) -> bool:
@@ -100,16 +120,20 @@ def _version(value: Any) -> int:
 
 
 def _same(one: torch.Tensor, two: torch.Tensor) -> bool:
+    if one.is_meta or isinstance(one, FakeTensor):
+        return True  # no values
     return one.shape == two.shape and bool(((one == two) | ((one != one) & (two != two))).all())
 
 
 def _differs(held: tuple[Any, Any, int], now: Any) -> bool:
-    value, _, version = held
+    value, values, version = held
     if isinstance(value, torch.Tensor):
         return now is not value or _version(now) != version
     if isinstance(value, bool | int | float | str | None):
         return type(now) is not type(value) or now != value
-    return False  # containers are put back, and not looked into
+    if isinstance(value, list | dict | set):
+        return now is not value or len(now) != len(values)
+    return now is not value
 
 
 def _generators(model: nn.Module) -> list[torch.Generator]:

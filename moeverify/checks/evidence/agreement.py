@@ -77,7 +77,7 @@ def _selection(mine: torch.Tensor, reference: torch.Tensor) -> tuple[int, torch.
     if len(dims) != 1 or mine.shape[dims[0]] > reference.shape[dims[0]]:
         return None
     dim = dims[0]
-    new, old = mine.movedim(dim, 0).flatten(1), reference.movedim(dim, 0).flatten(1)
+    new, old = (t.movedim(dim, 0).reshape(t.shape[dim], -1) for t in (mine, reference))
     allowed = _SELECTED * (scale_of(reference) or 1.0)
     positions, at = [], 0
     for row in new:

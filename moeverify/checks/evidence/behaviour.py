@@ -65,7 +65,7 @@ class Behaviour:
         if self.draws:
             notes.append(f"this model draws random numbers in evaluation, at {self.draws[0]}")
         if self.changes:
-            notes.append(f"this model changes {_listed(self.changes)} in its forward")
+            notes.append(f"this model changes {_listed(self.changes)} in its forward; such buffers are not compared")
         if self.infinite:
             notes.append(f"this model's {_listed(self.infinite)} is not finite on drawn inputs")
         if self.unsteady:

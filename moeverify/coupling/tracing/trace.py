@@ -26,6 +26,7 @@ from moeverify.models.forward import (
     static_experts,
     without_collector,
 )
+from moeverify.models.state import same_start
 
 
 def trace(
@@ -94,6 +95,7 @@ def _record(
     siblings = Siblings(expert_lists, modules, recorder, copy=not opaque)
     try:
         with (
+            same_start(model),
             without_collector(),
             torch.no_grad(),
             eager_attention(model),

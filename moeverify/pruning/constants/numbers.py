@@ -32,6 +32,7 @@ from moeverify.models.forward import (
     static_experts,
     without_collector,
 )
+from moeverify.models.state import same_start
 from moeverify.pruning.plan.plan import Reason
 
 # These ask for positions or for memory: their numbers are sizes.
@@ -242,6 +243,7 @@ def record_forward(model: nn.Module, example: Example, *, weights: bool = False)
         module.training = False
     try:
         with (
+            same_start(model),
             (_own_weights if weights else fake_weights)(model, example.inputs) as inputs,
             static_experts(model, "batched_mm"),
             eager_attention(model),
