@@ -279,7 +279,7 @@ class MoEPruner:
         plan = prepared.plan
         for adjustment in plan.adjustments:
             warnings.warn(str(adjustment), stacklevel=2)
-        if not plan.cuts:
+        if not plan.cuts and not plan.experts:
             return iter(()) if interactive else plan
         if interactive:
             return self._groups(prepared)

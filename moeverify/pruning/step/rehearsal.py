@@ -16,7 +16,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.tracing.weightless import without_weights
-from moeverify.errors import TraceError
+from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.forward import Example
 from moeverify.pruning.attributes.assignment import Assignment, Chosen, Reached, assign
 from moeverify.pruning.attributes.change import AttributeChange, set_attributes

@@ -13,6 +13,7 @@ from moeverify.models.forward import Example
 from moeverify.models.roles import find_roles
 from moeverify.models.zoo import build_zoo
 from moeverify.pruning.choice.criteria import EXPERT_CRITERIA
+from moeverify.pruning.experts.observe import observe
 from moeverify.pruning.experts.removal import expert_layout
 from moeverify.pruning.experts.scorer import ExpertScorer
 
@@ -180,7 +181,9 @@ def test_a_token_that_skips_its_expert_was_not_routed():
     ((chosen, weights),) = seen
     assert (weights == 0).any()
     expected = [float(((chosen == e) & (weights != 0)).sum()) for e in range(4)]
-    assert scores(model, IDS, "frequency")["model.layers.0.mlp"].tolist() == expected
+    example = Example(IDS)
+    layers = expert_layout(model, find_roles(model), example).layers
+    assert observe(model, layers, [IDS], example)["model.layers.0.mlp"].tokens.tolist() == expected
 
 
 @pytest.mark.parametrize("criterion", ["aimer", "magnitude"])
