@@ -15,8 +15,9 @@ from moeverify.checks.evidence.behaviour import Behaviour, observe
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
 from moeverify.evaluation.settings import QualitySettings
-from moeverify.models.roles import FoundRoles, find_roles
+from moeverify.models.roles import FoundRoles, MoELayer, find_roles
 from moeverify.pruning.configuration.update import set_constants
 from moeverify.pruning.plan.folds import Fold, apply_folds
 from moeverify.subjects import Pruned, Subject
@@ -83,6 +84,21 @@ class Context:
         """Which positions of each tensor's dimension were kept, by original name, recovered from values alone."""
         return recover_kept(self.folded, self.pruned, self.source_names)
 
+    @cached_property
+    def stayed(self) -> Mapping[str, list[int]]:
+        """For each MoE layer the experts that stayed, in their present order."""
+        return stayed_experts(self.original, self.pruned, self.roles, self.kept)
+
+    @cached_property
+    def id_tables(self) -> Mapping[str, MoELayer]:
+        """Tables whose values are expert ids, by name, of the layers that lost experts."""
+        return {
+            name: layer
+            for layer in self.roles.layers
+            if len(self.stayed[layer.name]) < len(layer.experts)
+            for name in id_tables(self.original, layer)
+        }
+
     @property
     def folds(self) -> tuple[Fold, ...]:
         """Weights that the subject says took over a constant which its new sizes change."""
@@ -103,7 +119,7 @@ class Context:
 
     def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Each tensor of the pruned model that the original has too: its original name, original (with ``folds``),
-        pruned.
+        pruned. Tables of expert ids come in the original's numbering, experts that went replaced as in the pruned one.
 
         Exception: a buffer of the old shape that a forward changes, since the subject may have run one.
         """
@@ -111,7 +127,8 @@ class Context:
         changing = {name for name in self.behaviour.changes if name in dict(self.original.named_buffers())}
         for name, tensor in tensors_of(self.pruned).items():
             source = self.source_names.get(name, name)
-            if source in changing and before[source].shape == tensor.shape:
+            if source not in before or (source in changing and before[source].shape == tensor.shape):
                 continue
-            if source in before:
-                yield source, before[source], tensor
+            layer = self.id_tables.get(source)
+            ids = comparable_ids(before[source], tensor, self.stayed[layer.name]) if layer else None
+            yield (source, *(ids or (before[source], tensor)))

@@ -21,7 +21,7 @@ from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
-from moeverify.checks.removed_experts import forbid, kept_experts
+from moeverify.checks.removed_experts import forbid, kept_experts, route_as_pruned
 from moeverify.models.exercise import count_reached, run_all, vary_inputs
 from moeverify.models.forward import call_model
 from moeverify.models.numerics import float64_throughout, in_float64
@@ -121,6 +121,7 @@ class _Comparison:
         self.statistics = mask_removed(self.masked, context.kept, context.pruned)
         self.stayed = kept_experts(context)
         self.forbidden = forbid(self.masked, context.roles, self.stayed)
+        route_as_pruned(self.masked, context)
         parts = cut_parts(self.pruned, context.source_names, context.kept, context.roles, self.stayed)
         self.parts = parts
         self.sight = Sight(self.pruned, parts, VISIBLE)

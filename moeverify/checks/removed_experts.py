@@ -8,25 +8,26 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.checks.evidence.kept import tensors_of
+from moeverify.checks.evidence.router_tensors import router_tensors
 from moeverify.checks.evidence.routing import Change
+from moeverify.checks.evidence.stayed import former_ids
 from moeverify.models.roles import FoundRoles
 
 
 def kept_experts(context: Context) -> dict[str, list[int]]:
     """For each MoE layer the experts that stayed, as the router's rows say."""
-    result = {}
-    for layer in context.roles.layers:
-        stayed = list(range(len(layer.experts)))
-        if experts_now(context.pruned, layer) == len(stayed):
-            result[layer.name] = stayed
-            continue
-        for name, tensor in router_tensors(context.original, layer).items():
-            dim = expert_dim(tensor, len(layer.experts))
-            if tensor.dim() == 2 and (found := context.kept.get((name, dim))) is not None:
-                stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
-        result[layer.name] = stayed
-    return result
+    return dict(context.stayed)
+
+
+def route_as_pruned(model: nn.Module, context: Context) -> None:
+    """Let tables of ids in a copy of the original name what the pruned model's name instead of experts that went."""
+    tensors, after = tensors_of(model), tensors_of(context.pruned)
+    for name, layer in context.id_tables.items():
+        former = former_ids(after[name], context.stayed[layer.name]) if name in after else None
+        if former is not None and former.shape == tensors[name].shape:
+            with torch.no_grad():
+                tensors[name].copy_(former)
 
 
 def forbid(model: nn.Module, roles: FoundRoles, stayed: Mapping[str, list[int]]) -> dict[str, Change]:

@@ -9,6 +9,7 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, tensors_of
 from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
+from moeverify.checks.evidence.stayed import comparable_ids, id_tables, repeated_row
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
 from moeverify.models.roles import MoELayer
@@ -36,7 +37,7 @@ def router_intact(context: Context) -> Finding:
     routers = 0
     for layer in context.roles.layers:
         experts = experts_now(context.pruned, layer)
-        for judge in (_rows, _channels, _limits):
+        for judge in (_rows, _tables, _channels, _limits):
             if (finding := judge(context, layer, stayed[layer.name], experts)) is not None:
                 return finding
         routers += len(router_tensors(context.original, layer))
@@ -69,6 +70,32 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
         if found is not None and found.exact and found.positions.tolist() != expected:
             positions = found.positions.tolist()
             return failed(f"{name} keeps experts {positions}, the router rows {stayed}", parameter=name, dim=dim)
+    return None
+
+
+def _tables(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    """Tables of expert ids name kept experts by their present numbers, and none of them twice for one token."""
+    after = tensors_of(context.pruned)
+    for name, before in id_tables(context.original, layer).items():
+        if name not in after or context.id_tables.get(name) != layer:
+            continue
+        ids = comparable_ids(before, after[name], stayed)
+        if ids is None:
+            return failed(
+                f"{name} names experts that are not there: ids up to {int(after[name].max())} of {experts} experts",
+                parameter=name,
+                experts=experts,
+            )
+        if not bool((ids[0] == ids[1]).all()):
+            row = int((ids[0] != ids[1]).reshape(len(before), -1).any(-1).nonzero()[0])
+            return failed(
+                f"{name} names other experts than before: row {row} was {before[row].tolist()}, is "
+                f"{ids[1][row].tolist()} in the original's numbers",
+                parameter=name,
+                row=row,
+            )
+        if (row_twice := repeated_row(before, after[name])) is not None:
+            return failed(f"{name} names an expert twice in row {row_twice}", parameter=name, row=row_twice)
     return None
 
 

@@ -70,10 +70,19 @@ def experts_now(model: nn.Module, layer: MoELayer) -> int:
     if layer.layout == "listed":
         return sum(1 for _ in model.get_submodule(layer.container).children())
     if layer.layout == "rows":
-        return len(layer.experts)  # their rows tell no number
+        return _router_rows(model, layer)  # the experts' own rows tell no number
     stacks = (_attribute(model, name) for name in layer.stacks)
     # A stack may hold rows for classes that have no other weights, too.
     return min((stack.shape[0] for stack in stacks if isinstance(stack, torch.Tensor)), default=len(layer.experts))
+
+
+def _router_rows(model: nn.Module, layer: MoELayer) -> int:
+    """Outputs of the last linear layer of a router, if they can be experts."""
+    for router in layer.routers:
+        linears = [m for m in model.get_submodule(router).modules() if isinstance(m, nn.Linear)]
+        if linears and 0 < len(linears[-1].weight) < len(layer.experts):
+            return len(linears[-1].weight)
+    return len(layer.experts)
 
 
 def _attribute(model: nn.Module, name: str) -> object:

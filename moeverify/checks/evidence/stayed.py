@@ -1,0 +1,81 @@
+"""Which routed experts stayed, and tables whose values are their ids, told from the two models alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.models.roles import FoundRoles, MoELayer
+
+
+def stayed_experts(
+    original: nn.Module, pruned: nn.Module, roles: FoundRoles, kept: Mapping[tuple[str, int], Kept]
+) -> dict[str, list[int]]:
+    """For each MoE layer the experts that stayed, in their present order, as the router's rows say."""
+    result = {}
+    for layer in roles.layers:
+        stayed = list(range(len(layer.experts)))
+        if experts_now(pruned, layer) == len(stayed):
+            result[layer.name] = stayed
+            continue
+        for name, tensor in router_tensors(original, layer).items():
+            dim = expert_dim(tensor, len(layer.experts))
+            if tensor.dim() == 2 and (found := kept.get((name, dim))) is not None:
+                stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
+        result[layer.name] = stayed
+    return result
+
+
+def id_tables(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
+    """Integer tensors of a layer's block and routers, outside its experts, whose values may be ids of its experts."""
+    count = len(layer.experts)
+    outside = (*layer.holders, *layer.shared_experts)
+    found = {}
+    for path in (layer.name, *layer.routers):
+        block = model.get_submodule(path)
+        for name, tensor in (*block.named_parameters(prefix=path), *block.named_buffers(prefix=path)):
+            whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+            if not whole or tensor.dim() == 0 or tensor.numel() < 2 or count in tensor.shape:
+                continue
+            if (
+                not any(name.startswith(f"{p}.") for p in outside)
+                and 0 <= int(tensor.min()) <= int(tensor.max()) < count
+            ):
+                found[name] = tensor
+    return found
+
+
+def former_ids(table: torch.Tensor, stayed: list[int]) -> torch.Tensor | None:
+    """A pruned table of ids in the original's numbering; ``None`` if it names experts that are not there."""
+    if int(table.min()) < 0 or int(table.max()) >= len(stayed):
+        return None
+    return torch.tensor(stayed, device=table.device)[table.long()].to(table.dtype)
+
+
+def comparable_ids(
+    before: torch.Tensor, after: torch.Tensor, stayed: list[int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both tables in the original's numbering, the original's with what the pruned one names in place of experts that
+    went; ``None`` if the pruned one names experts that are not there."""
+    former = former_ids(after, stayed)
+    if former is None or former.shape != before.shape:
+        return None
+    there = torch.isin(before, torch.tensor(stayed, device=before.device, dtype=before.dtype))
+    return torch.where(there, before, former), former
+
+
+def repeated_row(before: torch.Tensor, after: torch.Tensor) -> int | None:
+    """The first row of a table that names an expert twice although the original's names none twice."""
+
+    def repeats(table: torch.Tensor) -> torch.Tensor:
+        ranked = table.reshape(-1, table.shape[-1]).sort(dim=-1).values
+        return (ranked[:, 1:] == ranked[:, :-1]).any(-1)
+
+    if before.dim() < 2:
+        return None
+    rows = (repeats(after) & ~repeats(before)).nonzero()
+    return int(rows[0]) if len(rows) else None
