@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from moeverify.errors import UsageError
+from moeverify.models.scorers import own_stacks, scorers_of_nested_list, scorers_of_stacks
 
 Rule = str | Callable[[str, nn.Module], bool]
 Layout = Literal["fused", "listed", "rows"]
@@ -266,7 +267,11 @@ class _Search:
         module = self.modules[name]
         if isinstance(module, nn.ModuleList) and len(module) > 1:
             experts = tuple(self.children.get(name, ()))
-            if self._interchangeable(experts) and (routers := self._scorers(_parent(name), experts)):
+            if self._interchangeable(experts) and (routers := self._scorers(name, experts)):
+                if isinstance(self.modules[_parent(name)], nn.ModuleList):  # one of several lists: a layer of its own
+                    layer = self._layer(name, name, experts, "listed", routers=routers)
+                    around = _parent(_parent(name))
+                    return replace(layer, shared_experts=self._named(around, self.roles.shared_experts))
                 return self._layer(_parent(name), name, experts, "listed", routers=routers)
         elif name and self._named(name, self.roles.routers):
             tables = tuple(n for n in self.children[name] if isinstance(self.modules[n], nn.Embedding))
@@ -275,6 +280,13 @@ class _Search:
                 stacks = tuple(f"{n}.weight" for n in tables)
                 return self._layer(name, name, _numbered(name, sizes.pop()[0]), "rows", stacks)
             return self._stacked(name, name)
+        elif name and (stacks := own_stacks(self.modules, self.children, name)):
+            stacks = {n: p for n, p in stacks.items() if n in self.parameters}
+            routers = scorers_of_stacks(self.modules, self.children, name, stacks) if len(stacks) > 1 else ()
+            if routers:
+                inside = all(r.startswith(f"{name}.") for r in routers)
+                numbered = _numbered(name, next(iter(stacks.values())).shape[0])
+                return self._layer(name if inside else _parent(name), name, numbered, "fused", tuple(stacks), routers)
         return None
 
     def _interchangeable(self, experts: tuple[str, ...]) -> bool:
@@ -284,11 +296,13 @@ class _Search:
             return False
         return not any(isinstance(m, nn.ModuleList) for m in self.modules[experts[0]].modules())
 
-    def _scorers(self, parent: str, experts: tuple[str, ...]) -> tuple[str, ...]:
-        """Linear layers in ``parent`` with one output for each expert and the experts' input size."""
+    def _scorers(self, name: str, experts: tuple[str, ...]) -> tuple[str, ...]:
+        """Linear layers beside a list with one output for each expert and the experts' input size."""
+        parent = _parent(name)
         inputs = {p.shape[1] for p in self.modules[experts[0]].parameters() if p.dim() == 2}
         linears = {n: m for n in self.children.get(parent, ()) if isinstance(m := self.modules[n], nn.Linear)}
-        return tuple(n for n, m in linears.items() if m.out_features == len(experts) and m.in_features in inputs)
+        found = tuple(n for n, m in linears.items() if m.out_features == len(experts) and m.in_features in inputs)
+        return found or scorers_of_nested_list(self.modules, self.children, name, inputs)
 
     def _named(self, parent: str, rule: Rule) -> tuple[str, ...]:
         return tuple(child for child in self.children.get(parent, ()) if self._is(rule, child))

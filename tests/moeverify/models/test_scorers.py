@@ -1,0 +1,139 @@
+"""Experts in layouts of a user's own: found by shapes, each cut by itself, and cut right."""
+
+import copy
+
+import pytest
+import torch
+from masked_original import difference
+from torch import nn
+
+import moeverify as mv
+from moeverify.models.roles import find_roles
+
+IDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+def chosen(scores):
+    """The weights of the two best experts, zero for the others."""
+    weights, best = scores.softmax(-1).topk(2, -1)
+    return torch.zeros_like(scores).scatter(-1, best, weights)
+
+
+class Bank(nn.Module):
+    """Stacks of weights under names that tell nothing, used at once."""
+
+    def __init__(self, how="einsum"):
+        super().__init__()
+        self.how, self.pick = how, nn.Linear(12, 5)
+        self.a, self.b = nn.Parameter(torch.randn(5, 8, 12) * 0.3), nn.Parameter(torch.randn(5, 12, 8) * 0.3)
+
+    def forward(self, x):
+        weights = chosen(self.pick(x))
+        if self.how == "einsum":
+            inner = torch.einsum("nd,ehd->neh", x, self.a).relu()
+            return torch.einsum("neh,edh,ne->nd", inner, self.b, weights)
+        if self.how == "bmm":
+            inner = torch.bmm(x.expand(self.a.shape[0], -1, -1), self.a.transpose(1, 2)).relu()
+            return (torch.bmm(inner, self.b.transpose(1, 2)) * weights.t()[..., None]).sum(0)
+        weights, best = self.pick(x).softmax(-1).topk(2, -1)
+        inner = torch.einsum("nd,nkhd->nkh", x, self.a[best]).relu()
+        return torch.einsum("nkh,nkdh,nk->nd", inner, self.b[best], weights)
+
+
+class Rows(nn.Module):
+    """All experts' rows in one matrix, viewed as a stack."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.gate = 5, nn.Linear(12, 5)
+        self.a, self.b = nn.Parameter(torch.randn(40, 12) * 0.3), nn.Parameter(torch.randn(40, 12) * 0.3)
+
+    def forward(self, x):
+        a, b = (stack.view(self.count, -1, 12) for stack in (self.a, self.b))
+        inner = torch.einsum("nd,ehd->neh", x, a).relu()
+        return torch.einsum("neh,ehd,ne->nd", inner, b, chosen(self.gate(x)))
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12))
+
+
+class Clusters(nn.Module):
+    """Lists of experts in a list, a router for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.coarse, self.fine = nn.Linear(12, 2), nn.ModuleList(nn.Linear(12, 3) for _ in range(2))
+        self.clusters = nn.ModuleList(nn.ModuleList(mlp() for _ in range(3)) for _ in range(2))
+
+    def forward(self, x):
+        outer, out = self.coarse(x).softmax(-1), torch.zeros_like(x)
+        for number, (pick, cluster) in enumerate(zip(self.fine, self.clusters, strict=True)):
+            weights = pick(x).softmax(-1) * outer[:, number, None]
+            for place, expert in enumerate(cluster):
+                out = out + expert(x) * weights[:, place, None]
+        return out
+
+
+class Tasks(nn.Module):
+    """Experts of two tasks beside those that both share; the gate of a task chooses among its own and the shared."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared_experts = nn.ModuleList(mlp() for _ in range(2))
+        self.own = nn.ModuleList(nn.ModuleList(mlp() for _ in range(3)) for _ in range(2))
+        self.gates = nn.ModuleList(nn.Linear(12, 5) for _ in range(2))
+
+    def forward(self, x):
+        shared, out = [expert(x) for expert in self.shared_experts], torch.zeros_like(x)
+        for experts, gate in zip(self.own, self.gates, strict=True):
+            answers = torch.stack([*shared, *(expert(x) for expert in experts)], 1)
+            out = out + (answers * gate(x).softmax(-1)[..., None]).sum(1)
+        return out
+
+
+class Net(nn.Module):
+    def __init__(self, moe):
+        super().__init__()
+        self.embed, self.moe, self.head = nn.Embedding(20, 12), moe, nn.Linear(12, 3)
+
+    def forward(self, ids):
+        x = self.embed(ids).flatten(0, 1)
+        return self.head(x + self.moe(x))
+
+
+LAYOUTS = {
+    "einsum": (Bank, ["fused"], ["moe.pick"], 5),
+    "bmm": (lambda: Bank("bmm"), ["fused"], ["moe.pick"], 5),
+    "gather": (lambda: Bank("gather"), ["fused"], ["moe.pick"], 5),
+    "rows": (Rows, ["rows"], ["moe.gate"], 5),
+    "clusters": (Clusters, ["listed"] * 2, ["moe.fine.0", "moe.fine.1"], 6),
+    "tasks": (Tasks, ["listed"] * 2, ["moe.gates.0", "moe.gates.1"], 6),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_experts_are_found_and_each_cut_by_itself(name):
+    make, layouts, routers, experts = LAYOUTS[name]
+    torch.manual_seed(0)
+    model = Net(make()).eval()
+    found = find_roles(model)
+    assert [layer.layout for layer in found.layers] == layouts
+    assert list(found.routers) == routers
+    assert len(found.experts) == experts
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, IDS, pruning_ratio=0.5).step()
+    routed = [cut for cut in plan.cuts if cut.pruning_class.role == "routed_experts"]
+    assert sum(max(cut.pruning_class.experts, 1) for cut in routed) == experts
+    assert {cut.after for cut in routed} == {4}
+    assert difference(original, model, plan, IDS) < 1e-12
+
+
+def test_heads_in_stacks_are_no_experts():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k = nn.Parameter(torch.randn(4, 12, 3)), nn.Parameter(torch.randn(4, 12, 3))
+            self.open = nn.Linear(12, 4)
+
+    assert not find_roles(nn.ModuleDict({"self_attn": Attention()})).layers
