@@ -342,6 +342,12 @@ class MoEPruner:
             elif prepared.probe is not None:
                 catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)
             else:
+                if stale := prepared.plan.attributes:
+                    warnings.warn(
+                        f"the groups were pruned otherwise than planned: set {', '.join(map(str, stale))} by hand, or "
+                        "use step() without `interactive`",
+                        stacklevel=2,
+                    )
                 self._write_heads(counts_now(self.num_heads, sizes, self.DG))
 
         return Listed(finish).each(cut_groups(self.DG, prepared.plan))

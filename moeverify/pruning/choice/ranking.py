@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
@@ -62,18 +63,24 @@ def rank(
 
 
 def _rounding(candidate: Candidate, round_to: int | None) -> int | None:
-    return None if candidate.pruning_class.role == "heads" else round_to
+    """What the number of units must be a multiple of: a unit that holds several channels everywhere is rounder."""
+    if not round_to or candidate.pruning_class.role == "heads":
+        return None
+    pruning_class = candidate.pruning_class
+    channels = math.gcd(*(pruning_class.of_expert(member, 0).shape[1] for member in pruning_class.coupling.members))
+    return round_to // math.gcd(round_to, channels)
 
 
 def _alone(candidate: Candidate, round_to: int | None, max_ratio: float, named: bool) -> int:
     ratio = min(candidate.ratio, max_ratio)
     if ratio == 0:
         return candidate.size
-    kept = kept_units(candidate.initial, ratio, _rounding(candidate, round_to))
+    rounding = _rounding(candidate, round_to)
+    kept = kept_units(candidate.initial, ratio, rounding)
     if candidate.pruning_class.role == "heads":
         kept = max(kept, 1)
     if kept < 1 and not named:
-        kept = min(round_to or 1, candidate.size)
+        kept = min(rounding or 1, candidate.size)
     if kept < 1:
         raise PruningRefused(
             f"ratio {candidate.ratio} with round_to={round_to} would remove all {candidate.size} units of "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -69,17 +69,20 @@ class Rehearsal:
     kind_of: Callable[[PruningClass], Hashable]
 
     @cached_property
-    def _runs_without_weights(self) -> bool:
+    def _without_weights(self) -> Forward | None:
         try:
-            record_forward(without_weights(self.graph.model), self.example)
+            return record_forward(without_weights(self.graph.model), self.example)
         except TraceError:
-            return False
-        return True
+            return None
+
+    @property
+    def _runs_without_weights(self) -> bool:
+        return self._without_weights is not None
 
     @cached_property
     def before(self) -> Forward:
         """The forward as it is. Raises ``TraceError`` if it fails."""
-        return record_forward(self._copy(), self.example, weights=not self._runs_without_weights)
+        return self._without_weights or record_forward(self._copy(), self.example, weights=True)
 
     @cached_property
     def _views(self) -> tuple[View, ...]:
@@ -98,6 +101,7 @@ class Rehearsal:
         found: dict[Chosen, Forward] = {}
         troubles: dict[Chosen, Trouble] = {}
 
+        @cache
         def trial(chosen: Chosen) -> Reached:
             changes = [change for proposal in chosen for change in proposal.changes]
             found[chosen], trouble = self._run(model, changes, wanted)

@@ -278,3 +278,51 @@ def test_properties_and_layers_of_torch_are_no_slots():
             return 7
 
     assert [(str(slot), value) for slot, value in slots_of(Owner())] == [("shared", 5)]
+
+
+class Two(nn.Module):
+    """Two blocks that each count their own heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.blocks = nn.ModuleList(Counted() for _ in range(2))
+
+    def forward(self, x):
+        x = self.enter(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.count, self.q, self.o = 8, nn.Linear(12, 32), nn.Linear(32, 12)
+
+    def forward(self, x):
+        q = self.q(x).view(*x.shape[:2], self.count, -1).transpose(1, 2)
+        return self.o((q @ q.transpose(-1, -2)).softmax(-1).matmul(q).transpose(1, 2).flatten(2))
+
+
+def test_blocks_that_keep_different_numbers_each_get_their_own():
+    model = build(Two)
+    by_layer = {model.blocks[0].q: 0.25, model.blocks[1].q: 0.5}
+    original, plan = prune(model, pruning_ratio=0, pruning_ratio_dict=by_layer)
+    assert [(block.count, block.q.out_features) for block in model.blocks] == [(6, 24), (4, 16)]
+    assert difference(original, model, plan, X) < EXACT
+
+
+def test_groups_pruned_one_by_one_set_the_attributes_with_the_last():
+    model = build(Reads)
+    original = copy.deepcopy(model)
+    pruner = mv.MoEPruner(model, X, pruning_ratio=0.5)
+    for group in pruner.step(interactive=True):
+        group.prune()
+    assert (model.settings.width, model.settings.heads, model.settings.inner) == (12, 2, 20)
+    assert difference(original, model, pruner.last_plan, X) < EXACT
+    part = mv.MoEPruner(build(Reads), X, pruning_ratio=0.5)
+    groups = part.step(interactive=True)
+    next(groups).prune()
+    with pytest.warns(UserWarning, match=r"otherwise than planned: set settings\.heads 4 -> 2, .* by hand"):
+        list(groups)

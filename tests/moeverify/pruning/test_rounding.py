@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from torch import nn
 
 import moeverify as mv
 from moeverify.errors import UsageError
@@ -39,3 +40,26 @@ def test_what_was_asked_is_kept_where_it_runs():
         assert aligned(model, None) is None
     with pytest.raises(UsageError, match="positive number"):
         aligned(model, 0)
+
+
+class Grouped(nn.Module):
+    """A norm over four groups of channels, beside an adapter of rank three."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Conv2d(3, 16, 1), nn.GroupNorm(4, 16), nn.Conv2d(16, 5, 1)
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 16, 1)
+
+    def forward(self, x):
+        return self.leave(self.norm(self.enter(x) + self.b(self.a(x))))
+
+
+def test_small_classes_lose_fewer_channels_or_none():
+    """A unit of four channels needs no rounding to four; three channels stay as they are."""
+    torch.manual_seed(0)
+    model, x = Grouped().eval(), torch.randn(2, 3, 4, 4)
+    with pytest.warns(UserWarning, match="other is left alone, 1 were asked: no fewer are a multiple of round_to=4"):
+        plan = mv.MoEPruner(model, x, pruning_ratio=0.5, round_to=4).step()
+    assert (model.norm.num_channels, model.a.out_channels) == (8, 3)
+    assert [entry["units"] for entry in plan.left_alone] == [3]
+    assert model(x).shape == (2, 5, 4, 4)
