@@ -52,8 +52,17 @@ _NEAR = (Relation.CHANGED,)
 _MATCHED = (*PURE, Relation.ROUNDED, Relation.ZEROED, Relation.SCALED)
 
 
-def classify(compared: Sequence[Compared], keep: KeepMap, mixtures: Sequence[Mixture] = ()) -> Classes:
-    """Tell faults from what was done on purpose."""
+def classify(
+    compared: Sequence[Compared],
+    keep: KeepMap,
+    mixtures: Sequence[Mixture] = (),
+    *,
+    rescaling_proved: bool = False,
+) -> Classes:
+    """Tell faults from what was done on purpose.
+
+    ``rescaling_proved``: rescaled weights make up for constants of the architecture, as the outputs show.
+    """
     kinds: dict[str, list[Compared]] = defaultdict(list)
     for item in compared:
         kinds[kind_of(item.name)].append(item)
@@ -62,10 +71,14 @@ def classify(compared: Sequence[Compared], keep: KeepMap, mixtures: Sequence[Mix
     faults: list[Compared] = []
     reported: list[Compared] = []
     merged = {(m.layer_name, m.expert) for m in mixtures if m.explained}
+    copied = _copied_layers(keep)
     wholly = len(altered) >= 0.6 * max(len(matrices), 1)
     for kind, items in kinds.items():
         for item in items:
-            _sort(item, items, kind in altered, wholly, merged, faults, reported)
+            if (rescaling_proved and item.relation is Relation.SCALED) or _routes_to_copies(item, keep, copied):
+                reported.append(item)
+            else:
+                _sort(item, items, kind in altered, wholly, merged, faults, reported)
     return Classes(
         _headline(compared, keep, faults, altered, wholly, mixtures),
         tuple(sorted(faults, key=_gravity)),
@@ -73,6 +86,18 @@ def classify(compared: Sequence[Compared], keep: KeepMap, mixtures: Sequence[Mix
         tuple(altered),
         tuple(mixtures),
     )
+
+
+def _copied_layers(keep: KeepMap) -> set[int]:
+    """MoE layers that kept their number of experts, some of which are copies of one: a cluster shares its weights."""
+    return {n for n in repeated_experts(keep) if len(keep.experts[n]) == len(keep.structure.roles.layers[n].experts)}
+
+
+def _routes_to_copies(item: Compared, keep: KeepMap, copied: set[int]) -> bool:
+    """Whether a router's tensor may keep the rows of the experts that its copies stand for."""
+    axes = keep.structure.axes
+    layers = {axis.layer for (name, _), axis in axes.items() if name == item.base_name}
+    return item.role == "router" and item.relation is Relation.MOVED and bool(layers & copied)
 
 
 def kind_of(name: str) -> str:

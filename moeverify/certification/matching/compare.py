@@ -177,10 +177,19 @@ def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: dict[i
     usable = {d: None if p is None else np.maximum(p, 0) for d, p in maps.items()}
     if not unknown and _equal(after, before, usable):
         return replace(one, relation=Relation.EQUAL if after.dtype == before.dtype else Relation.CAST)
+    for dim in unknown:
+        known = np.flatnonzero(maps[dim] >= 0)  # type: ignore[operator]
+        if not len(known):
+            return replace(one, detail=f"no position of dimension {dim} is known of the base")
+        after, usable[dim] = after.index_select(dim, torch.as_tensor(known)), usable[dim][known]  # type: ignore[index]
+    if unknown and _equal(after, before, usable):
+        return replace(
+            one, detail=f"what is known of the base is equal; dimension {unknown[0]} holds parts that are not"
+        )
     expected = _taken(before, usable)
     if not after.is_floating_point():
         return replace(one, relation=Relation.UNRELATED, detail="its whole numbers are not the base's")
-    return _differs(one, after, expected, before, usable, unknown)
+    return _differs(one, after, expected, before, usable)
 
 
 def _differs(
@@ -189,21 +198,20 @@ def _differs(
     expected: torch.Tensor,
     before: torch.Tensor,
     maps: dict[int, np.ndarray | None],
-    unknown: list[int],
 ) -> Compared:
     target = in_type(expected, after.dtype)
     different = as_bits(after.contiguous()) != as_bits(target.contiguous())
     zero = after == 0
-    if not unknown and not bool((different & ~zero).any()) and not bool(zero.all()):
+    if not bool((different & ~zero).any()) and not bool(zero.all()):
         return replace(one, relation=Relation.ZEROED, detail=_zeroed(different), evidence={"zeroed": _units(different)})
     for dtype in _ROUNDED:
         if dtype.itemsize < min(after.dtype.itemsize, before.dtype.itemsize) or dtype == torch.float32:
             rounded = expected.to(dtype).to(after.dtype)
-            if not unknown and dtype != after.dtype and torch.equal(rounded, after):
+            if dtype != after.dtype and torch.equal(rounded, after):
                 detail = f"rounded to {str(dtype).removeprefix('torch.')}"
                 return replace(one, relation=Relation.ROUNDED, detail=detail)
     change, factor = difference(after, expected)
-    if not unknown and factor is not None:
+    if factor is not None:
         return replace(one, relation=Relation.SCALED, detail=f"times {factor:.6g}", change=change)
     if (moved := alternative(after, before, maps)) is not None:
         return replace(one, relation=Relation.MOVED, detail=moved, change=change)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moeverify.certification.matching.keys import hash_rows, in_type, match
+from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.naming.checkpoint import Checkpoint
 
@@ -75,14 +75,15 @@ class ExpertMatcher:
 
     def _after(self, stack: Stack, expert: int) -> np.ndarray:
         values = self._slice(self.pruned, self.keep.to_pruned(stack.name) or "", stack.strides[1], expert)
-        return _hash(values, stack.dim, values.dtype, self._columns(stack)[0])
+        return hash_rows(values.movedim(stack.dim, 0)[:, self._columns(stack)[0]])
 
     def _before(self, stack: Stack, expert: int) -> np.ndarray:
         key = (stack.name, expert)
         if key not in self._known:
             dtype = self.pruned.naming.tensors[self.keep.to_pruned(stack.name) or ""].dtype
             values = self._slice(self.base, stack.name, stack.strides[0], expert)
-            self._known[key] = _hash(values, stack.dim, dtype, self._columns(stack)[1])
+            rows = values.movedim(stack.dim, 0)[:, self._columns(stack)[1]]
+            self._known[key] = hash_rows(self.keep.as_stored(rows, dtype))
         return self._known[key]
 
     @staticmethod
@@ -106,10 +107,6 @@ def sampled_positions(keep: KeepMap, name: str, dim: int) -> tuple[torch.Tensor,
     if not (before >= 0).any():
         raise Unknown(name)
     return torch.as_tensor(after[before >= 0]), torch.as_tensor(before[before >= 0])
-
-
-def _hash(values: torch.Tensor, dim: int, dtype: torch.dtype, columns: torch.Tensor) -> np.ndarray:
-    return hash_rows(in_type(values.movedim(dim, 0)[:, columns], dtype))
 
 
 def _share(wanted: np.ndarray, there: np.ndarray) -> float:
@@ -156,9 +153,11 @@ def router_rows(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, layer: int)
         before = base.read(name)
         if columns is not None:
             usable = torch.as_tensor(np.flatnonzero(columns >= 0))
+            if not len(usable):
+                continue
             before, after = before[:, torch.as_tensor(columns)[usable]], after[:, usable]
         count = len(after) - (len(before) - axis.count)
-        return match(hash_rows(after[:count]), hash_rows(in_type(before[: axis.count], after.dtype)))[0]
+        return match(hash_rows(after[:count]), hash_rows(keep.as_stored(before[: axis.count], after.dtype)))[0]
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from moeverify.certification.matching.experts import SAMPLES
-from moeverify.certification.matching.keys import hash_rows, in_type, match
+from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.naming.checkpoint import Checkpoint
 
@@ -115,7 +115,8 @@ class ListMatcher:
             index.append(torch.as_tensor(np.maximum(chosen, 0)))
         values = (self.base if is_base else self.pruned).read(name)
         dtype = self.pruned.naming.tensors[pruned_name].dtype
-        return in_type(values.movedim(rows, 0)[(slice(None), *index)], dtype)
+        taken = values.movedim(rows, 0)[(slice(None), *index)]
+        return self.keep.as_stored(taken, dtype) if is_base else taken
 
     def _is_known(self, name: str, dim: int) -> bool:
         try:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 
+from moeverify.certification.matching.keys import in_type
 from moeverify.certification.structure.structure import Slot, Structure
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,6 +26,7 @@ class KeepMap:
     ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``
     are the base experts of MoE layer ``n`` in the pruned order, ``units[n]`` the base units of coupling class ``n``,
     ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1 is an entry that no one of the base is.
+    ``rounded`` is the short type that values were rounded to, although they are stored in a longer one.
     """
 
     structure: Structure
@@ -32,6 +35,13 @@ class KeepMap:
     lists: dict[str, np.ndarray] = field(default_factory=dict)
     experts: dict[int, np.ndarray] = field(default_factory=dict)
     units: dict[int, np.ndarray] = field(default_factory=dict)
+    rounded: torch.dtype | None = None
+
+    def as_stored(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Values of the base as the pruned folder stores them: in ``dtype``, rounded before if all are."""
+        if self.rounded is not None and values.is_floating_point():
+            values = values.to(self.rounded)
+        return in_type(values, dtype)
 
     def to_base(self, name: str) -> str | None:
         """The base's name of a tensor of the pruned folder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
+import torch
 
 from moeverify.certification.matching.experts import ExpertMatcher, router_rows
 from moeverify.certification.matching.lists import ListMatcher, shortened_lists
@@ -17,7 +18,7 @@ from moeverify.certification.structure.structure import Structure
 def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:
     """Hidden channels first, then layers, experts, and what lies inside of them: each is recognised where the
     dimensions around it are known already."""
-    keep = KeepMap(structure, base.shapes, pruned.shapes)
+    keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned))
     recovery = _Recovery(base, pruned, keep)
     lists = shortened_lists(keep)
     recovery.classes(outside=lists)
@@ -33,6 +34,26 @@ def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepM
     recovery.classes(outside=[], trusting=True)
     recovery.rest()
     return keep
+
+
+def _rounded(base: Checkpoint, pruned: Checkpoint) -> torch.dtype | None:
+    """The short type that all large tensors of the pruned folder fit in, unless those of the base do as well."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if _fits(pruned, dtype) and not _fits(base, dtype):
+            return dtype
+    return None
+
+
+def _fits(side: Checkpoint, dtype: torch.dtype) -> bool:
+    """Whether samples of the largest tensors are values of ``dtype`` that are stored in a longer type."""
+    stored = sorted(side.inventory.tensors.values(), key=lambda t: -t.nbytes)[:16]
+    for tensor in stored:
+        if not tensor.torch_dtype.is_floating_point or tensor.torch_dtype.itemsize <= dtype.itemsize:
+            return False
+        values = side.reader.tensor(tensor).reshape(-1)[:4096]
+        if not torch.equal(values.to(dtype).to(values.dtype), values):
+            return False
+    return bool(stored)
 
 
 class _Recovery:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moeverify.certification.matching.keys import hash_rows, in_type, match
+from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.coupling.solving.classes import Member
@@ -82,7 +82,7 @@ class UnitMatcher:
         axis = dim - shift
         there = _sampled(before, axis, before_others, before_at)
         here = _sampled(after, axis, after_others, after_at)
-        return _Keys(hash_rows(in_type(there, after.dtype)), hash_rows(here))
+        return _Keys(hash_rows(keep.as_stored(there, after.dtype)), hash_rows(here))
 
     def _others(
         self, name: str, dims: Sequence[int], part: Part | None, trusting: bool

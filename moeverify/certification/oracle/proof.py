@@ -12,6 +12,7 @@ from torch import nn
 
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.oracle.reference import drop_layers, mask
+from moeverify.certification.oracle.routers import ConvertedRouting
 from moeverify.certification.oracle.running import load_model, vocabulary
 from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.models.exercise import count_reached, run
@@ -27,17 +28,24 @@ _SHAPE = (2, 32)
 
 @dataclass
 class Proof:
-    """Relative error, effect of the mask, inputs compared, near-ties left out, experts that no token reached."""
+    """Relative error, effect of the mask, inputs compared, near-ties left out, experts that no token reached.
+
+    ``unseen`` are MoE layers whose router could not be told which experts are gone: the reference is none then.
+    """
 
     error: float = 0.0
     effect: float = 0.0
     inputs: int = 0
     near_ties: int = 0
     unreached: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
 
 
-def prove(evidence: Evidence) -> Proof:
-    """Compare outputs on drawn tokens, then on tokens sent by force to experts that none of them reached."""
+def prove(evidence: Evidence, tolerance: float = TOLERANCE) -> Proof:
+    """Compare outputs on drawn tokens, then on tokens sent by force to experts that none of them reached.
+
+    An input that differs by more than ``tolerance`` where a choice is a near-tie is left out.
+    """
     device = evidence.options.device
     full = load_model(evidence.base_folder, device)
     pruned = load_model(evidence.pruned_folder, device)
@@ -48,15 +56,16 @@ def prove(evidence: Evidence) -> Proof:
         changes = mask(masked, keep, pruned)
         reached = stack.enter_context(count_reached(masked, roles))
         # Routers are recognised by their tensors, so before layers get other numbers.
-        reference = Routing(masked, roles, {})
+        reference = ConvertedRouting(masked, roles, {})
         drop_layers(masked, keep)
-        theirs = Routing(pruned, find_roles(pruned), {})
+        theirs = ConvertedRouting(pruned, find_roles(pruned), {})
         wanted = _experts(evidence)
         for number, force in _attempts(wanted, reached, proof):
             reference.change = _with_force(changes, force)
             theirs.change = {} if force is None else {force.pruned_layer: towards(force.after)}
             tokens = _tokens(full, evidence.options.seed + number).to(device)
-            _compare(proof, full, (masked, reference), (pruned, theirs), {"input_ids": tokens})
+            _compare(proof, tolerance, full, (masked, reference), (pruned, theirs), {"input_ids": tokens})
+        proof.unseen = sorted(set(changes) - reference.seen)
         proof.unreached = [name for name, target in wanted.items() if not reached[name]]
     return proof
 
@@ -111,6 +120,7 @@ def _tokens(model: nn.Module, seed: int) -> torch.Tensor:
 
 def _compare(
     proof: Proof,
+    tolerance: float,
     full: nn.Module,
     reference: tuple[nn.Module, Routing],
     pruned: tuple[nn.Module, Routing],
@@ -129,7 +139,7 @@ def _compare(
         proof.inputs += 1
         return
     error = float((got - expected).abs().max() / scale)
-    if error >= TOLERANCE and min(margins) < NEAR_TIE:
+    if error >= tolerance and min(margins) < NEAR_TIE:
         proof.near_ties += 1
         return
     before = run(full, inputs)

@@ -84,7 +84,21 @@ def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module) -> dict[str, Change
             if _is_vector(tensor) and tensor.is_floating_point():
                 _forbid(tensor, dim, gone)
         changes[layer.name] = _never(gone)
+        _follow_tables(model, keep, pruned, number, layer)
     return changes
+
+
+@torch.no_grad()
+def _follow_tables(model: nn.Module, keep: KeepMap, pruned: nn.Module, number: int, layer: MoELayer) -> None:
+    """Tables of expert numbers name the experts that the pruned folder names: those of removed ones were replaced."""
+    theirs = dict(pruned.named_buffers()) | dict(pruned.named_parameters())
+    experts = torch.as_tensor(keep.experts[number])
+    for name, table in (*model.named_buffers(), *model.named_parameters()):
+        other = theirs.get(keep.to_pruned(name) or "")
+        if not name.startswith(layer.name + ".") or table.is_floating_point() or other is None:
+            continue
+        if table.dim() and other.shape == table.shape and int(other.max()) < len(experts):
+            table.copy_(experts.to(table.device)[other.long()].to(table.dtype))
 
 
 def removed_experts(keep: KeepMap, number: int, layer: MoELayer) -> list[int]:

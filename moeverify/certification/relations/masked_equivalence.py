@@ -42,6 +42,8 @@ def masked_equivalence(evidence: Evidence) -> Finding:
     facts = {**vars(proof), "tolerance": tolerance}
     if not proof.inputs:
         return inconclusive("every input drawn has a near-tie in the choice of experts", **facts)
+    if proof.unseen:
+        return inconclusive(f"the router of {proof.unseen[0]} could not be told which experts are gone", **facts)
     if proof.error >= tolerance:
         if classes.faults or evidence.pruned.naming.missing:
             return failed(f"differs from the masked base by {proof.error:.1e}", **facts)

@@ -9,7 +9,7 @@ from moeverify.certification.classify import Classes, classify
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import PURE, Compared, Relation
 from moeverify.certification.matching.mixtures import find_mixtures
-from moeverify.certification.oracle.proof import Proof, prove
+from moeverify.certification.oracle.proof import TOLERANCE, Proof, prove
 from moeverify.certification.oracle.running import check_size
 
 # Rescaled weights are rounded once to the 24 bits of float32.
@@ -20,14 +20,17 @@ RESCALED_TOLERANCE = 1e-5
 def classes_of(evidence: Evidence) -> Classes:
     """The class of the folder and its faults. Raises ``NotVisible`` if values cannot be compared."""
     compared = evidence.compared
-    return classify(compared, evidence.keep, find_mixtures(evidence.base, evidence.pruned, evidence.keep, compared))
+    mixtures = find_mixtures(evidence.base, evidence.pruned, evidence.keep, compared)
+    rescaled = any(item.relation is Relation.SCALED for item in compared)
+    return classify(compared, evidence.keep, mixtures, rescaling_proved=rescaled and rescaling_is_right(evidence))
 
 
 @lru_cache(maxsize=4)
 def proof_of(evidence: Evidence) -> Proof:
     """The numeric proof. Raises ``NotVisible`` if the models are not to be run."""
     check_size(evidence)
-    return prove(evidence)
+    rescaled = any(item.relation is Relation.SCALED for item in evidence.compared)
+    return prove(evidence, RESCALED_TOLERANCE if rescaled else TOLERANCE)
 
 
 def rescaling_is_right(evidence: Evidence) -> bool:
@@ -36,7 +39,7 @@ def rescaling_is_right(evidence: Evidence) -> bool:
         proof = proof_of(evidence)
     except Exception:
         return False
-    return bool(proof.inputs) and proof.error < RESCALED_TOLERANCE
+    return bool(proof.inputs) and not proof.unseen and proof.error < RESCALED_TOLERANCE
 
 
 def line(item: Compared) -> str:

@@ -1,0 +1,48 @@
+"""Right and wrong folders of other people's tools: none of the wrong ones passes, none of the right ones fails."""
+
+import pytest
+from kept_process import kept_process
+from pruned_folders import RIGHT, WRONG, duplicate_names, write
+
+from moeverify.certification.certify import examine
+from moeverify.verdict import Status
+
+# In the everyday suite, so many of each; the others are slow together.
+QUICK = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process_loads_all(tmp_path_factory):
+    with kept_process(tmp_path_factory.mktemp("process")):
+        yield
+
+
+def marked(cases):
+    step = max(1, len(cases) // QUICK)
+    return [
+        pytest.param(case, id=case.name, marks=() if number % step == 0 else pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
+
+
+def test_the_catalogue_is_large_enough():
+    assert len(RIGHT) >= 30
+    assert len(WRONG) >= 60
+    assert len({case.model_type for case in (*RIGHT, *WRONG)}) >= 6
+    assert duplicate_names() == []
+
+
+@pytest.mark.parametrize("case", marked(RIGHT))
+def test_a_right_folder_does_not_fail(case, tmp_path):
+    found = examine(*write(case, tmp_path))
+    assert [(v.check, v.message) for v in found.verdicts if v.status is Status.FAIL] == []
+    assert any(v.status is Status.PASS for v in found.verdicts)
+
+
+@pytest.mark.parametrize("case", marked(WRONG))
+def test_a_wrong_folder_fails_with_its_cause(case, tmp_path):
+    found = examine(*write(case, tmp_path))
+    failed = {v.check: v.message for v in found.verdicts if v.status is Status.FAIL}
+    assert case.relation in failed, {v.check: (v.status.value, v.message) for v in found.verdicts}
+    assert case.words in failed[case.relation]
+    assert next(iter(failed)) == case.relation, failed  # the cause comes first
