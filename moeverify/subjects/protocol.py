@@ -5,7 +5,8 @@ in place. It has no groups, and is judged by every check that needs only the res
 
 * the function returns a pruner of Torch-Pruning's kind (with ``step`` and a dependency graph ``DG``) instead of
   pruning: its groups are read, its expansions counted, and ``step`` is called;
-* the function returns a ``Pruned`` that tells its groups.
+* the function returns a ``Pruned`` that tells its groups;
+* the function returns a model: that one is judged, and not the one that it was given.
 
 Whatever else it returns is ignored.
 """
@@ -27,7 +28,8 @@ from moeverify.pruning.plan.plan import Plan
 class Pruned:
     """What a subject tells of its work: the groups it had, the plan it carried out, expansions counted.
 
-    ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them.
+    ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them. ``model`` is the
+    pruned model where it is another object than the subject was given.
     """
 
     classes: tuple[PruningClass, ...] = ()
@@ -36,6 +38,7 @@ class Pruned:
     frozen: tuple[dict[str, str], ...] = ()
     unknown_operations: tuple[str, ...] = ()
     of_trace: bool = False
+    model: nn.Module | None = None
 
 
 Subject = Callable[..., Any]
@@ -55,6 +58,8 @@ def adapt(function: Callable[..., Any]) -> Subject:
             answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, **options)
             if isinstance(answer, Pruned):
                 return answer
+            if isinstance(answer, nn.Module):
+                return Pruned(expansions=count.total or None, model=answer)
             if not (callable(getattr(answer, "step", None)) and hasattr(answer, "DG")):
                 return Pruned(expansions=count.total or None)
             classes = classes_of(answer, model)

@@ -127,12 +127,15 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
         _crashed(case, error, time.perf_counter() - begin, on_event)
         on_event(CaseFinished(case, CaseFacts(case.source, case.subject, facts)))
         return
+    outcome = outcome if isinstance(outcome, Pruned) else Pruned()
+    # A model that the subject returned is judged, and not the one that it was given.
+    pruned = loaded.model if outcome.model is None else outcome.model
     context = Context(
         source=case.source,
         original=original,
-        pruned=loaded.model.eval(),
+        pruned=pruned.eval(),
         example_inputs=inputs,
-        outcome=outcome if isinstance(outcome, Pruned) else Pruned(),
+        outcome=outcome,
         pruning_ratio=case.pruning_ratio,
         seed=case.seed,
         dtype=case.dtype,

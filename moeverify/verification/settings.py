@@ -170,10 +170,6 @@ class Settings:
         check_device(self.device)
         expected = select_checks(self.expect_fail) if self.expect_fail else ()
         checks = select_checks(self.checks or None, self.skip_checks)
-        limits = {name: getattr(self, name) for name in ("timeout", "memory")}
-        for name, value in limits.items():
-            if not isinstance(value, int | float) or not value > 0:
-                raise UsageError(f"{name} must be a positive number, not {value!r}")
         return replace(
             self,
             ratios=ratios,
@@ -181,8 +177,15 @@ class Settings:
             skip_checks=(),
             expect_fail=expected,
             pruning_ratio=float(self.pruning_ratio),
-            **{name: float(value) for name, value in limits.items()},
+            timeout=_positive("timeout", self.timeout),
+            memory=_positive("memory", self.memory),
         )
+
+
+def _positive(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or not value > 0:
+        raise UsageError(f"{name} must be a positive number, not {value!r}")
+    return float(value)
 
 
 def _from_json(name: str, value: Any) -> Any:

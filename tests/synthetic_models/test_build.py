@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from moeverify.verdict import Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
 from synthetic_models import Cycle, Spec, build, default_specs, example_inputs
 
 
@@ -59,6 +60,6 @@ def test_shared_modules_are_shared_again_after_loading(cycle, tmp_path):
 def test_our_pruner_passes_every_check_on_the_default_family(name):
     reported = []
     run_case(Case(f"synthetic:{name}"), reported.append)
-    verdicts = [item for item in reported if isinstance(item, Verdict)]
+    verdicts = [item.verdict for item in reported if isinstance(item, VerdictReached)]
     assert sum(v.status is Status.PASS for v in verdicts) >= 10
     assert [(v.check, v.message) for v in verdicts if v.status not in (Status.PASS, Status.SKIP)] == []

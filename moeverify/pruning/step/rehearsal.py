@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass

@@ -4,15 +4,16 @@ import pytest
 
 from moeverify.checks import default_names
 from moeverify.subjects import BUILT_IN
-from moeverify.verdict import CaseFacts, Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import CaseFinished, VerdictReached
 
 
 def collect(case):
     events = []
     run_case(case, events.append)
-    verdicts = {e.check: e for e in events if isinstance(e, Verdict)}
-    facts = [e for e in events if isinstance(e, CaseFacts)]
+    verdicts = {e.verdict.check: e.verdict for e in events if isinstance(e, VerdictReached)}
+    facts = [e.facts for e in events if isinstance(e, CaseFinished)]
     return verdicts, facts
 
 

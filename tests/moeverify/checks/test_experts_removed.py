@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from moeverify.models.sources import load_source
-from moeverify.verdict import Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
 
 CHECKS = ("masked-equivalence", "router-intact", "untouched-identical", "forward-every-expert", "something-pruned")
 GONE = [2]
@@ -30,11 +31,10 @@ def wrong_row(model, inputs, *, pruning_ratio, seed):
 
 
 def run(subject):
-    verdicts = []
-    case = Case("synthetic:listed", "here", checks=CHECKS)
-    run_case(case, lambda e: isinstance(e, Verdict) and verdicts.append(e), loaded=load_source("synthetic:listed"),
+    events = []
+    run_case(Case("synthetic:listed", "here", checks=CHECKS), events.append, loaded=load_source("synthetic:listed"),
              subject=subject)  # fmt: skip
-    return {v.check: v for v in verdicts}
+    return {e.verdict.check: e.verdict for e in events if isinstance(e, VerdictReached)}
 
 
 def test_removed_experts_are_never_chosen_in_the_reference():
@@ -64,7 +64,9 @@ def test_an_expert_that_nobody_chooses_gets_tokens_by_force(dtype):
         loaded.model.get_submodule("model.embed_tokens").weight.abs_()
     verdicts = []
     case = Case("synthetic:listed", "here", checks=("masked-equivalence",))
-    run_case(case, lambda e: isinstance(e, Verdict) and verdicts.append(e), loaded=loaded, subject=starve)
+    run_case(
+        case, lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict), loaded=loaded, subject=starve
+    )
     (verdict,) = verdicts
     assert verdict.status is Status.PASS, verdict.message
     assert all(verdict.evidence["tokens"].values())

@@ -15,7 +15,7 @@ from moeverify.checks import default_names
 from moeverify.models.sources import LoadedModel
 from moeverify.models.zoo import zoo_types
 from moeverify.subjects import prune_moe
-from moeverify.verdict import PROBLEMS, Verdict
+from moeverify.verdict import PROBLEMS
 from moeverify.verification.case import Case, run_case
 from moeverify.verification.events import VerdictReached
 from moeverify.verification.worker import Limits
@@ -44,7 +44,7 @@ def verdicts_on(spec, ratio, checks):
         warnings.simplefilter("ignore")  # classes left alone
         run_case(
             case,
-            lambda e: isinstance(e, Verdict) and verdicts.append(e),
+            lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict),
             loaded=loaded,
             subject=functools.partial(prune_moe, round_to=None),
         )

@@ -7,14 +7,15 @@ import pytest
 
 from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.subjects import BUILT_IN
-from moeverify.verdict import Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
 
 
 def run(source, subject=None):
     verdicts = []
     case = Case(source, "here" if subject else "moe", checks=("coupling-minimal",), pruning_ratio=0.5)
-    run_case(case, lambda e: isinstance(e, Verdict) and verdicts.append(e), subject=subject)
+    run_case(case, lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict), subject=subject)
     return next(v for v in verdicts if v.check == "coupling-minimal")
 
 

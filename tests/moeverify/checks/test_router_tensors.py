@@ -7,8 +7,9 @@ from torch import nn
 from moeverify.checks.evidence.router_tensors import experts_now, router_tensors, spare_classes
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import load_source
-from moeverify.verdict import Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def exchanges_classes(model, example_inputs, *, pruning_ratio, seed):
 def test_a_class_that_goes_or_moves_is_seen(subject, message):
     verdicts = []
     case = Case("zoo:zaya", "here", checks=("router-intact",))
-    run_case(case, lambda e: isinstance(e, Verdict) and verdicts.append(e), subject=subject)
+    run_case(case, lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict), subject=subject)
     verdict = next(v for v in verdicts if v.check == "router-intact")
     assert verdict.status is Status.FAIL
     assert message in verdict.message

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from moeverify.base.options import written_words
 from moeverify.errors import EvaluationError, UsageError
 from moeverify.evaluation import Evaluation, EvaluationSettings, QualitySettings, Score, compare
 
@@ -87,7 +88,7 @@ def test_settings_that_cannot_be_meant(settings, said):
 def test_settings_travel_as_json_and_as_options():
     settings = QualitySettings(("a", "b"), limit=0.5, max_drop=0.1, curve=(0.25,))
     assert QualitySettings.from_dict({**settings.__dict__, "tasks": ["a", "b"], "curve": [0.25]}) == settings
-    assert settings.options() == ["--tasks", "a,b", "--limit", "0.5", "--max-drop", "0.1", "--curve", "0.25"]
-    assert QualitySettings().options() == []
+    assert written_words(settings) == ["--tasks", "a,b", "--limit", "0.5", "--max-drop", "0.1", "--curve", "0.25"]
+    assert written_words(QualitySettings()) == []
     assert QualitySettings().or_local(("small",)).tasks == ("small",)
     assert settings.or_local(("small",)) is settings

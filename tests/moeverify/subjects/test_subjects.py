@@ -19,8 +19,9 @@ from moeverify.subjects import Pruned, adapt, load_subject, prune_stock
 from moeverify.subjects.expansions import VARIABLE
 from moeverify.subjects.groups import classes_of
 from moeverify.subjects.torch_pruning import fork_package, use_fork
-from moeverify.verdict import Status, Verdict
+from moeverify.verdict import Status
 from moeverify.verification.case import Case, run_case
+from moeverify.verification.events import VerdictReached
 
 ROOT = Path(__file__).parents[3]
 
@@ -65,7 +66,10 @@ def test_a_plain_functions_answer_is_ignored():
 def test_an_endless_expansion_is_a_verdict_that_names_the_frames(monkeypatch):
     monkeypatch.setenv(VARIABLE, "2000")
     verdicts = []
-    run_case(Case("zoo:mixtral", subject="torch-pruning"), lambda e: isinstance(e, Verdict) and verdicts.append(e))
+    run_case(
+        Case("zoo:mixtral", subject="torch-pruning"),
+        lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict),
+    )
     first = verdicts[0]
     assert (first.check, first.status) == ("terminates", Status.TIMEOUT)
     assert "exceeded MAX_EXPANSIONS=2,000" in first.message

@@ -10,6 +10,7 @@ from moeverify.subjects.faults import all_faults, find_fault
 from moeverify.suites.self_test import Examined, SelfTest, case_of, self_test
 from moeverify.verdict import PROBLEMS, Status, Verdict
 from moeverify.verification.case import run_case
+from moeverify.verification.events import VerdictReached
 
 FAULTS = all_faults()
 ENDLESS = [f for f in FAULTS if f.family == "endless"]
@@ -19,7 +20,7 @@ COSTLY = ("reload", "quality")
 
 def messages(fault, checks):
     verdicts = []
-    run_case(case_of(fault, tuple(checks)), lambda e: isinstance(e, Verdict) and verdicts.append(e))
+    run_case(case_of(fault, tuple(checks)), lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict))
     open_too = (Status.INCONCLUSIVE,) if fault.inconclusive else ()
     return {v.check: v.message for v in verdicts if v.status in (*PROBLEMS, *open_too)}
 
