@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +15,9 @@ from moeverify.cli.stages import stages
 from moeverify.cli.summary import COLOURS
 from moeverify.report.html import SYMBOLS
 from moeverify.verdict import PROBLEMS, Status
-from moeverify.verification.certify import Certification, certify
+
+if TYPE_CHECKING:
+    from moeverify.verification.certify import Certification
 
 
 @app.command("certify")
@@ -34,6 +36,8 @@ def certify_command(
     seed: Seed = 0,
 ) -> int:
     """Judge whether a checkpoint folder was pruned correctly from another one: verdicts, class and keep map."""
+    from moeverify.verification.certify import certify
+
     with stages() as progress:
         result = certify(base, pruned, oracle=oracle, device=device, seed=seed, on_event=progress)
     if report is not None:

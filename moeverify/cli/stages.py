@@ -6,10 +6,12 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from moeverify.pruning.checkpoint.checkpoint import PrunedCheckpoint
+if TYPE_CHECKING:
+    from moeverify.pruning.checkpoint.checkpoint import PrunedCheckpoint
 
 
 @contextlib.contextmanager
