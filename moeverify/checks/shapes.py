@@ -3,7 +3,7 @@
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.exercise import run, vary_inputs
 
 
@@ -26,13 +26,20 @@ def shapes(context: Context) -> Finding:
         if said != real:
             return failed(f"{name} says {list(said)} and holds {list(real)}", module=name, says=said, holds=real)
     inputs = vary_inputs(context.original, context.example_inputs, context.seed)
-    expected = run(context.original, inputs).shape
+    try:
+        original = run(context.original, inputs)
+    except Exception as error:
+        return inconclusive(f"the original itself does not run on drawn inputs: {type(error).__name__}: {error}; "
+                            "give example inputs that others can be drawn from")  # fmt: skip
+    expected = original.shape
     try:
         got = run(context.pruned, inputs)
     except Exception as error:
         return failed(f"the pruned model does not run: {type(error).__name__}: {error}", error=repr(error))
     if got.shape != expected:
         return failed(f"the output has shape {list(got.shape)}, it had {list(expected)}")
+    if not original.isfinite().all():
+        return inconclusive("the original's own output holds NaN or infinity; give example inputs without")
     if not got.isfinite().all():
         return failed("the output holds NaN or infinity", finite=int(got.isfinite().sum()), of=got.numel())
     return passed(f"runs, output {list(got.shape)} as before")
