@@ -13,7 +13,7 @@ Sizes = Mapping[str, int]
 
 
 def sizes_of(spec: Spec) -> dict[str, int]:
-    """Entries such as ``hidden_size``, ``layer_0_expert_1_size``, ``layer_0_kv_heads``."""
+    """Entries such as ``hidden_size``, ``layer_0_experts`` (their number), ``layer_0_expert_1_size``."""
     sizes = {"hidden_size": spec.hidden}
     for number, kind in enumerate(spec.layers):
         prefix = f"layer_{number}_"
@@ -27,6 +27,7 @@ def sizes_of(spec: Spec) -> dict[str, int]:
         if kind == "dense":
             sizes[f"{prefix}dense_size"] = spec.dense_width
             continue
+        sizes[f"{prefix}experts"] = spec.experts
         if spec.storage == "listed":
             sizes.update({f"{prefix}expert_{e}_size": width for e, width in enumerate(spec.widths)})
         else:

@@ -8,6 +8,10 @@ SOURCES = (
     "module:factory"
 )
 SUBJECTS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
+EXPERT_CRITERIA = (
+    "reap, frequency, weighted-frequency, ean, man, msan, easy-ep (these need data), aimer, magnitude, random, "
+    "module:function"
+)
 IMPORTANCES = "magnitude, magnitude-l1, lamp, random, module:attribute"
-ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
+ROLES = ("experts", "hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
 DTYPES = ("float32", "float64", "bfloat16", "float16")

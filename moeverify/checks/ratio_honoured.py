@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.solve import Member
 from moeverify.pruning.choice.rounding import alignment, kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
@@ -18,10 +20,11 @@ def ratio_honoured(context: Context) -> Finding:
     Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
     kernels need; at least one head group stays. A role with the ratio 0 loses nothing. A class that the subject's plan
     names as adjusted, with the rule of the configuration that asks for it, must keep what the plan says, and is told in
-    the message. For a subject without groups every dimension that shrank is held to one of the ratios asked for, give
-    or take a tenth and the rounding, attention excepted.
+    the message. Where whole experts were asked for, every MoE layer must have lost that share of them. For a subject
+    without groups every dimension that shrank is held to one of the ratios asked for, give or take a tenth and the
+    rounding, attention excepted.
     """
-    after = {n: p.shape for n, p in context.pruned.named_parameters()}
+    after = {context.source_names.get(n, n): p.shape for n, p in context.pruned.named_parameters()}
     before = {n: p.shape for n, p in context.original.named_parameters()}
     wrong = []
     counted = 0
@@ -42,7 +45,10 @@ def ratio_honoured(context: Context) -> Finding:
         for member in pruning_class.coupling.members:
             if member.buffer or member.positions.size != before[member.parameter][member.dim]:
                 continue
-            kept = after[member.parameter][member.dim] / member.positions.shape[1]
+            if member.parameter not in after:  # it went with its expert
+                continue
+            each = member.positions.shape[1] * _experts_left(context, pruning_class, member)
+            kept = after[member.parameter][member.dim] / each
             counted += 1
             if not low <= kept <= high:
                 wrong.append({"class": pruning_class.name, "parameter": member.parameter, "dim": member.dim,
@@ -60,6 +66,12 @@ def ratio_honoured(context: Context) -> Finding:
                 if off > 0.1 * size + rounding:
                     wrong.append({"parameter": name, "dim": dim, "before": size, "after": new,
                                   "wanted": kept_units(size, nearest)})  # fmt: skip
+    for layer in context.roles.layers if "experts" in context.ratios else ():
+        wanted, now = kept_units(len(layer.experts), context.ratio_of("experts")), experts_now(context.pruned, layer)
+        counted += 1
+        if now != wanted:
+            wrong.append({"parameter": f"{layer.name} (experts)", "before": len(layer.experts), "after": now,
+                          "wanted": wanted})  # fmt: skip
     if wrong:
         first = wrong[0]
         return failed(
@@ -75,6 +87,14 @@ def ratio_honoured(context: Context) -> Finding:
         first = next(iter(adjusted.values()))
         said += f"; {len(adjusted)} classes adjusted, such as {first}"
     return passed(said, adjusted=[str(a) for a in adjusted.values()])
+
+
+def _experts_left(context: Context, pruning_class: PruningClass, member: Member) -> float:
+    """The share of the experts that stayed, of a dimension that holds all experts' channels one after the other."""
+    layer = context.roles.layer_of(pruning_class.where)
+    if layer is None or (member.parameter, member.dim) not in pruning_class.in_turn:
+        return 1.0
+    return experts_now(context.pruned, layer) / len(layer.experts)
 
 
 def _key(pruning_class: PruningClass) -> tuple[str, int, frozenset[str]]:

@@ -33,6 +33,13 @@ def _read_ratios(values: Mapping[str, Any]) -> dict[str, float]:
     return parse_role_ratios(values["ratio"] or (), shared_experts=not values["no_shared_experts"])
 
 
+def _read_ratio(values: Mapping[str, Any]) -> float:
+    """Whoever asks for whole experts alone leaves channels alone."""
+    if values["pruning_ratio"] is not None:
+        return values["pruning_ratio"]
+    return 0.0 if _read_ratios(values).get("experts") else 0.5
+
+
 def _write_ratios(ratios: Mapping[str, float]) -> list[str]:
     return [word for role, ratio in ratios.items() for word in ("--ratio", f"{role}={ratio!r}")]
 
@@ -82,7 +89,10 @@ class Settings:
     """
 
     subject: str = option("moe", f"The pruner: {forms.SUBJECTS}.")
-    pruning_ratio: float = option(0.5, "Share of the channels to remove, between 0 and 1.", kind=float, always=True)
+    pruning_ratio: float = option(
+        0.5, "", Option("pruning_ratio", float, None,
+                        "Share of the channels to remove, between 0 and 1; 0.5, or 0 beside --ratio experts=RATIO."),
+        read=_read_ratio, write=lambda ratio: ["--pruning-ratio", str(ratio)])  # fmt: skip
     seed: int = option(
         0, "Seed of random weights, inputs and pruning.", kind=int, low=0, high=2**32 - 1, always=True)  # fmt: skip
     dtype: str = option("float32", f"Precision that models are stored in: {', '.join(forms.DTYPES)}.")

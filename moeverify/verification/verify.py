@@ -21,6 +21,7 @@ from moeverify.errors import SourceError, UsageError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.sources import LoadedModel, expand_sources
+from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio
 from moeverify.report.result import VerificationResult
 from moeverify.subjects import Subject
 from moeverify.subjects.load import subject_kind
@@ -63,7 +64,7 @@ def verify(
     *,
     subject: str | Subject = "moe",
     example_inputs: Any = None,
-    pruning_ratio: float = 0.5,
+    pruning_ratio: float = DEFAULT_RATIO,
     ratios: Mapping[str, float] | None = None,
     round_to: int | None = None,
     importance: str | None = None,
@@ -97,7 +98,7 @@ def verify(
         subject: a name (``moe``, ``torch-pruning``, ``module:attribute``) or a function
             ``prune(model, example_inputs, *, pruning_ratio, seed)``.
         example_inputs: inputs of a model that is given as an object.
-        pruning_ratio: share of the channels to remove.
+        pruning_ratio: share of the channels to remove; 0.5, or 0 beside a ratio for whole experts.
         ratios: pruning ratios by role, where they differ; 0 leaves a role alone. The subject needs a parameter of this
             name, as for ``round_to`` and ``importance``.
         round_to: keep multiples of this many channels.
@@ -134,7 +135,7 @@ def verify(
     isolated = not isinstance(sources, nn.Module) and isinstance(subject, str)
     settings = Settings(
         subject=subject if isinstance(subject, str) else importable_name(subject) or _name_of(subject),
-        pruning_ratio=pruning_ratio,
+        pruning_ratio=channel_ratio(pruning_ratio, ratios or {}),
         ratios=ratios or {},
         round_to=round_to,
         importance=importance,

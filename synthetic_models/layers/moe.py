@@ -21,18 +21,19 @@ class MoE(nn.Module):
         self.names = FAMILIES[spec.names]
         self.ring, self.chain = spec.strength("ring"), spec.strength("chain")
         hidden, prefix = sizes["hidden_size"], f"layer_{number}_"
-        router = Router(spec.router, hidden, sizes.get(f"{prefix}router_size", 0), spec.experts, spec.top_k, spec.vocab)
+        count = sizes[f"{prefix}experts"]
+        router = Router(spec.router, hidden, sizes.get(f"{prefix}router_size", 0), count, spec.top_k, spec.vocab)
         self.add_module(self.names.router, router)
         experts: nn.Module
         if spec.storage == "listed":
             experts = nn.ModuleList(
-                MLP(self.names, hidden, sizes[f"{prefix}expert_{e}_size"], spec.activation, spec.bias)
-                for e in range(spec.experts)
+                MLP(self.names, hidden, sizes.get(f"{prefix}expert_{e}_size", 2), spec.activation, spec.bias)
+                for e in range(count)
             )
         else:
             width = sizes[f"{prefix}experts_size"]
             experts = StackedExperts(
-                spec.storage, spec.experts, hidden, width, spec.activation, spec.bias, spec.strength("chain")
+                spec.storage, count, hidden, width, spec.activation, spec.bias, spec.strength("chain")
             )
         self.add_module(self.names.experts, experts)
         parts = [

@@ -34,6 +34,8 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.zeros(experts, inner or hidden))
         if kind in ("sigmoid", "group_limited"):
             self.e_score_correction_bias = nn.Parameter(torch.zeros(experts))
+        if kind == "group_limited":
+            self.n_group, self.topk_group = 2, 1
         if kind == "noisy":
             self.noise_weight = nn.Parameter(torch.zeros(experts, inner or hidden))
             self.register_buffer("noise", torch.linspace(-1, 1, experts))

@@ -19,6 +19,7 @@ from moeverify.models.sources import LoadedModel, load_source, parse_dtype, quie
 from moeverify.pruning.checkpoint.folders import check_target, copy_companions, whole_folder
 from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
 from moeverify.pruning.choice.importances import importance_named
+from moeverify.pruning.choice.request import DEFAULT_RATIO
 from moeverify.pruning.pruner import MoEPruner
 from moeverify.pruning.step.carry_out import carry_out
 
@@ -40,8 +41,8 @@ def prune_checkpoint(
     source: str,
     target: str | Path,
     *,
-    pruning_ratio: float = 0.5,
-    ratios: Mapping[str, float] | None = None,
+    pruning_ratio: float = DEFAULT_RATIO,
+    ratios: Mapping[str, Any] | None = None,
     importance: Any = "magnitude",
     round_to: int | None = None,
     ignored_layers: Sequence[str] = ("lm_head",),
@@ -52,6 +53,7 @@ def prune_checkpoint(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     plan_only: bool = False,
+    save_statistics: str | Path | None = None,
     progress: Progress = lambda stage: None,
     **arguments: Any,
 ) -> PrunedCheckpoint:
@@ -59,7 +61,8 @@ def prune_checkpoint(
 
     ``importance`` is a name of ``importances``, ``module:attribute``, or an importance of Torch-Pruning. ``dtype`` is
     the checkpoint's own if not given. With ``plan_only``, ``target`` is the file to write the plan to and nothing is
-    pruned. Further ``arguments`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done,
+    pruned. ``save_statistics`` is a file for what calibration data told of the experts. Further ``arguments`` go to
+    ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done,
     and leaves nothing behind then.
     """
     folder = Path(target) if plan_only else check_target(target, overwrite=overwrite)
@@ -82,6 +85,8 @@ def prune_checkpoint(
     )
     progress("plan")
     plan = pruner.plan()
+    if save_statistics is not None and pruner.expert_statistics is not None:
+        pruner.expert_statistics.write(save_statistics)
     if not plan.keep:
         because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
         raise PruningRefused(f"nothing of {source} can be pruned{because}; `moeverify inspect {source}` says why")

@@ -114,6 +114,18 @@ class ExpertScorer:
         return self.statistics
 
 
+def criterion_from(name: str | None) -> str | Callable | None:
+    """A criterion by name, or the function that ``module:attribute`` names. Raises ``UsageError`` for neither."""
+    if name is None or ":" not in name:
+        return None if name is None else criterion_named(name).name
+    from moeverify.base.imports import find_attribute
+
+    found = find_attribute(name)
+    if not callable(found):
+        raise UsageError(f"{name} is no function from the evidence of a layer to scores of its experts")
+    return found
+
+
 def _unseen_last(scores: torch.Tensor, tokens: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """Experts without tokens below all others, among themselves by the norm of their weights: never by chance."""
     unseen = tokens == 0

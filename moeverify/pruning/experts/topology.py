@@ -75,6 +75,10 @@ class Choice:
     k: int
 
 
+_TOPK = (torch.topk, torch.Tensor.topk)
+_CHOICES = (*_TOPK, torch.argmax, torch.Tensor.argmax)
+
+
 class _Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
@@ -83,10 +87,11 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (torch.topk, torch.Tensor.topk):
+        if func in _CHOICES:
             scores = args[0] if args else kwargs["input"]
-            k = args[1] if len(args) > 1 else kwargs["k"]
-            dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+            rest = args[1:] if func in _TOPK else (1, *args[1:])  # an argmax chooses one
+            k = rest[0] if rest else kwargs["k"]
+            dim = rest[1] if len(rest) > 1 else kwargs.get("dim", -1)
             if dim in (-1, scores.dim() - 1):
                 where = self.running[-1] if self.running else ""
                 self.seen.add(Choice(where, tuple(scores.shape[1:] if scores.dim() > 1 else scores.shape), int(k)))

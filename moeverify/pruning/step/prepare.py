@@ -17,6 +17,7 @@ from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
+from moeverify.pruning.configuration.entries import find_entries
 from moeverify.pruning.configuration.factors import held_factors
 from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.constants.views import views_of
@@ -83,7 +84,15 @@ def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
     """
     plan = with_experts(plan, decision.layout, decision.cuts)
     plan = replace(plan, entries={**plan.entries, **new_counts(decision.layout, decision.cuts)})
-    update = plan_update(probe, dict(plan.entries), plan.shapes(probe.base))
+    wanted = plan.shapes(probe.base)
+    try:
+        update = plan_update(probe, dict(plan.entries), wanted)
+    except PruningRefused:  # experts of unequal width move up, and other entries give their widths then
+        fewer = Probe(probe.build(new_counts(decision.layout, decision.cuts)))
+        if fewer.base.keys() != wanted.keys() or (found := find_entries(fewer, wanted)).wrong:
+            raise
+        plan = replace(plan, entries={**plan.entries, **found.entries})
+        update = plan_update(probe, dict(plan.entries), wanted)
     if more := sorted(set(update.constants()) - set(plan.constants)):
         path, name = more[0]
         raise PruningRefused(
