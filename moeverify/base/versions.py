@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +11,24 @@ from pathlib import Path
 PACKAGES = ("torch", "torch-pruning", "transformers", "safetensors", "lm_eval")
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
+# Pruning is tested from this release on; tracing is under 4.57 as well.
+OLDEST_TRANSFORMERS = "5.17"
+
 
 def versions() -> dict[str, str]:
     """Versions by package name, Python's and our own first; other packages that are not installed are left out."""
     found = {"python": platform.python_version(), "moeverify": _installed("moeverify") or _of_checkout()}
     return found | {package: version for package in PACKAGES if (version := _installed(package)) is not None}
+
+
+def older_than(package: str, release: str) -> str | None:
+    """The installed version of ``package`` if ``release`` is a later one."""
+    found = _installed(package)
+    return found if found is not None and _numbers(found) < _numbers(release) else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _installed(package: str) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from moeverify.base.versions import OLDEST_TRANSFORMERS, older_than
 from moeverify.errors import PruningRefused
+from moeverify.models.skeleton import has_config
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -26,3 +28,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
         where = f"{adapted} is" if adapted else "the model is"
         raise PruningRefused(f"{where} wrapped by adapters of PEFT; merge them first: model = model.merge_and_unload()")
     return model
+
+
+def refuse_old_release(model: nn.Module) -> None:
+    """Raise ``PruningRefused`` for a transformers model under a release that models are not pruned with."""
+    found = older_than("transformers", OLDEST_TRANSFORMERS)
+    if found is not None and any(has_config(module) for module in model.modules()):
+        raise PruningRefused(
+            f"models of transformers {found} are traced and inspected, but not pruned; "
+            f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
+        )

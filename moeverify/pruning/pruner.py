@@ -17,7 +17,7 @@ from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import Example
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles
-from moeverify.models.wrappers import unwrapped
+from moeverify.models.wrappers import refuse_old_release, unwrapped
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.request import (
@@ -120,6 +120,7 @@ class MoEPruner:
                 warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
         pruning_ratio = channel_ratio(pruning_ratio, ratios or {}) if ch_sparsity is None else ch_sparsity
         self.model = model = unwrapped(model)
+        refuse_old_release(model)
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.example = Example(example_inputs, forward_fn)
         self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")

@@ -8,6 +8,7 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
+from moeverify.models.zoo import build_zoo
 
 
 class Untouched(nn.Module):
@@ -335,3 +336,20 @@ def test_the_second_look_leaves_random_numbers_and_weights_alone():
     mv.trace_couplings(model, x)
     assert torch.equal(torch.rand(2), expected)
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_an_address_whose_alignment_alone_is_looked_at_freezes_nothing(monkeypatch, reads):
+    """With torch up to 2.10 transformers does so before each grouped product on a processor."""
+    from transformers.integrations import moe
+
+    monkeypatch.setattr(moe, "is_torch_less_or_equal", lambda release, **_: release == "2.10.0")
+    if reads:
+        namespace = {"__name__": "elsewhere"}
+        exec("def look(tensor):\n    return tensor.data_ptr()", namespace)
+        monkeypatch.setattr(moe, "is_torchdynamo_compiling", lambda: False)
+        monkeypatch.setattr(moe, "_can_use_grouped_mm", lambda given, weight, offs: bool(namespace["look"](weight)))
+    found = mv.trace_couplings(build_zoo("mixtral"), {"input_ids": torch.arange(24).view(2, 12)})
+    stacks = {f.parameter for f in found.frozen if "data_ptr" in f.reason}
+    assert any("experts.gate_up_proj" in name for name in stacks) == reads
+    assert any("experts.gate_up_proj" in name for c in found.classes for name in c.parameters) != reads
