@@ -6,7 +6,8 @@ import warnings
 import pytest
 import torch
 import torch_pruning as tp
-from both_graphs import HEADS, assert_same, fresh, stock_graph, stock_pruner_on_our_graph
+from both_graphs import HEADS, assert_same, fresh, shapes, stock_graph, stock_pruner_on_our_graph
+from conv_nets import ROW, Chunked
 from torch import nn
 
 import moeverify as mv
@@ -170,3 +171,28 @@ def test_heads_go_by_stock_on_our_graph_as_by_stock():
         counts.append(list(pruner.num_heads.values()))
     assert counts == [[2, 2, 2], [2, 2, 2]]
     assert_same(models[1], models[0], (x,))
+
+
+def test_chunked_outputs_go_alike_and_at_the_ratio_where_the_script_says_so():
+    models = []
+    for build in (lambda kind, *a, **k: kind(*a, **k), stock_pruner_on_our_graph):
+        torch.manual_seed(0)
+        model = Chunked().eval()
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+        options = {"ignored_layers": [model.b], "out_channel_groups": {model.a: 2}}
+        build(tp.pruner.BasePruner, model, ROW[0], importance, **options).step()
+        models.append(model)
+    assert shapes(models[0]) == shapes(models[1])
+    assert (model.a.out_features, model.b.in_features) == (6, 3)
+    assert model(*ROW).shape == (3, 3)
+
+
+def test_dimensions_inside_heads_stay_by_stock_on_our_graph():
+    x = torch.randn(2, 7, 6)
+    model = Attention().eval()
+    heads = dict.fromkeys((model.q, model.k, model.v), 4)
+    options = {"ignored_layers": [model.head], "num_heads": heads, "out_channel_groups": {}}
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    stock_pruner_on_our_graph(tp.pruner.BasePruner, model, x, importance, **options).step()
+    assert (model.q.out_features, model.o.in_features, model.embed.out_features) == (16, 16, 8)
+    assert model(x).shape == (2, 7, 5)
