@@ -56,7 +56,7 @@ def _fits(signature: inspect.Signature, positions: Sequence[Any], keywords: Mapp
 def eager_attention(model: nn.Module) -> Iterator[None]:
     """Let transformers models compute attention by plain operations, and put back what they used."""
     with contextlib.ExitStack() as stack:
-        for inner in _outermost(model, "set_attn_implementation"):
+        for inner in outermost_with(model, "set_attn_implementation"):
             previous = getattr(getattr(inner, "config", None), "_attn_implementation", None)
             if previous not in (None, "eager"):
                 inner.set_attn_implementation("eager")
@@ -80,13 +80,13 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _outermost(model: nn.Module, method: str) -> Iterator[Any]:
+def outermost_with(model: nn.Module, method: str) -> Iterator[Any]:
     """The modules with a method that lie in no other one that has it: transformers models in a user's module."""
     if hasattr(model, method):
         yield model
     else:
         for child in model.children():
-            yield from _outermost(child, method)
+            yield from outermost_with(child, method)
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def static_experts(model: nn.Module, implementation: str | None = None) -> Itera
     # Without data PyTorch knows the grouped product in bfloat16 only.
     wanted = implementation or ("grouped_mm" if kinds <= {torch.bfloat16} else "batched_mm")
     with contextlib.ExitStack() as stack:
-        for inner in _outermost(model, "set_experts_implementation"):
+        for inner in outermost_with(model, "set_experts_implementation"):
             previous = getattr(getattr(inner, "config", None), "_experts_implementation", None)
             if previous is not None:
                 with contextlib.suppress(ValueError):

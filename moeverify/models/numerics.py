@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from moeverify.models.forward import outermost_with
+
 _LIFTED = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -54,6 +56,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def in_float64(model: nn.Module) -> nn.Module:
     """A float64 copy; experts in plain operations, since grouped kernels do not take float64."""
     model = cast(copy.deepcopy(model), torch.float64)
-    if hasattr(model, "set_experts_implementation") and getattr(model.config, "_experts_implementation", None):
-        model.set_experts_implementation("eager")
+    for inner in outermost_with(model, "set_experts_implementation"):
+        if getattr(inner.config, "_experts_implementation", None):
+            inner.set_experts_implementation("eager")
     return model

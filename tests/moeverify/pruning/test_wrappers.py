@@ -63,10 +63,12 @@ def test_adapters_are_refused_in_one_line(monkeypatch):
         mv.MoEPruner(model, X)
 
 
-def test_training_mode_stays():
-    model = build(Net).train()
-    mv.MoEPruner(model, X, pruning_ratio=0.5).step()
-    assert all(module.training for module in model.modules())
+def test_a_model_in_training_mode_is_pruned_as_in_evaluation():
+    model = nn.Sequential(build(Net), nn.Dropout(0.5)).train()
+    original = copy.deepcopy(model)
+    plan = mv.MoEPruner(model, X, pruning_ratio=0.5).step()
+    assert model[0].head.in_features == 4
+    assert difference(original.eval(), model.eval(), plan, X) < 1e-12
 
 
 class Classifier(nn.Module):
