@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -57,13 +57,16 @@ def classify(
     keep: KeepMap,
     mixtures: Sequence[Mixture] = (),
     *,
-    rescaling_proved: bool = False,
+    rescaling_proved: bool | None = None,
 ) -> Classes:
     """Tell faults from what was done on purpose.
 
-    ``rescaling_proved``: rescaled weights make up for constants of the architecture, as the outputs show.
+    ``rescaling_proved``: whether rescaled weights make up for constants of the architecture, as outputs show; ``None``
+    if nothing was run.
     """
     kinds: dict[str, list[Compared]] = defaultdict(list)
+    whole = {(m.layer_name, m.expert): m.whole for m in mixtures if m.whole is not None}
+    compared = [_of_another(item, whole) for item in compared]
     for item in compared:
         kinds[kind_of(item.name)].append(item)
     altered = {kind: items for kind, items in kinds.items() if _share(items, _MATCHED) <= 1 - _WHOLE}
@@ -75,7 +78,9 @@ def classify(
     wholly = len(altered) >= 0.6 * max(len(matrices), 1)
     for kind, items in kinds.items():
         for item in items:
-            if (rescaling_proved and item.relation is Relation.SCALED) or _routes_to_copies(item, keep, copied):
+            if item.relation is Relation.SCALED and rescaling_proved is not None:
+                (reported if rescaling_proved else faults).append(item)
+            elif _routes_to_copies(item, keep, copied):
                 reported.append(item)
             else:
                 _sort(item, items, kind in altered, wholly, merged, faults, reported)
@@ -86,6 +91,16 @@ def classify(
         tuple(altered),
         tuple(mixtures),
     )
+
+
+def _of_another(item: Compared, whole: dict[tuple[str, int], int]) -> Compared:
+    """A slice that holds the values of another expert than the rest of its expert does is out of step."""
+    if item.expert is None or (other := whole.get((item.base_name, item.expert))) in (None, item.base_expert):
+        return item
+    if item.relation not in (Relation.CHANGED, Relation.UNRELATED):
+        return item
+    detail = f"holds the values of base expert {other}, while other tensors of it are base expert {item.base_expert}'s"
+    return replace(item, relation=Relation.MOVED, detail=detail)
 
 
 def _copied_layers(keep: KeepMap) -> set[int]:

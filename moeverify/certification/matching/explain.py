@@ -25,7 +25,11 @@ def difference(after: torch.Tensor, expected: torch.Tensor) -> tuple[float, floa
         a, b = new + offset, old + offset
         if (size := float((b * b).sum())) and np.isfinite(size):
             factor = float((a * b).sum()) / size
-            if abs(factor - 1) > 4 * error and float((a - factor * b).norm()) <= error * float(b.norm()):
+            if (
+                abs(factor) > 0.01
+                and abs(factor - 1) > 4 * error
+                and float((a - factor * b).norm()) <= error * float(b.norm())
+            ):
                 return change, factor
     return change, None
 
@@ -47,9 +51,9 @@ def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> str | 
         if wanted.shape[1] < 2 and len(np.unique(hash_rows(there))) < len(there):
             continue
         found, _ = match(hash_rows(wanted), hash_rows(there))
-        if (found >= 0).mean() > 0.9:
-            expected = maps.get(dim)
-            expected = np.arange(after.shape[dim]) if expected is None else expected
+        expected = maps.get(dim)
+        expected = np.arange(after.shape[dim]) if expected is None else expected
+        if (found >= 0).all() and (found != expected).any():
             return _words(dim, found, expected)
     return None
 

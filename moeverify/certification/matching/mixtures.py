@@ -15,6 +15,7 @@ from moeverify.certification.naming.checkpoint import Checkpoint
 # Values of an expert that its weights are estimated from, and what they may leave unexplained.
 _SAMPLES, _RESIDUAL = 2048, 0.05
 _SHARE = 0.01  # smaller shares are noise
+_PART = 0.05  # an expert with a smaller share is no part of a merge
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,15 @@ class Mixture:
 
     @property
     def explained(self) -> bool:
-        """Whether the mixture gives the expert's values."""
-        return self.residual < _RESIDUAL
+        """Whether several experts of the base together give the expert's values."""
+        return self.residual < _RESIDUAL and sum(abs(share) > _PART for _, share in self.of) > 1
+
+    @property
+    def whole(self) -> int | None:
+        """The one expert of the base whose values these are, if there is one."""
+        if self.residual > 1e-9 or len(self.of) != 1 or abs(self.of[0][1] - 1) > 1e-9:
+            return None
+        return self.of[0][0]
 
 
 def find_mixtures(

@@ -135,12 +135,14 @@ def _top_k(evidence: Evidence, entry: Entry) -> tuple[str, str]:
 
 def _number(evidence: Evidence, entry: Entry) -> tuple[str, str]:
     """Numbers that a configuration class derives from sizes follow them; others must stay."""
-    text = evidence.inventory.config.get(entry.key)
-    if entry.key not in evidence.inventory.config and entry.key not in evidence.base_inventory.config:
+    if not any(_mentions(side.config, entry.key) for side in (evidence.inventory, evidence.base_inventory)):
         return "", f"{entry} (derived by transformers)"
-    if text is not None and text == evidence.base_inventory.config.get(entry.key):
-        return "", ""
     return f"{entry}: no removal explains that", ""
+
+
+def _mentions(config: Mapping[str, Any], key: str) -> bool:
+    """Whether a stored configuration has an entry of this name."""
+    return key in config or any(_mentions(value, key) for value in config.values() if isinstance(value, Mapping))
 
 
 def _list(evidence: Evidence, entry: Entry) -> tuple[str, str]:

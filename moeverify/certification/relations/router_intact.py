@@ -19,7 +19,8 @@ def router_intact(evidence: Evidence) -> Finding:
     items = [item for item in evidence.compared if item.role == "router"]
     if not items:
         return skipped("the model has no router")
-    odd = [item for item in items if item.relation not in (*PURE, Relation.ROUNDED)]
+    odd = [item for item in items if item.relation is not Relation.MOVED or item in classes.reported]
+    odd = [item for item in odd if item.relation not in (*PURE, Relation.ROUNDED)]
     if odd and not (all(item.relation is Relation.SCALED for item in odd) and rescaling_is_right(evidence)):
         return inconclusive(f"{odd[0].where}: {odd[0].detail or odd[0].relation.value}", differences=show(odd))
     return passed(f"{len(items)} tensors that count experts follow the experts")

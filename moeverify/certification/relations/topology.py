@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ _TOP_GROUPS = ("topk_group", "topk_groups", "num_limited_groups", "moe_topk_grou
 def topology(evidence: Evidence) -> Finding:
     """Every router can choose what it has to: enough experts, in groups of equal size made of the base's groups."""
     model, config = evidence.pruned.skeleton.model, evidence.pruned.skeleton.config
-    layers = find_roles(model).layers
+    layers = find_roles(model).layers or _by_map(evidence)
     if not layers:
         return skipped("the model has no routed experts")
     lines = [line for layer in layers for line in _rules(model, config, layer)]
@@ -36,6 +38,19 @@ def topology(evidence: Evidence) -> Finding:
         return failed(more(list(dict.fromkeys(lines))), problems=lines)
     counts = sorted({len(layer.experts) for layer in layers})
     return passed(f"{len(layers)} MoE layers of {', '.join(map(str, counts))} experts fit top-k and groups")
+
+
+def _by_map(evidence: Evidence) -> tuple[MoELayer, ...]:
+    """The base's MoE layers with the experts that stayed: a single one is not recognised by structure."""
+    found = []
+    with contextlib.suppress(NotVisible):
+        for number, experts in evidence.keep.experts.items():
+            layer = evidence.structure.roles.layers[number]
+            name = evidence.keep.to_pruned(layer.name)
+            routers = tuple(r for x in layer.routers if (r := evidence.keep.to_pruned(x)) is not None)
+            if name is not None:
+                found.append(replace(layer, name=name, routers=routers, experts=layer.experts[: len(experts)]))
+    return tuple(found)
 
 
 def _rules(model: nn.Module, config: Any, layer: MoELayer) -> Iterator[str]:

@@ -17,7 +17,8 @@ def untouched(evidence: Evidence) -> Finding:
     if faults:
         return failed(more(list(map(line, faults))), differences=show(faults))
     items = [item for item in evidence.compared if item.role == "other"]
-    odd = [item for item in items if item.relation not in (*PURE, Relation.ROUNDED, Relation.ZEROED)]
+    odd = [item for item in items if item.relation is not Relation.MOVED or item in classes.reported]
+    odd = [item for item in odd if item.relation not in (*PURE, Relation.ROUNDED, Relation.ZEROED)]
     if odd and not (all(item.relation is Relation.SCALED for item in odd) and rescaling_is_right(evidence)):
         return inconclusive(f"{odd[0].where}: {odd[0].detail or odd[0].relation.value}", differences=show(odd))
     return passed(f"{len(items)} tensors outside of experts and routers are the base's")

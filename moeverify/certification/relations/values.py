@@ -22,7 +22,8 @@ def classes_of(evidence: Evidence) -> Classes:
     compared = evidence.compared
     mixtures = find_mixtures(evidence.base, evidence.pruned, evidence.keep, compared)
     rescaled = any(item.relation is Relation.SCALED for item in compared)
-    return classify(compared, evidence.keep, mixtures, rescaling_proved=rescaled and rescaling_is_right(evidence))
+    proved = rescaling_is_right(evidence) if rescaled else None
+    return classify(compared, evidence.keep, mixtures, rescaling_proved=proved)
 
 
 @lru_cache(maxsize=4)
@@ -33,13 +34,16 @@ def proof_of(evidence: Evidence) -> Proof:
     return prove(evidence, RESCALED_TOLERANCE if rescaled else TOLERANCE)
 
 
-def rescaling_is_right(evidence: Evidence) -> bool:
-    """Whether rescaled weights make up for constants of the architecture: the outputs are those of the masked base."""
+def rescaling_is_right(evidence: Evidence) -> bool | None:
+    """Whether rescaled weights make up for constants of the architecture: the outputs are those of the masked base.
+
+    ``None`` if nothing was compared.
+    """
     try:
         proof = proof_of(evidence)
     except Exception:
-        return False
-    return bool(proof.inputs) and not proof.unseen and proof.error < RESCALED_TOLERANCE
+        return None
+    return proof.error < RESCALED_TOLERANCE if proof.inputs and not proof.unseen else None
 
 
 def line(item: Compared) -> str:
