@@ -124,7 +124,7 @@ def test_words_in_help_are_those_that_the_modules_accept():
     assert all(name in forms.SUBJECTS for name in BUILT_IN)
     from moeverify.coupling.classify import ROLES
 
-    assert forms.ROLES == ("experts", *ROLES)
+    assert ("experts", *ROLES) == forms.ROLES
 
 
 @pytest.mark.parametrize(
