@@ -152,3 +152,8 @@ def exits_as_a_factory():
 
 def exits_as_importance(group):
     sys.exit(0)
+
+
+class ExitsWhenMade:
+    def __init__(self):
+        sys.exit(0)

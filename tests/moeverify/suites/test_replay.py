@@ -8,8 +8,11 @@ import pytest
 import moeverify
 from moeverify.cli import main
 from moeverify.errors import UsageError
+from moeverify.report.result import VerificationResult
 from moeverify.suites.properties.failure import FORMAT, Failure
 from moeverify.suites.replay import replay
+from moeverify.verdict import Status, Verdict
+from moeverify.verification.settings import Settings
 from synthetic_models import Cycle, Spec
 
 FAILURE = Failure("termination", Spec(bias=True), "broken_pruners:fails_on_biases", message="as it was")
@@ -81,3 +84,34 @@ def test_failures_of_a_report(tmp_path):
     assert again.now is not None
     assert "lm_head.weight" in again.now
     assert again.script.startswith("moeverify verify")
+
+
+def report_of(tmp_path, subject):
+    """A report in which ``shapes`` failed on this subject."""
+    failed = Verdict(
+        "stand_ins:two_layers", subject, "shapes", Status.FAIL, "a shape is wrong", {}, "moeverify verify x"
+    )
+    settings = Settings(subject=subject).describe()
+    result = VerificationResult((failed,), (), settings, {}, "now", 1.0)
+    return result.write_json(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    ("subject", "now"),
+    [
+        ("moe", None),
+        ("stand_ins:crashes", "error: the subject crashed (ZeroDivisionError): by design"),
+        ("hostile_subjects:leaves_at_once", "error: the subject left by os._exit(0)"),
+        ("exits_on_import:prune", "error: cannot import exits_on_import:prune: left by SystemExit(0)"),
+    ],
+)
+def test_fixed_means_that_the_subject_finished_and_the_check_passed(tmp_path, subject, now):
+    (again,) = replay(report_of(tmp_path, subject))
+    assert again.now is None if now is None else again.now.startswith(now)
+
+
+def test_a_property_whose_subject_leaves_is_not_fixed(tmp_path, capsys):
+    path = Failure("termination", Spec(), "hostile_subjects:exits").save(tmp_path / "case.json")
+    code, out, _ = run(capsys, path)
+    assert code == 1
+    assert "the subject left by SystemExit(0)" in out

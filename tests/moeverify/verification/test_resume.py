@@ -47,8 +47,10 @@ def killed_run(folder, seconds):
 
 def check_resumed(folder, expected):
     if not (folder / "report.json").exists():
-        before = read_journal(folder, expected[2]).verdicts
-        done = subprocess.run(command(folder, "--resume"), env=environment(), capture_output=True, text=True)
+        begun = (folder / NAME).exists()  # killed before that, there is nothing to go on with
+        before = read_journal(folder, expected[2]).verdicts if begun else {}
+        words = command(folder, "--resume") if begun else command(folder)
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         kept = {(v["source"], v["check"]): v for v in json.loads((folder / "report.json").read_text())["verdicts"]}
         for source, verdicts in before.items():

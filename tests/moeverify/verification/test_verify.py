@@ -1,9 +1,13 @@
 """``verify``: what it accepts, what it refuses, and what it writes."""
 
+import copy
 import json
+import sys
 
+import hostile_subjects
 import jsonschema
 import pytest
+import torch
 from stand_ins import crashes, two_layers, unusual_names
 
 import moeverify as mv
@@ -103,3 +107,64 @@ def test_rules_that_are_functions_work_where_the_model_is(tmp_path):
     assert mv.verify(model, example_inputs=inputs, roles=roles).ok
     with pytest.raises(UsageError, match="experts is a function"):
         mv.verify("stand_ins:unusual_names", roles=roles)
+
+
+@pytest.mark.parametrize(
+    ("subject", "message"),
+    [
+        (hostile_subjects.exits, "the subject left by SystemExit(0)"),
+        (hostile_subjects.leaves_at_once, "the subject left by os._exit(0)"),
+        (hostile_subjects.interrupts, "the subject left by KeyboardInterrupt()"),
+        (hostile_subjects.says_nothing, "the subject crashed (ValueError): no message"),
+    ],
+)
+def test_a_function_that_leaves_is_an_error_in_this_process_too(subject, message):
+    model, inputs = two_layers()
+    result = mv.verify(model, example_inputs=inputs, subject=subject, checks=FAST)
+    assert (result.verdicts[0].status, result.exit_code) == (Status.ERROR, 1)
+    assert message in result.verdicts[0].message
+
+
+def test_a_check_on_a_model_that_leaves_is_an_error():
+    class Leaves(type(two_layers()[0])):
+        def forward(self, x):
+            if self.a.weight.shape[0] < 16:
+                sys.exit(0)
+            return super().forward(x)
+
+    def halve(model, example_inputs, *, pruning_ratio, seed):
+        a, b = model.a, model.b
+        a.weight, a.bias = torch.nn.Parameter(a.weight[:8].detach()), torch.nn.Parameter(a.bias[:8].detach())
+        b.weight = torch.nn.Parameter(b.weight[:, :8].detach())
+
+    _, inputs = two_layers()
+    result = mv.verify(Leaves(), example_inputs=inputs, subject=halve, checks=["terminates", "masked-equivalence"])
+    assert not result.ok
+    assert any("SystemExit(0)" in v.message or "SystemExit(0)" in str(v.evidence) for v in result.verdicts)
+
+
+def test_a_model_that_is_returned_is_judged():
+    def elsewhere(model, example_inputs, *, pruning_ratio, seed):
+        pruned = copy.deepcopy(model)
+        pruned.a, pruned.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+        return pruned
+
+    model, inputs = two_layers()
+    result = mv.verify(model, example_inputs=inputs, subject=elsewhere, checks=["something-pruned"])
+    assert result.ok, result.verdicts
+
+
+def test_ratios_reach_our_subject_and_the_report(tmp_path):
+    result = mv.verify(
+        "synthetic:listed", ratios={"hidden": 0, "heads": 0}, round_to=2, checks=["ratio-honoured"], report=tmp_path
+    )
+    assert result.ok, [v.message for v in result.verdicts]
+    document = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert document["settings"]["ratios"] == {"hidden": 0.0, "heads": 0.0}
+    assert "--ratio hidden=0.0 --ratio heads=0.0 --round-to 2" in document["verdicts"][0]["reproduce"]
+
+
+def test_what_no_command_can_name_has_the_line_that_was_given():
+    model, inputs = two_layers()
+    result = mv.verify(model, example_inputs=inputs, checks=FAST, reproduce="pytest test_mine.py::test_it")
+    assert {v.reproduce for v in result.verdicts} == {"pytest test_mine.py::test_it"}
