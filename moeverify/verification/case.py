@@ -14,6 +14,7 @@ from typing import Any
 from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
+from moeverify.checks.registry import Check
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError, SubjectError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.offload import fetch_offloaded
@@ -25,8 +26,13 @@ from moeverify.verdict import CaseFacts, Status, Verdict
 from moeverify.verification.events import CaseFinished, Listener, StageReached, VerdictReached
 from moeverify.verification.facts import model_facts, outcome_facts
 from moeverify.verification.settings import Settings
+from moeverify.verification.untouched import fingerprint, own_copy
 
 IMPORT, LOADING, PRUNE = "import", "load", "prune"
+
+
+class Interfered(MoEVerifyError):
+    """The subject reached what it is judged by."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +122,15 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
         facts = model_facts(original, loaded.notes)
         facts |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio, "seconds": seconds}
 
+    # Taken before the subject runs, which shares this process: what it leaves behind must not judge it.
+    checks = {name: CHECKS[name] for name in case.check_names()}
+    before = fingerprint(original)
     begin = time.perf_counter()
     try:
         with _timed(seconds, PRUNE, case, on_event):
-            outcome = subject(loaded.model, inputs, pruning_ratio=case.pruning_ratio, seed=case.seed)
+            outcome = subject(loaded.model, own_copy(inputs), pruning_ratio=case.pruning_ratio, seed=case.seed)
+        if fingerprint(original) != before:
+            raise Interfered("it changed the model that it is judged by")
     except BaseException as error:
         if by_user(error):
             raise
@@ -145,9 +156,9 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
         ratios=case.ratios,
         round_to=case.round_to,
     )
-    for name in case.check_names():
+    for name, check in checks.items():
         with _timed(seconds, name, case, on_event):
-            status, message, evidence = _checked(name, context)
+            status, message, evidence = _checked(check, context)
         on_event(VerdictReached(case, verdict_of(case, name, status, message, evidence, seconds[name])))
     if "behaviour" in vars(context):  # a check asked for it
         facts["notes"] = [*facts["notes"], *context.behaviour.notes()]
@@ -174,10 +185,10 @@ def _timed(seconds: dict[str, float], stage: str, case: Case, on_event: Listener
         seconds[stage] = time.perf_counter() - begin
 
 
-def _checked(name: str, context: Context) -> tuple[Status, str, Mapping[str, Any]]:
+def _checked(check: Check, context: Context) -> tuple[Status, str, Mapping[str, Any]]:
     """Status, message and evidence of one check; a check that raises is an error."""
     try:
-        finding = CHECKS[name](context)
+        finding = check(context)
     except BaseException as error:
         if by_user(error):
             raise
@@ -209,6 +220,8 @@ def _crashed(case: Case, error: BaseException, seconds: float, on_event: Listene
     if isinstance(error, ExpansionsExceeded):
         status, evidence = Status.TIMEOUT, {"frames": list(error.frames)}
         message = f"the subject does not come to an end: {error}"
+    elif isinstance(error, Interfered):
+        message, evidence = f"the subject interfered: {error}", {}
     elif isinstance(error, MoEVerifyError):
         evidence = {}
         message = f"the subject refused: {' '.join(str(error).split())[:400]}"
