@@ -106,8 +106,9 @@ class _Exercise:
         evidence = {"attempt": self.number - 1, "tokens": dict(self.tokens)}
         # Sent to another number of experts, the original's tokens go elsewhere: by itself it must run all the same.
         if original := _wrong(context.original, context.roles, inputs, {}):
-            return inconclusive(f"the original itself {original} on drawn inputs; give example inputs of its own form",
-                                **evidence)  # fmt: skip
+            return inconclusive(
+                f"on drawn inputs the original itself {original}; give example inputs of its form", **evidence
+            )
         return failed(f"{said}the pruned model {wrong}", **evidence)
 
     def _depended_on(self, inputs: Any, force: Mapping[str, Change]) -> set[str]:

@@ -65,7 +65,9 @@ def agreement(got: Outputs, expected: Outputs, before: Outputs) -> Agreement:
         if plain_scale := scale_of(plain):
             effect = max(effect, float((plain - reference)[usable].abs().max()) / plain_scale)
     if not compared:
-        blind = blind or ("the model returns no floating-point tensor" if not got else "the original's are not finite")
+        blind = blind or (
+            "the model returns no floating-point tensor" if not got else "no output of the original is finite"
+        )
     return Agreement(error, worst, effect, "", blind)
 
 

@@ -185,11 +185,15 @@ class _OfSize(nn.Module):
         if not self._holds_channels(hidden, axis):
             return self.whole(hidden, *args, **kwargs)
         streams, rest = divmod(hidden.shape[axis], self.cut.size) if hidden.dim() > axis else (0, 0)
-        if rest or not streams or (streams > 1 and any(True for _ in self.whole.parameters())):
+        weightless = not any(True for _ in self.whole.parameters())
+        if rest or not streams or (streams > 1 and not weightless):
+            return self.whole(hidden, *args, **kwargs)
+        kept = torch.cat([self.cut.kept + number * self.cut.size for number in range(streams)])
+        # That a norm without weights stands in the residual stream is a guess; its input shows whether it is right.
+        if weightless and not _is_zero_outside(hidden, axis, kept):
             return self.whole(hidden, *args, **kwargs)
         if streams == 1:
             return self.cut(hidden, *args, **kwargs)
-        kept = torch.cat([self.cut.kept + number * self.cut.size for number in range(streams)])
         return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
 
 

@@ -22,9 +22,11 @@ def stayed_experts(
         if experts_now(pruned, layer) == len(stayed):
             result[layer.name] = stayed
             continue
-        for name, tensor in router_tensors(original, layer).items():
+        tensors = router_tensors(original, layer)
+        # The largest tensor tells best, a matrix: values of a bias may repeat.
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].numel()):
             dim = expert_dim(tensor, len(layer.experts))
-            if tensor.dim() == 2 and (found := kept.get((name, dim))) is not None:
+            if (found := kept.get((name, dim))) is not None and (found.positions >= 0).all():
                 stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
         result[layer.name] = stayed
     return result
