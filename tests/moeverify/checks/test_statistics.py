@@ -128,3 +128,35 @@ def test_a_norm_that_cannot_be_cut_down_convicts_nobody():
     found = verdict(Written(in_pairs), torch.randn(5, 6), keep([0, 3, 4, 6]))
     assert found.status is Status.INCONCLUSIVE
     assert "could not be cut down in the reference" in found.message
+
+
+class Conditioned(nn.Module):
+    """A norm without weights; the embedding beside it has as many channels, but not those of the stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.labels = nn.Linear(6, 16), nn.Embedding(5, 16)
+        self.scale, self.norm = nn.Linear(16, 16), nn.LayerNorm(16, elementwise_affine=False)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x, label):
+        return self.last(self.norm(self.first(x)) * (1 + self.scale(self.labels(label))))
+
+
+def halves(model, inputs, *, pruning_ratio, seed):
+    """The stream keeps other channels than the condition does."""
+    with torch.no_grad():
+        model.first.weight = nn.Parameter(model.first.weight[:8].clone())
+        model.first.bias = nn.Parameter(model.first.bias[:8].clone())
+        model.labels.weight = nn.Parameter(model.labels.weight[:, 8:].clone())
+        model.scale.weight = nn.Parameter(model.scale.weight[:8, 8:].clone())
+        model.scale.bias = nn.Parameter(model.scale.bias[:8].clone())
+        model.last.weight = nn.Parameter(model.last.weight[:, :8].clone())
+    model.norm.normalized_shape = (8,)
+
+
+def test_an_embedding_of_the_same_width_is_no_residual_stream():
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 6), torch.tensor([0, 4, 2, 1]))
+    found = verdict(Conditioned(), inputs, halves)
+    assert found.status is Status.PASS, found.message
