@@ -40,6 +40,7 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v4": {
         "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
         "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+        "index_topk": 2,  # of eight compressed blocks: one that takes all of them would not depend on its weights
     },
     # No shared expert by default.
     "granitemoeshared": {"shared_intermediate_size": 40},
