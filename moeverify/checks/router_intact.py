@@ -9,7 +9,7 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, tensors_of
 from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
-from moeverify.checks.evidence.stayed import comparable_ids, id_tables, repeated_row
+from moeverify.checks.evidence.stayed import comparable_ids, experts_by_content, id_tables, repeated_row
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
 from moeverify.models.roles import MoELayer
@@ -37,7 +37,7 @@ def router_intact(context: Context) -> Finding:
     routers = 0
     for layer in context.roles.layers:
         experts = experts_now(context.pruned, layer)
-        for judge in (_rows, _tables, _channels, _limits):
+        for judge in (_rows, _experts, _tables, _channels, _limits):
             if (finding := judge(context, layer, stayed[layer.name], experts)) is not None:
                 return finding
         routers += len(router_tensors(context.original, layer))
@@ -70,6 +70,22 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
         if found is not None and found.exact and found.positions.tolist() != expected:
             positions = found.positions.tolist()
             return failed(f"{name} keeps experts {positions}, the router rows {stayed}", parameter=name, dim=dim)
+    return None
+
+
+def _experts(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
+    """The experts themselves are those whose rows the router keeps, in the same order, by their values."""
+    for name, found in experts_by_content(context.original, context.pruned, layer, context.kept).items():
+        if len(found) != len(stayed):
+            return failed(f"{name} holds {len(found)} experts, the router has rows for {len(stayed)}", parameter=name)
+        known = [(a, b) for a, b in zip(found, stayed, strict=True) if a >= 0]
+        if any(a != b for a, b in known):
+            return failed(
+                f"{name} holds experts {found}, the router's rows are those of {stayed}",
+                parameter=name,
+                experts=found,
+                rows=stayed,
+            )
     return None
 
 

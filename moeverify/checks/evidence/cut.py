@@ -39,7 +39,8 @@ def _parts(
     mine: str, source: str, tensor: torch.Tensor, roles: FoundRoles, stayed: Mapping[str, Sequence[int]]
 ) -> list[Part]:
     for layer in roles.layers:
-        if source in layer.stacks and len(tensor) and not len(tensor) % len(stayed[layer.name]):
+        divides = layer.fused or not len(tensor) % len(stayed[layer.name])
+        if source in layer.stacks and len(tensor) and divides:
             return stack_parts(mine, source, len(tensor), layer, stayed[layer.name])
         if layer.layout == "listed":
             for expert in layer.experts:
@@ -50,7 +51,7 @@ def _parts(
 
 def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequence[int]) -> list[Part]:
     """What each expert has of a parameter that holds all of them."""
-    each = rows // len(stayed)
+    each = 1 if layer.fused else rows // len(stayed)  # a fused stack may go on with classes that have no weights
     return [
         Part(mine, f"{source}[{expert}]", layer.experts[expert], place * each, (place + 1) * each)
         for place, expert in enumerate(stayed)

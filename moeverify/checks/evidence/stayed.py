@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
 from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.locate import bits
 from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors
 from moeverify.models.roles import FoundRoles, MoELayer
 
@@ -81,3 +83,36 @@ def repeated_row(before: torch.Tensor, after: torch.Tensor) -> int | None:
         return None
     rows = (repeats(after) & ~repeats(before)).nonzero()
     return int(rows[0]) if len(rows) else None
+
+
+def experts_by_content(
+    original: nn.Module, pruned: nn.Module, layer: MoELayer, kept: Mapping[tuple[str, int], Kept]
+) -> dict[str, list[int]]:
+    """Which experts the values of a layer's own tensors are, in their present order; by tensor or list of experts.
+
+    An expert whose values fit none or several of the original's is -1; a tensor that tells nothing is left out.
+    """
+    if layer.layout == "listed":
+        found = [_owner(module, original, layer) for module in pruned.get_submodule(layer.container).children()]
+        return {layer.container: found} if any(number >= 0 for number in found) else {}
+    result = {}
+    for name in layer.stacks:
+        entry = kept.get((name, 0))
+        if layer.fused and entry is not None and entry.exact and entry.positions.ndim == 1:
+            result[name] = [int(p) for p in entry.positions if p < len(layer.experts)]
+    return result
+
+
+def _owner(expert: nn.Module, original: nn.Module, layer: MoELayer) -> int:
+    """The original expert that holds all values of a listed one's largest parameter; -1 if not exactly one does."""
+    parameters = dict(expert.named_parameters())
+    if not parameters:
+        return -1
+    leaf = max(parameters, key=lambda name: parameters[name].numel())
+    values = bits(parameters[leaf]).ravel()
+    fits = []
+    for number, path in enumerate(layer.experts):
+        theirs = dict(original.get_submodule(path).named_parameters()).get(leaf)
+        if theirs is not None and theirs.dtype == parameters[leaf].dtype and np.isin(values, bits(theirs)).all():
+            fits.append(number)
+    return fits[0] if len(fits) == 1 else -1

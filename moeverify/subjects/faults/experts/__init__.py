@@ -1,0 +1,1 @@
+"""Whole experts removed wrongly: another map for one tensor, broken groups, numbers that are not in step."""
