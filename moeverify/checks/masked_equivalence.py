@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.agreement import Agreement, agreement
 from moeverify.checks.evidence.behaviour import Draws
-from moeverify.checks.evidence.cut import agrees_by_content, cut_parts
+from moeverify.checks.evidence.cut import agrees_by_content, agrees_with_router, cut_parts
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Change, Routing, towards
@@ -257,7 +257,10 @@ class _Comparison:
             self.sight.perturb(lambda i=inputs, f=force: forward(i, f), parts)  # type: ignore[misc]
         seen = {part.label for part in self.parts} - {part.label for part in self.sight.unseen}
         for part in list(self.sight.unseen):
-            if agrees_by_content(part, seen, self.context.kept):
+            kept, original = self.context.kept, self.context.original
+            if agrees_by_content(part, seen, kept) or agrees_with_router(
+                part, seen, kept, original, self.context.roles
+            ):
                 del self.sight.unseen[part]
 
     def _evidence(self, error: float) -> dict[str, Any]:

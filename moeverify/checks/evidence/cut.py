@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.kept import Kept, tensors_of
+from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
 from moeverify.checks.evidence.sight import Part
 from moeverify.models.roles import FoundRoles, MoELayer
 
@@ -68,3 +69,23 @@ def agrees_by_content(part: Part, seen: set[str], kept: KeptMap) -> bool:
     if leaf == "weight" or mine is None or weight is None or f"{owner}.weight" not in seen:
         return False
     return mine.exact and weight.exact and np.array_equal(mine.positions, weight.positions)
+
+
+def agrees_with_router(part: Part, seen: set[str], kept: KeptMap, original: nn.Module, roles: FoundRoles) -> bool:
+    """Whether a companion of a router, one number for each expert, kept what the router's matrix was seen to keep.
+
+    A bias on the choice of experts moves no output where all that are left are chosen.
+    """
+
+    def experts_kept(name: str, tensor: torch.Tensor, layer: MoELayer) -> np.ndarray | None:
+        entry = kept.get((name, expert_dim(tensor, len(layer.experts))))
+        return entry.positions if entry is not None and entry.exact else None
+
+    for layer in roles.layers:
+        tensors = router_tensors(original, layer)
+        if part.label not in tensors or max(tensors[part.label].shape) != tensors[part.label].numel():
+            continue
+        mine = experts_kept(part.label, tensors[part.label], layer)
+        matrices = [experts_kept(n, t, layer) for n, t in tensors.items() if n in seen and t.numel() > max(t.shape)]
+        return mine is not None and any(m is not None and np.array_equal(m, mine) for m in matrices)
+    return False
