@@ -32,7 +32,8 @@ PROBLEMS = (Status.FAIL, Status.ERROR, Status.TIMEOUT)
 
 def plain(value: Any) -> Any:
     """``value`` as strict JSON can hold it: tuples become lists, numbers and strings of other libraries
-    plain ones, infinities and NaN strings."""
+    plain ones, infinities and NaN strings.
+    """
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

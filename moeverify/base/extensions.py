@@ -29,6 +29,7 @@ def load_extensions(kind: str) -> tuple[str, ...]:
 
     Raises:
         ExtensionError: a module cannot be imported, or registers a name that is taken.
+
     """
     entries = metadata.entry_points(group=f"moeverify.{kind}")
     names = tuple(sorted({entry.module for entry in entries}))
@@ -44,6 +45,7 @@ def load_modules(names: Iterable[str] = ()) -> tuple[str, ...]:
 
     Raises:
         ExtensionError: a module cannot be imported, or registers a name that is taken.
+
     """
     wanted = tuple(dict.fromkeys((*words(os.environ.get(VARIABLE, "")), *names)))
     if wanted:

@@ -23,11 +23,11 @@ class ForeignExit(BaseException):
 
 
 def left_by(error: BaseException) -> str:
-    """Describe an exception in one line, also one without words.
+    r"""Describe an exception in one line, also one without words.
 
     >>> left_by(SystemExit(0))
     'left by SystemExit(0)'
-    >>> left_by(ValueError("no such\\nkernel"))
+    >>> left_by(ValueError("no such\nkernel"))
     'ValueError: no such kernel'
     >>> left_by(ValueError())
     'ValueError: no message'

@@ -21,6 +21,7 @@ class Option:
         metavar: word that stands for the value in ``--help``.
         low: smallest number that is accepted.
         high: largest number that is accepted.
+
     """
 
     name: str

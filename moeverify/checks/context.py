@@ -108,7 +108,8 @@ class Context:
     @cached_property
     def folded(self) -> nn.Module:
         """The original with ``folds`` in its weights and the new constants, for comparing values; it does not compute
-        the same."""
+        the same.
+        """
         plan = self.outcome.plan
         if plan is None or not (plan.folds or plan.constants):
             return self.original

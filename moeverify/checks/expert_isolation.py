@@ -103,14 +103,16 @@ def _shapes(context: Context) -> Shapes:
 
 def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
     """Whether a group holds channels that are no expert's own: those of the residual stream, or the heads that experts
-    of a mixture of attention share with the projection of keys and values."""
+    of a mixture of attention share with the projection of keys and values.
+    """
     names = pruning_class.coupling.parameters
     return pruning_class.role == "hidden" or any(roles.boundary(n) is None and roles.shared(n) is None for n in names)
 
 
 def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
     """Experts that have no channels of their own: all that they have are shared with what lies outside of them, or
-    they are single rows."""
+    they are single rows.
+    """
     shared = {
         (m.parameter, m.dim)
         for c in context.outcome.classes

@@ -313,7 +313,8 @@ def _difference(found: Agreement) -> str:
 @torch.no_grad()
 def _unround_folds(context: Context, full: nn.Module, pruned: nn.Module) -> None:
     """Give weights that took over a constant the value they have before rounding; that the stored one is its rounding
-    has been seen by then. The fold itself is judged: it must make up for the constant exactly."""
+    has been seen by then. The fold itself is judged: it must make up for the constant exactly.
+    """
     before, after = tensors_of(full), tensors_of(pruned)
     for name, fold in {fold.parameter: fold for fold in context.folds}.items():
         exact = kept_part(fold.of(before[name]), name, context.kept)

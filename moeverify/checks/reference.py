@@ -95,7 +95,8 @@ def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
 
 def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Finding | None, str]:
     """A failure for the first group with places ``missing`` or ``extra``, and where it is known from what belongs
-    together; nothing and ``""`` if nothing independent knows it."""
+    together; nothing and ``""`` if nothing independent knows it.
+    """
     known = reference(context)
     if known is None:
         return None, ""

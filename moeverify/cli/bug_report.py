@@ -18,7 +18,8 @@ def bug_report_command(
     output: Annotated[Path, typer.Option(help="The Markdown file to write.")] = Path("moeverify-bug-report.md"),
 ) -> None:
     """Collect what a bug report needs in one file: configuration, parameters, errors, verdicts, versions. Nothing
-    private: paths, names and secrets are taken out."""
+    private: paths, names and secrets are taken out.
+    """
     from moeverify.base.files import write_text
     from moeverify.report.bug_report import bug_report
     from moeverify.report.comparison import read_result

@@ -58,7 +58,7 @@ def certify_command(
 def _print(result: Certification, report: Path | None) -> None:
     """The cause first: what failed, what could not be seen, then the rest."""
     console = Console(highlight=False)
-    rank = {status: 0 for status in PROBLEMS} | {Status.INCONCLUSIVE: 1, Status.PASS: 2, Status.SKIP: 3}
+    rank = dict.fromkeys(PROBLEMS, 0) | {Status.INCONCLUSIVE: 1, Status.PASS: 2, Status.SKIP: 3}
     for verdict in sorted(result.verdicts, key=lambda v: rank.get(v.status, 1)):
         colour = COLOURS[verdict.status]
         console.print(

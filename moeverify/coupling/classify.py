@@ -42,7 +42,8 @@ class PruningClass:
 
     def of_expert(self, member: Member, expert: int) -> np.ndarray:
         """Positions ``[units, positions per unit]`` that one expert has in a member: in its slice of a stack, or in
-        the whole dimension where experts come in turn."""
+        the whole dimension where experts come in turn.
+        """
         if (member.parameter, member.dim) not in self.in_turn:
             return member.positions
         return member.positions.reshape(len(member.positions), self.experts, -1)[:, expert]

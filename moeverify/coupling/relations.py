@@ -119,7 +119,8 @@ class Relations:
 
     def freeze(self, dim: int, reason: str, operation: int | None = None) -> None:
         """Declare a dimension unprunable; size-1 dimensions have nothing to prune. The current operation is to
-        blame unless the number of another one is given."""
+        blame unless the number of another one is given.
+        """
         if self.sizes[dim] > 1:
             self.freezes.append(Freeze(dim, reason, self.current if operation is None else operation))
 

@@ -62,7 +62,8 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
 
 def with_more_tokens(loaded: LoadedModel) -> LoadedModel:
     """The same model with longer input: some layers, such as those that compress a window into one position, run
-    only then."""
+    only then.
+    """
     return replace(loaded, example_inputs={"input_ids": torch.zeros(_MORE_TOKENS, dtype=torch.long)})
 
 

@@ -125,7 +125,8 @@ class FoundRoles:
 
     def boundary(self, name: str) -> str | None:
         """The routed expert that a module or parameter path lies in: ``None`` outside, the container where one
-        parameter holds all experts."""
+        parameter holds all experts.
+        """
         return next((self._boundaries[p] for p in _ancestors(name) if p in self._boundaries), None)
 
     @cached_property

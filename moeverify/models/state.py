@@ -165,7 +165,7 @@ def drawn_since(states: list[Any], model: nn.Module) -> bool:
 def seeded(model: nn.Module, seed: int) -> Iterator[None]:
     """Seed every global generator inside, and put their states back."""
     python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[d for d in _devices(model)]):
+    with torch.random.fork_rng(devices=list(_devices(model))):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)

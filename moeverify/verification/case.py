@@ -98,6 +98,7 @@ def run_case(
         SourceError: the source cannot be loaded.
         SubjectError: the subject cannot be imported.
         UsageError: an option was given that the subject does not take.
+
     """
     with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
         _run_case(case, on_event, loaded, subject)

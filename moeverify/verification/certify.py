@@ -70,6 +70,7 @@ def certify(
 
         result = mv.certify("Qwen3-30B-A3B", "Qwen3-30B-A3B-pruned")
         assert result.ok, result.headline
+
     """
     found = examine(base, pruned, oracle=oracle, device=device, seed=seed, on_event=on_event)
     facts = found.facts

@@ -131,6 +131,7 @@ def verify(
 
         result = mv.verify("zoo:mixtral", pruning_ratio=0.25, ratios={"hidden": 0})
         assert result.ok, result.summary
+
     """
     isolated = not isinstance(sources, nn.Module) and isinstance(subject, str)
     settings = Settings(
@@ -198,7 +199,7 @@ def run_settings(
         if folder is not None:
             listeners.insert(0, stack.enter_context(Journal(folder, described, created, resume=resume)))
         collector = _Collector(listeners, frozenset(settings.expect_fail), past)
-        left = [c for c in map(lambda case: _unfinished(case, past), cases) if c is not None]
+        left = [c for case in cases if (c := _unfinished(case, past)) is not None]
         if not isolated:
             stack.enter_context(roles_in_force(roles))
             stack.enter_context(guarded_exits())

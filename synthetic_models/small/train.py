@@ -78,7 +78,8 @@ def build_model(recipe: Recipe, vocabulary: int) -> torch.nn.Module:
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Rows of documents of mixed kinds: ``tokens``, ``labels`` on the answers alone and each token's ``kinds``, all
-    ``[rows, length]``."""
+    ``[rows, length]``.
+    """
 
     tokens: torch.Tensor
     labels: torch.Tensor

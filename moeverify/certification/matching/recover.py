@@ -17,7 +17,8 @@ from moeverify.certification.structure.structure import Structure
 
 def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:
     """Hidden channels first, then layers, experts, and what lies inside of them: each is recognised where the
-    dimensions around it are known already."""
+    dimensions around it are known already.
+    """
     keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned))
     recovery = _Recovery(base, pruned, keep)
     lists = shortened_lists(keep)

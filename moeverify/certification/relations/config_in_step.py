@@ -73,7 +73,7 @@ def _prediction_layers(evidence: Evidence) -> Iterator[str]:
 
 
 def _prediction_tensors(side) -> dict[str, tuple[int, ...]]:
-    names = [n for n in (*side.naming.ignored, *side.naming.unexpected)]
+    names = [*side.naming.ignored, *side.naming.unexpected]
     layers = {n.rpartition(".layers.")[2].split(".")[0] for n in names if ".layers." in n}
     extra = {n for n in names if _PREDICTION_NAMES.search(n) or n.rpartition(".layers.")[2].split(".")[0] in layers}
     return {name: side.inventory.tensors[name].shape for name in extra}

@@ -94,7 +94,8 @@ def _alike(first: str, second: str) -> int:
 
 def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.ndarray]:
     """Kept positions of neighbours of the same size before and after: of the same expert first, then by path; of
-    equally near ones those that most have (a norm of ones is nearer to the layers that read it than to the heads)."""
+    equally near ones those that most have (a norm of ones is nearer to the layers that read it than to the heads).
+    """
     fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
     near = [(s.expert != part.expert, -_alike(s.name, part.name)) for s in fitting]
     held = Counter((place, s.positions.tobytes()) for place, s in zip(near, fitting, strict=True))

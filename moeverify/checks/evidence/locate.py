@@ -56,7 +56,8 @@ def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarra
 
 def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positions, set[int]]:
     """Positions along ``dims`` by the votes of values that ``old`` holds once; second, the dims where a position got
-    no vote (it is -1 there) or contradictory ones."""
+    no vote (it is -1 there) or contradictory ones.
+    """
     flat = old.ravel()
     order = np.argsort(flat, kind="stable")
     ranked = flat[order]

@@ -64,7 +64,8 @@ def comparable_ids(
     before: torch.Tensor, after: torch.Tensor, stayed: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Both tables in the original's numbering, the original's with what the pruned one names in place of experts that
-    went; ``None`` if the pruned one names experts that are not there."""
+    went; ``None`` if the pruned one names experts that are not there.
+    """
     former = former_ids(after, stayed)
     if former is None or former.shape != before.shape:
         return None

@@ -173,6 +173,7 @@ class _Freezing:
 
         Returns:
             product number → (factor root, factor size, inner stride).
+
         """
         divided_so: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for whole, factors in self.products:

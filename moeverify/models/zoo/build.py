@@ -55,7 +55,8 @@ def _keep_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
 
 def randomise(model: nn.Module, seed: int) -> None:
     """Draw every parameter anew so that no two channels are alike: norm weights around one, biases around zero,
-    matrices scaled so that activations stay of order one; and every buffer that is zero throughout. In place."""
+    matrices scaled so that activations stay of order one; and every buffer that is zero throughout. In place.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

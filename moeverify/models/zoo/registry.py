@@ -34,7 +34,8 @@ def zoo_types() -> tuple[str, ...]:
 
 def causal_config_class(model_type: str) -> Any:
     """The configuration class that the causal language model of a type is built from: of a composite type (text and
-    images) that may be its text part."""
+    images) that may be its text part.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

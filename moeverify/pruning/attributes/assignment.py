@@ -21,7 +21,8 @@ _TOGETHER = 3
 @dataclass(frozen=True)
 class Reached:
     """How far a trial came: to the end if ``done``, else the farther the greater ``reached`` is; ``sign`` is the
-    trouble there."""
+    trouble there.
+    """
 
     reached: int
     done: bool

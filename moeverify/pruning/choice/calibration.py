@@ -33,6 +33,7 @@ class Calibration:
     Example::
 
         mv.MoEPruner(model, inputs, ratios={"experts": 0.5}, calibration=mv.Calibration("c4.jsonl", samples=64))
+
     """
 
     source: Any

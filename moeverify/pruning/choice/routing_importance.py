@@ -67,7 +67,7 @@ class RoutingImportance:
         batches = 0
         handles = [model.get_submodule(layer.name).register_forward_hook(self._hook(model, layer)) for layer in layers]
         try:
-            with torch.enable_grad(), _evaluating(model):
+            with torch.enable_grad(), _Evaluating(model):
                 for batch in calibration:
                     call_model(model, batch, use_cache=False)
                     batches += 1
@@ -83,7 +83,8 @@ class RoutingImportance:
 
     def score_class(self, pruning_class: PruningClass) -> torch.Tensor | None:
         """Scores ``[units]``, or ``[experts, units]`` where each expert keeps its own; ``None`` for a class outside the
-        experts."""
+        experts.
+        """
         if pruning_class.role not in ("routed_experts", "shared_experts"):
             return None
         total: torch.Tensor | float = 0.0
@@ -135,7 +136,7 @@ class RoutingImportance:
             self._squares[key] = self._squares[key] + value if key in self._squares else value
 
 
-class _evaluating:
+class _Evaluating:
     """Evaluation mode with every parameter requiring a gradient; put back as it was on leaving."""
 
     def __init__(self, model: nn.Module) -> None:

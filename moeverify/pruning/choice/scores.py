@@ -146,7 +146,8 @@ def _position_scores(part: _Part, size: int, importance: Callable) -> list[torch
 
 def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: Callable, expert: int) -> list[_Part]:
     """The layers of a class, each side once; loose norm weights and biases, and experts of which a single hidden
-    channel is left, only where there is nothing else."""
+    channel is left, only where there is nothing else.
+    """
     parts: dict[tuple, _Part] = {}
     vectors: dict[tuple, _Part] = {}
     for member, end in graph.nodes.ends(pruning_class.coupling):
@@ -167,7 +168,8 @@ def _parts(graph: MoEDependencyGraph, pruning_class: PruningClass, importance: C
 
 def _slices(parameter: nn.Parameter, member: Member, graph: MoEDependencyGraph) -> Sequence[int | None]:
     """The experts of a stack, whose slices count as so many layers, as those of listed experts do; importances copy
-    what they take, and one expert at a time is a small copy. ``None`` for a parameter that is taken as a whole."""
+    what they take, and one expert at a time is a small copy. ``None`` for a parameter that is taken as a whole.
+    """
     stacks = {name: len(layer.experts) for layer in graph.found_roles.layers if layer.fused for name in layer.stacks}
     count = stacks.get(member.parameter, 0)
     return range(count) if count == parameter.shape[0] and member.dim > 0 else [None]
@@ -210,7 +212,8 @@ def _is_output(part: _Part) -> bool:
 def _with_fisher(part: _Part, importance: OBDCImportance) -> _Part:
     """The part's rows as a layer of their own, with their statistics: Torch-Pruning expects those of whole layers
     without bias. Where none were gathered (fused experts run outside of any layer) the squared gradient stands for
-    them."""
+    them.
+    """
     layer: Any = part.layer
     rows = torch.as_tensor(part.positions.ravel().copy())
     gradient = None if layer.weight.grad is None else layer.weight.grad[rows]

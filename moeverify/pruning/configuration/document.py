@@ -39,7 +39,8 @@ def config_from(config: Any, document: Document) -> Any:
 
 def written_and_loaded(config: Any) -> Any:
     """The configuration that comes back from a file. ``save_pretrained`` leaves out what equals the class's defaults,
-    and the class works out some entries anew, so this need not be the same."""
+    and the class works out some entries anew, so this need not be the same.
+    """
     with tempfile.TemporaryDirectory(prefix="moeverify-config-") as folder:
         config.to_json_file(f"{folder}/config.json", use_diff=True)
         return type(config).from_json_file(f"{folder}/config.json")

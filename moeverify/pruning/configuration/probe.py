@@ -228,7 +228,8 @@ class Probe:
 
     def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
         """Attributes that hold the size of a factor which must stay, and say another one under ``entries``; with the
-        size. A projection may keep its shape while its heads become more and smaller."""
+        size. A projection may keep its shape while its heads become more and smaller.
+        """
         built = self.try_entries(entries)
         found: dict[Attribute, int] = {}
         for (path, name), value in ({} if built is None else built.attributes).items():

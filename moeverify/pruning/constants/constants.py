@@ -146,6 +146,7 @@ def _observe(
     Returns:
         the calls of the modules at ``paths``, and for each module with a weight the norm that made its input, with that
         norm's call.
+
     """
     calls: dict[str, Call] = {}
     made: dict[int, tuple[str, Call, torch.Tensor]] = {}

@@ -27,6 +27,7 @@ class Item(_helpers.GroupItem):
     span: int
 
     def __new__(cls, dep: Any, idxs: list[int], root_idxs: list[int], places: Sequence[Place], span: int = 0) -> Item:
+        """Make the pair, and set what it knows beside."""
         item = super().__new__(cls, dep, idxs)
         item.root_idxs = root_idxs
         item.places = tuple(places)

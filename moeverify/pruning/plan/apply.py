@@ -34,7 +34,8 @@ OwnFunctions = Mapping[str, OwnFunction]
 
 def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor:
     """``values`` with the positions ``kept`` along ``dim``; ``kept`` of shape ``[experts, n]`` holds one row for each
-    position of dimension 0."""
+    position of dimension 0.
+    """
     index = torch.as_tensor(kept, device=values.device)
     if index.dim() == 1:
         return values.index_select(dim, index)

@@ -1,5 +1,6 @@
 """The shapes that a pruned model's forward should have, by the trace: what is cut has its new size, what is frozen the
-old one."""
+old one.
+"""
 
 from __future__ import annotations
 

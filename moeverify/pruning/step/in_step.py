@@ -79,7 +79,8 @@ def _decides(
     probe: Probe, pruning_class: PruningClass, constants: Constants, entries: Entries, moves: Sequence[Move]
 ) -> bool:
     """Whether a class is sized by an entry that changes, and that a constant which cannot be kept is derived from;
-    ``moves`` are those that change such a number inside of a forward."""
+    ``moves`` are those that change such a number inside of a forward.
+    """
     stuck: set[Attribute] = set(constants.stuck)
     dims = dims_of(pruning_class)
     return any(

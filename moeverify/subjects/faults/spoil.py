@@ -54,7 +54,8 @@ class Work:
         self, name: str, changed: dict[int, Sequence[int] | np.ndarray], expert: int | None = None
     ) -> torch.Tensor:
         """The original's values at the kept positions, but for the dimensions in ``changed`` (counted with the
-        experts' dimension); one expert's slice if ``expert`` is given."""
+        experts' dimension); one expert's slice if ``expert`` is given.
+        """
         values = self.original.get_parameter(name).detach()
         dims = range(values.dim())
         if expert is not None:

@@ -77,7 +77,8 @@ def channel_equivalence(loaded: LoadedModel, chosen: PruningClass) -> Equivalenc
 
 def _with_numbers_kept(full: nn.Module, pruned: nn.Module, loaded: LoadedModel) -> nn.Module:
     """The pruned model, where weights take over what its forward derives from a size, such as the scale of an
-    attention over channels: that is no coupling either."""
+    attention over channels: that is no coupling either.
+    """
     before, after = (record_forward(model, Example(loaded.example_inputs)) for model in (full, pruned))
     folds, _ = absorb_all(before, changed_numbers(before, after))
     pruned = copy.deepcopy(pruned)
@@ -112,7 +113,8 @@ def _above(name: str) -> Iterator[str]:
 
 class _Size(int):
     """A size that shapes are made of, and that counts as what it was in formulas such as ``x / sqrt(size)``: a
-    constant that an architecture derives from a size is no coupling."""
+    constant that an architecture derives from a size is no coupling.
+    """
 
     _before: int
 

@@ -1,5 +1,6 @@
 """A model type at its real size, without weights, beside its shrunken twin with weights: the same kinds of modules and
-of coupling classes."""
+of coupling classes.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def in_one_run(positions: np.ndarray) -> bool:
 
 def signatures(inspection: Inspection) -> set[Signature]:
     """Each kind of class once: its role, and of every member the path without numbers, the dimension and
-    whether a unit lies there in one run."""
+    whether a unit lies there in one run.
+    """
     found = set()
     for item in inspection.classes:
         members = {(starred(m.parameter), m.dim, in_one_run(m.positions)) for m in item.coupling.members}

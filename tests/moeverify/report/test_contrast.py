@@ -11,7 +11,7 @@ LIGHT, *DARK = CSS.split("@media (prefers-color-scheme: dark)")
 
 
 def colours(css, pattern):
-    return {name: value for name, value in re.findall(pattern + r":\s*(#[0-9a-fA-F]{3,6})\b", css)}
+    return dict(re.findall(pattern + r":\s*(#[0-9a-fA-F]{3,6})\b", css))
 
 
 def luminance(colour):
