@@ -155,7 +155,8 @@ def print_explanation(answer: Explanation, console: Console, *, verbose: bool = 
     root = Tree(f"[bold]{escape(answer.parameter)}[/] dim {answer.dim} position {answer.position}")
     if answer.frozen is not None:
         node = root.add(f"[red]frozen[/]: {escape(answer.frozen.reason)}")
-        node.add(f"by {escape(answer.frozen.operation)}")
+        where = f", at {answer.frozen.line}" if answer.frozen.line else ""
+        node.add(f"by {escape(answer.frozen.operation + where)}")
         _add_chain(node, answer.chain, verbose)
     elif not answer.together:
         root.add("belongs to no coupling class: nothing but unused buffers would go along")

@@ -60,7 +60,10 @@ class Operation(NamedTuple):
 
 @dataclass
 class Relations:
-    """Everything that a trace found out. Dimensions are integers; ``sizes[dim]`` is the number of positions."""
+    """Everything that a trace found out. Dimensions are integers; ``sizes[dim]`` is the number of positions.
+
+    ``lines`` gives the ``file:line`` of the user's code for operations that freeze or slice, by their number.
+    """
 
     sizes: list[int] = field(default_factory=list)
     equals: list[tuple[int, int, int]] = field(default_factory=list)
@@ -70,6 +73,7 @@ class Relations:
     balances: list[tuple[int, ...]] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     sums: list[tuple[int, int, int]] = field(default_factory=list)
+    lines: dict[int, str] = field(default_factory=dict)
 
     def new_dims(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Register one dimension for each size in ``shape`` and return their numbers."""

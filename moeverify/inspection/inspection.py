@@ -107,6 +107,7 @@ class Inspection:
                     "positions": spans(item.positions),
                     "reason": item.reason,
                     "operation": item.operation,
+                    "line": item.line,
                 }
                 for item in self.couplings.frozen
             ],

@@ -45,6 +45,7 @@ class CouplingClass:
 class FrozenDim:
     """A parameter's dimension with positions that can never be removed, and the operation that froze it.
 
+    ``line`` is the ``file:line`` of the user's code that asked for the operation, empty if it is not known.
     ``positions`` are ascending, a ``range`` where they are consecutive. ``cause`` is the statement of the trace that
     the freeze spread from.
     """
@@ -55,3 +56,8 @@ class FrozenDim:
     reason: str
     operation: str
     cause: Freeze | None = field(default=None, repr=False, compare=False)
+    line: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        where = f", at {self.line}" if self.line else ""
+        return f"dimension {self.dim} of {self.parameter} is frozen: {self.reason} ({self.operation}{where})"

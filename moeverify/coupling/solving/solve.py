@@ -167,9 +167,17 @@ def _in_order(
 ) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
     classes = tuple(c for _, c in sorted(found, key=lambda pair: pair[0]))
     frozen_places.sort(key=lambda item: (item[0][0], item[0][2], item[2][0]))
-    operations = trace.relations.operations
+    operations, lines = trace.relations.operations, trace.relations.lines
     frozen = tuple(
-        FrozenDim(name, axis, positions, freeze.reason, _named(operations, freeze.operation), freeze)
+        FrozenDim(
+            name,
+            axis,
+            positions,
+            freeze.reason,
+            _named(operations, freeze.operation),
+            freeze,
+            lines.get(freeze.operation, ""),
+        )
         for (_, name, axis), freeze, positions in frozen_places
     )
     return classes, frozen

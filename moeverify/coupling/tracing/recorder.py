@@ -18,6 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.lines import line_of_running_code
 from moeverify.coupling.relations import Operation, Relations
 from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
 
@@ -211,10 +212,13 @@ class Recorder(TorchDispatchMode):
         # What an operation leaves as it was need not be looked up again.
         dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
         call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
+        stated = len(self.relations.freezes), len(self.relations.segments)
         if rule is None or not self._state(rule, call):
             self.unknown[name] += 1
             for tensor in (*call.tensors(), *outputs):
                 self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name} with these arguments")
+        if stated != (len(self.relations.freezes), len(self.relations.segments)):
+            self.relations.lines[number] = line_of_running_code()
         return result
 
     def _state(self, rule: Rule, call: Call) -> bool:

@@ -225,6 +225,8 @@ class Siblings:
             return tuple(map(dim, numbers))
 
         relations.sizes += relations.sizes[start.sizes : end.sizes]
+        numbers = range(start.operations, end.operations)
+        relations.lines.update({n + later: line for n in numbers if (line := relations.lines.get(n))})
         for step in relations.operations[start.operations : end.operations]:
             inside = step.module == call.name or step.module.startswith(call.name + ".")
             module = name + step.module[len(call.name) :] if inside else step.module

@@ -38,13 +38,14 @@ def trace(
     expert_lists: Sequence[Sequence[str]] = (),
     opaque: Mapping[str, Opaque] | None = None,
     training: Collection[str] = (),
+    keep_made: bool = False,
 ) -> Trace:
     """Trace one forward of ``model``.
 
     ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
     does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
     gives layers, by path, that are not looked into. The modules named in ``training`` run in training mode, all others
-    in evaluation mode.
+    in evaluation mode. ``keep_made`` keeps the dimensions of every result.
     Raises ``TraceError`` if the model's forward fails.
     """
     given = (forward_fn, output_transform, expert_lists, opaque, training)
@@ -73,7 +74,7 @@ def trace(
         unknown=dict(recorder.unknown),
         untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
         imagined=imagined,
-        made=recorder.made_dims,
+        made=recorder.made_dims if keep_made else (),
     )
 
 

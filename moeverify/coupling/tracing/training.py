@@ -84,6 +84,7 @@ def _joined(first: Trace, second: Trace) -> Trace:
         balances=[*a.balances, *map(dims, b.balances)],
         operations=[*a.operations, *b.operations],
         sums=[*a.sums, *((x + shift, y + shift, n + later) for x, y, n in b.sums)],
+        lines={**a.lines, **{n + later: line for n, line in b.lines.items()}},
     )
     for name, mine in first.tensors.items():
         for one, other in zip(mine, second.tensors.get(name, ()), strict=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,7 @@ class Selection:
         for role in asked - {c.role for c in self.graph.classes}:
             for frozen in self.graph.couplings.frozen:
                 if self._has_role(role, frozen.parameter, frozen.dim):
-                    raise PruningRefused(
-                        f"a ratio for {role} was asked for, but they cannot be pruned: dimension {frozen.dim} of "
-                        f"{frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
-                    )
+                    raise PruningRefused(f"a ratio for {role} was asked for, but they cannot be pruned: {frozen}")
 
     def _frozen_roles(self, step: int) -> list[Adjustment]:
         """Roles that the common ratio asks for, and of which the model has channels that are all frozen."""
@@ -133,8 +131,7 @@ class Selection:
             if frozen is not None:
                 positions = np.array(frozen.positions)[:, None]
                 member = Member(frozen.parameter, frozen.dim, positions)
-                where = f"dimension {frozen.dim} of {frozen.parameter} is frozen"
-                reason = Reason(f"{where}: {frozen.reason} ({frozen.operation})")
+                reason = Reason(str(replace(frozen, line="")), frozen.line)
                 held = PruningClass(CouplingClass((member,)), role, "")
                 left.append(Adjustment(held, kept_units(len(positions), asked), len(positions), reason))
         return left
@@ -152,8 +149,7 @@ class Selection:
                 return f"{pruning_class.name} cuts no output of the root_module_types"
             return f"{pruning_class.name} keeps all its units at this ratio"
         if not graph.classes and graph.couplings.frozen:
-            frozen = graph.couplings.frozen[0]
-            return f"dimension {frozen.dim} of {frozen.parameter} is frozen: {frozen.reason} ({frozen.operation})"
+            return str(graph.couplings.frozen[0])
         roles = ", ".join(dict.fromkeys(c.role for c in graph.classes))
         return f"no class was asked for; what can be cut here is {roles}" if roles else "the model has no channels"
 

@@ -65,6 +65,8 @@ def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
 
 def _shape_as_wanted(built: nn.Module, wanted: Shapes) -> None:
     """Give what lies outside of the configured part, which no configuration builds, its new shapes."""
+    if not wanted:
+        return
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         if name in wanted and tuple(tensor.shape) != wanted[name]:
             tensor.data = tensor.data.new_empty(wanted[name])

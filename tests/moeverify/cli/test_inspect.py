@@ -170,7 +170,7 @@ def test_no_code_of_a_checkpoint_is_run(capsys, tmp_path):
 FULL_SIZE = """
 import json, resource, sys
 import torch
-from moeverify.inspection import inspect_source
+from moeverify.inspection.inspection import inspect_source
 import transformers.models.auto.modeling_auto
 from transformers import AutoModelForCausalLM
 

@@ -353,3 +353,20 @@ def test_an_address_whose_alignment_alone_is_looked_at_freezes_nothing(monkeypat
     stacks = {f.parameter for f in found.frozen if "data_ptr" in f.reason}
     assert any("experts.gate_up_proj" in name for name in stacks) == reads
     assert any("experts.gate_up_proj" in name for c in found.classes for name in c.parameters) != reads
+
+
+def test_a_freeze_names_the_line_that_asked_for_it():
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x).sort(-1).values)
+
+    line = Sorted.forward.__code__.co_firstlineno + 1
+    (frozen,) = [
+        f for f in mv.trace_couplings(Sorted(), torch.randn(2, 4)).frozen if (f.parameter, f.dim) == ("a.weight", 0)
+    ]
+    assert frozen.line.endswith(f"test_guards.py:{line}")
+    assert str(frozen).endswith(f"test_guards.py:{line})")
