@@ -68,9 +68,6 @@ def compare_all(base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> Iterator
     for name in pruned.readable:
         for found in comparer.tensor(name):
             yield replace(found, role=comparer.role(found.base_name or name))
-        assembly = pruned.naming.tensors[name]
-        pruned.reader.looked_at(assembly.nbytes)
-        base.reader.looked_at(assembly.nbytes)
 
 
 class _Comparer:

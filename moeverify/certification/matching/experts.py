@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,15 +39,17 @@ class ExpertMatcher:
         self.after = keep.expert_count(layer)
         self._known: dict[tuple[str, int], np.ndarray] = {}
 
-    def find(self, hint: np.ndarray | None) -> np.ndarray:
+    def find(self, hint: np.ndarray | None, on_found: Callable[[int, int], None]) -> np.ndarray:
         """For each pruned expert the base expert whose weights it has, -1 if none.
 
         ``hint`` names the expert that each is compared with first. Without stacks that can be compared it is the
-        answer.
+        answer. ``on_found`` is called with both numbers of an expert while its weights are at hand.
         """
         if hint is None:
             hint = np.arange(self.after) if self.after == self.before else np.full(self.after, -1)
         if not self.stacks:
+            for expert, before in enumerate(hint.tolist()):
+                on_found(expert, before)
             return hint
         found = np.full(self.after, -1)
         for expert in range(self.after):
@@ -60,6 +62,7 @@ class ExpertMatcher:
                     best, share = other, better
             if share >= ENOUGH:
                 found[expert] = best
+            on_found(expert, int(found[expert]))
         return found
 
     def _best(self, keys: Sequence[np.ndarray], candidates: Iterable[int]) -> tuple[int, float]:

@@ -96,18 +96,20 @@ class _Recovery:
     def _of_experts(self, number: int, layer: int, trusting: bool) -> np.ndarray | None:
         if layer not in self.keep.experts:
             return None
-        rows = []
-        # A stack may hold more slices than there are experts: experts that compute nothing.
-        idle = range(len(self.structure.roles.layers[layer].experts), self._slices(layer))
-        for after, before in enumerate([*self.keep.experts[layer], *idle]):
-            if before < 0:
-                rows.append(np.full(self.keep.count(number), -1))
-                continue
-            found = self.units.find(number, (after, int(before)), trusting=trusting)
-            if found is None:
-                return None
-            rows.append(found)
-        return np.stack(rows)
+        rows = [self._row(number, (a, int(b)), trusting) for a, b in enumerate(self.keep.experts[layer])]
+        rows += [self._row(number, pair, trusting) for pair in self._idle(layer)]
+        return None if any(row is None for row in rows) else np.stack(rows)  # type: ignore[arg-type]
+
+    def _row(self, number: int, part: tuple[int, int], trusting: bool) -> np.ndarray | None:
+        """The units of a class that one expert keeps; ``None`` if they cannot be compared yet."""
+        if part[1] < 0:
+            return np.full(self.keep.count(number), -1)
+        return self.units.find(number, part, trusting=trusting)
+
+    def _idle(self, layer: int) -> list[tuple[int, int]]:
+        """Slices of a stack after those of experts, after and before: experts that compute nothing."""
+        count = len(self.structure.roles.layers[layer].experts)
+        return [(n - count + len(self.keep.experts[layer]), n) for n in range(count, self._slices(layer))]
 
     def _slices(self, layer: int) -> int:
         axes = self.structure.axes.items()
@@ -145,9 +147,26 @@ class _Recovery:
                     matcher = ExpertMatcher(self.base, self.pruned, self.keep, number)
                     hint = router_rows(self.base, self.pruned, self.keep, number)
                     if hint is not None or matcher.stacks:
-                        self.keep.experts[number] = matcher.find(hint)
+                        self._fused(number, matcher, hint)
             except Unknown:
                 continue
+
+    def _fused(self, layer: int, matcher: ExpertMatcher, hint: np.ndarray | None) -> None:
+        """Find fused experts, and at once the channels of each, while its weights are at hand."""
+        numbers = [n for n, item in enumerate(self.structure.classes) if self.structure.moe_layer(item) == layer]
+        rows: dict[int, list[np.ndarray | None]] = {n: [] for n in numbers}
+
+        def on_found(after: int, before: int) -> None:
+            for number in numbers:
+                with contextlib.suppress(Unknown):
+                    rows[number].append(self._row(number, (after, before), False))
+
+        self.keep.experts[layer] = found = matcher.find(hint, on_found)
+        if self._idle(layer):
+            return  # further slices are compared with the classes
+        for number, units in rows.items():
+            if len(units) == len(found) and all(row is not None for row in units):
+                self.keep.units.setdefault(number, np.stack(units))  # type: ignore[arg-type]
 
     def rest(self) -> None:
         """Take what kept its size and could not be compared for unchanged; the comparison of values has the word."""

@@ -41,6 +41,8 @@ class UnitMatcher:
         count = self.keep.count(number)
         keys = []
         for member in self._members(number):
+            if part is None and len(keys) > 1 and self._is_stack(member):
+                break  # a stack of all experts is read whole for nothing where other members tell
             try:
                 keys.append(self._keys(number, member, part, trusting))
             except (Unknown, IndexError):
@@ -54,15 +56,18 @@ class UnitMatcher:
     def _members(self, number: int) -> Iterator[Member]:
         """Members that tell most first: matrices, and those that no list of layers holds."""
         members = self.keep.structure.classes[number].coupling.members
-        shapes, axes = self.keep.base, self.keep.structure.axes
+        shapes = self.keep.base
 
         def rank(member: Member) -> tuple:
             name = member.parameter
-            stacked = any((name, d) in axes for d in range(len(shapes[name]))) and len(shapes[name]) > 2
-            return (stacked, len(shapes[name]) < 2, any(part.isdigit() for part in name.split(".")))
+            return (self._is_stack(member), len(shapes[name]) < 2, any(part.isdigit() for part in name.split(".")))
 
         known = [m for m in members if m.parameter in shapes and self.keep.to_pruned(m.parameter) in self.keep.pruned]
         yield from sorted(known, key=rank)
+
+    def _is_stack(self, member: Member) -> bool:
+        shape = self.keep.base[member.parameter]
+        return len(shape) > 2 and any((member.parameter, dim) in self.keep.structure.axes for dim in range(len(shape)))
 
     def _keys(self, number: int, member: Member, part: Part | None, trusting: bool) -> _Keys:
         name, dim = member.parameter, member.dim

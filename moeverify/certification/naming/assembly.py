@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -65,23 +65,25 @@ class Assembly:
         if len(self.shape) < 2:
             return False
         try:
-            one = self._convert({p: self._part([_meta(s) for s in stored], 0) for p, stored in self.sources.items()})
+            one = self._convert({p: self._part(stored, 0, _meta) for p, stored in self.sources.items()})
         except Exception:
             return False
         return tuple(one.shape) == (1, *self.shape[1:])
 
     def read(self, part: int | None = None) -> torch.Tensor:
         """The values; with ``part`` one slice along dimension 0 of a tensor that is ``sliced``."""
-        read = {p: [self.reader.tensor(s) for s in stored] for p, stored in self.sources.items()}
         if part is None:
-            return self._convert(read)
-        return self._convert({p: self._part(tensors, part) for p, tensors in read.items()})[0]
+            return self._convert({p: [self.reader.tensor(s) for s in stored] for p, stored in self.sources.items()})
+        return self._convert({p: self._part(stored, part, self.reader.tensor) for p, stored in self.sources.items()})[0]
 
-    def _part(self, tensors: list[torch.Tensor], part: int) -> list[torch.Tensor]:
-        if len(tensors) == self.shape[0] > 1 and self.converter is not None:
-            return [tensors[part]]
-        if len(tensors) == 1 and tensors[0].dim() and tensors[0].shape[0] == self.shape[0]:
-            return [tensors[0][part : part + 1]]
+    def _part(
+        self, stored: tuple[Stored, ...], part: int, read: Callable[[Stored], torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """What one slice is made from: one of several tensors, or a slice of the one there is."""
+        if len(stored) == self.shape[0] > 1 and self.converter is not None:
+            return [read(stored[part])]
+        if len(stored) == 1 and stored[0].shape and stored[0].shape[0] == self.shape[0]:
+            return [read(stored[0])[part : part + 1]]
         raise ValueError("not divisible")
 
     def _convert(self, tensors: dict[str, Any]) -> torch.Tensor:
@@ -89,6 +91,11 @@ class Assembly:
             return next(iter(tensors.values()))[0]
         base = self.name.replace("*.", "0.")
         for operation in self.converter.operations:
+            if _only_adds_a_dimension(operation, tensors):  # without the copy that stacking makes
+                tensors = {pattern: values[0].unsqueeze(0) for pattern, values in tensors.items()}
+                if len(tensors) == 1:
+                    tensors = {self.converter.target_patterns[0]: next(iter(tensors.values()))}
+                continue
             tensors = operation.convert(
                 tensors,
                 source_patterns=self.converter.source_patterns,
@@ -102,6 +109,12 @@ class Assembly:
         if found is None:
             raise ValueError(f"the conversion gives {sorted(tensors)} and no {base}")
         return found[0] if isinstance(found, list) else found
+
+
+def _only_adds_a_dimension(operation: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether an operation stacks one tensor of each source."""
+    lists = all(isinstance(values, list) and len(values) == 1 for values in tensors.values())
+    return type(operation).__name__ == "MergeModulelist" and operation.dim == 0 and lists
 
 
 def _meta(stored: Stored) -> torch.Tensor:

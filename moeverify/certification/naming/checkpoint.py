@@ -14,7 +14,7 @@ from moeverify.certification.naming.assembly import Assembly, Naming, name_tenso
 from moeverify.certification.naming.skeleton import Skeleton, build_skeleton
 
 # Tensors that were put together are kept while they are compared; so much of them at most.
-_CACHE_BYTES = 1 << 28
+_CACHE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,15 @@ class Checkpoint:
         assembly = self.naming.tensors[name]
         if part is not None and not assembly.sliced:
             return self.read(name)[part]
-        if assembly.converter is None:
-            return assembly.read(part)
         key = (name, part)
         if key in self._cache:
             self._cache.move_to_end(key)
-        else:
-            self._cache[key] = assembly.read(part)
+            return self._cache[key]
+        self.reader.looked_at(assembly.nbytes if part is None else assembly.nbytes // assembly.shape[0])
+        if assembly.converter is None:
+            return assembly.read(part)
+        self._cache[key] = assembly.read(part)
+        if len(self._cache) > 1:
             while len(self._cache) > 1 and sum(t.nbytes for t in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
         return self._cache[key]
