@@ -31,6 +31,7 @@ def causal(context: Context) -> Finding:
     ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
     if not isinstance(ids, torch.Tensor) or ids.dim() != 2 or ids.shape[1] < 2:
         return skipped("the inputs have no input_ids [batch, tokens] of at least two tokens")
+    inputs = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
     length = ids.shape[1]
     # Where tokens are mixed, the mixture comes back after as many as there are groups: neighbours differ.
     starts = sorted({s for s in (*range(length - 4, length), *range(length // 2 - 2, length // 2 + 2)) if s > 0})

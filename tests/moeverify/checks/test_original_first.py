@@ -156,3 +156,23 @@ def test_random_generators_are_put_back():
 
 def test_a_quiet_model_has_no_facts():
     assert observe(Net(), torch.randn(2, 6), 0).notes() == ()
+
+
+class Captions(nn.Module):
+    """Tokens beside an image of floats: both come in the precision that a check computes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.image = nn.Embedding(20, 8), nn.Linear(5, 8)
+        self.middle, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, input_ids, image):
+        hidden = self.tokens(input_ids).cumsum(1) + self.image(image)[:, None]
+        return self.last(F.gelu(self.middle(hidden)))
+
+
+def test_floats_beside_tokens_are_no_error_of_a_check():
+    torch.manual_seed(0)
+    inputs = {"input_ids": torch.randint(0, 20, (2, 6)), "image": torch.randn(2, 5)}
+    found, _ = verdicts(Captions(), inputs, ("causal", "masked-equivalence"))
+    assert {v.message for v in found.values() if v.status is not Status.PASS} == set()
