@@ -12,6 +12,7 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.locate import bits
+from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
 from moeverify.checks.registry import Finding, check, failed, passed
 
 
@@ -22,7 +23,8 @@ def untouched_identical(context: Context) -> Finding:
     for bit, and kept channels in their old order.
 
     A permutation shared by all tensors would leave the outputs alone, and is refused all the same: whoever maps
-    channels back to the original (adapters, optimiser states, activation statistics) relies on the order. Where the
+    channels back to the original (adapters, optimiser states, activation statistics) relies on the order. Exception:
+    where whole experts went, those that stay may come in any order. Where the
     values do not tell the order (all equal), nothing is claimed. Buffers that a forward fills anew are held to the
     same rule. Does not say whether enough was removed, or the right channels.
     """
@@ -133,7 +135,7 @@ def _unknown_experts(name: str, context: Context) -> list[int]:
 
 def _order(context: Context) -> Finding | None:
     for (name, dim), found in context.kept.items():
-        steps = np.diff(found.positions, axis=-1)
+        steps = np.diff(np.sort(found.positions, axis=-1) if _counts_experts(context, name, dim) else found.positions)
         if found.exact and (steps <= 0).any():
             kind = "repeated" if (steps == 0).any() else "out of order"
             return failed(
@@ -143,3 +145,14 @@ def _order(context: Context) -> Finding | None:
                 positions=found.positions.tolist(),
             )
     return None
+
+
+def _counts_experts(context: Context, name: str, dim: int) -> bool:
+    """Whether a dimension counts experts: kept ones may come in any order, which ``router-intact`` holds alike."""
+    for layer in context.roles.layers:
+        if layer.fused and name in layer.stacks and dim == 0:
+            return True
+        tensor = router_tensors(context.original, layer).get(name)
+        if tensor is not None and dim == expert_dim(tensor, len(layer.experts)):
+            return True
+    return False

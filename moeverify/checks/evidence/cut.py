@@ -78,8 +78,11 @@ def agrees_with_router(part: Part, seen: set[str], kept: KeptMap, original: nn.M
     """
 
     def experts_kept(name: str, tensor: torch.Tensor, layer: MoELayer) -> np.ndarray | None:
-        entry = kept.get((name, expert_dim(tensor, len(layer.experts))))
-        return entry.positions if entry is not None and entry.exact else None
+        count = len(layer.experts)
+        entry = kept.get((name, expert_dim(tensor, count)))
+        if entry is None or not entry.exact:
+            return None
+        return entry.positions[entry.positions < count]  # rows of further classes follow the experts'
 
     for layer in roles.layers:
         tensors = router_tensors(original, layer)

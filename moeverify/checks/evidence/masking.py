@@ -105,6 +105,18 @@ def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
         tensor.masked_fill_(~mask, 0)
 
 
+def _by_original_expert(found: Kept, experts: Kept | None, count: int) -> np.ndarray:
+    """Kept positions by the original's experts, where a stack lost whole experts as well as channels of each.
+
+    What experts that went hold is left alone: they are never chosen.
+    """
+    if found.positions.ndim == 1 or experts is None or experts.positions.ndim != 1:
+        return found.positions
+    table = np.repeat(found.positions[:1], count, axis=0)
+    table[experts.positions] = found.positions
+    return table
+
+
 def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
     """Leaf modules whose own parameters are vectors over channels of which some were removed: norms and scales.
 
@@ -202,5 +214,5 @@ def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned:
     tensors = tensors_of(model)
     for (name, dim), found in kept.items():
         if name in tensors and tensors[name].is_floating_point():
-            zero_removed(tensors[name], dim, found.positions)
+            zero_removed(tensors[name], dim, _by_original_expert(found, kept.get((name, 0)), len(tensors[name])))
     return hold_channels(model, kept, pruned)
