@@ -4,6 +4,7 @@ from moeverify.suites.properties import (  # noqa: F401
     config_in_step,
     determinism,
     expert_permutation,
+    expert_removal,
     injected_edges,
     isolation,
     masked_equivalence,
