@@ -35,7 +35,7 @@ def causal(context: Context) -> Finding:
     length = ids.shape[1]
     # Where tokens are mixed, the mixture comes back after as many as there are groups: neighbours differ.
     starts = sorted({s for s in (*range(length - 4, length), *range(length // 2 - 2, length // 2 + 2)) if s > 0})
-    worst = {}
+    worst: dict[tuple[str, int], float] = {}
     for name, model in (("original", context.original), ("pruned", context.pruned)):
         full = in_float64(model)
         with float64_throughout():

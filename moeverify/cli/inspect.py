@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,21 +41,29 @@ def inspect_command(
     from rich.console import Console
 
     from moeverify.base.files import write_text
-    from moeverify.cli.inspect_view import print_explanation, print_inspection
+    from moeverify.cli.inspect_view import print_experts, print_explanation, print_inspection
     from moeverify.inspection.inspection import explain_words, inspect_source
     from moeverify.inspection.picture import layer_picture
+    from moeverify.models.forward import Example
     from moeverify.models.roles_file import roles_from
+    from moeverify.pruning.experts.facts import expert_facts
 
     rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)
     questions = [explain_words(question) for question in explain or ()]
     inspection = inspect_source(
         source, roles=rules, full_size=full_size, seed=seed, trust_remote_code=trust_remote_code, quiet=not verbose
     )
+    loaded = inspection.loaded
+    facts, refused = expert_facts(loaded.model, inspection.roles, Example(loaded.example_inputs))
     answers = [inspection.couplings.explain(*question) for question in questions]
     if svg is not None:
         write_text(svg, layer_picture(inspection, layer))
     if json:
-        data = inspection.to_dict() if not answers else {"explanations": [answer.to_dict() for answer in answers]}
+        data: dict[str, Any] = (
+            inspection.to_dict() if not answers else {"explanations": [answer.to_dict() for answer in answers]}
+        )
+        if not answers:
+            data["whole_experts"] = {"layers": [one.to_dict() for one in facts], "refused": refused}
         typer.echo(json_module.dumps(data, indent=1))
         return
     console = Console(highlight=False)
@@ -63,6 +71,7 @@ def inspect_command(
         console = Console(highlight=False, width=_PAGE)
     if not answers:
         print_inspection(inspection, console, verbose=verbose)
+        print_experts(facts, refused, console)
     for answer in answers:
         print_explanation(answer, console, verbose=verbose)
     if svg is not None:

@@ -15,6 +15,7 @@ from moeverify.coupling.explain import Explanation
 from moeverify.coupling.relations import Operation
 from moeverify.inspection.inspection import Inspection
 from moeverify.models.roles import MoELayer
+from moeverify.pruning.experts.facts import ExpertFacts
 
 _FEW = 6  # so many lines of one kind are shown without --verbose
 
@@ -41,6 +42,20 @@ def print_inspection(inspection: Inspection, console: Console, *, verbose: bool 
             console.print(f"[yellow]warning[/] {escape(line)}")
     elif inspection.warnings:
         console.print(f"{len(inspection.warnings)} warnings; --verbose shows them")
+
+
+def print_experts(facts: Sequence[ExpertFacts], refused: str, console: Console) -> None:
+    """Whole experts by layer: how many, chosen, in groups, what follows their number, and which numbers are legal."""
+    if refused:
+        console.print(f"\n[yellow]whole experts[/] cannot be removed: {escape(refused)}")
+    if not facts:
+        return
+    table = _table("\nWhole experts", "layer", "experts#", "top-k#", "groups#", "legal numbers", "companions")
+    said = [(one.layer, (one.experts, one.top_k, one.groups, one.legal, one.companions)) for one in facts]
+    for pattern, (experts, top_k, groups, legal, companions), _ in collapse(said):
+        names = ", ".join(companions)
+        table.add_row(escape(pattern), str(experts), str(top_k), str(groups), spans(legal), escape(names))
+    console.print(table)
 
 
 def _count(number: int) -> str:
