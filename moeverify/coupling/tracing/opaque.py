@@ -47,7 +47,7 @@ class Recorder(Protocol):
         """Register a tensor that the layer returned."""
 
 
-def channel_axis(tensor: torch.Tensor, channels: int | None) -> int | None:
+def channel_axis(tensor: torch.Tensor, channels: int) -> int | None:
     """The axis of ``channels``: the second of an image-like tensor, else the last; ``None`` if neither fits."""
     order = (1, -1) if tensor.dim() >= 4 else (-1, 1)
     for axis in order:
