@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from releases import needs
 from transformers import DbrxForCausalLM
 
 import moeverify as mv
@@ -84,6 +85,7 @@ def test_heads_are_fewer_not_smaller():
 
 def dbrx(key_value_heads):
     """Queries, keys and values in one projection; heads are as wide as hidden channels divided by heads make them."""
+    needs("dbrx")
     config = build_zoo("dbrx").config
     config.attn_config.kv_n_heads = config.num_key_value_heads = key_value_heads
     torch.manual_seed(0)
@@ -109,6 +111,7 @@ def test_of_two_ways_to_say_a_shape_the_one_that_keeps_the_heads_size():
 
 
 def test_another_name_of_an_entry_is_no_entry():
+    needs("dbrx")
     probe = Probe(build_zoo("dbrx"))
     assert ("hidden_size",) not in probe.pins  # d_model, by its other name
     assert ("d_model",) in probe.moves[0].up

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from releases import needs
 from small_nets import TinyMoE
 from torch import nn
 
@@ -47,6 +48,7 @@ def test_stacked_biases_count_experts():
 
 
 def test_experts_in_rows_hold_several_positions_each():
+    needs("dbrx")
     layer = counted(build_zoo("dbrx"))[0]
     rows = next(axis for axis in layer.axes if axis.parameter.endswith("w1"))
     assert rows.repeats * layer.count == rows.size == 4 * 56
