@@ -49,6 +49,7 @@ class Step:
     """One operation: ``inputs`` are the values in its arguments by position or keyword, ``numbers`` the plain ones.
 
     ``line`` is the ``file:line`` of the user's code that asked for it, of those that reshape or that get a number.
+    ``ints`` are its whole numbers by the name of the argument.
     """
 
     operation: str
@@ -57,6 +58,7 @@ class Step:
     numbers: Mapping[int | str, float]
     outputs: tuple[int, ...]
     line: str = ""
+    ints: Mapping[str, int] = field(default_factory=dict)
 
 
 class ForwardFailed(TraceError):
@@ -148,6 +150,7 @@ class _Recorder(TorchDispatchMode):
         self.forward.entered += 1
         inputs: dict[int | str, int] = {}
         numbers: dict[int | str, float] = {}
+        ints: dict[str, int] = {}
         name = func._schema.name.split("::")[1]
         for position, value in (*enumerate(args), *kwargs.items()):
             if name == "lift_fresh":
@@ -157,6 +160,8 @@ class _Recorder(TorchDispatchMode):
                     inputs[place] = self.value_of(part)
                 elif type(part) in (int, float) and _is_number(func, position) and name not in _SIZES:
                     numbers[place] = float(part)
+                if type(part) is int:
+                    ints[_argument(func, position, place)] = part
         result = self._run(func, args, kwargs)
         shared = self._shared_with_written(func, args, kwargs) if func._schema.is_mutable else []
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
@@ -167,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
         module = self.modules[-1] if self.modules else ""
         line = line_of_running_code() if numbers or name in RESHAPES else ""
-        self._note(Step(f"{func.namespace}.{name}", module, inputs, numbers, outputs, line))
+        self._note(Step(f"{func.namespace}.{name}", module, inputs, numbers, outputs, line, ints))
         return result
 
     def _shared_with_written(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -202,6 +207,13 @@ def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:
         yield from ((f"{position}.{number}", part) for number, part in enumerate(value))
     else:
         yield position, value
+
+
+def _argument(func: Any, position: int | str, place: int | str) -> str:
+    """The name of an argument, with the number of the element if it is a list."""
+    arguments = func._schema.arguments
+    name = position if isinstance(position, str) or position >= len(arguments) else arguments[position].name
+    return str(name) if place == position else f"{name}.{str(place).rpartition('.')[2]}"
 
 
 def _is_number(func: Any, position: int | str) -> bool:

@@ -30,6 +30,7 @@ from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.expected_shapes import Expectations, expectations, first_unexpected
 from moeverify.pruning.step.heads import head_count_changes, head_counts_after
+from moeverify.pruning.step.same_way import first_otherwise
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph.graph import MoEDependencyGraph
@@ -40,11 +41,12 @@ class Trouble:
     """Why a pruned model does not compute as before, and how far its forward came.
 
     ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
-    as far as what raised after it.
+    as far as what raised after it. ``otherwise`` says that attributes with a second meaning stand in the way.
     """
 
     reason: Reason
     reached: int
+    otherwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Rehearsal:
         if chosen is None:
             assignment = assign(trial, proposals(self.graph.model, plan, self.kind_of))
             if assignment.chosen is None:
-                return Rehearsed(trouble=_described(troubles[frozenset()], assignment))
+                farthest = max(troubles.values(), key=lambda trouble: trouble.reached)
+                return Rehearsed(trouble=_described(troubles[frozenset()], farthest, assignment))
             chosen = frozenset(assignment.chosen)
         if trial(more := _with(chosen, usual)).done:  # counts that the forward does not read
             chosen = more
@@ -154,6 +157,11 @@ class Rehearsal:
             step = forward.steps[number]
             text = f"{step.operation} in the forward of {step.module or 'the model'} would not follow the cut"
             return forward, Trouble(Reason(text, step.line), 4 * number + 3)
+        if failed is None and attributes and (number := first_otherwise(self.before, forward)) is not None:
+            step = forward.steps[number]
+            what = ", ".join(map(str, attributes[:3]))
+            text = f"the forward of {step.module or 'the model'} would compute otherwise ({step.operation}) with {what}"
+            return forward, Trouble(Reason(text, step.line), 4 * number + 3, otherwise=True)
         return forward, failed
 
     def _copy(self) -> nn.Module:
@@ -201,9 +209,13 @@ def _with(chosen: Chosen, usual: Chosen) -> Chosen:
     return chosen | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
 
 
-def _described(trouble: Trouble, assignment: Assignment) -> Trouble:
-    if not assignment.rivals:
-        return trouble
-    first, second = assignment.rivals
-    text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"
-    return replace(trouble, reason=Reason(text, trouble.reason.line))
+def _described(trouble: Trouble, farthest: Trouble, assignment: Assignment) -> Trouble:
+    """The trouble without attributes, and what stands against those that come farthest or to the end."""
+    if assignment.rivals:
+        first, second = assignment.rivals
+        text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"
+        return replace(trouble, reason=Reason(text, trouble.reason.line))
+    if farthest.otherwise:
+        text = f"{trouble.reason}; {farthest.reason.text}"
+        return replace(trouble, reason=Reason(text, farthest.reason.line))
+    return trouble

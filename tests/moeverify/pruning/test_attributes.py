@@ -326,3 +326,54 @@ def test_groups_pruned_one_by_one_set_the_attributes_with_the_last():
     next(groups).prune()
     with pytest.warns(UserWarning, match=r"otherwise than planned: set settings\.heads 4 -> 2, .* by hand"):
         list(groups)
+
+
+class Twice(nn.Module):
+    """The number of heads is the number of chosen channels, of groups of a norm, or decides a branch as well."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.use, self.count = use, 4
+        self.q, self.o = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.wide, self.narrow = nn.Linear(6, 24), nn.Linear(24, 3)
+
+    def forward(self, x):
+        q = self.q(x).view(*x.shape[:2], self.count, -1).transpose(1, 2)
+        y = self.o((q @ q.transpose(-1, -2)).softmax(-1).matmul(q).transpose(1, 2).flatten(2))
+        z = self.wide(x)
+        if self.use == "groups":
+            z = F.group_norm(z.transpose(1, 2), self.count).transpose(1, 2)
+        if self.use == "branch" and self.count > 2:
+            z = z * 2
+        y = y + self.narrow(z.relu())
+        return y.roll(self.count, 1) if self.use == "shift" else y
+
+
+@pytest.mark.parametrize("use", ["groups", "branch", "shift"])
+def test_a_number_with_a_second_meaning_is_left_alone(use):
+    model = build(lambda: Twice(use))
+    with pytest.warns(UserWarning, match=r"heads is left alone, .* would compute otherwise .* with count 4 -> 2"):
+        original, plan = prune(model)
+    assert (model.count, model.q.out_features) == (4, 16)
+    assert model.wide.out_features == 12
+    assert use == "groups" or difference(original, model, plan, X) < EXACT
+
+
+class Halves(nn.Module):
+    """Where a projection is halved an attribute says; a half that is empty would add nothing and fail nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.half = 10
+        self.up, self.down = nn.Linear(6, 20), nn.Linear(10, 3)
+
+    def forward(self, x):
+        y = self.up(x)
+        return self.down(y[..., : self.half] * y[..., self.half :].sigmoid())
+
+
+def test_halves_by_attribute():
+    model = build(Halves)
+    original, plan = prune(model)
+    assert (model.half, model.up.out_features) == (5, 10)
+    assert difference(original, model, plan, X) < EXACT
