@@ -13,6 +13,7 @@ import moeverify.certification.relations  # noqa: F401  registers the relations
 from moeverify.base.versions import versions
 from moeverify.certification.evidence import Evidence, NotVisible, Options
 from moeverify.certification.folders.inventory import resolve_folder
+from moeverify.certification.oracle.running import one_line
 from moeverify.certification.relations.registry import RELATIONS, inconclusive
 from moeverify.certification.relations.values import classes_of
 from moeverify.certification.summary import case_facts
@@ -102,10 +103,12 @@ def _judged(judge: Callable[[Evidence], Finding], evidence: Evidence) -> Finding
         return inconclusive(str(error))
     except MoEVerifyError as error:
         return inconclusive(f"cannot be judged: {error}")
+    except Exception as error:  # folders of strangers: one relation less is judged, and the fault is ours
+        return inconclusive(f"cannot be judged, please report it: {one_line(error)}")
 
 
 def _headline(evidence: Evidence) -> str:
     try:
         return classes_of(evidence).headline.value
-    except MoEVerifyError:
+    except Exception:  # the relations have said why
         return "not comparable"

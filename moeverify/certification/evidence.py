@@ -64,6 +64,9 @@ class Evidence:
             return open_checkpoint(self.pruned_folder, self.inventory)
         except MoEVerifyError as error:
             raise NotVisible(str(error)) from error
+        except Exception as error:  # names and types of strangers
+            line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise NotVisible(f"its tensors cannot be named: {line}") from error
 
     @cached_property
     def structure(self) -> Structure:

@@ -8,7 +8,6 @@ import numpy as np
 
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.maps import KeepMap
-from moeverify.errors import MoEVerifyError
 
 
 def case_facts(evidence: Evidence, headline: str) -> dict[str, Any]:
@@ -24,8 +23,8 @@ def case_facts(evidence: Evidence, headline: str) -> dict[str, Any]:
     }
     try:
         facts["kept"] = kept(evidence.keep)
-    except MoEVerifyError as error:
-        facts["notes"] = [str(error)]
+    except Exception as error:  # the relations have said why
+        facts["notes"] = [" ".join(str(error).split())[:300]]
     return facts
 
 

@@ -32,6 +32,7 @@ def certify_command(
     ] = "sample",
     report: Annotated[Path | None, typer.Option(help="Folder of the report; none is written without it.")] = None,
     json: Annotated[str | None, typer.Option(help="Also write the JSON document there; - is standard output.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a verdict is inconclusive, too.")] = False,
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> int:
@@ -39,7 +40,7 @@ def certify_command(
     from moeverify.verification.certify import certify
 
     with stages() as progress:
-        result = certify(base, pruned, oracle=oracle, device=device, seed=seed, on_event=progress)
+        result = certify(base, pruned, oracle=oracle, device=device, seed=seed, strict=strict, on_event=progress)
     if report is not None:
         result.write(report)
     if json == "-":

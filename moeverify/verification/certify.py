@@ -11,9 +11,7 @@ from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.picture import keep_picture
 from moeverify.certification.plan_document import write_plan
-from moeverify.errors import MoEVerifyError
 from moeverify.report.result import VerificationResult
-from moeverify.verdict import CaseFacts
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Certification(VerificationResult):
         """What stayed of the base; ``None`` if the values of the folders cannot be compared."""
         try:
             return None if self.evidence is None else self.evidence.keep
-        except MoEVerifyError:
+        except Exception:  # the verdicts say why
             return None
 
     def write_keep_map(self, path: str | Path) -> Path:
@@ -47,6 +45,7 @@ def certify(
     oracle: str = "sample",
     device: str = "cpu",
     seed: int = 0,
+    strict: bool = False,
     on_event: Callable[[str], None] = lambda name: None,
 ) -> Certification:
     """Judge whether the folder ``pruned`` was pruned correctly from the folder ``base``.
@@ -57,6 +56,7 @@ def certify(
         oracle: ``sample`` runs both models if they are small, ``full`` runs them whatever their size, ``none`` never.
         device: Where models are run.
         seed: Seed of the tokens that models are run on.
+        strict: Whether an inconclusive verdict keeps the result from being ``ok``.
         on_event: Called with the name of each relation before it is judged.
 
     Returns:
@@ -76,12 +76,12 @@ def certify(
     facts = found.facts
     try:
         facts = replace(facts, facts={**facts.facts, "kept_picture": keep_picture(found.evidence.keep)})
-    except MoEVerifyError:  # values that cannot be compared have no picture
-        facts = CaseFacts(facts.source, facts.subject, facts.facts)
+    except Exception:  # values that cannot be compared have no picture
+        facts = found.facts
     return Certification(
         verdicts=found.verdicts,
         cases=(facts,),
-        settings=found.settings,
+        settings={**found.settings, "strict": strict},
         versions=found.versions,
         created=found.created,
         seconds=found.seconds,

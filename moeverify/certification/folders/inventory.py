@@ -77,7 +77,10 @@ def take_inventory(folder: Path) -> Inventory:
     Raises ``SourceError`` if it is no checkpoint in the safetensors format. Everything else that is wrong with it
     becomes a line in ``problems``.
     """
-    present = sorted(p for p in folder.iterdir() if p.is_file())
+    try:
+        present = sorted(p for p in folder.iterdir() if p.is_file())
+    except OSError as error:
+        raise SourceError(f"{folder} cannot be read: {error.strerror}; check its permissions") from error
     files = [p for p in present if p.suffix == ".safetensors" and not p.name.startswith(_SECOND_COPIES)]
     if not files:
         raise SourceError(_no_safetensors(folder, present))

@@ -39,7 +39,7 @@ class UnitMatcher:
         unchanged although they are not known yet.
         """
         count = self.keep.count(number)
-        keys = []
+        keys: list[_Keys] = []
         for member in self._members(number):
             if part is None and len(keys) > 1 and self._is_stack(member):
                 break  # a stack of all experts is read whole for nothing where other members tell

@@ -72,8 +72,8 @@ def skeleton_of(config: Any) -> Skeleton:
     config = copy.deepcopy(config)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config  # the values on disk are judged, not the kernels that read them
-    named = getattr(transformers, (getattr(config, "architectures", None) or [""])[0] or "", None)
     try:
+        named = getattr(transformers, (getattr(config, "architectures", None) or [""])[0] or "", None)
         with _quietly(), torch.device("meta"):
             if isinstance(named, type) and hasattr(named, "_from_config"):
                 model = named._from_config(config, attn_implementation="eager")

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.oracle.reference import drop_layers, mask
-from moeverify.certification.oracle.routers import ConvertedRouting
+from moeverify.certification.oracle.reference import leave_out_layers, mask
 from moeverify.certification.oracle.running import load_model, vocabulary
 from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.models.exercise import count_reached, run
@@ -55,17 +54,16 @@ def prove(evidence: Evidence, tolerance: float = TOLERANCE) -> Proof:
     with float64_throughout(), torch.no_grad(), ExitStack() as stack:
         changes = mask(masked, keep, pruned)
         reached = stack.enter_context(count_reached(masked, roles))
-        # Routers are recognised by their tensors, so before layers get other numbers.
-        reference = ConvertedRouting(masked, roles, {})
-        drop_layers(masked, keep)
-        theirs = ConvertedRouting(pruned, find_roles(pruned), {})
+        reference = Routing(masked, roles, {})
+        leave_out_layers(masked, keep)
+        theirs = Routing(pruned, find_roles(pruned), {})
         wanted = _experts(evidence)
         for number, force in _attempts(wanted, reached, proof):
             reference.change = _with_force(changes, force)
             theirs.change = {} if force is None else {force.pruned_layer: towards(force.after)}
             tokens = _tokens(full, evidence.options.seed + number).to(device)
             _compare(proof, tolerance, full, (masked, reference), (pruned, theirs), {"input_ids": tokens})
-        proof.unseen = sorted(set(changes) - reference.seen)
+        proof.unseen = sorted(set(changes) - reference.seen - reference.chosen)
         proof.unreached = [name for name, target in wanted.items() if not reached[name]]
     return proof
 

@@ -5,7 +5,7 @@ Channels are held at zero, norms see the kept ones only, removed experts are nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,26 +125,30 @@ def _never(gone: list[int]) -> Change:
     return change
 
 
-def drop_layers(model: nn.Module, keep: KeepMap) -> None:
-    """Leave out the layers that are gone, in place; lists of the configuration with one entry a layer follow."""
+class _LeftOut(nn.Module):
+    """Stands in the place of a removed layer: hands its input on, with the layer's own attributes."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # a loop over layers asks for their kind
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The input itself."""
+        return hidden_states
+
+
+def leave_out_layers(model: nn.Module, keep: KeepMap) -> None:
+    """Pass by the layers that are gone, in place; the others keep their names."""
     containers = {layer.container for layer in keep.structure.roles.layers}
     for path, numbers in keep.lists.items():
-        if path in containers:
-            continue
         modules = model.get_submodule(path)
-        if not isinstance(modules, nn.ModuleList):
+        if path in containers or not isinstance(modules, nn.ModuleList):
             continue
-        whole = len(modules)
-        owner, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.ModuleList(modules[int(n)] for n in numbers))
-        for config in {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values():
-            for key, value in list(_own_entries(config)):
-                if isinstance(value, list) and len(value) == whole:
-                    setattr(config, key, [value[int(n)] for n in numbers])
-                elif key == "num_hidden_layers" and value == whole:
-                    setattr(config, key, len(numbers))
-
-
-def _own_entries(config) -> Iterator[tuple[str, object]]:
-    entries: Mapping[str, object] = vars(config)
-    yield from entries.items()
+        for gone in sorted(set(range(len(modules))) - set(numbers.tolist())):
+            modules[gone] = _LeftOut(modules[gone])

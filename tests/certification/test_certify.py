@@ -1,0 +1,190 @@
+"""The doors: result, command line, keep map as a plan, report, fixture; hostile folders never crash it."""
+
+import json
+import random
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from foundry import Draft, edit_config
+from kept_process import kept_process
+from safetensors.torch import load_file
+
+import moeverify as mv
+from moeverify.cli.app import main
+from moeverify.errors import PlanError, SourceError, UsageError
+from moeverify.verdict import Status
+
+PACKAGE = Path(mv.__file__).parent
+KEPT = [1, 2, 4, 7]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process_loads_all(tmp_path_factory):
+    with kept_process(tmp_path_factory.mktemp("process")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    base = Draft.of("qwen3_moe")
+    base.write(folder / "base", listed=True)
+    own = [list(range(e, e + 16)) for e in range(8)]
+    draft = base.copy().keep_channels(own, 32).set(moe_intermediate_size=16)
+    draft.keep_experts(KEPT, count="num_local_experts").write(folder / "pruned", listed=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(pair):
+    return mv.certify(pair / "base", pair / "pruned")
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["certify", *map(str, arguments)])
+    return ended.value.code, capsys.readouterr()
+
+
+def test_a_result_like_that_of_a_verification(result):
+    assert result.ok
+    assert result.exit_code == 0
+    assert result.headline == "pure selection"
+    assert {v.check: v.status.value for v in result.verdicts if v.status is not Status.PASS} == {"claimed-map": "skip"}
+    assert [experts.tolist() for experts in result.keep_map.experts.values()] == [KEPT, KEPT]
+    assert mv.VerificationResult.from_json(result.to_json()).ok
+
+
+def test_the_report_draws_what_stayed(result, tmp_path):
+    page = result.write(tmp_path).read_text("utf-8")
+    assert "What stayed" in page
+    picture = result.cases[0].facts["kept_picture"]
+    drawn = ET.fromstring(picture)
+    words = [e.text for e in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("4 of 8") == 2
+    assert words.count("16 of 32") == 2
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["cases"][0]["facts"]["kept"]["experts"][0]["kept"] == KEPT
+
+
+def test_the_keep_map_is_a_plan_that_makes_the_folder_again(result, pair, tmp_path):
+    from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
+
+    plan = result.write_keep_map(tmp_path / "plan.json")
+    apply_plan_file(plan, str(pair / "base"), tmp_path / "again")
+    again, wanted = (load_file(f / "model.safetensors") for f in (tmp_path / "again", pair / "pruned"))
+    assert again.keys() == wanted.keys()
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+    assert mv.certify(pair / "base", tmp_path / "again", oracle="none").headline == "pure selection"
+
+
+def test_no_plan_for_what_is_no_selection(pair, tmp_path):
+    with pytest.raises(PlanError, match="nothing was removed"):
+        mv.certify(pair / "base", pair / "base", oracle="none").write_keep_map(tmp_path / "plan.json")
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_the_command_line(pair, capsys, tmp_path):
+    code, said = command(
+        capsys,
+        pair / "base",
+        pair / "pruned",
+        "--oracle",
+        "none",
+        "--keep_map",
+        tmp_path / "k.json",
+        "--report",
+        tmp_path,
+    )
+    assert code == 0
+    assert "pure selection" in said.out
+    assert json.loads((tmp_path / "k.json").read_text())["cuts"][0]["role"] == "experts"
+    assert (tmp_path / "report.html").is_file()
+    code, said = command(capsys, pair / "base", pair / "pruned", "--oracle", "none", "--strict", "--json", "-")
+    assert code == 1  # two relations need the models to run
+    assert json.loads(said.out)["summary"]["inconclusive"] == 2
+
+
+def test_a_failure_comes_first_and_exits_with_1(pair, capsys, tmp_path):
+    folder = shutil.copytree(pair / "pruned", tmp_path / "pruned")
+    edit_config(folder, num_experts_per_tok=9)
+    code, said = command(capsys, pair / "base", folder, "--oracle", "none")
+    assert code == 1
+    assert said.out.startswith("✗ ")
+    assert "9" in said.out.splitlines()[0]
+
+
+def test_wrong_usage_exits_with_2(pair, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, words in [
+        ((pair / "base", tmp_path / "none"), "no such folder"),
+        ((pair / "base", tmp_path / "empty"), "holds no"),
+        ((tmp_path / "empty", pair / "pruned"), "holds no"),
+        ((pair / "base", pair / "pruned", "--oracle", "half"), "unknown oracle"),
+    ]:
+        code, said = command(capsys, *arguments)
+        assert code == 2
+        assert words in said.err.splitlines()[-1]
+
+
+def test_a_damaged_base_is_no_verdict_on_the_pruned_folder(pair, tmp_path):
+    base = shutil.copytree(pair / "base", tmp_path / "base")
+    (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:-4])
+    with pytest.raises(SourceError, match=r"the base .* is damaged"):
+        mv.certify(base, pair / "pruned")
+    with pytest.raises(UsageError, match="oracle"):
+        mv.certify(pair / "base", pair / "pruned", oracle="some")
+
+
+def test_folders_whose_values_cannot_be_compared(pair, tmp_path):
+    quantised = shutil.copytree(pair / "pruned", tmp_path / "quantised")
+    edit_config(quantised, quantization_config={"quant_method": "fp8"})
+    other = Draft.of("mixtral").write(tmp_path / "other")
+    for folder, words in [(quantised, "is quantised"), (other, "is a mixtral, the base a qwen3_moe")]:
+        found = {v.check: v for v in mv.certify(pair / "base", folder, oracle="none").verdicts}
+        assert found["selection"].status is Status.INCONCLUSIVE
+        assert words in found["selection"].message
+
+
+def test_it_imports_nothing_of_the_pruner():
+    files = [f for room in ("certification", "checks/evidence") for f in (PACKAGE / room).rglob("*.py")]
+    assert len(files) > 30
+    assert [f.name for f in files if re.search(r"(from|import) moeverify\.pruning", f.read_text("utf-8"))] == []
+
+
+def test_the_fixture_returns_or_fails_with_the_cause(certify_pruning, pair):
+    assert certify_pruning(pair / "base", pair / "pruned", oracle="none").headline == "pure selection"
+    with pytest.raises(pytest.fail.Exception, match=r"config-in-step|selection|untouched"):
+        certify_pruning(pair / "pruned", pair / "base", oracle="none")
+
+
+SPOILED = (None, -1, 0, 10**12, "x", [], {}, 1.5, True, float("inf"))
+
+
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 12))])
+def test_hostile_folders_get_verdicts_not_crashes(pair, tmp_path, seed):
+    chance = random.Random(seed)
+    folder = shutil.copytree(pair / "pruned", tmp_path / "pruned")
+    if seed % 2:
+        file = folder / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        length = int.from_bytes(data[:8], "little")
+        for _ in range(4):
+            data[chance.randrange(8 + length)] = chance.randrange(256)
+        file.write_bytes(data)
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        for key in chance.sample(sorted(config), 3):
+            config[key] = chance.choice(SPOILED)
+        (folder / "config.json").write_text(json.dumps(config))
+    try:
+        found = mv.certify(pair / "base", folder, oracle="none")
+    except SourceError:
+        return
+    assert all("\n" not in v.message for v in found.verdicts)
+    if seed % 2:
+        assert not found.ok
