@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from moeverify.certification.classify import Classes, Headline, repeated_experts
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import Relation
@@ -55,7 +57,7 @@ def _twice(evidence: Evidence) -> list[str]:
     lines = []
     for number, experts in repeated_experts(evidence.keep).items():
         layer, places = evidence.structure.roles.layers[number], evidence.keep.experts[number]
-        if len(places) < len(layer.experts) and not _equal_in_base(evidence, experts):
+        if len(places) < len(layer.experts) and not _equal_in_base(evidence, number, experts[0]):
             where = [n for n, expert in enumerate(places.tolist()) if expert == experts[0]]
             lines.append(f"{layer.name}: base expert {experts[0]} stands in places {where}, while others were removed")
     for path, entries in evidence.keep.lists.items():
@@ -66,9 +68,20 @@ def _twice(evidence: Evidence) -> list[str]:
     return lines
 
 
-def _equal_in_base(evidence: Evidence, experts: list[int]) -> bool:
+def _equal_in_base(evidence: Evidence, number: int, expert: int) -> bool:
     """Whether the base itself holds an expert more than once; nothing tells such copies apart."""
-    return False if not experts else evidence.facts.get("equal_experts_in_base", False)
+    count = len(evidence.structure.roles.layers[number].experts)
+    stacks = [
+        name
+        for (name, dim), axis in evidence.structure.axes.items()
+        if (axis.layer, dim, axis.stride) == (number, 0, 1) and len(evidence.keep.base.get(name, ())) > 2
+    ]
+    read = evidence.base.read
+    return bool(stacks) and any(
+        all(torch.equal(read(name, expert), read(name, other)) for name in stacks)
+        for other in range(count)
+        if other != expert
+    )
 
 
 def _report(classes: Classes) -> str:
