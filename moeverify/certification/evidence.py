@@ -5,11 +5,11 @@ Each part is computed when it is first asked for; a part that cannot be had says
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from moeverify.certification.folders.inventory import Inventory, take_inventory
 from moeverify.certification.matching.compare import Compared, compare_all
@@ -19,9 +19,34 @@ from moeverify.certification.naming.checkpoint import Checkpoint, open_checkpoin
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
 
+T = TypeVar("T")
+
 
 class NotVisible(MoEVerifyError):
     """A part of the evidence that cannot be had; the message says why."""
+
+
+class once(Generic[T]):  # noqa: N801  used as a decorator, as cached_property is
+    """A property that is computed once; where it cannot be had, the error is kept and raised again."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        known = instance.__dict__.setdefault("_known", {})
+        name = self.function.__name__
+        if name not in known:
+            try:
+                known[name] = (self.function(instance), None)
+            except MoEVerifyError as error:
+                known[name] = (None, error)
+        value, error = known[name]
+        if error is not None:
+            raise error
+        return value
 
 
 @dataclass(frozen=True)
@@ -57,7 +82,7 @@ class Evidence:
         """The base under its model's names. Raises ``SourceError`` if it is no model that transformers has."""
         return open_checkpoint(self.base_folder, self.base_inventory)
 
-    @cached_property
+    @once
     def pruned(self) -> Checkpoint:
         """The pruned folder under its model's names. Raises ``NotVisible`` if its configuration is no model."""
         try:
@@ -68,7 +93,7 @@ class Evidence:
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise NotVisible(f"its tensors cannot be named: {line}") from error
 
-    @cached_property
+    @once
     def structure(self) -> Structure:
         """Coupling classes of the base. Raises ``NotVisible`` if its forward cannot be traced."""
         try:
@@ -76,13 +101,13 @@ class Evidence:
         except MoEVerifyError as error:
             raise NotVisible(f"the base cannot be traced: {error}") from error
 
-    @cached_property
+    @once
     def keep(self) -> KeepMap:
         """What stayed, recovered from content."""
         self.readable()
         return recover(self.base, self.pruned, self.structure)
 
-    @cached_property
+    @once
     def compared(self) -> tuple[Compared, ...]:
         """Every tensor of the pruned folder against the base."""
         return tuple(compare_all(self.base, self.pruned, self.keep))
