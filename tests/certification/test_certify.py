@@ -158,7 +158,7 @@ def test_it_imports_nothing_of_the_pruner():
 
 def test_the_fixture_returns_or_fails_with_the_cause(certify_pruning, pair):
     assert certify_pruning(pair / "base", pair / "pruned", oracle="none").headline == "pure selection"
-    with pytest.raises(pytest.fail.Exception, match=r"config-in-step|selection|untouched"):
+    with pytest.raises(pytest.fail.Exception, match="may be exchanged"):
         certify_pruning(pair / "pruned", pair / "base", oracle="none")
 
 

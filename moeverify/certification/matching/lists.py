@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ ENOUGH = 0.5
 
 def shortened_lists(keep: KeepMap) -> list[str]:
     """Paths of lists that have other numbers of entries in the two folders, outer ones first, by base name."""
-    before, after = _lengths(keep.base), _lengths(keep.pruned)
+    before, after = lengths(keep.base), lengths(keep.pruned)
     return sorted((path for path in before if path in after and after[path] != before[path]), key=len)
 
 
-def _lengths(names) -> dict[str, int]:
+def lengths(names: Iterable[str]) -> dict[str, int]:
+    """Number of entries of each list of modules, by path."""
     entries: dict[str, set[int]] = defaultdict(set)
     for name in names:
         for number in re.finditer(r"\.(\d+)(?=\.)", name):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
+from moeverify.certification.matching.lists import lengths
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.registry import Finding, failed, passed
@@ -36,6 +37,7 @@ def config_in_step(evidence: Evidence) -> Finding:
     lines += _prediction_layers(evidence)
     unsure: list[str] = []
     if evidence.same_config:
+        lines += _grown(evidence)
         faults, unsure = _entries(evidence)
         lines += faults
     if lines:
@@ -43,6 +45,25 @@ def config_in_step(evidence: Evidence) -> Finding:
     if unsure:
         return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
     return passed("the configuration implies every shape on disk and differs from the base's in sizes alone")
+
+
+def _grown(evidence: Evidence) -> Iterator[str]:
+    """What is larger than in the base: nothing of a pruned model is, but for tokens that were added."""
+    before, after = evidence.base.shapes, evidence.pruned.shapes
+    lists = lengths(before)
+    for path, count in lengths(after).items():
+        if path in lists and count > lists[path]:
+            yield f"{path} has {count} entries, the base {lists[path]}: base and pruned folder may be exchanged"
+            return
+    if len(lists) and lengths(after) != lists:
+        return  # other layers stand in their places
+    tokens = getattr(evidence.base.skeleton.config.get_text_config(), "vocab_size", None)
+    for name in before.keys() & after.keys():
+        pairs = zip(before[name], after[name], strict=False)
+        if any(new > old and old != tokens for old, new in pairs):
+            shapes = f"{list(after[name])}, in the base {list(before[name])}"
+            yield f"{name} has shape {shapes}: base and pruned folder may be exchanged"
+            return
 
 
 def _aliases(config: Mapping[str, Any]) -> Iterator[str]:
