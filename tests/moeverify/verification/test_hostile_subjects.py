@@ -106,6 +106,11 @@ def test_a_module_that_hangs_when_it_is_imported_times_out(workers):
     assert "importing the subject did not finish within 3 s" in verdicts["terminates"].message
 
 
+def test_a_module_that_takes_all_memory_when_it_is_imported_is_stopped(workers):
+    verdicts = run(workers, "eats_on_import:prune", gibibytes=1.5)
+    assert "GiB of memory in stage import (allowed 1.5)" in verdicts["terminates"].message
+
+
 def test_the_worker_goes_on_afterwards(workers):
     verdicts = run(workers, "stand_ins:slow")
     assert {v.status for v in verdicts.values()} == {Status.PASS}
