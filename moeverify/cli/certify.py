@@ -6,21 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from moeverify.cli.app import app
+from moeverify.cli.app import command
 from moeverify.cli.options import Device, Seed
-from moeverify.cli.stages import stages
-from moeverify.cli.summary import COLOURS
-from moeverify.report.html import SYMBOLS
-from moeverify.verdict import PROBLEMS, Status
 
 if TYPE_CHECKING:
     from moeverify.verification.certify import Certification
 
 
-@app.command("certify")
+@command("certify", needs="moeverify.verification.certify")
 def certify_command(
     base: Annotated[str, typer.Argument(help="Folder or hub name of the unpruned checkpoint.")],
     pruned: Annotated[str, typer.Argument(help="Folder or hub name of the pruned checkpoint, made by any tool.")],
@@ -37,6 +31,7 @@ def certify_command(
     seed: Seed = 0,
 ) -> int:
     """Judge whether a checkpoint folder was pruned correctly from another one: verdicts, class and keep map."""
+    from moeverify.cli.stages import stages
     from moeverify.verification.certify import certify
 
     with stages() as progress:
@@ -58,6 +53,13 @@ def certify_command(
 
 def _print(result: Certification, report: Path | None) -> None:
     """The cause first: what failed, what could not be seen, then the rest."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from moeverify.cli.summary import COLOURS
+    from moeverify.report.html import SYMBOLS
+    from moeverify.verdict import PROBLEMS, Status
+
     console = Console(highlight=False)
     rank = dict.fromkeys(PROBLEMS, 0) | {Status.INCONCLUSIVE: 1, Status.PASS: 2, Status.SKIP: 3}
     for verdict in sorted(result.verdicts, key=lambda v: rank.get(v.status, 1)):
