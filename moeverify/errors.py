@@ -2,13 +2,25 @@
 
 from collections.abc import Sequence
 
+from moeverify.base.text import printable
+
 
 class MoEVerifyError(Exception):
-    """Base of every error that moeverify raises on purpose."""
+    """Base of every error that moeverify raises on purpose.
+
+    A message is one line of text, whatever names of a model or a folder stand in it.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(printable(given) if isinstance(given, str) else given for given in arguments))
 
 
 class UsageError(MoEVerifyError):
     """An argument that cannot be meant: a ratio outside (0, 1), an unknown check or parameter name."""
+
+
+class FileError(UsageError):
+    """A file or folder that the system does not read or write: no space, no permission, name too long, not a file."""
 
 
 class DependencyError(MoEVerifyError):

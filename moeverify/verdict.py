@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from moeverify.base.text import printable
+
 
 class Status(StrEnum):
     """Outcome of a check.
@@ -32,10 +34,10 @@ PROBLEMS = (Status.FAIL, Status.ERROR, Status.TIMEOUT)
 
 def plain(value: Any) -> Any:
     """``value`` as strict JSON can hold it: tuples become lists, numbers and strings of other libraries
-    plain ones, infinities and NaN strings.
+    plain ones, infinities and NaN strings. Characters that control a terminal are written out.
     """
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {printable(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     if value is None or isinstance(value, bool):
@@ -44,7 +46,7 @@ def plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else str(value)
-    return str(value)
+    return printable(value, lines=True)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Verdict:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     reproduce: str = ""
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("source", "subject", "check", "message", "reproduce"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def expected_to_fail(self) -> Verdict:
         """The verdict of a check that is expected to fail: a problem passes, a pass becomes a failure.
@@ -92,6 +98,10 @@ class CaseFacts:
     source: str
     subject: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("source", "subject"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data."""

@@ -1,1 +1,1 @@
-"""What everything else stands on: files, imports, text, versions. Knows nothing of models."""
+"""What everything else stands on: files, documents, imports, text, versions. Knows nothing of models."""

@@ -53,14 +53,12 @@ def certify_command(
 
 def _print(result: Certification, report: Path | None) -> None:
     """The cause first: what failed, what could not be seen, then the rest."""
-    from rich.console import Console
-    from rich.markup import escape
-
     from moeverify.cli.summary import COLOURS
+    from moeverify.cli.terminal import escape, make_console
     from moeverify.report.html import SYMBOLS
     from moeverify.verdict import PROBLEMS, Status
 
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     rank = dict.fromkeys(PROBLEMS, 0) | {Status.INCONCLUSIVE: 1, Status.PASS: 2, Status.SKIP: 3}
     for verdict in sorted(result.verdicts, key=lambda v: rank.get(v.status, 1)):
         colour = COLOURS[verdict.status]

@@ -17,16 +17,15 @@ def compare_command(
     html: Annotated[Path | None, typer.Option(help="Also write both runs side by side into this HTML file.")] = None,
 ) -> int:
     """Two runs side by side. Exit code 1 if a verdict became worse."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from moeverify.base.files import write_text
+    from moeverify.cli.terminal import escape, make_console
     from moeverify.report.comparison import compare, read_result, render_comparison
 
     old, new = read_result(before), read_result(after)
     comparison = compare(old, new)
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     table = Table(title="what changed", title_justify="left")
     for title in ("model", "check", "change", "A", "B"):
         table.add_column(title)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from moeverify.cli.terminal import make_console
 from moeverify.evaluation import Difference, Evaluation
 
 
@@ -19,7 +19,7 @@ def print_scores(source: str, evaluation: Evaluation) -> None:
     table = Table("task", "metric", "score", "± error", "chance", "documents", title=source)
     for s in evaluation.scores:
         table.add_row(s.task, s.metric, _number(s.value), _number(s.stderr), _number(s.chance), str(s.documents))
-    Console().print(table)
+    make_console().print(table)
 
 
 def print_differences(source: str, changes: Sequence[Difference]) -> None:
@@ -27,4 +27,4 @@ def print_differences(source: str, changes: Sequence[Difference]) -> None:
     table = Table("task", "metric", "before", "after", "drop", "± error", title=source)
     for d in changes:
         table.add_row(d.task, d.metric, _number(d.before), _number(d.after), _number(d.drop), _number(d.stderr))
-    Console().print(table)
+    make_console().print(table)

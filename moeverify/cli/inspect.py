@@ -38,10 +38,9 @@ def inspect_command(
     ] = False,
 ) -> None:
     """Show a model's experts, routers and boundaries, its coupling classes, and what is frozen and why."""
-    from rich.console import Console
-
     from moeverify.base.files import write_text
     from moeverify.cli.inspect_view import print_experts, print_explanation, print_inspection
+    from moeverify.cli.terminal import make_console
     from moeverify.inspection.inspection import explain_words, inspect_source
     from moeverify.inspection.picture import layer_picture
     from moeverify.models.forward import Example
@@ -66,9 +65,9 @@ def inspect_command(
             data["whole_experts"] = {"layers": [one.to_dict() for one in facts], "refused": refused}
         typer.echo(json_module.dumps(data, indent=1))
         return
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=_PAGE)
+        console = make_console(highlight=False, width=_PAGE)
     if not answers:
         print_inspection(inspection, console, verbose=verbose)
         print_experts(facts, refused, console)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
 from moeverify.base.ranges import collapse, spans
+from moeverify.cli.terminal import escape
 from moeverify.coupling.explain import Explanation
 from moeverify.coupling.relations import Operation
 from moeverify.inspection.inspection import Inspection

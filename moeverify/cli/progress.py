@@ -6,10 +6,9 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from moeverify.cli.terminal import escape, make_console
 from moeverify.verdict import PROBLEMS, Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import (
@@ -28,7 +27,7 @@ def watch(*, quiet: bool = False) -> Iterator[Listener | None]:
     if quiet:
         yield None
         return
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[Case, TaskID] = {}

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from moeverify.cli.terminal import make_console
 
 if TYPE_CHECKING:
     from moeverify.pruning.checkpoint.checkpoint import PrunedCheckpoint
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
     """A function that is told each stage: a spinner on a terminal, a line for each stage elsewhere."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     begin = time.perf_counter()
     with warnings.catch_warnings(), console.status("start") as status:
         warnings.simplefilter("ignore")  # adjustments are told at the end
@@ -33,7 +33,7 @@ def stages() -> Iterator[Callable[[str], None]]:
 
 def tell_saved(done: PrunedCheckpoint, *, planned: bool = False) -> None:
     """Print sizes by role, what was adjusted and why, and where the result is."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = make_console(soft_wrap=True, highlight=False)
     sizes: dict[tuple[str, int, int], int] = {}
     for cut in done.document.cuts:
         key = (cut["role"], cut["before"], cut["after"])
@@ -41,7 +41,7 @@ def tell_saved(done: PrunedCheckpoint, *, planned: bool = False) -> None:
     for (role, before, after), count in sizes.items():
         times = f" in {count} places" if count > 1 else ""
         console.print(f"{role}: {before} to {after}{times}", markup=False)
-    for line in done.document.adjustments:
+    for line in (*done.document.adjustments, *done.notes):
         console.print(f"note: {line}", markup=False)
     if planned:
         console.print(f"plan: {done.folder}", markup=False)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from moeverify.cli.terminal import escape, make_console
 from moeverify.report.caveats import caveats
 from moeverify.report.html import SYMBOLS
 from moeverify.report.result import VerificationResult
@@ -27,7 +26,7 @@ _MOST_PROBLEMS = 20
 
 def print_summary(result: VerificationResult, report: Path | None = None) -> None:
     """One row a model, problems and inconclusive verdicts with a line to reproduce them, caveats, counts, the path."""
-    console = Console(highlight=False)
+    console = make_console(highlight=False)
     table = Table(title=f"subject {escape(str(result.settings['subject']))}", title_justify="left")
     table.add_column("model", overflow="fold")
     for status in Status:

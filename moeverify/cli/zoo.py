@@ -20,9 +20,9 @@ def zoo_command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List the tiny random models of transformers' MoE types: each is a source, zoo:TYPE."""
-    from rich.console import Console
     from rich.table import Table as Grid
 
+    from moeverify.cli.terminal import make_console
     from moeverify.models.sources import quiet_transformers
     from moeverify.models.zoo import zoo_listing
 
@@ -45,7 +45,7 @@ def zoo_command(
         lists = [", ".join(values) for values in (entry.routers, entry.shared_experts, entry.mixers)]
         if not entry.error:
             grid.add_row(entry.model_type, str(entry.layers), str(entry.moe_layers), experts, *lists)
-    console = Console(soft_wrap=True)
+    console = make_console(soft_wrap=True)
     console.print(grid)
     failed = [entry for entry in entries if entry.error]
     for entry in failed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as xml
 
+from moeverify.base.text import printable
+
 _SANS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 _MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
@@ -28,7 +30,7 @@ class Drawing:
         """What a screen reader says first."""
         for tag, text in (("desc", description), ("title", title)):
             element = xml.Element(tag)
-            element.text = text
+            element.text = printable(text)
             self.root.insert(0, element)
 
     def group(self) -> xml.Element:
@@ -60,7 +62,7 @@ class Drawing:
             look["font-weight"] = "600"
         if mono:
             look["font-family"] = _MONO
-        xml.SubElement(self.root, "text", look).text = text
+        xml.SubElement(self.root, "text", look).text = printable(text)
         self.grow(y + 8)
 
     def box(
@@ -81,7 +83,7 @@ class Drawing:
             look["stroke"] = stroke
         element = xml.SubElement(self.root, "rect", look)
         if tip:
-            xml.SubElement(element, "title").text = tip
+            xml.SubElement(element, "title").text = printable(tip)
         self.grow(y + height + 8)
 
     def circle(self, x: float, y: float, radius: float, fill: str) -> None:

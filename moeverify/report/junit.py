@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
+from moeverify.base.text import printable
 from moeverify.verdict import Status
 
-# What XML 1.0 does not allow in text.
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # JUnit knows no more than these; what is inconclusive is skipped with a reason that begins with that word.
 _ELEMENT = {
     Status.FAIL: "failure",
@@ -20,10 +18,6 @@ _ELEMENT = {
     Status.SKIP: "skipped",
     Status.INCONCLUSIVE: "skipped",
 }
-
-
-def _clean(text: str) -> str:
-    return _ILLEGAL.sub("\ufffd", text)
 
 
 def render_junit(document: Mapping[str, Any]) -> str:
@@ -36,7 +30,7 @@ def render_junit(document: Mapping[str, Any]) -> str:
         suite = ET.SubElement(
             root,
             "testsuite",
-            name=_clean(f"{source} [{subject}]"),
+            name=printable(f"{source} [{subject}]"),
             tests=str(len(verdicts)),
             failures=str(count[Status.FAIL]),
             errors=str(count[Status.ERROR] + count[Status.TIMEOUT]),
@@ -48,15 +42,17 @@ def render_junit(document: Mapping[str, Any]) -> str:
             case = ET.SubElement(
                 suite,
                 "testcase",
-                classname=_clean(f"{source}.{subject}"),
-                name=verdict["check"],
+                classname=printable(f"{source}.{subject}"),
+                name=printable(verdict["check"]),
                 time=f"{verdict['seconds']:.3f}",
             )
             if element := _ELEMENT.get(verdict["status"]):
                 prefix = "inconclusive: " if verdict["status"] == Status.INCONCLUSIVE else ""
-                message = _clean(prefix + verdict["message"])
+                message = printable(prefix + verdict["message"])
                 detail = ET.SubElement(case, element, message=message, type=verdict["status"])
                 evidence = json.dumps(verdict["evidence"], indent=2)
-                detail.text = _clean(f"{verdict['message']}\n{evidence}\nreproduce: {verdict['reproduce']}")
+                detail.text = printable(
+                    f"{verdict['message']}\n{evidence}\nreproduce: {verdict['reproduce']}", lines=True
+                )
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

@@ -71,7 +71,7 @@ def test_a_document_of_another_schema_is_refused(tmp_path):
     assert VerificationResult.from_json(text).summary == mixed().summary
     with pytest.raises(ReportError, match="status"):
         VerificationResult.from_json(text.replace('"timeout",', '"hung",'))
-    with pytest.raises(ReportError, match="not a JSON document"):
+    with pytest.raises(ReportError, match="not valid JSON"):
         VerificationResult.from_json(text[:-20])
     with pytest.raises(ReportError, match="name a report folder"):
         read_result(tmp_path)
@@ -80,7 +80,7 @@ def test_a_document_of_another_schema_is_refused(tmp_path):
 def test_annotations_are_single_lines():
     lines = github_annotations(result(verdict("a:b,c", "shapes", Status.FAIL, "50 %\nwrong")))
     assert lines == [
-        "::error title=a%3Ab%2Cc shapes%3A fail::50 %25%0Awrong%0Areproduce: moeverify verify a:b,c",
+        "::error title=a%3Ab%2Cc shapes%3A fail::50 %25 wrong%0Areproduce: moeverify verify a:b,c",
     ]
 
 
