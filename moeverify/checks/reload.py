@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from moeverify.base.scratch import scratch_folder
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
@@ -52,7 +52,7 @@ def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path |
     device = input_device(model)
     with laid_out_afresh(model):
         expected = {name: tensor.cpu() for name, tensor in run_all(model, inputs).items()}
-    with tempfile.TemporaryDirectory(prefix="moeverify-reload-", dir=place) as folder:
+    with scratch_folder("reload", place) as folder:
         try:
             model.save_pretrained(f"{folder}/model")
         except Exception as error:
@@ -62,7 +62,7 @@ def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path |
         experts = getattr(model.config, "_experts_implementation", None) or ""
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
-        code, said = load_afresh([folder, dtype, experts, attention, threads, str(device)])
+        code, said = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
         if code:
             last = (said.strip().splitlines() or ["no message"])[-1]
             return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import sys
@@ -11,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from moeverify.base.files import describe_os_error
 from moeverify.base.foreign import ForeignExit, by_user, guarded_exits, left_by
 from moeverify.base.imports import importing
+from moeverify.base.text import printable
 from moeverify.base.versions import versions
 from moeverify.errors import MoEVerifyError
 
@@ -49,6 +53,13 @@ def command(name: str, *, needs: str, group: typer.Typer = app) -> Callable[[Cal
     return register
 
 
+def tolerant_streams() -> None:
+    """Let standard output and error write out what their encoding lacks, such as a check mark in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def _print_versions(wanted: bool) -> None:
     if wanted:
         typer.echo("  ".join(f"{name} {version}" for name, version in versions().items()))
@@ -65,6 +76,21 @@ def common(
     """Options that every command knows."""
 
 
+# What the place of work or the output refuses is no fault of ours.
+_NOT_OURS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.EBADF,
+    errno.EIO,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 all pass, 1 something failed, 2 wrong usage or input, 3 our own fault.
 
@@ -76,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     # Models are verified offline unless the user gives a hub name; nothing else may look there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    tolerant_streams()
     try:
         with guarded_exits():
             code = app(words, standalone_mode=False)
@@ -114,12 +141,15 @@ def _explained(error: BaseException) -> int:
     if callable(explain := getattr(error, "format_message", None)):
         message = " ".join(explain().split())
         return _say(message, 2) if message else 2
+    if isinstance(error, OSError) and error.errno in _NOT_OURS:
+        place = f"{error.filename}: " if error.filename else "output: "
+        return _say(f"cannot go on, {place}{describe_os_error(error)}", 2)
     return _say(f"internal error, please report it ({left_by(error)}); --debug shows the traceback", 3)
 
 
 def _say(message: str, code: int) -> int:
     try:
-        print(f"moeverify: {message}", file=sys.stderr)
+        print(f"moeverify: {printable(message)}", file=sys.stderr)
     except OSError:  # nobody reads standard error
         _pipe_closed()
     return code

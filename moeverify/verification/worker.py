@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import selectors
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 import psutil
 
+from moeverify.base.scratch import scratch_folder
 from moeverify.errors import MoEVerifyError, ProtocolError
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseStarted, Listener
@@ -44,13 +46,14 @@ class Worker:
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._folder = tempfile.TemporaryDirectory(prefix="moeverify-", ignore_cleanup_errors=True)
+        self._scratch = contextlib.ExitStack()
+        self._folder = self._scratch.enter_context(scratch_folder("worker"))
         # Files without a name: nothing that a case deletes takes them away.
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moeverify.verification.fork_server", str(theirs.fileno()), self._folder.name],
+                [sys.executable, "-m", "moeverify.verification.fork_server", str(theirs.fileno()), str(self._folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
@@ -82,7 +85,7 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._log.close()
-        self._folder.cleanup()
+        self._scratch.close()
 
     def run(self, case: Case, limits: Limits, on_event: Listener, stop: threading.Event | None = None) -> None:
         """Run ``case``; ``on_event`` is called with each event, with verdicts for what did not finish.

@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from moeverify.base.scratch import scratch_folder
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.oracle.running import SAMPLE_BYTES
 from moeverify.certification.relations.registry import more, relation
@@ -56,10 +56,10 @@ def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] |
     """What transformers reports of loading a folder; ``None`` and the error if it fails."""
     if nbytes > SAMPLE_BYTES:
         return _without_values(folder)
-    with tempfile.TemporaryDirectory(prefix="moeverify-load-") as place:
+    with scratch_folder("load") as place:
         os.symlink(folder.resolve(), Path(place, "model"))
         save_file({"input_ids": torch.zeros(1, 8, dtype=torch.long)}, Path(place, "inputs.safetensors"))
-        code, said = load_afresh([place, "float32", "", "eager", "1", "cpu"])
+        code, said = load_afresh([str(place), "float32", "", "eager", "1", "cpu"])
         report = Path(place, "info.json")
         if code == 0 and report.is_file():
             return json.loads(report.read_text("utf-8")), ""

@@ -14,12 +14,13 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+
+from moeverify.base.scratch import scratch_folder
 
 # Set by whoever runs many cases: where the kept process listens, and its pid.
 SOCKET, KEPT = "MOEVERIFY_RELOAD_SOCKET", "MOEVERIFY_RELOAD_PID"
@@ -126,7 +127,7 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
     Returns its exit status and what it said on standard error.
     """
     if place := os.environ.get(SOCKET):
-        temporary = tempfile.TemporaryDirectory(prefix="moeverify-fresh-")
+        temporary = scratch_folder("fresh")
         with contextlib.suppress(OSError), temporary as folder, _connect(place, os.environ.get(KEPT)) as connection:
             said = Path(folder, "stderr")
             request = {"arguments": list(arguments), "stderr": str(said)}

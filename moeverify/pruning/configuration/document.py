@@ -8,10 +8,10 @@ transformers' ``per_layer_config`` alike: all of them are paths such as ``("text
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from moeverify.base.scratch import scratch_folder
 from moeverify.pruning.plan.plan import Path
 
 Document = dict[str, Any]
@@ -41,7 +41,7 @@ def written_and_loaded(config: Any) -> Any:
     """The configuration that comes back from a file. ``save_pretrained`` leaves out what equals the class's defaults,
     and the class works out some entries anew, so this need not be the same.
     """
-    with tempfile.TemporaryDirectory(prefix="moeverify-config-") as folder:
+    with scratch_folder("config") as folder:
         config.to_json_file(f"{folder}/config.json", use_diff=True)
         return type(config).from_json_file(f"{folder}/config.json")
 
