@@ -176,6 +176,7 @@ def _cycle(item: Any) -> Cycle:
     return Cycle(*item)
 
 
+MOST_WEIGHTS = 500_000_000
 # Field -> the smallest and the largest value that can be meant.
 _RANGES = {
     "hidden": (2, 4096), "vocab": (2, 100_000), "batch": (1, 64), "length": (1, 512), "kv_heads": (1, 64),
@@ -199,6 +200,9 @@ def _check(spec: Spec) -> None:
         raise ValueError(f"layers must name 1 to 64 of {', '.join(LAYERS)}, not {spec.layers!r}")
     if not 2 <= spec.experts <= 1024 or any(not _is_int(w) or not 2 <= w <= 4096 for w in spec.widths):
         raise ValueError(f"widths must hold 2 to 1024 sizes from 2 to 4096, not {spec.widths!r}")
+    weights = 3 * len(spec.layers) * spec.hidden * (sum(spec.widths) + spec.shared_width + spec.dense_width)
+    if weights + spec.hidden * spec.vocab > MOST_WEIGHTS:
+        raise ValueError(f"the model would have about {weights:,} weights; the limit is {MOST_WEIGHTS:,}")
     if any(not isinstance(cycle, Cycle) for cycle in spec.cycles):
         raise ValueError(f"cycles must hold Cycle objects, not {spec.cycles!r}")
     if len({cycle.kind for cycle in spec.cycles}) < len(spec.cycles):

@@ -3,13 +3,57 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moeverify.errors import EvaluationError
+from moeverify.base.documents import DocumentLimits, read_document
+from moeverify.errors import EvaluationError, UsageError
 from moeverify.evaluation.settings import EvaluationSettings
+
+_TEXT = {"type": "string"}
+_NUMBER_OR_NONE = {"type": ["number", "null"]}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["settings", "versions", "documents_hash", "scores"],
+    "properties": {
+        "settings": {
+            "type": "object",
+            "required": ["tasks"],
+            "additionalProperties": False,
+            "properties": {
+                "tasks": {"type": "array", "minItems": 1, "items": _TEXT},
+                "num_fewshot": {"type": ["integer", "null"]},
+                "limit": _NUMBER_OR_NONE,
+                "seed": {"type": "integer"},
+                "batch_size": {"type": "integer"},
+            },
+        },
+        "versions": {"type": "object"},
+        "documents_hash": {"type": "object", "additionalProperties": _TEXT},
+        "scores": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["task", "metric", "value", "stderr", "higher_is_better", "documents", "values"],
+                "additionalProperties": False,
+                "properties": {
+                    "task": _TEXT,
+                    "metric": _TEXT,
+                    "value": {"type": "number"},
+                    "stderr": _NUMBER_OR_NONE,
+                    "higher_is_better": {"type": "boolean"},
+                    "documents": {"type": "integer", "minimum": 0},
+                    "chance": _NUMBER_OR_NONE,
+                    "values": {"type": "array", "items": {"type": "number"}},
+                    "primary": {"type": "boolean"},
+                },
+            },
+        },
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +113,7 @@ class Evaluation:
             "settings": self.settings.to_dict(),
             "versions": dict(self.versions),
             "documents_hash": dict(self.documents_hash),
-            "scores": [{**asdict(s), "values": list(s.values)} for s in self.scores],
+            "scores": [{**asdict(s), "stderr": _finite(s.stderr), "values": list(s.values)} for s in self.scores],
         }
 
     @classmethod
@@ -82,21 +126,22 @@ class Evaluation:
                 documents_hash=dict(data["documents_hash"]),
                 scores=tuple(Score(**{**s, "values": tuple(s["values"])}) for s in data["scores"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UsageError) as error:
             raise EvaluationError(f"not an evaluation: {type(error).__name__}: {error}") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Evaluation:
         """Read a file that ``write`` wrote. Raises ``EvaluationError`` with one line if that cannot be done."""
-        try:
-            return cls.from_dict(json.loads(Path(path).read_text("utf-8")))
-        except OSError as error:
-            raise EvaluationError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise EvaluationError(f"{path} is not valid JSON: {error}") from error
+        data = read_document(path, _SCHEMA, DocumentLimits(), kind="evaluation", error=EvaluationError)
+        return cls.from_dict(data)
 
     def write(self, path: str | Path) -> Path:
         """Write as JSON."""
         from moeverify.base.files import write_text
 
         return write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def _finite(value: float | None) -> float | None:
+    """The value, or ``None`` where it is NaN: the standard error of a single document."""
+    return value if value is not None and math.isfinite(value) else None

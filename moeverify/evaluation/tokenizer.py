@@ -12,7 +12,7 @@ def load_tokenizer(where: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(where)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise EvaluationError(f"cannot load the tokenizer of {where}: {type(error).__name__}: {line}") from error

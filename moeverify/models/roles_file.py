@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
+from moeverify.base.documents import parse_document, read_text
 from moeverify.errors import UsageError
 from moeverify.models.roles import Roles
 
@@ -21,20 +21,15 @@ def load_roles(path: Path | str) -> dict[str, str]:
         routers = "^(chooser|gate)$"
         shared_experts = "^common$"
     """
-    try:
-        data = tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
+    data = parse_document(read_text(path, error=UsageError), name=f"{path}", language="TOML", error=UsageError)
     found = data.get("roles")
     if not isinstance(found, dict) or not found:
         raise UsageError(f"{path} has no [roles] table with {', '.join(_RULES)}")
     for key, value in found.items():
         if key not in _RULES:
-            raise UsageError(f"{path}: [roles] knows {', '.join(_RULES)}, not {key!r}")
+            raise UsageError(f"{path}: [roles] knows {', '.join(_RULES)}, not {key[:80]!r}")
         if not isinstance(value, str):
-            raise UsageError(f"{path}: {key} must be a regular expression in quotes, not {value!r}")
+            raise UsageError(f"{path}: {key} must be a regular expression in quotes, not {str(value)[:80]!r}")
     return found
 
 

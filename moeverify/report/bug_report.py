@@ -54,7 +54,8 @@ def bug_report(result: VerificationResult, source: str | None = None) -> str:
 def _model(name: str, verdicts: list[dict[str, Any]], facts: Mapping[str, Any], problems: set[str]) -> list[str]:
     lines = [f"## Model `{name}`", ""]
     if "model_type" in facts:
-        lines += [f"Type `{facts['model_type']}`, {facts.get('dtype')}, {facts['parameters_before']:,} parameters."]
+        count = facts.get("parameters_before", 0)
+        lines += [f"Type `{facts['model_type']}`, {facts.get('dtype')}, {count:,} parameters."]
     lines += [f"Note: {note}" for note in facts.get("notes", ())]
     lines += ["", "| check | verdict | what it says |", "|---|---|---|"]
     lines += [f"| {v['check']} | {v['status']} | {_cell(v['message'])} |" for v in verdicts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moeverify.base.documents import DocumentLimits, read_text
 from moeverify.errors import ReportError
 from moeverify.report.html import render
 from moeverify.report.result import VerificationResult
@@ -71,13 +72,14 @@ def read_result(path: str | Path) -> VerificationResult:
     """The result in a report folder or JSON file. Raises ``ReportError`` if there is none or it is broken."""
     path = Path(path)
     file = path / "report.json" if path.is_dir() else path
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"cannot read {file}: {getattr(error, 'strerror', None) or error}; name a report folder"
-        ) from error
-    return VerificationResult.from_json(text)
+    text = read_text(file, DocumentLimits(), error=ReportError, remedy="name a report folder")
+    return VerificationResult.from_json(text, str(file))
+
+
+def check_written(result: VerificationResult, folder: Path) -> None:
+    """Raise ``ReportError`` unless the report in ``folder`` reads back as ``result``."""
+    if read_result(folder).to_dict() != result.to_dict():
+        raise ReportError(f"{folder / 'report.json'} does not read back as it was written; --resume goes on from here")
 
 
 def compare(before: VerificationResult, after: VerificationResult) -> Comparison:

@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
+from moeverify.base.documents import DocumentLimits, parse_document
 from moeverify.errors import ReportError
 from moeverify.verdict import LOAD, PROBLEMS, CaseFacts, Status, Verdict, plain
 
@@ -65,7 +64,7 @@ class VerificationResult:
         """The versioned document as plain data, valid against ``schema()``."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "created": self.created,
+            "created": plain(self.created),
             "seconds": self.seconds,
             "summary": self.summary,
             "settings": plain(self.settings),
@@ -79,16 +78,9 @@ class VerificationResult:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> VerificationResult:
+    def from_json(cls, text: str, name: str = "the text") -> VerificationResult:
         """Read a document. Raises ``ReportError`` with one line if it does not follow the schema."""
-        try:
-            data = json.loads(text)
-            jsonschema.validate(data, schema())
-        except json.JSONDecodeError as error:
-            raise ReportError(f"not a JSON document: {error}") from error
-        except jsonschema.ValidationError as error:
-            where = "/".join(str(p) for p in error.absolute_path) or "top level"
-            raise ReportError(f"not a moeverify report, at {where}: {error.message}") from error
+        data = parse_document(text, schema(), DocumentLimits(), name=name, kind="moeverify report", error=ReportError)
         return cls(
             verdicts=tuple(Verdict.from_dict(v) for v in data["verdicts"]),
             cases=tuple(CaseFacts(**c) for c in data["cases"]),

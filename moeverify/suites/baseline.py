@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
+from moeverify.base.documents import DocumentLimits, read_document
 from moeverify.base.files import write_text
 from moeverify.base.versions import versions
 from moeverify.errors import ReportError, SourceError
@@ -21,16 +20,28 @@ from moeverify.verification.worker import Limits
 from moeverify.verification.workers import run_isolated
 
 FORMAT = 1
+_TEXT = {"type": "string"}
 _SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["format", "subject", "versions", "groups"],
     "properties": {
         "format": {"const": FORMAT},
+        "subject": _TEXT,
+        "versions": {"type": "object", "additionalProperties": _TEXT},
         "groups": {
             "type": "object",
             "additionalProperties": {
                 "type": "array",
-                "items": {"type": "object", "required": ["name", "units", "experts", "members"]},
+                "items": {
+                    "type": "object",
+                    "required": ["name", "units", "experts", "members"],
+                    "properties": {
+                        "name": _TEXT,
+                        "units": {"type": "integer"},
+                        "experts": {"type": ["integer", "null"]},
+                        "members": {"type": "object", "additionalProperties": _TEXT},
+                    },
+                },
             },
         },
     },
@@ -59,14 +70,14 @@ class Baseline:
 
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline file. Raises ``ReportError`` with one line if it cannot be read or is no baseline."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        jsonschema.validate(data, _SCHEMA)
-    except OSError as error:
-        raise ReportError(f"cannot read {path}: {error.strerror}; `moeverify baseline record` makes it") from error
-    except (ValueError, jsonschema.ValidationError) as error:
-        line = getattr(error, "message", str(error))
-        raise ReportError(f"{path} is not a baseline: {line}; record it anew") from error
+    data = read_document(
+        path,
+        _SCHEMA,
+        DocumentLimits(),
+        kind="baseline",
+        error=ReportError,
+        remedy="`moeverify baseline record` makes it",
+    )
     return Baseline(data["subject"], data["versions"], data["groups"])
 
 

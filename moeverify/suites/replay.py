@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moeverify.base.documents import DocumentLimits, read_document
 from moeverify.base.foreign import foreign_code, guarded_exits
 from moeverify.errors import SourceError, SubjectError, UsageError
+from moeverify.report.comparison import read_result
 from moeverify.report.result import VerificationResult
 from moeverify.suites.properties.failure import FORMAT, Failure
 from moeverify.verdict import LOAD, PROBLEMS, Status, Verdict
@@ -30,16 +31,11 @@ def replay(path: str | Path) -> Iterator[Replayed]:
     Raises ``UsageError`` with one line for a file that is neither a saved failure nor a report with failures.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from error
+    data = read_document(path, None, DocumentLimits(), error=UsageError)
     if isinstance(data, dict) and data.get("format") == FORMAT:
         return _replay_failure(Failure.from_dict(data))
     if isinstance(data, dict) and "schema_version" in data:
-        return _replay_report(path, VerificationResult.from_json(path.read_text("utf-8")))
+        return _replay_report(path, read_result(path))
     raise UsageError(f"{path} is neither a saved failure ({FORMAT}) nor a report.json")
 
 
@@ -58,6 +54,11 @@ def _replay_report(path: Path, result: VerificationResult) -> Iterator[Replayed]
     if not failed:
         raise UsageError(f"{path} holds no failure to replay")
     settings = Settings.from_description(result.settings)
+    if settings.trust_remote_code:
+        raise UsageError(
+            f"{path} is of a run with --trust-remote-code, and a file does not let code run; replay by its line: "
+            f"{failed[0].reproduce}"
+        )
     for source, subject in dict.fromkeys((v.source, v.subject) for v in failed):
         mine = [v for v in failed if (v.source, v.subject) == (source, subject)]
         # A check is worth something only if the subject finished.

@@ -15,6 +15,7 @@ from torch import nn
 
 from moeverify.base.foreign import guarded_exits
 from moeverify.base.imports import folders_needed, importable_name
+from moeverify.base.scratch import remove_left_over
 from moeverify.base.versions import versions
 from moeverify.checks import CHECKS
 from moeverify.errors import SourceError, UsageError
@@ -22,6 +23,7 @@ from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.sources import LoadedModel, expand_sources
 from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio
+from moeverify.report.comparison import check_written
 from moeverify.report.result import VerificationResult
 from moeverify.subjects import Subject
 from moeverify.subjects.load import subject_kind
@@ -194,10 +196,13 @@ def run_settings(
     past = _past(folder, described) if resume else Past()
     created = past.created or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
+    remove_left_over()
     with contextlib.ExitStack() as stack:
+        journal = None
         listeners = [listen] if listen is not None else []
         if folder is not None:
-            listeners.insert(0, stack.enter_context(Journal(folder, described, created, resume=resume)))
+            journal = stack.enter_context(Journal(folder, described, created, resume=resume))
+            listeners.insert(0, journal)
         collector = _Collector(listeners, frozenset(settings.expect_fail), past)
         left = [c for case in cases if (c := _unfinished(case, past)) is not None]
         if not isolated:
@@ -219,8 +224,10 @@ def run_settings(
         problems = [v for v in result.verdicts if v.check == LOAD]
         if len(problems) == len(cases):
             raise SourceError(problems[0].message)
-        if folder is not None:
+        if folder is not None and journal is not None:
             result.write(folder)
+            check_written(result, folder)
+            journal.complete()
     return result
 
 

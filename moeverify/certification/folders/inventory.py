@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from moeverify.base.documents import DocumentLimits, read_document
 from moeverify.certification.folders.headers import Stored, read_header
-from moeverify.errors import SourceError
+from moeverify.errors import FileError, SourceError
 
+_LIMITS = DocumentLimits(not_finite=True)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Second copies in the format of another program, which transformers does not read.
 _SECOND_COPIES = ("consolidated", "adapter_model")
@@ -124,11 +125,9 @@ def _no_safetensors(folder: Path, present: list[Path]) -> str:
 def _json_object(file: Path) -> tuple[dict[str, Any] | None, str]:
     """The object in a file, or what is wrong with it."""
     try:
-        data = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        return None, f"{file.name} cannot be read: {error.strerror}"
-    except (ValueError, RecursionError) as error:
-        return None, f"{file.name} is not valid JSON: {str(error)[:120]}"
+        data = read_document(file, None, _LIMITS)
+    except FileError as error:
+        return None, str(error)
     return (data, "") if isinstance(data, dict) else (None, f"{file.name} is no JSON object")
 
 

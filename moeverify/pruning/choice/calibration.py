@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from moeverify.errors import UsageError
+from moeverify.base.documents import DocumentLimits, parse_document, read_text
+from moeverify.errors import FileError, UsageError
 
+_LIMITS = DocumentLimits(size=4 << 30)  # text for calibration may be large
 _TEXT_FIELDS = ("text", "content", "prompt", "document")
 
 
@@ -125,7 +126,7 @@ class Calibration:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(where)
+            return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         except Exception as error:
             line = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -153,15 +154,15 @@ def _texts(source: Any) -> Iterator[str]:
         yield from _of_rows(load_from_disk(str(path)))
         return
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, _LIMITS)
+    except FileError as error:
         raise UsageError(f"cannot read the calibration data {path}: {error}") from error
     if path.suffix not in (".jsonl", ".json"):
         yield text
         return
     try:
-        yield from _of_rows(json.loads(line) for line in text.splitlines() if line.strip())
-    except ValueError as error:
+        yield from _of_rows(parse_document(line, None, _LIMITS) for line in text.split("\n") if line.strip())
+    except FileError as error:
         raise UsageError(f"{path} does not hold one JSON document a line: {error}") from error
 
 
@@ -172,7 +173,7 @@ def _of_rows(rows: Iterable[Any]) -> Iterator[str]:
             continue
         if isinstance(row, Mapping):
             if isinstance(row.get("messages"), list):
-                yield "\n".join(str(m.get("content", "")) for m in row["messages"])
+                yield "\n".join(str(m.get("content", "")) for m in row["messages"] if isinstance(m, Mapping))
                 continue
             field = next((name for name in _TEXT_FIELDS if isinstance(row.get(name), str)), None)
             if field is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from moeverify.base.documents import DocumentLimits, read_document
 from moeverify.base.files import write_text
 from moeverify.base.versions import versions
 from moeverify.errors import UsageError
@@ -17,6 +18,25 @@ from moeverify.pruning.choice.criteria.registry import LayerStatistics
 
 SCHEMA_VERSION = "1.0"
 _FIELDS = tuple(field.name for field in fields(LayerStatistics))
+_NUMBERS = {"type": "array", "minItems": 1, "items": {"type": "number"}}
+_SCHEMA = {
+    "type": "object",
+    "required": ["schema_version", "model_digest", "data_digest", "settings", "layers"],
+    "properties": {
+        "schema_version": {"const": SCHEMA_VERSION},
+        "model_digest": {"type": "string"},
+        "data_digest": {"type": "string"},
+        "settings": {"type": "object"},
+        "layers": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": list(_FIELDS),
+                "properties": dict.fromkeys(_FIELDS, _NUMBERS),
+            },
+        },
+    },
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +84,11 @@ class ExpertStatistics:
     @classmethod
     def read(cls, path: str | Path) -> ExpertStatistics:
         """Read a document. Raises ``UsageError`` with one line if it is none."""
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-            layers = {
-                name: LayerStatistics(**{f: torch.tensor(one[f], dtype=torch.float64) for f in _FIELDS})
-                for name, one in data["layers"].items()
-            }
-            return cls(layers, data["model_digest"], data["data_digest"], data["settings"])
-        except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path} holds no statistics of experts ({type(error).__name__}: {error})") from error
+        data = read_document(path, _SCHEMA, DocumentLimits(), kind="document of expert statistics", error=UsageError)
+        layers = {}
+        for name, one in data["layers"].items():
+            fields = {field: torch.tensor(one[field], dtype=torch.float64) for field in _FIELDS}
+            if len({len(values) for values in fields.values()}) > 1:
+                raise UsageError(f"{path}: the statistics of {name} speak of different numbers of experts")
+            layers[name] = LayerStatistics(**fields)
+        return cls(layers, data["model_digest"], data["data_digest"], data["settings"])

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moeverify.base.documents import check_schema
 from moeverify.base.files import write_text
 from moeverify.base.versions import versions
 from moeverify.errors import UsageError
@@ -15,6 +16,19 @@ from moeverify.suites.properties import NotApplicable, PropertyFailed, check_pro
 from synthetic_models import Spec
 
 FORMAT = "moeverify-failure-1"
+_TEXT = {"type": "string"}
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["property"],
+    "properties": {
+        "property": _TEXT,
+        "spec": {"type": "object"},
+        "subject": _TEXT,
+        "pruning_ratio": {"type": "number"},
+        "seed": {"type": "integer", "minimum": 0},
+        "message": _TEXT,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -58,15 +72,12 @@ class Failure:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Failure:
         """Read a document's data. Raises ``UsageError`` with one line."""
+        check_schema(data, _SCHEMA, name="the file", kind="falsified property", error=UsageError)
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         try:
-            failure = cls(**{**known, "spec": Spec.from_dict(known.get("spec", {}))})
-        except (TypeError, ValueError) as error:
+            return cls(**{**known, "spec": Spec.from_dict(known.get("spec", {}))})
+        except ValueError as error:
             raise UsageError(f"the file does not describe a falsified property: {error}") from error
-        numbers = isinstance(failure.pruning_ratio, int | float) and isinstance(failure.seed, int)
-        if not numbers or not isinstance(failure.subject, str):
-            raise UsageError("the file does not describe a falsified property: wrong type of subject, ratio or seed")
-        return failure
 
     def still(self) -> str | None:
         """Try again: what the property says now, or ``None`` if it holds."""

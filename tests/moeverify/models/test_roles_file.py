@@ -19,7 +19,7 @@ def test_file_and_options(tmp_path):
         ("experts = 'x'", r"no \[roles\] table"),
         ("[roles]\nexpert = 'x'", "not 'expert'"),
         ("[roles]\nexperts = 3", "regular expression in quotes"),
-        ("[roles", "not TOML"),
+        ("[roles", "not valid TOML"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, text, message):

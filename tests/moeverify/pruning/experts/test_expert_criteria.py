@@ -237,7 +237,7 @@ def test_statistics_can_be_written_and_serve_other_ratios(tmp_path):
     with pytest.raises(UsageError, match="gathered from other weights"):
         mv.MoEPruner(model, data, ratios={"experts": 0.5}, expert_criterion="reap", calibration=read).plan()
     (tmp_path / "statistics.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds no statistics of experts"):
+    with pytest.raises(UsageError, match="not a document of expert statistics"):
         mv.ExpertStatistics.read(tmp_path / "statistics.json")
 
 
