@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import nn
 
+from moeverify.base.patterns import check_pattern, matches
 from moeverify.errors import UsageError
 from moeverify.models.scorers import own_stacks, scorers_of_nested_list, scorers_of_stacks
 
@@ -40,9 +41,9 @@ class Roles:
             rule = getattr(self, role)
             if isinstance(rule, str):
                 try:
-                    re.compile(rule)
-                except re.error as error:
-                    raise UsageError(f"{role}={rule!r} is not a regular expression: {error}") from error
+                    check_pattern(rule)
+                except ValueError as error:
+                    raise UsageError(f"{role}={rule[:200]!r} cannot be used: {error}") from error
             elif not callable(rule):
                 raise UsageError(f"{role} must be a regular expression or a function of (path, module)")
 
@@ -229,7 +230,14 @@ class _Search:
         return FoundRoles(tuple(layers), tuple(notes))
 
     def _is(self, rule: Rule, name: str) -> bool:
-        return bool(re.search(rule, _last(name)) if isinstance(rule, str) else rule(name, self.modules[name]))
+        if not isinstance(rule, str):
+            return bool(rule(name, self.modules[name]))
+        try:
+            return matches(rule, _last(name))
+        except TimeoutError as error:
+            raise UsageError(
+                f"the pattern {rule!r} takes too long on {_last(name)[:80]!r}; leave out repeats within repeats"
+            ) from error
 
     def _container(self, name: str) -> MoELayer | None:
         """The MoE layer whose experts a module named as their container holds."""
