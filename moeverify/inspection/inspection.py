@@ -15,9 +15,10 @@ from moeverify.base.ranges import positions_to_dict, spans
 from moeverify.coupling.classify import ROLES, PruningClass, classify
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.errors import UsageError
+from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.full_size import is_configuration, load_full_size, with_more_tokens
 from moeverify.models.roles import FoundRoles, Roles, find_roles
-from moeverify.models.sources import LoadedModel, load_source, quiet_transformers, source_kind
+from moeverify.models.sources import LoadedModel, load_source, source_kind
 
 FORMAT = "moeverify-inspect/1"
 

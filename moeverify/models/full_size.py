@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ import torch
 
 from moeverify.base.imports import find_attribute
 from moeverify.errors import SourceError
+from moeverify.models.checkpoints import load_configuration, one_line
+from moeverify.models.classes import build_model
 from moeverify.models.sources import LoadedModel, source_kind
+from moeverify.models.stored import read_configuration
 from moeverify.models.zoo.published import full_size_config
 
 _TOKENS = (2, 32)
@@ -50,48 +52,33 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
         notes = (note,) if note else ()
     else:
         config = _configuration(name, kind, rest, trust_remote_code)
-    from transformers import AutoModelForCausalLM
-
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=trust_remote_code)
+            model = build_model(config, trust_remote_code=trust_remote_code)
     except Exception as error:
-        raise SourceError(f"cannot build {name} from its configuration: {_line(error)}") from error
-    return LoadedModel(name, model.eval(), {"input_ids": torch.zeros(_TOKENS, dtype=torch.long)}, notes)
+        raise SourceError(f"cannot build {name} from its configuration: {one_line(error)}") from error
+    return LoadedModel(name, model.eval(), _tokens(model, _TOKENS), notes)
 
 
 def with_more_tokens(loaded: LoadedModel) -> LoadedModel:
     """The same model with longer input: some layers, such as those that compress a window into one position, run
     only then.
     """
-    return replace(loaded, example_inputs={"input_ids": torch.zeros(_MORE_TOKENS, dtype=torch.long)})
+    return replace(loaded, example_inputs=_tokens(loaded.model, _MORE_TOKENS))
+
+
+def _tokens(model: torch.nn.Module, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    ids = torch.zeros(shape, dtype=torch.long)
+    twice = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return {"input_ids": ids, "decoder_input_ids": ids} if twice else {"input_ids": ids}
 
 
 def _configuration(name: str, kind: str, rest: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        if kind == "folder":
-            path = Path(rest)
-            file = path if path.is_file() else path / "config.json"
-            if not file.is_file():
-                raise SourceError(f"{name} has no config.json")
-            _check_json(file)
-            rest = str(file)
-        return AutoConfig.from_pretrained(rest, trust_remote_code=trust_remote_code)
-    except SourceError:
-        raise
-    except Exception as error:
-        raise SourceError(f"{name} is not a configuration that transformers knows: {_line(error)}") from error
-
-
-def _check_json(file: Path) -> None:
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(data, dict) or not data.get("model_type"):
-        raise SourceError(f"{file} has no model_type; take the config.json that save_pretrained wrote")
+    if kind == "folder":
+        path = Path(rest)
+        read_configuration(path, name)
+        rest = str(path if path.is_file() else path / "config.json")
+    return load_configuration(name, rest, trust_remote_code=trust_remote_code)
 
 
 def _on_meta(name: str) -> tuple[torch.nn.Module, Any]:
@@ -99,11 +86,7 @@ def _on_meta(name: str) -> tuple[torch.nn.Module, Any]:
     try:
         with torch.device("meta"):
             model, inputs = factory()
-    except Exception as error:
-        raise SourceError(f"{name} failed on the meta device: {_line(error)}") from error
+    except (Exception, SystemExit, GeneratorExit) as error:
+        raise SourceError(f"{name} failed on the meta device: {one_line(error)}") from error
     inputs = (inputs,) if isinstance(inputs, torch.Tensor) else inputs
     return model.eval(), inputs
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,13 @@ import torch
 from torch import nn
 
 from moeverify.base import forms
+from moeverify.base.documents import read_document
 from moeverify.base.foreign import foreign_code
 from moeverify.base.imports import find_attribute
 from moeverify.errors import SourceError, UsageError
 from moeverify.models.casting import cast_source
+from moeverify.models.checkpoints import Loading, load_checkpoint, token_inputs
+from moeverify.models.checkpoints import quiet_transformers as quiet_transformers
 from moeverify.models.device import check_device, input_device, move_inputs
 from moeverify.models.wrappers import unwrapped
 from moeverify.models.zoo import build_zoo, zoo_types
@@ -117,23 +118,17 @@ def _load(name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, dev
         return _synthetic(name, rest, seed, dtype)
     if kind == "zoo":
         model = build_zoo(rest, seed=seed, dtype=dtype)
-        return LoadedModel(name, model, _token_inputs(model, seed))
+        return LoadedModel(name, model, token_inputs(model, seed))
     if kind == "small":
         from synthetic_models.small import MODEL
 
-        return replace(_checkpoint(name, MODEL, seed, dtype, False, device), tasks=("small",))
+        return replace(_checkpoint(name, MODEL, seed, Loading(dtype, False, device)), tasks=("small",))
+    loading = Loading(dtype, trust_remote_code, device)
     if kind == "folder":
-        return _checkpoint(name, Path(rest), seed, dtype, trust_remote_code, device)
+        return _checkpoint(name, Path(rest), seed, loading)
     if kind == "factory":
         return _factory(name, dtype)
-    return _pretrained(name, name, "", seed, dtype, trust_remote_code, device)
-
-
-def _token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    size = embedding.num_embeddings if embedding is not None else 2
-    return {"input_ids": torch.randint(0, size, (2, 32), generator=generator)}
+    return _pretrained(name, name, seed, loading)
 
 
 def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedModel:
@@ -141,11 +136,10 @@ def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedMod
 
     specs = synthetic_models.default_specs()
     if rest.endswith(".json"):
+        data = read_document(rest, {"type": "object"}, kind="model specification", error=SourceError)
         try:
-            spec = synthetic_models.Spec.from_json(Path(rest).read_text("utf-8"))
-        except OSError as error:
-            raise SourceError(f"cannot read {rest}: {error.strerror}") from error
-        except ValueError as error:
+            spec = synthetic_models.Spec.from_dict(data)
+        except (TypeError, ValueError) as error:
             raise SourceError(f"{rest} is not a model specification: {error}") from error
     elif rest in specs:
         spec = specs[rest]
@@ -156,65 +150,17 @@ def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedMod
     return LoadedModel(name, model, synthetic_models.example_inputs(spec))
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' remarks and progress bars off standard error."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
-
-
-def _checkpoint(
-    name: str, path: Path, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str
-) -> LoadedModel:
-    config = path / "config.json"
-    if not path.is_dir() or not config.is_file():
-        raise SourceError(f"{name} is not a checkpoint folder: it has no config.json (save_pretrained writes one)")
-    try:
-        model_type = json.loads(config.read_text("utf-8")).get("model_type")
-    except ValueError as error:
-        raise SourceError(f"{config} is not valid JSON: {error}") from error
-    if not model_type:
-        raise SourceError(f"{config} has no model_type; take the config.json that save_pretrained wrote")
-    loaded = _pretrained(name, str(path), model_type, seed, dtype, trust_remote_code, device)
+def _checkpoint(name: str, path: Path, seed: int, loading: Loading) -> LoadedModel:
+    if not path.is_dir():
+        raise SourceError(f"{name} is a file, not a checkpoint folder; name the folder that it is in")
+    # The folder as the user named it stays the name; links on the way to it are none of the folder's.
+    loaded = _pretrained(name, str(path), seed, loading)
     return loaded if list(path.glob("tokenizer*")) else replace(loaded, tokenizer=None)
 
 
-def _pretrained(
-    name: str, where: str, model_type: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str
-) -> LoadedModel:
-    from transformers import AutoModelForCausalLM
-
-    if model_type == "synthetic_moe":
-        import synthetic_models  # noqa: F401  registers the type
-    try:
-        with quiet_transformers():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                where,
-                dtype=dtype,
-                attn_implementation="eager",
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                **({} if device == "cpu" else {"device_map": device}),
-            )
-    except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise SourceError(f"cannot load {name}: {type(error).__name__}: {line}") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(kind):
-            raise SourceError(
-                f"{name}: {kind.replace('_', ' ')} such as {sorted(map(str, info[kind]))[0]}; "
-                "the weights do not belong to this config.json"
-            )
-    return LoadedModel(name, model.eval(), _token_inputs(model, seed), tokenizer=where)
+def _pretrained(name: str, where: str, seed: int, loading: Loading) -> LoadedModel:
+    model, notes = load_checkpoint(name, where, loading)
+    return LoadedModel(name, model, token_inputs(model, seed), notes, tokenizer=where)
 
 
 def _factory(name: str, dtype: torch.dtype) -> LoadedModel:

@@ -42,15 +42,20 @@ def build_zoo(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.floa
 
 def _keep_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
     """Hold in float32 what the class says that ``from_pretrained`` does, whatever precision is asked for."""
+    rule = float32_rule(model, dtype)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if rule is not None and tensor.is_floating_point() and rule.search(name):
+            tensor.data = tensor.data.float()
+
+
+def float32_rule(model: nn.Module, dtype: torch.dtype) -> re.Pattern | None:
+    """Pattern of the tensors that ``from_pretrained`` holds in float32 although ``dtype`` is asked for."""
     kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     if dtype is torch.float16:
         kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
     if not kept or dtype not in (torch.float16, torch.bfloat16):
-        return
-    rule = re.compile("|".join(name.replace("*", ".*") for name in sorted(kept)))
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if tensor.is_floating_point() and rule.search(name):
-            tensor.data = tensor.data.float()
+        return None
+    return re.compile("|".join(name.replace("*", ".*") for name in sorted(kept)))
 
 
 def randomise(model: nn.Module, seed: int) -> None:
