@@ -21,14 +21,17 @@ def to_text(positions: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def from_text(text: str) -> np.ndarray:
-    """The inverse of ``to_text``. Raises ``ValueError`` if the positions do not ascend.
+def from_text(text: str, most: int = 1 << 31) -> np.ndarray:
+    """The inverse of ``to_text``. Raises ``ValueError`` if the positions do not ascend, or are more than ``most``.
 
     >>> from_text("0-2,5").tolist()
     [0, 1, 2, 5]
     """
     runs = [run.partition("-") for run in text.split(",") if run]
-    parts = [np.arange(int(first), int(last or first) + 1) for first, _, last in runs]
+    ends = [(int(first), int(last or first)) for first, _, last in runs]
+    if sum(last - first + 1 for first, last in ends) > most or any(last >= 1 << 31 for _, last in ends):
+        raise ValueError(f"more positions than any dimension has: {text[:80]}")
+    parts = [np.arange(first, last + 1) for first, last in ends]
     values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     if (np.diff(values) <= 0).any() or any(not len(part) for part in parts):
         raise ValueError(f"positions do not ascend: {text[:80]}")

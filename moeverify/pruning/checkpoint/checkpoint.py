@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.errors import PruningRefused, UsageError
+from moeverify.errors import PruningRefused, SourceError, UsageError
+from moeverify.models.checkpoints import load_configuration, quiet_transformers
 from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
+from moeverify.models.quantised import quantisation_of
 from moeverify.models.roles import Roles
-from moeverify.models.sources import LoadedModel, load_source, parse_dtype, quiet_transformers
-from moeverify.pruning.checkpoint.folders import check_target, copy_companions, whole_folder
+from moeverify.models.sources import DTYPES, LoadedModel, load_source, parse_dtype, source_kind
+from moeverify.models.stored import read_configuration
+from moeverify.pruning.checkpoint.folders import copy_companions, whole_folder
+from moeverify.pruning.checkpoint.mtp import keep_or_drop
+from moeverify.pruning.checkpoint.plan_check import check_plan
 from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
 from moeverify.pruning.choice.importances import importance_named
 from moeverify.pruning.choice.request import DEFAULT_RATIO
+from moeverify.pruning.configuration import ConfigUpdate
+from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
 from moeverify.pruning.step.carry_out import carry_out
 
@@ -29,12 +37,13 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """What was saved where, and the plan that made it."""
+    """What was saved where, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
 
     folder: Path
     document: PlanDocument
     parameters_before: int
     parameters_after: int
+    notes: tuple[str, ...] = ()
 
 
 def prune_checkpoint(
@@ -65,39 +74,42 @@ def prune_checkpoint(
     ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done,
     and leaves nothing behind then.
     """
-    folder = Path(target) if plan_only else check_target(target, overwrite=overwrite)
-    progress("load")
-    loaded = load_base(source, seed=seed, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    model = loaded.model
-    before = sum(p.numel() for p in model.parameters())
-    torch.manual_seed(seed)
-    progress("trace")
-    pruner = MoEPruner(
-        model,
-        loaded.example_inputs,
-        importance=importance_named(importance) if isinstance(importance, str) else importance,
-        pruning_ratio=pruning_ratio,
-        ratios=ratios,
-        round_to=round_to,
-        roles=roles,
-        ignored_layers=_ignored(model, ignored_layers),
-        **arguments,
-    )
-    progress("plan")
-    plan = pruner.plan()
-    if save_statistics is not None and pruner.expert_statistics is not None:
-        pruner.expert_statistics.write(save_statistics)
-    if not plan.keep:
-        because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
-        raise PruningRefused(f"nothing of {source} can be pruned{because}; `moeverify inspect {source}` says why")
-    document = document_plan(model, plan)
+    loading = {"seed": seed, "device": device, "trust_remote_code": trust_remote_code}
+
+    def planned() -> tuple[LoadedModel, Plan]:
+        loaded = load_base(source, dtype=dtype, progress=progress, **loading)
+        torch.manual_seed(seed)
+        progress("trace")
+        pruner = MoEPruner(
+            loaded.model,
+            loaded.example_inputs,
+            importance=importance_named(importance) if isinstance(importance, str) else importance,
+            pruning_ratio=pruning_ratio,
+            ratios=ratios,
+            round_to=round_to,
+            roles=roles,
+            ignored_layers=_ignored(loaded.model, ignored_layers),
+            **arguments,
+        )
+        progress("plan")
+        plan = pruner.plan()
+        if save_statistics is not None and pruner.expert_statistics is not None:
+            pruner.expert_statistics.write(save_statistics)
+        if not plan.keep:
+            because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
+            raise PruningRefused(f"nothing of {source} can be pruned{because}; `moeverify inspect {source}` says why")
+        return loaded, plan
+
     if plan_only:
-        document.write(folder)
-        return PrunedCheckpoint(folder, document, before, before)
-    progress("prune")
-    carry_out(model, plan)
-    _save(loaded, document, folder, source, trust_remote_code, progress)
-    return PrunedCheckpoint(folder, document, before, sum(p.numel() for p in model.parameters()))
+        loaded, plan = planned()
+        document = document_plan(loaded.model, plan)
+        document.write(Path(target))
+        count = _parameters(loaded.model)
+        return PrunedCheckpoint(Path(target), document, count, count, loaded.notes)
+    with whole_folder(target, overwrite=overwrite, source=source) as (beside, folder):
+        loaded, plan = planned()
+        document = document_plan(loaded.model, plan)
+        return _carry_out_and_save(loaded, document, plan, None, Saving(source, beside, folder, progress))
 
 
 def apply_plan_file(
@@ -113,45 +125,56 @@ def apply_plan_file(
 ) -> PrunedCheckpoint:
     """Make the pruned checkpoint again from its plan and the weights that the plan was made for, byte for byte.
 
-    Raises ``PlanError`` if the file is no plan or was made for other weights.
+    Raises ``PlanError`` if the file is no plan, was made for other weights, or holds what its cuts do not need.
     """
-    folder = check_target(target, overwrite=overwrite)
     document = PlanDocument.read(plan_path)
-    progress("load")
-    loaded = load_base(source, seed=seed, dtype=document.base.dtype, device=device, trust_remote_code=trust_remote_code)
-    before = sum(p.numel() for p in loaded.model.parameters())
-    progress("compare digests")
-    document.check_base(loaded.model)
-    progress("prune")
-    carry_out(loaded.model, document.plan)
-    _save(loaded, document, folder, source, trust_remote_code, progress)
-    return PrunedCheckpoint(folder, document, before, sum(p.numel() for p in loaded.model.parameters()))
+    with whole_folder(target, overwrite=overwrite, source=source) as (beside, folder):
+        loaded = load_base(
+            source,
+            dtype=document.base.dtype,
+            progress=progress,
+            seed=seed,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+        progress("compare digests")
+        document.check_base(loaded.model)
+        progress("check the plan")
+        update = check_plan(loaded.model, document.plan, loaded.example_inputs)
+        return _carry_out_and_save(loaded, document, document.plan, update, Saving(source, beside, folder, progress))
 
 
-def load_base(source: str, *, dtype: str | None, **arguments: Any) -> LoadedModel:
+def load_base(
+    source: str, *, dtype: str | None, progress: Progress = lambda stage: None, **arguments: Any
+) -> LoadedModel:
     """Load a source in ``dtype``, or in the precision that its checkpoint is stored in."""
-    loaded = load_source(source, dtype=parse_dtype(dtype or _stored_dtype(source)), **arguments)
+    stored = _stored_configuration(source, trust_remote_code=arguments.get("trust_remote_code", False))
+    wanted = parse_dtype(dtype or _stored_dtype(stored))
+    quantised = quantisation_of(stored)
+    progress(f"load ({quantised.note(wanted)})" if quantised else "load")
+    loaded = load_source(source, dtype=wanted, **arguments)
     if not hasattr(loaded.model, "save_pretrained"):
         raise UsageError(f"{source} has no save_pretrained; prune it from Python and save its state_dict yourself")
     return loaded
 
 
-def _stored_dtype(source: str) -> str:
-    config = Path(source).expanduser() / "config.json"
-    try:
-        data = json.loads(config.read_text("utf-8"))
-    except (OSError, ValueError):  # not a folder, or one that load_source will speak of
-        data = {}
-        if source.count("/") == 1 and ":" not in source:
-            from transformers import AutoConfig
+def _stored_configuration(source: str, *, trust_remote_code: bool) -> dict[str, Any]:
+    """The configuration of a folder or hub name; empty for other sources, and where the loader says it better."""
+    kind, rest = source_kind(source)
+    with contextlib.suppress(SourceError):
+        if kind == "folder":
+            return read_configuration(Path(rest), source)
+        if kind == "hub":
+            return load_configuration(source, source, trust_remote_code=trust_remote_code).to_dict()
+    return {}
 
-            try:
-                data = {"dtype": AutoConfig.from_pretrained(source).dtype}
-            except Exception:  # the loader says it better
-                data = {}
-    text = data.get("text_config") or {}
-    stored = data.get("dtype") or data.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
-    return str(stored or "float32").removeprefix("torch.")
+
+def _stored_dtype(stored: Mapping[str, Any]) -> str:
+    text = stored.get("text_config")
+    text = text if isinstance(text, dict) else {}
+    found = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    name = str(found or "float32").removeprefix("torch.")
+    return "bfloat16" if quantisation_of(stored) and name not in DTYPES else name
 
 
 def _ignored(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -165,28 +188,57 @@ def _ignored(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     return layers
 
 
-def _save(
-    loaded: LoadedModel,
-    document: PlanDocument,
-    folder: Path,
-    source: str,
-    trust_remote_code: bool,
-    progress: Progress,
-) -> None:
-    model = loaded.model
-    with whole_folder(folder) as beside, quiet_transformers():
-        progress("save")
-        model.save_pretrained(beside)
-        origin = Path(source).expanduser()
-        if origin.is_dir():
-            copy_companions(origin, beside)
-        elif loaded.tokenizer is not None:
-            from transformers import AutoTokenizer
+@dataclass(frozen=True)
+class Saving:
+    """Where a pruned model goes: ``beside`` is the new folder that takes the place of ``folder`` in the end."""
 
-            AutoTokenizer.from_pretrained(loaded.tokenizer, trust_remote_code=trust_remote_code).save_pretrained(beside)
-        document.write(beside / PLAN_FILE)
-        progress("load again")
-        _check_reload(loaded, beside)
+    source: str
+    beside: Path
+    folder: Path
+    progress: Progress
+
+
+def _carry_out_and_save(
+    loaded: LoadedModel, document: PlanDocument, plan: Plan, update: ConfigUpdate | None, saving: Saving
+) -> PrunedCheckpoint:
+    before = _parameters(loaded.model)
+    saving.progress("prune")
+    carry_out(loaded.model, plan, update)
+    with quiet_transformers():
+        saving.progress("save")
+        notes = _save(loaded, document, saving)
+        saving.progress("load again")
+        _check_reload(loaded, saving.beside)
+    return PrunedCheckpoint(saving.folder, document, before, _parameters(loaded.model), (*loaded.notes, *notes))
+
+
+def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[str]:
+    """Write the model and what belongs to it; return notes on what was kept or left out."""
+    notes: list[str] = []
+    loaded.model.save_pretrained(saving.beside)
+    kind, rest = source_kind(saving.source)
+    origin = Path(rest) if kind == "folder" else _snapshot(saving.source) if kind == "hub" else None
+    if origin is not None:
+        notes += keep_or_drop(loaded.model, origin, saving.beside)
+        for name in copy_companions(origin, saving.beside):
+            notes.append(f"{name} was not copied: it is a link out of the folder, or no regular file")
+            warnings.warn(notes[-1], stacklevel=4)
+    elif loaded.tokenizer is not None:
+        copy_companions(Path(loaded.tokenizer), saving.beside)
+    document.write(saving.beside / PLAN_FILE)
+    return notes
+
+
+def _snapshot(name: str) -> Path | None:
+    """The folder in the hub's cache that a model was just loaded from."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(found).parent if found else None
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 @torch.no_grad()

@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 from torch import nn
 
+from moeverify.base.documents import DocumentLimits, check_schema, parse_document, read_text
 from moeverify.base.files import write_text
 from moeverify.base.positions import from_text, to_text
 from moeverify.base.versions import versions
@@ -26,6 +26,7 @@ from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
 
 SCHEMA_VERSION = "1.0"
+_MOST_POSITIONS = 100_000_000  # of all sets; the experts of the largest published models come to half of it
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class PlanDocument:
             "experts": [_expert_cut(cut) for cut in self.plan.experts],
             "adjustments": list(self.adjustments),
         }
-        jsonschema.validate(document, schema())
+        check_schema(document, schema(), name="the plan", kind="pruning plan", error=PlanError)
         return json.dumps(document, indent=1) + "\n"
 
     def write(self, path: str | Path) -> Path:
@@ -86,39 +87,33 @@ class PlanDocument:
     @classmethod
     def from_json(cls, text: str, name: str = "the text") -> PlanDocument:
         """Read a document. Raises ``PlanError`` with one line if it is not one."""
+        data = parse_document(text, schema(), DocumentLimits(), name=name, kind="pruning plan", error=PlanError)
         try:
-            data = json.loads(text)
-            jsonschema.validate(data, schema())
-            sets = [from_text(runs) for runs in data["sets"]]
-            keep = {
-                (item["parameter"], item["dim"]): (
-                    np.stack([sets[n] for n in item["set"]]) if isinstance(item["set"], list) else sets[item["set"]]
-                )
-                for item in data["keep"]
-            }
-        except jsonschema.ValidationError as error:
-            where = "/".join(str(p) for p in error.absolute_path) or "top level"
-            raise PlanError(f"{name} is not a pruning plan, at {where}: {error.message[:200]}") from error
+            keep = _read_keep(data)
+            experts = tuple(_read_cut(item) for item in data.get("experts", ()))
         except (ValueError, IndexError) as error:
             raise PlanError(f"{name} is not a pruning plan: {error}") from error
+        for what, keys in (
+            ("parameter and dim", [(item["parameter"], item["dim"]) for item in data["keep"]]),
+            ("entry of the configuration", [tuple(item["path"]) for item in data["config"]]),
+            ("folded parameter", [item["parameter"] for item in data["folds"]]),
+        ):
+            if len(set(keys)) < len(keys):
+                raise PlanError(f"{name} is not a pruning plan: a {what} stands in it twice")
         plan = Plan(
             cuts=(),
             keep=keep,
             sizes={(item["parameter"], item["dim"]): item["size"] for item in data["keep"]},
             entries={tuple(item["path"]): item["value"] for item in data["config"]},
             folds=tuple(Fold(**item) for item in data["folds"]),
-            experts=tuple(_read_cut(item) for item in data.get("experts", ())),
+            experts=experts,
         )
         return cls(plan, Base(**data["base"]), tuple(data["cuts"]), tuple(data["adjustments"]), data["versions"])
 
     @classmethod
     def read(cls, path: str | Path) -> PlanDocument:
         """Read a file. Raises ``PlanError`` with one line if it cannot be read or is no plan."""
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"cannot read {path}: {error}") from error
-        return cls.from_json(text, str(path))
+        return cls.from_json(read_text(path, DocumentLimits(), error=PlanError), str(path))
 
     def check_base(self, model: nn.Module) -> None:
         """Raises ``PlanError`` unless ``model`` holds the very weights that the plan was made for."""
@@ -147,12 +142,28 @@ def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
 
 
 def _read_cut(item: dict[str, Any]) -> ExpertCut:
-    kept = from_text(item["kept"])
+    kept = from_text(item["kept"], item["before"])
     if not len(kept) or kept[-1] >= item["before"]:
         raise ValueError(f"{item['layer']} keeps experts {item['kept']} of {item['before']}")
     attributes = tuple((path, name) for path, name in item["attributes"])
     children, tables = tuple(item["children"]), tuple(item["tables"])
     return ExpertCut(item["layer"], item["container"], item["before"], kept, children, tables, attributes)
+
+
+def _read_keep(data: dict[str, Any]) -> dict[tuple[str, int], np.ndarray]:
+    """Positions by parameter and dim. Raises ``ValueError`` or ``IndexError`` for sets that cannot be meant."""
+    sets: list[np.ndarray] = []
+    left = _MOST_POSITIONS
+    widest = max(item["size"] for item in data["keep"])
+    for runs in data["sets"]:
+        sets.append(from_text(runs, min(left, widest)))
+        left -= len(sets[-1])
+    return {
+        (item["parameter"], item["dim"]): (
+            np.stack([sets[n] for n in item["set"]]) if isinstance(item["set"], list) else sets[item["set"]]
+        )
+        for item in data["keep"]
+    }
 
 
 def schema() -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Tensors of a checkpoint that its class does not load, above all layers that predict further tokens (MTP).
+
+They are kept as they are if their sizes still fit the pruned model. Else they are left out, with a warning, and the
+configuration says that there are none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from moeverify.models.stored import INDEX, SINGLE, Stored, read_stored
+
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.\d+\.(.+)$")
+# What is computed anew whenever a model is built; leaving it out loses nothing.
+_COMPUTED = re.compile(r"(inv_freq|position_ids|masked_bias|attn\.bias|relative_position_index)$")
+_COUNT = re.compile(r"(?=.*(nextn|mtp))(?=.*layers?$)\w+")
+_KEPT_FILE = "model-mtp.safetensors"
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """Names of the tensors that were stored and not loaded, and why they do not fit any more (empty if they do)."""
+
+    names: tuple[str, ...]
+    because: str = ""
+
+
+def unloaded_tensors(model: nn.Module, base: Stored, saved: Stored) -> Unloaded:
+    """What ``base`` holds and the class of ``model`` passes over, and whether it fits what was ``saved``."""
+    rules = [re.compile(rule) for rule in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    names = tuple(
+        name
+        for name in base.files
+        if name not in saved.files and any(rule.search(name) for rule in rules) and not _COMPUTED.search(name)
+    )
+    return Unloaded(names, _misfit(names, base, saved))
+
+
+def _misfit(names: tuple[str, ...], base: Stored, saved: Stored) -> str:
+    """The first tensor of the model whose change of size the unloaded ones do not follow; empty if there is none.
+
+    A tensor in a layer goes by those of its name in other layers, and all go by what lies outside of layers: the
+    embedding, the last norm and the head have the sizes of the residual stream and the vocabulary.
+    """
+    inside = {found.group(1) for name in names if (found := _IN_LAYER.search(name))}
+    for name, shape in base.shapes.items():
+        found = _IN_LAYER.search(name)
+        if name in names or (found and found.group(1) not in inside):
+            continue
+        if name in saved.shapes and saved.shapes[name] != shape:
+            return f"{name} is {list(saved.shapes[name])} now and was {list(shape)}"
+        if name not in saved.shapes and found:
+            return f"{name} is stored in another form or removed"
+    return ""
+
+
+def keep_or_drop(model: nn.Module, source: Path, folder: Path) -> tuple[str, ...]:
+    """Copy what the class of ``model`` does not load from ``source`` to the saved ``folder``, or leave it out.
+
+    Returns a note on what became of it.
+    """
+    base = read_stored(source)
+    found = unloaded_tensors(model, base, read_stored(folder))
+    if not found.names:
+        return ()
+    many = f"{len(found.names)} tensors that {type(model).__name__} does not load, such as {found.names[0]},"
+    if not found.because:
+        _copy(found.names, base, folder)
+        return (f"{many} were kept as they are",)
+    entries = _announce_none(model, folder)
+    none = f"; {' and '.join(entries)} set to 0" if entries else ""
+    note = f"{many} were left out, for they do not fit any more: {found.because}{none}"
+    warnings.warn(note, stacklevel=5)
+    return (note,)
+
+
+def _copy(names: tuple[str, ...], base: Stored, folder: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted({base.files[name] for name in names}):
+        with safe_open(file, "pt") as stored:
+            tensors |= {name: stored.get_tensor(name) for name in names if base.files[name] == file}
+    save_file(tensors, folder / _KEPT_FILE, metadata={"format": "pt"})
+    index = _index_of(folder)
+    index["weight_map"] |= dict.fromkeys(names, _KEPT_FILE)
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    index["metadata"]["total_size"] = int(index["metadata"].get("total_size", 0)) + size
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _index_of(folder: Path) -> dict[str, Any]:
+    """The index of a saved folder; a single file becomes the first shard, since nobody reads an index beside one."""
+    if not (folder / SINGLE).exists():
+        return json.loads((folder / INDEX).read_text("utf-8"))
+    shard = "model-00001-of-00001.safetensors"
+    os.rename(folder / SINGLE, folder / shard)
+    with safe_open(folder / shard, "pt") as stored:
+        names = list(stored.keys())
+    size = (folder / shard).stat().st_size
+    return {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, shard)}
+
+
+def _announce_none(model: nn.Module, folder: Path) -> list[str]:
+    """Set the counts of such layers to 0, in the model's configuration and in the file; return their names."""
+    names = []
+    configs = [model.config, getattr(model.config, "text_config", None)]
+    for config in [c for c in configs if c is not None]:
+        for name, value in list(vars(config).items()):
+            if _COUNT.fullmatch(name) and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                setattr(config, name, 0)
+                names.append(name)
+    if names:
+        model.config.save_pretrained(folder)
+    return names
