@@ -20,6 +20,7 @@ from moeverify.models.casting import cast_source
 from moeverify.models.checkpoints import Loading, load_checkpoint, token_inputs
 from moeverify.models.checkpoints import quiet_transformers as quiet_transformers
 from moeverify.models.device import check_device, input_device, move_inputs
+from moeverify.models.images import with_images
 from moeverify.models.wrappers import unwrapped
 from moeverify.models.zoo import build_zoo, zoo_types
 
@@ -160,7 +161,8 @@ def _checkpoint(name: str, path: Path, seed: int, loading: Loading) -> LoadedMod
 
 def _pretrained(name: str, where: str, seed: int, loading: Loading) -> LoadedModel:
     model, notes = load_checkpoint(name, where, loading)
-    return LoadedModel(name, model, token_inputs(model, seed), notes, tokenizer=where)
+    inputs = with_images(model, token_inputs(model, seed), seed)
+    return LoadedModel(name, model, inputs, notes, tokenizer=where)
 
 
 def _factory(name: str, dtype: torch.dtype) -> LoadedModel:

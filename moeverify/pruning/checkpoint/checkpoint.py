@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused, SourceError, UsageError
-from moeverify.models.checkpoints import load_configuration, quiet_transformers
+from moeverify.models.checkpoints import load_configuration, one_line, quiet_transformers
 from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.quantised import quantisation_of
@@ -217,6 +217,8 @@ def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[s
     notes: list[str] = []
     loaded.model.save_pretrained(saving.beside)
     kind, rest = source_kind(saving.source)
+    if kind == "hub":
+        notes += _fetch_tokenizer(saving.source)
     origin = Path(rest) if kind == "folder" else _snapshot(saving.source) if kind == "hub" else None
     if origin is not None:
         notes += keep_or_drop(loaded.model, origin, saving.beside)
@@ -227,6 +229,17 @@ def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[s
         copy_companions(Path(loaded.tokenizer), saving.beside)
     document.write(saving.beside / PLAN_FILE)
     return notes
+
+
+def _fetch_tokenizer(name: str) -> list[str]:
+    """Bring a hub name's tokenizer into the cache, where the model is already; return a note if it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        return [f"no tokenizer of {name} was copied: {one_line(error)}"]
+    return []
 
 
 def _snapshot(name: str) -> Path | None:
