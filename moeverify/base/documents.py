@@ -86,6 +86,7 @@ def read_document(
         kind: What the document is meant to be, for the message.
         error: The class that is raised, with one line.
         remedy: What to do if there is no such file.
+
     """
     text = read_text(path, limits, error=error, remedy=remedy)
     return parse_document(text, schema, limits, name=str(path), kind=kind, error=error)

@@ -38,6 +38,7 @@ def file_errors(action: str, *, error: type[MoEVerifyError] = FileError, remedy:
 
         with file_errors(f"write {path}"):
             path.write_text(text)
+
     """
     from safetensors import SafetensorError
 

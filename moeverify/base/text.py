@@ -14,12 +14,12 @@ _BREAKS = "\n\r\t\v\f\x85\u2028\u2029"
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    """Text of a model or a folder as a terminal, XML and HTML may show it: what controls them is written out.
+    r"""Text of a model or a folder as a terminal, XML and HTML may show it: what controls them is written out.
 
-    Line breaks become spaces; with ``lines``, ``\\n`` and tabs stay.
+    Line breaks become spaces; with ``lines``, ``\n`` and tabs stay.
 
-    >>> printable("a\\x1b[31mb\\nc")
-    'a\\\\x1b[31mb c'
+    >>> printable("a\x1b[31mb\nc")
+    'a\\x1b[31mb c'
     """
     text = str(text)
     if text.isprintable():

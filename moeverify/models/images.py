@@ -22,16 +22,17 @@ def with_images(model: nn.Module, inputs: dict[str, torch.Tensor], seed: int) ->
     takes = inspect.signature(model.forward).parameters
     if vision is None or not isinstance(token, int) or not {"pixel_values", "image_grid_thw"} <= set(takes):
         return inputs
-    size, merge = getattr(vision, "patch_size", None), getattr(vision, "spatial_merge_size", None)
-    frames = getattr(vision, "temporal_patch_size", 1)
-    channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
-    if not all(isinstance(value, int) and value > 0 for value in (size, merge, frames, channels)):
+    numbers = {name: getattr(vision, name, None) for name in ("patch_size", "spatial_merge_size")}
+    numbers["frames"] = getattr(vision, "temporal_patch_size", 1)
+    numbers["channels"] = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", 3)
+    sizes = {name: value for name, value in numbers.items() if isinstance(value, int) and value > 0}
+    if len(sizes) < len(numbers):
         return inputs
-    assert isinstance(size, int) and isinstance(merge, int)
+    merge, values = sizes["spatial_merge_size"], sizes["channels"] * sizes["frames"] * sizes["patch_size"] ** 2
     side = 2 * merge
     texts = len(inputs["input_ids"])
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(texts * side * side, channels * frames * size * size, generator=generator)
+    pixels = torch.randn(texts * side * side, values, generator=generator)
     given: dict[str, Any] = {
         **inputs,
         "input_ids": _placed(inputs["input_ids"], config, token, side * side // merge**2),

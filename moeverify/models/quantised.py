@@ -30,9 +30,9 @@ class Quantised:
 
         Raises ``SourceError`` for a method that transformers does not dequantise while it loads.
         """
-        from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as kinds
+        from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-        kind = kinds.get(self.method)
+        kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(self.method)
         if kind is None or "dequantize" not in inspect.signature(kind.__init__).parameters:
             raise SourceError(
                 f"{name} is stored quantised ({self.method}), which transformers cannot dequantise while it loads; "

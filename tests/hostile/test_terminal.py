@@ -82,6 +82,6 @@ def test_an_ascii_terminal_is_enough(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", errors="strict"))
     tolerant_streams()
-    print("✓ 3 pass → é")
+    sys.stdout.write("✓ 3 pass → é\n")
     sys.stdout.flush()
     assert raw.getvalue() == b"\\u2713 3 pass \\u2192 \\xe9\n"

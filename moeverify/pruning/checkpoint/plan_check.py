@@ -80,7 +80,8 @@ def _check_entries(probe: Probe, plan: Plan) -> None:
 
 def _check_needed(probe: Probe, plan: Plan) -> None:
     """An entry is needed if without it a shape differs, the architecture refuses, or an attribute changes that the
-    plan as a whole leaves as it was."""
+    plan as a whole leaves as it was.
+    """
     shapes, attributes = _built(probe, plan.entries) or ({}, set())
     for path, value in plan.entries.items():
         without = _built(probe, {p: v for p, v in plan.entries.items() if p != path})

@@ -9,19 +9,47 @@ from moeverify.models.sources import load_source
 
 
 def vision_language():
-    text = dict(vocab_size=96, hidden_size=32, intermediate_size=48, moe_intermediate_size=24, num_hidden_layers=1)
-    text |= dict(num_attention_heads=2, num_key_value_heads=1, head_dim=16, num_experts=4, num_experts_per_tok=2)
-    text |= dict(rope_scaling={"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True})
-    vision = dict(depth=1, hidden_size=16, intermediate_size=20, num_heads=2, patch_size=4, out_hidden_size=32)
-    vision |= dict(num_position_embeddings=16, deepstack_visual_indexes=[0])
-    marks = dict(image_token_id=90, video_token_id=91, vision_start_token_id=92, vision_end_token_id=93)
+    text = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "moe_intermediate_size": 24,
+        "num_hidden_layers": 1,
+    }
+    text |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True}}
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_heads": 2,
+        "patch_size": 4,
+        "out_hidden_size": 32,
+    }
+    vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    marks = {"image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92, "vision_end_token_id": 93}
     config = tf.Qwen3VLMoeConfig(text_config={**text, "pad_token_id": 0}, vision_config=vision, **marks)
     return tf.Qwen3VLMoeForConditionalGeneration(config)
 
 
 def classifier():
     config = tf.Qwen3MoeConfig(vocab_size=96, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=3)
-    config.update(dict(num_key_value_heads=1, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, pad_token_id=0))
+    config.update(
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "pad_token_id": 0,
+        }
+    )
     return tf.Qwen3MoeForSequenceClassification(config)
 
 
