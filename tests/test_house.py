@@ -94,3 +94,15 @@ def test_evidence_of_checks_shares_no_code_with_the_pruner():
         reached |= new
         waiting += new
     assert sorted(module for module in reached if module.startswith("moeverify.pruning")) == []
+
+
+def test_checks_import_the_pruner_for_what_it_claims_alone():
+    """A check may know what a subject hands over; it computes nothing with the pruner's code."""
+    direct = {
+        (module.removeprefix("moeverify.checks."), other)
+        for module in MODULES
+        if module.startswith("moeverify.checks")
+        for other in _imports(module, types=False)
+        if other.startswith("moeverify.pruning")
+    }
+    assert direct == set()

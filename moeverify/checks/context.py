@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,14 +11,17 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.behaviour import Behaviour, observe
+from moeverify.checks.evidence.folding import FoldedWeight, with_constants
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
+from moeverify.coupling.couplings import CouplingMap, trace_couplings
+from moeverify.errors import MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
+from moeverify.models.drawn import Drawer
+from moeverify.models.numerics import in_float64
 from moeverify.models.roles import FoundRoles, MoELayer, find_roles
-from moeverify.pruning.configuration.update import set_constants
-from moeverify.pruning.plan.folds import Fold, apply_folds
 from moeverify.subjects import Pruned, Subject
 
 
@@ -80,9 +82,31 @@ class Context:
         return Laboratory(self.original, self.roles, self.example_inputs, self.seed)
 
     @cached_property
+    def couplings(self) -> CouplingMap | None:
+        """Our own trace of the original; ``None`` where it cannot be traced."""
+        try:
+            return trace_couplings(self.original, self.example_inputs)
+        except MoEVerifyError:
+            return None
+
+    @cached_property
+    def drawer(self) -> Drawer:
+        """Draws further inputs that the original accepts."""
+        return Drawer(self.original, self.example_inputs)
+
+    @cached_property
+    def float64_drawer(self) -> Drawer:
+        """The same in float64."""
+        return Drawer(in_float64(self.original), self.example_inputs, torch.float64)
+
+    def draw(self, number: int, *, float64: bool = False) -> Any:
+        """Further inputs by number."""
+        return (self.float64_drawer if float64 else self.drawer).draw(self.seed + number).inputs
+
+    @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:
         """Which positions of each tensor's dimension were kept, by original name, recovered from values alone."""
-        return recover_kept(self.folded, self.pruned, self.source_names)
+        return recover_kept(self.folded, self.pruned, self.source_names, self._partners)
 
     @cached_property
     def stayed(self) -> Mapping[str, list[int]]:
@@ -100,7 +124,19 @@ class Context:
         }
 
     @property
-    def folds(self) -> tuple[Fold, ...]:
+    def _partners(self) -> dict[tuple[str, int], frozenset[tuple[str, int]]]:
+        """For each dimension the others that hold its channels in the same order, by our trace of the original."""
+        found: dict[tuple[str, int], frozenset[tuple[str, int]]] = {}
+        for coupling in () if self.couplings is None else self.couplings.classes:
+            alike: dict[bytes, set[tuple[str, int]]] = {}
+            for member in coupling.members:
+                alike.setdefault(member.positions.tobytes(), set()).add((member.parameter, member.dim))
+            for places in alike.values():
+                found |= {place: frozenset(places - {place}) for place in places}
+        return found
+
+    @property
+    def folds(self) -> tuple[FoldedWeight, ...]:
         """Weights that the subject says took over a constant which its new sizes change."""
         plan = self.outcome.plan
         return () if plan is None else plan.folds
@@ -113,10 +149,7 @@ class Context:
         plan = self.outcome.plan
         if plan is None or not (plan.folds or plan.constants):
             return self.original
-        folded = copy.deepcopy(self.original)
-        apply_folds(folded, plan.folds)
-        set_constants(folded, plan.constants)
-        return folded
+        return with_constants(self.original, plan.folds, plan.constants)
 
     def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         """Each tensor of the pruned model that the original has too: its original name, original (with ``folds``),

@@ -9,6 +9,7 @@ from typing import Any
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.unrecognised import without_layers
 from moeverify.coupling.classify import PruningClass
 from moeverify.models.roles import FoundRoles, MoELayer
 
@@ -111,9 +112,10 @@ def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
 
 def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
     """Experts that have no channels of their own: all that they have are shared with what lies outside of them, or
-    they are single rows.
+    frozen in our trace of the original, or they are single rows.
     """
-    shared = {
+    frozen = () if context.couplings is None else context.couplings.frozen
+    shared = {(f.parameter, f.dim) for f in frozen} | {
         (m.parameter, m.dim)
         for c in context.outcome.classes
         if _reaches_outside(c, context.roles)
@@ -167,7 +169,7 @@ def expert_isolation(context: Context) -> Finding:
     anything without need is said by ``coupling-minimal``.
     """
     if not context.roles.layers:
-        return skipped("the model has no MoE layer")
+        return without_layers(context.roles)
     if not context.outcome.classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
     found = isolation(context)

@@ -12,8 +12,9 @@ from moeverify.checks.context import Context
 from moeverify.checks.evidence.cut import stack_parts
 from moeverify.checks.evidence.routing import Change, Routing, evenly, towards
 from moeverify.checks.evidence.sight import Part, Sight
-from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
-from moeverify.models.exercise import count_reached, run_all, vary_inputs
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
+from moeverify.checks.unrecognised import without_layers
+from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.forward import call_model
 from moeverify.models.outputs import float_outputs
 from moeverify.models.roles import FoundRoles
@@ -37,7 +38,7 @@ def forward_every_expert(context: Context) -> Finding:
     pruning. What the original does as well, on the same inputs, is no fault of the pruned model.
     """
     if not context.roles.layers:
-        return skipped("the model has no MoE layer")
+        return without_layers(context.roles)
     return _Exercise(context).finding()
 
 
@@ -96,7 +97,7 @@ class _Exercise:
     def _forward(self, said: str, force: Mapping[str, Change]) -> Finding | None:
         """One forward of the pruned model; what is wrong with it, or with the original on the same inputs."""
         context = self.context
-        inputs = vary_inputs(context.pruned, context.example_inputs, context.seed + 1 + self.number)
+        inputs = context.draw(1 + self.number)
         self.number += 1
         wrong = _wrong(context.pruned, context.pruned_roles, inputs, force)
         if not wrong:

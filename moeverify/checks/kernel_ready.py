@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.models.exercise import run, vary_inputs
+from moeverify.models.exercise import run
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 # How far implementations may differ, relative to the largest output; in 16 bits a token may change its expert.
@@ -31,7 +31,7 @@ def kernel_ready(context: Context) -> Finding:
         layer.layout == "fused" for layer in context.roles.layers
     ):
         return skipped("the experts have one implementation only: they are not fused experts of transformers")
-    inputs = vary_inputs(original, context.example_inputs, context.seed + 11)
+    inputs = context.draw(11)
     dtype = next(pruned.parameters()).dtype
     ran: dict[str, float] = {}
     without: dict[str, str] = {}

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.agreement import Agreement, agreement
 from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.cut import agrees_by_content, agrees_with_router, cut_parts
+from moeverify.checks.evidence.folding import folded_values
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Change, Routing, towards
@@ -22,7 +22,7 @@ from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.checks.removed_experts import forbid, kept_experts, route_as_pruned
-from moeverify.models.exercise import count_reached, run_all, vary_inputs
+from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.forward import call_model
 from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.models.outputs import float_outputs
@@ -126,7 +126,6 @@ class _Comparison:
         self.parts = parts
         self.sight = Sight(self.pruned, parts, VISIBLE)
         self.seen = _Seen()
-        self.drawn = True
 
     def finding(self) -> Finding:
         with float64_throughout(), count_reached(self.masked, self.context.roles) as reached:
@@ -159,15 +158,7 @@ class _Comparison:
 
     def _inputs(self, number: int) -> Any:
         """Inputs that the original runs on: drawn ones, or the example inputs if it refuses those."""
-        example, seed = self.context.example_inputs, self.context.seed + 100 + number
-        drawn = vary_inputs(self.full, example, seed, torch.float64)
-        if self.drawn:
-            try:
-                run_all(self.full, drawn)
-                return drawn
-            except Exception:
-                self.drawn = False
-        return tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, example)
+        return self.context.draw(100 + number, float64=True)
 
     def _changes(self, force: _Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
         changes = dict(forbidden)
@@ -317,7 +308,7 @@ def _unround_folds(context: Context, full: nn.Module, pruned: nn.Module) -> None
     """
     before, after = tensors_of(full), tensors_of(pruned)
     for name, fold in {fold.parameter: fold for fold in context.folds}.items():
-        exact = kept_part(fold.of(before[name]), name, context.kept)
+        exact = kept_part(folded_values(fold, before[name]), name, context.kept)
         assert exact is not None
         for mine, source in ((n, context.source_names.get(n, n)) for n in after):
             if source == name:

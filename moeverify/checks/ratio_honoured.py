@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.counting import kernel_multiple, units_left
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
-from moeverify.pruning.choice.rounding import alignment, kept_units
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
 ROUNDING = 4
@@ -28,7 +28,7 @@ def ratio_honoured(context: Context) -> Finding:
     before = {n: p.shape for n, p in context.original.named_parameters()}
     wrong = []
     counted = 0
-    rounding = max(ROUNDING, alignment(context.original), context.round_to or 1)
+    rounding = max(ROUNDING, kernel_multiple(context.original), context.round_to or 1)
     plan = context.outcome.plan
     adjusted = {_key(a.pruning_class): a for a in (plan.adjustments if plan is not None else ())}
     for pruning_class in context.outcome.classes:
@@ -36,7 +36,7 @@ def ratio_honoured(context: Context) -> Finding:
         if size < 2:
             continue
         ratio = context.ratio_of(pruning_class.role)
-        wanted = kept_units(size, ratio)
+        wanted = units_left(size, ratio)
         low, high = max(wanted - rounding + 1, 1), wanted
         if ratio == 0 or pruning_class.role == "heads":  # heads go whole, and a role that is left alone keeps all
             low = high = max(wanted, 1)
@@ -65,9 +65,9 @@ def ratio_honoured(context: Context) -> Finding:
                 off, nearest = min((abs(new - size * (1 - ratio)), ratio) for ratio in asked)
                 if off > 0.1 * size + rounding:
                     wrong.append({"parameter": name, "dim": dim, "before": size, "after": new,
-                                  "wanted": kept_units(size, nearest)})  # fmt: skip
+                                  "wanted": units_left(size, nearest)})  # fmt: skip
     for layer in context.roles.layers if "experts" in context.ratios else ():
-        wanted, now = kept_units(len(layer.experts), context.ratio_of("experts")), experts_now(context.pruned, layer)
+        wanted, now = units_left(len(layer.experts), context.ratio_of("experts")), experts_now(context.pruned, layer)
         counted += 1
         if now != wanted:
             wrong.append({"parameter": f"{layer.name} (experts)", "before": len(layer.experts), "after": now,

@@ -15,8 +15,8 @@ from moeverify.base.scratch import scratch_folder
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
-from moeverify.models.device import input_device
-from moeverify.models.exercise import run_all, vary_inputs
+from moeverify.models.device import input_device, release_cached_memory
+from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.outputs import scale_of
 from moeverify.models.skeleton import has_config
@@ -37,7 +37,7 @@ def reload(context: Context) -> Finding:
     model = context.pruned
     if not has_config(model) or not (hasattr(model, "lm_head") or hasattr(transformers, type(model).__name__)):
         return skipped("not a model of transformers; there is no standard way to reload it")
-    inputs = vary_inputs(context.original, context.example_inputs, context.seed + 7)
+    inputs = context.draw(7)
     if not isinstance(inputs, dict):
         inputs = {
             getattr(model, "main_input_name", "input_ids"): inputs if isinstance(inputs, torch.Tensor) else inputs[0]
@@ -62,6 +62,7 @@ def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path |
         experts = getattr(model.config, "_experts_implementation", None) or ""
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
+        release_cached_memory()  # the fresh process needs it on the same device
         code, said = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
         if code:
             last = (said.strip().splitlines() or ["no message"])[-1]

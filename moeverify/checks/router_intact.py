@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, tensors_of
-from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors, spare_classes
+from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, is_matrix, router_tensors, spare_classes
 from moeverify.checks.evidence.stayed import comparable_ids, experts_by_content, id_tables, repeated_row
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
+from moeverify.checks.unrecognised import without_layers
 from moeverify.models.roles import MoELayer
 
 # Attribute names under which architectures keep these numbers, on the router or on the MoE block.
@@ -32,7 +34,7 @@ def router_intact(context: Context) -> Finding:
     should. Whether the whole computes what it must is said by ``masked-equivalence``.
     """
     if not context.roles.layers:
-        return skipped("the model has no MoE layer")
+        return without_layers(context.roles)
     stayed = kept_experts(context)
     routers = 0
     for layer in context.roles.layers:
@@ -116,18 +118,21 @@ def _tables(context: Context, layer: MoELayer, stayed: list[int], experts: int) 
 
 
 def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
-    """All tensors of a router that read the residual stream read the channels that the embedding keeps."""
-    before = dict(context.original.named_parameters())
+    """All tensors of a router that read the residual stream read the channels that the embedding keeps.
+
+    Only an embedding whose channels our trace of the original couples with the router's counts: others, of classes or
+    of time steps, may have the same width.
+    """
     for name, tensor in router_tensors(context.original, layer).items():
-        if tensor.dim() != 2 or _follows_another(context.original, name, layer):
+        if not is_matrix(tensor) or _follows_another(context.original, name, layer):
             continue
         other = 1 - expert_dim(tensor, len(layer.experts))
         mine = context.kept.get((name, other))
-        for path, module in context.original.named_modules():
+        if mine is None or not mine.exact:
+            continue
+        for path in _embeddings_with(context, name, other):
             theirs = context.kept.get((f"{path}.weight", 1))
-            if not isinstance(module, nn.Embedding) or mine is None or theirs is None:
-                continue
-            if not (mine.exact and theirs.exact) or before[f"{path}.weight"].shape[1] != tensor.shape[other]:
+            if theirs is None or not theirs.exact:
                 continue
             if gone := sorted(set(mine.positions.tolist()) ^ set(theirs.positions.tolist())):
                 return failed(
@@ -137,6 +142,22 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
                     channels=gone[:50],
                 )
     return None
+
+
+def _embeddings_with(context: Context, router: str, dim: int) -> list[str]:
+    """Embeddings that hold position ``p`` of their width in one unit with position ``p`` of a router's dimension."""
+    classes = () if context.couplings is None else context.couplings.classes
+    found = []
+    for coupling in classes:
+        positions = {(m.parameter, m.dim): m.positions for m in coupling.members if not m.buffer}
+        mine = positions.get((router, dim))
+        if mine is None:
+            continue
+        for path, module in context.original.named_modules():
+            theirs = positions.get((f"{path}.weight", 1)) if isinstance(module, nn.Embedding) else None
+            if theirs is not None and np.array_equal(theirs, mine):
+                found.append(path)
+    return found
 
 
 def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -30,6 +31,13 @@ def check_device(name: str) -> str:
     elif device.type != "cpu":
         raise UsageError(f"device {name!r} is not supported; use cpu, cuda, cuda:N or auto")
     return name
+
+
+def release_cached_memory() -> None:
+    """Give memory that this process caches on CUDA devices, but does not use, back to others."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def input_device(model: nn.Module) -> torch.device:

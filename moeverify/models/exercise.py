@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.outputs import float_outputs
 from moeverify.models.roles import FoundRoles
@@ -83,21 +84,8 @@ def _tokens_of_each(args: tuple, kwargs: Mapping[str, Any], experts: int) -> lis
 
 
 def vary_inputs(model: nn.Module, example_inputs: Any, seed: int, dtype: torch.dtype | None = None) -> Any:
-    """Other inputs of the same form: token numbers drawn anew, floats drawn from a normal distribution."""
-    generator = torch.Generator().manual_seed(seed)
-    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    vocabulary = embedding.num_embeddings if embedding is not None else 2
-
-    def draw(value):
-        if not isinstance(value, torch.Tensor):
-            return value
-        if value.is_floating_point():
-            return torch.randn(value.shape, generator=generator).to(value.device, dtype or value.dtype)
-        if isinstance(example_inputs, Mapping) and value is not example_inputs.get("input_ids"):
-            return value
-        return torch.randint(0, vocabulary, value.shape, generator=generator).to(value.device)
-
-    return tree_map(draw, example_inputs)
+    """Other inputs that ``model`` accepts, within what the example shows; see ``models.drawn``."""
+    return Drawer(model, example_inputs, dtype).draw(seed).inputs
 
 
 def output_tensor(output: Any) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -92,10 +92,17 @@ class MoELayer:
 
 @dataclass(frozen=True)
 class FoundRoles:
-    """All MoE layers of a model, in the order of its modules, and ``notes`` on what could not be found."""
+    """All MoE layers of a model, in the order of its modules.
+
+    ``notes`` say what could not be found; ``unrecognised`` are the paths of modules named as experts whose layout is
+    not known. ``outside`` are modules that stand inside a container of stacked experts and hold no stack themselves,
+    such as its router or a projection that all experts share.
+    """
 
     layers: tuple[MoELayer, ...]
     notes: tuple[str, ...] = ()
+    unrecognised: tuple[str, ...] = ()
+    outside: frozenset[str] = frozenset()
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -128,7 +135,16 @@ class FoundRoles:
         """The routed expert that a module or parameter path lies in: ``None`` outside, the container where one
         parameter holds all experts.
         """
-        return next((self._boundaries[p] for p in _ancestors(name) if p in self._boundaries), None)
+        beside = False
+        for path in _ancestors(name):
+            beside = beside or path in self.outside
+            if path in self._boundaries and not (beside and path not in self._listed):
+                return self._boundaries[path]
+        return None
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(e for layer in self.layers if layer.layout == "listed" for e in layer.experts)
 
     @cached_property
     def _layers(self) -> dict[str, MoELayer]:
@@ -207,14 +223,15 @@ class _Search:
                 self.parents.setdefault(id(child), []).append(name)
 
     def run(self) -> FoundRoles:
-        layers, notes = [], []
+        layers: list[MoELayer] = []
+        notes, unrecognised = [], []
         for name in self.modules:
             if name and self._is(self.roles.experts, name):
                 layer = self._container(name)
                 if layer is not None:
                     layers.append(layer)
                 elif not any(_parent(name) in _ancestors(other.container) for other in layers):
-                    notes.append(f"{name} is named as experts but holds neither several modules nor stacked parameters")
+                    unrecognised.append(name)
         taken = {p for layer in layers for p in (layer.container, layer.name, *layer.shared_experts)}
         for name in self.modules:
             if not any(p in taken for p in _ancestors(name)) and (layer := self._by_structure(name)) is not None:
@@ -224,10 +241,28 @@ class _Search:
         layers = [self._with_borrowers(layer) for layer in layers]
         order = {name: position for position, name in enumerate(self.modules)}
         layers.sort(key=lambda layer: order[layer.container])
+        found = {p for layer in layers for p in _ancestors(layer.container)}
+        unrecognised = [name for name in unrecognised if name not in found]
+        notes += [
+            f"{name} is named as experts but holds {self._held(name)}, neither several modules nor stacked parameters"
+            for name in unrecognised
+        ]
         notes += [f"{layer.name}: no router found beside its experts" for layer in layers if not layer.routers]
         if not layers:
             notes.append("no routed experts found; name them with Roles(experts=...)")
-        return FoundRoles(tuple(layers), tuple(notes))
+        return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), frozenset(self._outside(layers)))
+
+    def _held(self, name: str) -> str:
+        lists = [n for n in self.children.get(name, ()) if isinstance(self.modules[n], nn.ParameterList)]
+        return f"lists of parameters ({_last(lists[0])}, ...)" if lists else "something else"
+
+    def _outside(self, layers: Iterable[MoELayer]) -> Iterator[str]:
+        """Modules inside containers of stacked experts that hold no stack."""
+        for layer in layers:
+            if layer.layout != "listed":
+                inside = {p for holder in layer.holders for p in _ancestors(holder)}
+                for holder in layer.holders:
+                    yield from (child for child in self.children.get(holder, ()) if child not in inside)
 
     def _is(self, rule: Rule, name: str) -> bool:
         if not isinstance(rule, str):
@@ -243,11 +278,33 @@ class _Search:
         """The MoE layer whose experts a module named as their container holds."""
         module = self.modules[name]
         if isinstance(module, nn.ModuleList | nn.ModuleDict):
-            if len(module) < 2:
-                return None
-            return self._layer(_parent(name), name, tuple(self.children.get(name, ())), "listed")
+            experts = self._listed_experts(name)
+            return self._layer(_parent(name), name, experts, "listed") if len(experts) > 1 else None
+        if (inner := self._only_list(name)) is not None:
+            return self._layer(_parent(name), inner, self._listed_experts(inner), "listed")
         inside = any(self._is(self.roles.routers, child) for child in self.children.get(name, ()))
         return self._stacked(name if inside else _parent(name), name)
+
+    def _listed_experts(self, name: str) -> tuple[str, ...]:
+        """The children of a list but for helpers, such as a dropout that all experts use.
+
+        A child without weights is a helper if the router chooses among the others alone; else it may be an expert that
+        does nothing.
+        """
+        children = tuple(self.children.get(name, ()))
+        weighty = tuple(c for c in children if any(True for _ in self.modules[c].parameters()))
+        routers = [self.modules[r] for r in self._named(_parent(name), self.roles.routers)]
+        choices = {n for r in routers for p in r.parameters() if p.dim() == 2 for n in p.shape}
+        return weighty if len(weighty) in choices and len(children) not in choices else children
+
+    def _only_list(self, name: str) -> str | None:
+        """The one list of modules that a module named as experts holds, if it holds no weights besides."""
+        lists = [n for n in self.children.get(name, ()) if isinstance(self.modules[n], nn.ModuleList | nn.ModuleDict)]
+        if len(lists) != 1 or len(self.modules[lists[0]]._modules) < 2:
+            return None
+        inside = sum(1 for _ in self.modules[lists[0]].parameters())
+        forms = {tuple(tuple(p.shape) for p in m.parameters()) for m in self.modules[lists[0]].children()}
+        return lists[0] if len(forms) == 1 and inside == sum(1 for _ in self.modules[name].parameters()) else None
 
     def _stacked(self, layer: str, container: str) -> MoELayer | None:
         """Experts kept in common parameters of the container or of modules in it."""
@@ -261,7 +318,13 @@ class _Search:
             return self._layer(layer, container, _numbered(container, count), "fused", stacks)
         counts = {p.shape[0] for r in routers for p in self.modules[r].parameters() if p.dim() == 2}
         for count in sorted(counts - {0, 1}):
-            rows = tuple(n for n, p in own.items() if p.dim() == 2 and p.shape[0] % count == 0)
+            rows = tuple(
+                n
+                for n, p in own.items()
+                if p.dim() == 2
+                and p.shape[0] % count == 0
+                and not isinstance(self.modules[_parent(n)], nn.ParameterList)  # one entry for each expert instead
+            )
             if len(rows) >= 2 and self._alike(rows):
                 return self._layer(layer, container, _numbered(container, count), "rows", rows)
         return None

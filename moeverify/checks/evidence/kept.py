@@ -18,10 +18,13 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.locate import Positions, bits, locate, vote
+from moeverify.checks.evidence.router_tensors import experts_listed
 from moeverify.models.roles import FoundRoles, MoELayer, fused_expert_count
 
 # Neighbours tried for a tensor whose own values do not tell.
 MAX_HINTS = 12
+
+Partners = Mapping[tuple[str, int], frozenset[tuple[str, int]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class _Settled:
     """Positions that are known, of one dimension that had ``size`` before."""
 
     name: str
+    dim: int
     expert: int | None
     size: int
     positions: np.ndarray
@@ -92,12 +96,16 @@ def _alike(first: str, second: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(first))
 
 
-def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.ndarray]:
-    """Kept positions of neighbours of the same size before and after: of the same expert first, then by path; of
-    equally near ones those that most have (a norm of ones is nearer to the layers that read it than to the heads).
+def _hints(part: _Part, dim: int, settled: Sequence[_Settled], partners: Partners) -> Iterable[np.ndarray]:
+    """Kept positions of neighbours of the same size before and after: partners first, then of the same expert, then by
+    path; of equally near ones those that most have (a norm of ones is nearer to its readers than to the heads).
     """
     fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
-    near = [(s.expert != part.expert, -_alike(s.name, part.name)) for s in fitting]
+    mine = partners.get((part.name, dim), frozenset()) if part.expert is None else frozenset()
+    near = [
+        ((s.name, s.dim) not in mine or s.expert is not None, s.expert != part.expert, -_alike(s.name, part.name))
+        for s in fitting
+    ]
     held = Counter((place, s.positions.tobytes()) for place, s in zip(near, fitting, strict=True))
     ranked = sorted(
         zip(near, fitting, strict=True), key=lambda x: (x[0], -held[x[0], x[1].positions.tobytes()], x[1].name)
@@ -109,10 +117,10 @@ def _hints(part: _Part, dim: int, settled: Sequence[_Settled]) -> Iterable[np.nd
             yield neighbour.positions
 
 
-def _settle(part: _Part, settled: Sequence[_Settled]) -> None:
+def _settle(part: _Part, settled: Sequence[_Settled], partners: Partners) -> None:
     """Try neighbours' positions for what the values do not tell."""
     for dim in sorted(part.unsure or part.found):
-        for hint in islice(_hints(part, dim, settled), MAX_HINTS):
+        for hint in islice(_hints(part, dim, settled, partners), MAX_HINTS):
             found, _, equal = locate(part.new, part.old, {dim: hint})
             if equal:
                 part.found, part.equal = found, True
@@ -127,22 +135,16 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
     before = tensors_of(original)
     names = {name: name for name in tensors_of(pruned)}
     for layer in roles.layers:
-        if layer.fused or not _listed(pruned, layer.container) < len(layer.experts):
+        now_there = experts_listed(pruned, layer)
+        if layer.layout != "listed" or not len(now_there) < len(layer.experts):
             continue
         stayed = _kept_experts(before, tensors_of(pruned), layer)
-        moved = {f"{layer.container}.{new}.": layer.experts[int(old)] + "." for new, old in enumerate(stayed)}
+        moved = {f"{new}.": layer.experts[int(old)] + "." for new, old in zip(now_there, stayed, strict=False)}
         for name in names:
             for now, then in moved.items():
                 if name.startswith(now):
                     names[name] = then + name.removeprefix(now)
     return names
-
-
-def _listed(model: nn.Module, container: str) -> int:
-    try:
-        return sum(1 for _ in model.get_submodule(container).children())
-    except AttributeError:
-        return 0
 
 
 def _kept_experts(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
@@ -158,11 +160,12 @@ def _kept_experts(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.
 
 
 def recover_kept(
-    original: nn.Module, pruned: nn.Module, names: Mapping[str, str] | None = None
+    original: nn.Module, pruned: nn.Module, names: Mapping[str, str] | None = None, partners: Partners | None = None
 ) -> dict[tuple[str, int], Kept]:
     """Kept positions of every dimension of a parameter or buffer whose size changed, under its original name.
 
-    ``names`` gives the original names, where they differ (see ``source_names``).
+    ``names`` gives the original names, where they differ (see ``source_names``). ``partners`` names for a dimension
+    others that hold the same channels in the same order: they are tried first where values do not tell.
     """
     before = tensors_of(original)
     parts: list[_Part] = []
@@ -179,7 +182,7 @@ def recover_kept(
             continue
         parts += _split(name, bits(tensor), bits(source), _stacked(original, name, len(source)))
     settled = [
-        _Settled(part.name, part.expert, part.old.shape[dim], positions)
+        _Settled(part.name, dim, part.expert, part.old.shape[dim], positions)
         for part in parts
         if part.equal
         for dim, positions in part.found.items()
@@ -187,7 +190,7 @@ def recover_kept(
     ]
     for part in parts:
         if part.unsure or not part.equal:
-            _settle(part, settled)
+            _settle(part, settled, partners or {})
     result: dict[tuple[str, int], Kept] = {}
     stacks: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
     for part in parts:

@@ -23,16 +23,45 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
     for router in layer.routers:
         parts = list(model.get_submodule(router).named_modules(prefix=router))
         root, *inner = [dict(_own(module, path)) for path, module in parts]
-        found |= {name: t for name, t in root.items() if t.dim() == 1 and t.shape[0] == count}
+        found |= {name: t for name, t in root.items() if is_companion(t, count)}
         for part in (root, *reversed(inner)):
-            matrices = [t for t in part.values() if t.dim() == 2 and count in t.shape and len(t) > 1]
+            matrices = [t for t in part.values() if is_matrix(t) and count in t.shape]
             if matrices:
                 rows = any(t.shape[0] == count for t in matrices)
                 found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}
                 break
         else:
             found |= _with_spare_classes(count, root, inner)
+        for part in inner:
+            found |= _companions(part, count)
+    for path in _beside(block, layer):
+        found |= _companions(dict(_own(model.get_submodule(path), path)), count)
     return found
+
+
+def is_companion(tensor: torch.Tensor, count: int) -> bool:
+    """Whether a tensor holds one number for each of ``count`` experts, as ``[E]``, ``[1, E]`` or ``[E, 1]``."""
+    return tensor.dim() > 0 and tensor.numel() == count > 1 and count in tensor.shape
+
+
+def is_matrix(tensor: torch.Tensor) -> bool:
+    """Whether a tensor maps hidden channels to experts: two dimensions, neither of size one."""
+    return tensor.dim() == 2 and min(tensor.shape) > 1
+
+
+def _companions(part: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """The tensors of a module that holds nothing but companions: a correction bias in a module of its own."""
+    return part if part and all(is_companion(tensor, count) for tensor in part.values()) else {}
+
+
+def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
+    """Leaf modules of the block that are neither experts nor routers. Norms of as many channels are none of them."""
+    taken = (layer.container, *layer.holders, *layer.routers, *layer.shared_experts)
+    for path, module in block.named_modules(prefix=layer.name):
+        inside = any(path == name or path.startswith(name + ".") for name in taken if name != layer.name)
+        is_leaf = path != layer.name and not any(True for _ in module.children())
+        if is_leaf and not inside and "norm" not in type(module).__name__.lower():
+            yield path
 
 
 def _with_spare_classes(
@@ -65,10 +94,19 @@ def spare_classes(tensor: torch.Tensor, experts: int) -> int:
     return tensor.shape[expert_dim(tensor, experts)] - experts
 
 
+def experts_listed(model: nn.Module, layer: MoELayer) -> list[str]:
+    """Paths of the listed experts that a layer has in ``model``, in order; none where the container is gone."""
+    try:
+        children = model.get_submodule(layer.container).named_children()
+    except AttributeError:
+        return []
+    return [path for name, _ in children if (path := f"{layer.container}.{name}") in layer.experts]
+
+
 def experts_now(model: nn.Module, layer: MoELayer) -> int:
     """How many routed experts a layer has in ``model``, be they listed or fused."""
     if layer.layout == "listed":
-        return sum(1 for _ in model.get_submodule(layer.container).children())
+        return len(experts_listed(model, layer))
     if layer.layout == "rows":
         return _router_rows(model, layer)  # the experts' own rows tell no number
     stacks = (_attribute(model, name) for name in layer.stacks)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from moeverify.checks.evidence.router_tensors import router_tensors
+from moeverify.checks.evidence.router_tensors import is_matrix, router_tensors
 from moeverify.models.roles import FoundRoles
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -59,7 +59,7 @@ class Routing(TorchFunctionMode):
         for layer in roles.layers:
             count = len(layer.experts)
             found = router_tensors(model, layer)
-            matrices = {n: t for n, t in found.items() if t.dim() == 2}
+            matrices = {n: t for n, t in found.items() if is_matrix(t)}
             matrices = matrices or {n: t for n, t in found.items() if t.dim() > 2 and t.shape[0] == count}
             if matrices:
                 # A router may have a second one, for its noise; the logits are those of the plainly named.

@@ -10,7 +10,7 @@ from torch import nn
 
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.locate import bits
-from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, router_tensors
+from moeverify.checks.evidence.router_tensors import expert_dim, experts_listed, experts_now, router_tensors
 from moeverify.models.roles import FoundRoles, MoELayer
 
 
@@ -94,7 +94,7 @@ def experts_by_content(
     An expert whose values fit none or several of the original's is -1; a tensor that tells nothing is left out.
     """
     if layer.layout == "listed":
-        found = [_owner(module, original, layer) for module in pruned.get_submodule(layer.container).children()]
+        found = [_owner(pruned.get_submodule(path), original, layer) for path in experts_listed(pruned, layer)]
         return {layer.container: found} if any(number >= 0 for number in found) else {}
     result = {}
     for name in layer.stacks:
