@@ -5,6 +5,7 @@ from __future__ import annotations
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.liveness import (
     INPUTS,
+    ChosenUnit,
     Gradients,
     Held,
     Laboratory,
@@ -25,9 +26,10 @@ def coupling_minimal(context: Context) -> Finding:
 
     The evidence is that of ``coupling-complete``: gradients in float64, the ground truth of a synthetic model, our
     trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts
-    of a group are. Neither are parts that share a buffer of the group (a rotary table that all layers read has one
-    width), nor parts whose counterparts have no gradient even in the whole model: what only chooses positions, as the
-    indexer of sparse attention does, shows no loss.
+    of a group are. Not tried are parts that share a buffer of the group (a rotary table that all layers read has one
+    width). Nor are parts whose counterparts have no gradient even in the whole model: what only chooses positions, as
+    the indexer of sparse attention does, shows no loss. A part stays with its group as well if the model does not run
+    when it is really cut out alone, but runs without the whole unit.
     """
     classes = context.outcome.classes
     if not classes:
@@ -50,13 +52,18 @@ def coupling_minimal(context: Context) -> Finding:
     for unit in chosen:
         for part in parts_of(unit, context.roles, laboratory, tied):
             parts += 1
-            if _could_go_alone(laboratory, part, unit.held):
+            if _could_go_alone(laboratory, part, unit.held) and not _tied(context, part, unit):
                 return failed(
                     f"the group {unit.group.name} is several: its part in {part.block} could go alone",
                     group=unit.group.name,
                     part=[p for (n, d), mask in part.held.items() for p in places(n, d, mask)][:50],
                 )
     return passed(f"nothing in {len(classes)} groups could have stayed; {parts} parts could not have gone alone")
+
+
+def _tied(context: Context, part: Part, unit: ChosenUnit) -> bool:
+    """Whether a part outside of the routed experts shares a shape with the rest; experts choose for themselves."""
+    return part.block not in context.roles.experts and context.laboratory.tied_by_shape(part.held, unit)
 
 
 def _in_use(laboratory: Laboratory, held: Held) -> list[str]:

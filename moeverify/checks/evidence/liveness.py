@@ -6,10 +6,14 @@ any more, whatever value it had: its gradient is zero. Three things follow:
 * a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
 * a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
 * a part of the unit that is without gradient when only that part is held at zero could have gone alone.
+
+Every float output counts. Activations with dead zones are replaced meanwhile (see ``leaky``), unless the model gives
+NaN without them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,15 +23,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.checks.evidence.cut_out import counting_attributes, runs_without
 from moeverify.checks.evidence.kept import Kept
+from moeverify.checks.evidence.leaky import LeakyActivations
 from moeverify.checks.evidence.masking import hold_channels
 from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import CouplingClass
-from moeverify.models.exercise import output_tensor, run, vary_inputs
+from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.outputs import float_outputs, mixture
 from moeverify.models.roles import FoundRoles
+from moeverify.models.state import same_start
 
 INPUTS = 3
 # Of the largest gradient of the same tensor: less is no gradient, more is one. What lies between decides nothing.
@@ -65,6 +73,9 @@ class Laboratory:
     def __init__(self, original: nn.Module, roles: FoundRoles, example_inputs: Any, seed: int) -> None:
         self.example_inputs, self.seed = example_inputs, seed
         self.model = in_float64(original)
+        self.drawer = Drawer(self.model, example_inputs, torch.float64)
+        self.drawn: dict[int, Any] = {}
+        self.leaky = self._runs_leaky()
         self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
         # Which expert gets tokens depends on everything; such a dimension says nothing of channels.
         self.counts_experts: set[tuple[str, int]] = set()
@@ -101,8 +112,7 @@ class Laboratory:
             parameter.requires_grad_(True)
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for number in range(first, first + inputs):
-            drawn = vary_inputs(model, self.example_inputs, self.seed + 300 + number, torch.float64)
-            for name, gradient in _backward(model, drawn, parameters, number).items():
+            for name, gradient in self._backward(model, parameters, number).items():
                 total[name] += gradient.abs()
         # Norms that were cut hold small copies under other names: what was removed there is gone.
         whole = {n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)}
@@ -135,13 +145,68 @@ class Laboratory:
         """Whether the output changes with the values of ``buffers`` at some positions, with ``held`` at zero."""
         model = copy.deepcopy(self.model)
         _hold(model, held)
-        inputs = vary_inputs(model, self.example_inputs, self.seed + 300, torch.float64)
+        return self._changes(model, {model.get_buffer(name): (dim, at) for (name, dim), at in buffers.items()})
+
+    def tied_by_shape(self, part: Held, unit: ChosenUnit) -> bool:
+        """Whether the model stops running when ``part`` is really cut, although it runs without the whole unit.
+
+        A table of biases that several layers add, as a parameter or made on the way, has one width for all of them.
+        """
+        buffers, inputs, units = unit.buffers(), self._inputs(0), unit.group.coupling.size
+        for counting in counting_attributes(self.model, unit.held, units):
+            if runs_without(self.model, unit.held, buffers, units, inputs, counting):
+                alone = (runs_without(self.model, part, some, units, inputs, counting) for some in ({}, buffers))
+                return not any(alone)
+        return False
+
+    def _changes(self, model: nn.Module, spoiled: Mapping[torch.Tensor, tuple[int, np.ndarray]]) -> bool:
+        """Whether an output changes when tensors get random values at some positions of a dimension."""
+        generator = torch.Generator().manual_seed(self.seed)
         with float64_throughout():
-            before = run(model, inputs)
-            for (name, dim), positions in buffers.items():
-                model.get_buffer(name).index_fill_(dim, torch.tensor(positions), 0.5)
-            after = run(model, inputs)
-        return bool((after - before).abs().max() > LIVE * before.abs().max())
+            before = self._outputs(model, 0)
+        for tensor, (dim, positions) in spoiled.items():
+            index = torch.as_tensor(positions, device=tensor.device)
+            shape = tensor.index_select(dim, index).shape
+            values = torch.rand(shape, generator=generator, dtype=torch.float64)
+            with torch.no_grad():
+                tensor.index_copy_(dim, index, values.to(tensor.device, tensor.dtype))
+        with float64_throughout():
+            after = self._outputs(model, 0)
+        return any(
+            bool((after[name] - old).abs().max() > LIVE * old.abs().max())
+            for name, old in before.items()
+            if old.numel()
+        )
+
+    def _inputs(self, number: int) -> Any:
+        """Inputs that the original accepts, by number; each is drawn once."""
+        if number not in self.drawn:
+            self.drawn[number] = self.drawer.draw(self.seed + 300 + number).inputs
+        return self.drawn[number]
+
+    def _outputs(self, model: nn.Module, number: int) -> dict[str, torch.Tensor]:
+        """All outputs on inputs of a number; every forward begins in the same state."""
+        leaky = LeakyActivations() if self.leaky else contextlib.nullcontext()
+        with same_start(model), leaky:
+            return float_outputs(call_model(model, self._inputs(number), use_cache=False))
+
+    def _runs_leaky(self) -> bool:
+        self.leaky = True
+        try:
+            with float64_throughout():
+                return all(bool(output.isfinite().all()) for output in self._outputs(self.model, 0).values())
+        except Exception:  # whatever the replaced activations make a forward raise
+            return False
+
+    def _backward(
+        self, model: nn.Module, parameters: Mapping[str, torch.Tensor], number: int
+    ) -> dict[str, torch.Tensor]:
+        """Gradients of a random mixture of all outputs."""
+        self._inputs(number)
+        with float64_throughout(), torch.enable_grad():
+            mixed = mixture(self._outputs(model, number), number)
+            found = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True)
+        return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
     def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
         gradient, free = under.along(name, dim), self.free.along(name, dim)
@@ -150,7 +215,7 @@ class Laboratory:
         # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
         if float(free.amax()) <= NEGLIGIBLE * self.largest:
             return None
-        return test(gradient, free.amax()).numpy()
+        return test(gradient, free.amax()).cpu().numpy()
 
 
 def _hold(model: nn.Module, held: Held) -> None:
@@ -165,17 +230,6 @@ def _hold(model: nn.Module, held: Held) -> None:
             mask = torch.as_tensor(gone, device=parameters[name].device).view(shape)
             parameters[name].masked_fill_(mask, 0)
     hold_channels(model, {key: Kept(np.flatnonzero(~gone), True) for key, gone in held.items() if gone.ndim == 1})
-
-
-def _backward(
-    model: nn.Module, inputs: Any, parameters: Mapping[str, torch.Tensor], number: int
-) -> dict[str, torch.Tensor]:
-    with float64_throughout(), torch.enable_grad():
-        output = output_tensor(call_model(model, inputs, use_cache=False))
-        generator = torch.Generator().manual_seed(number)
-        mixture = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        found = torch.autograd.grad((output * mixture).sum(), list(parameters.values()), allow_unused=True)
-    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
 
 @dataclass(frozen=True, eq=False)

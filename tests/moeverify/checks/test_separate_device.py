@@ -1,0 +1,60 @@
+"""Every check and every importance on a device that refuses to mix with the CPU, as a GPU does.
+
+Each run is a process of its own, since a device is registered for good. ``reload`` is left out: its own fresh process
+has no such device. ``quality`` is left out, too: it is lm-eval's.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moeverify.checks import default_names
+from moeverify.pruning.choice.importances import IMPORTANCES
+
+SUPPORT = Path(__file__).parents[2] / "support"
+LEFT_OUT = {"reload", "quality"}
+
+
+def run(*words):
+    pytest.importorskip("torch.utils.backend_registration")
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "on_separate_device.py"), *words], capture_output=True, text=True, timeout=300
+    )
+    if done.returncode == 77:
+        pytest.skip("this torch cannot register a device from Python")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_device_refuses_what_cuda_refuses():
+    answers = run("refusals")
+    allowed = {"same device", "scalar of the CPU", "indices of the CPU", "copies"}
+    assert {name for name, refused in answers.items() if not refused} == allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
+def test_every_check_passes(source):
+    found = run("checks", source)
+    assert {name: said for name, said in found.items() if not said.startswith(("pass", "skip"))} == {}
+    assert set(found) == set(default_names()) - LEFT_OUT
+    assert sum(said.startswith("pass") for said in found.values()) >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
+def test_every_importance_ranks(source):
+    found = run("importances", source)
+    assert set(found) == {*IMPORTANCES, "routing"}
+    assert all(after < before for before, after in found.values())
+
+
+@pytest.mark.slow
+def test_a_check_that_mixes_devices_is_found():
+    """The device does find the fault that it is for: a mixture drawn on the CPU."""
+    said = run("mixing", "zoo:mixtral")["mixing"]
+    assert said.startswith("error")
+    assert "at least two devices" in said

@@ -1,0 +1,106 @@
+"""Runs checks or importances on the separate device and prints what came of it as JSON."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import warnings
+from typing import Any
+
+import torch
+
+try:
+    from separate_device import NAME, Separate, install, moved
+except ImportError:  # an older torch registers no device from Python
+    sys.exit(77)
+
+import moeverify as mv
+from moeverify.checks import CHECKS, default_names
+from moeverify.checks.context import Context
+from moeverify.checks.registry import Finding, passed
+from moeverify.models.sources import load_source
+from moeverify.pruning.choice.importances import IMPORTANCES, importance_named
+from moeverify.subjects import load_subject
+
+
+def loaded(source: str) -> tuple[Any, Any]:
+    found = load_source(source)
+    return moved(found.model), moved(found.example_inputs)
+
+
+def checks(source: str, names: tuple[str, ...]) -> dict[str, str]:
+    model, inputs = loaded(source)
+    original, subject = copy.deepcopy(model), load_subject("moe")
+    outcome = subject(model, inputs, pruning_ratio=0.5, seed=0)
+    context = Context(source, original, model.eval(), inputs, outcome, 0.5, 0, "float32", subject)
+    said = {}
+    for name in names:
+        try:
+            finding = CHECKS[name](context)
+            said[name] = f"{finding.status}: {finding.message}"
+        except Exception as error:
+            said[name] = f"error: {type(error).__name__}: {error}"
+    return said
+
+
+def importances(source: str) -> dict[str, tuple[int, int]]:
+    sizes = {}
+    for name in (*IMPORTANCES, "routing"):
+        model, inputs = loaded(source)
+        if name == "routing":
+            importance: Any = mv.RoutingImportance(model, [inputs], probes=1)
+        else:
+            importance = importance_named(name)
+        before = sum(p.numel() for p in model.parameters())
+        mv.MoEPruner(model, inputs, importance=importance, pruning_ratio=0.5, ignored_layers=[model.lm_head]).step()
+        sizes[name] = (before, sum(p.numel() for p in model.parameters()))
+    return sizes
+
+
+def mixing(context: Context) -> Finding:
+    """A check as careless as one can be on the CPU."""
+    with torch.no_grad():
+        logits = context.original(**context.example_inputs).logits
+    return passed(str(float((logits * torch.randn(logits.shape)).sum())))
+
+
+def refusals() -> dict[str, bool]:
+    there, here = Separate(torch.ones(3, 2)), torch.ones(3, 2)
+    tried = {
+        "mixed sum": lambda: there + here,
+        "numpy": there.numpy,
+        "generator of the CPU": lambda: torch.randn(3, generator=torch.Generator(), device=NAME),
+        "index_select by the CPU": lambda: there.index_select(0, torch.tensor([0])),
+        "indexing the CPU": lambda: here[torch.tensor([1], device=NAME)],
+        "writing from the CPU": lambda: there.index_copy_(0, torch.tensor([0], device=NAME), here[:1]),
+        "same device": lambda: there @ torch.zeros(2, 3, device=NAME),
+        "scalar of the CPU": lambda: there * torch.tensor(2.0),
+        "indices of the CPU": lambda: there[torch.tensor([1])],
+        "copies": lambda: there.cpu() + here + torch.zeros(3, 2).copy_(there),
+    }
+    answers = {}
+    for name, act in tried.items():
+        try:
+            act()
+            answers[name] = False
+        except (RuntimeError, TypeError):
+            answers[name] = True
+    return answers
+
+
+def main(what: str, *words: str) -> None:
+    install()
+    warnings.simplefilter("ignore")
+    if what == "checks":
+        answer: Any = checks(words[0], tuple(n for n in default_names() if n not in ("reload", "quality")))
+    elif what == "mixing":
+        CHECKS["mixing"] = mixing
+        answer = checks(words[0], ("mixing",))
+    else:
+        answer = importances(words[0]) if what == "importances" else refusals()
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
