@@ -82,8 +82,9 @@ def _has_pruning_op(group: Any, dep: Any, idxs: Any) -> bool:
 
 
 def _frames() -> list[str]:
-    """Frames of the subject, innermost first, up to where it was called."""
+    """Frames of the subject, innermost first, up to where it was called; all of them if the subject is ours."""
     package = Path(__file__).parents[1]
     ours = (str(package / "subjects"), str(package / "verification"), "<frozen")
-    stack = (f for f in reversed(traceback.extract_stack()) if not f.filename.startswith(ours))
+    whole = [f for f in reversed(traceback.extract_stack()) if f.filename != __file__]
+    stack = [f for f in whole if not f.filename.startswith(ours)] or whole
     return [f"{f.name} ({'/'.join(Path(f.filename).parts[-2:])}:{f.lineno})" for f in stack]

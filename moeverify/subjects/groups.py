@@ -46,13 +46,14 @@ def _class_of(group: Any, graph: Any, names: dict[int, str]) -> CouplingClass | 
         positions = _by_unit(idxs, roots)
         if site in members:
             positions = np.concatenate([members[site].positions, positions], axis=1)
-        members[site] = Member(site[0], site[1], positions)
+        for place in (site, *_bias(dep, site)):
+            members[place] = Member(place[0], place[1], positions)
     units = {m.positions.shape[0] for m in members.values()}
     return CouplingClass(tuple(members.values())) if len(units) == 1 else None
 
 
 def _site(dep: Any, graph: Any, names: dict[int, str]) -> tuple[str, int] | None:
-    """Parameter and dimension that a dependency's handler cuts; biases go with their weights."""
+    """Parameter and dimension that a dependency's handler cuts; a bias goes with its weight."""
     module = dep.target.module
     name = names.get(id(module))
     if name is None:
@@ -66,6 +67,13 @@ def _site(dep: Any, graph: Any, names: dict[int, str]) -> tuple[str, int] | None
     if isinstance(module, nn.Embedding):
         return f"{name}.weight", 1
     return f"{name}.weight", 0 if is_output or weight.dim() == 1 else 1
+
+
+def _bias(dep: Any, site: tuple[str, int]) -> list[tuple[str, int]]:
+    """The bias that a layer's output handler cuts along with its weight."""
+    name, dim = site
+    has_bias = isinstance(getattr(dep.target.module, "bias", None), nn.Parameter)
+    return [(name.removesuffix("weight") + "bias", 0)] if has_bias and dim == 0 and name.endswith(".weight") else []
 
 
 def _by_unit(idxs: Iterable[int], roots: Iterable[int]) -> np.ndarray:

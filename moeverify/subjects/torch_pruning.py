@@ -11,7 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.errors import SourceError
+from moeverify.coupling.couplings import trace_couplings
+from moeverify.coupling.tracing.trace import MODEL_OUTPUT
+from moeverify.errors import MoEVerifyError, SourceError
+
+
+def output_layers(model: nn.Module, example_inputs: Any) -> list[nn.Module]:
+    """Layers whose output channels are those of the model's output, whatever they are called, or of which there is one.
+
+    Whoever prunes with Torch-Pruning names them as ``ignored_layers``. Where the model cannot be traced: ``lm_head``.
+    """
+    try:
+        couplings = trace_couplings(model, example_inputs)
+    except MoEVerifyError:
+        head = getattr(model, "lm_head", None)
+        return [] if head is None else [head]
+    owners = {f.parameter.rpartition(".")[0] for f in couplings.frozen if f.dim == 0 and f.reason == MODEL_OUTPUT}
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    return [
+        module
+        for path, module in model.named_modules()
+        if path in owners or (isinstance(module, layers) and module.weight.shape[0] == 1)
+    ]
 
 
 def make_stock_pruner(
@@ -26,7 +47,6 @@ def make_stock_pruner(
     """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call."""
     tp: Any = importlib.import_module("torch_pruning")
     torch.manual_seed(seed)
-    head = getattr(model, "lm_head", None)
     return tp.pruner.BasePruner(
         model,
         example_inputs,
@@ -34,7 +54,7 @@ def make_stock_pruner(
         global_pruning=False,
         output_transform=lambda out: getattr(out, "logits", out),
         pruning_ratio=pruning_ratio,
-        ignored_layers=[head] if head is not None else [],
+        ignored_layers=output_layers(model, example_inputs),
         round_to=round_to,
     )
 

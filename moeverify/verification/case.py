@@ -15,6 +15,7 @@ from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Check
+from moeverify.checks.whole_layers import not_comparable
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError, SubjectError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.offload import fetch_offloaded
@@ -159,7 +160,7 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
     )
     for name, check in checks.items():
         with _timed(seconds, name, case, on_event):
-            status, message, evidence = _checked(check, context)
+            status, message, evidence = _checked(name, check, context)
         on_event(VerdictReached(case, verdict_of(case, name, status, message, evidence, seconds[name])))
     if "behaviour" in vars(context):  # a check asked for it
         facts["notes"] = [*facts["notes"], *context.behaviour.notes()]
@@ -186,10 +187,10 @@ def _timed(seconds: dict[str, float], stage: str, case: Case, on_event: Listener
         seconds[stage] = time.perf_counter() - begin
 
 
-def _checked(check: Check, context: Context) -> tuple[Status, str, Mapping[str, Any]]:
+def _checked(name: str, check: Check, context: Context) -> tuple[Status, str, Mapping[str, Any]]:
     """Status, message and evidence of one check; a check that raises is an error."""
     try:
-        finding = check(context)
+        finding = not_comparable(context, name) or check(context)
     except BaseException as error:
         if by_user(error):
             raise

@@ -28,6 +28,9 @@ from moeverify.models.forward import (
 )
 from moeverify.models.state import same_start
 
+# Why dimensions of what a forward returns are frozen.
+MODEL_OUTPUT = "dimension of the model's output"
+
 
 def trace(
     model: nn.Module,
@@ -119,7 +122,7 @@ def _record(
             output = output_transform(output) if output_transform is not None else output
             # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
             computed_with = [leaf for leaf in tree_leaves(given) if recorder.was_read_after(leaf, end)]
-            recorder.freeze([output, computed_with], "dimension of the model's output")
+            recorder.freeze([output, computed_with], MODEL_OUTPUT)
     except TraceError:
         raise
     except Exception as error:

@@ -52,7 +52,7 @@ def test_a_factory_is_asked_for_its_groups_and_stepped():
     assert model.gate.out_features == model.up.out_features == model.down.in_features == 4
     (group,) = outcome.classes
     assert {(m.parameter, m.dim) for m in group.coupling.members} == {
-        ("gate.weight", 0), ("up.weight", 0), ("down.weight", 1),
+        ("gate.weight", 0), ("gate.bias", 0), ("up.weight", 0), ("up.bias", 0), ("down.weight", 1),
     }  # fmt: skip
     assert all(m.positions.tolist() == [[i] for i in range(8)] for m in group.coupling.members)
     assert outcome.expansions > 3
