@@ -57,7 +57,8 @@ def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path |
             model.save_pretrained(f"{folder}/model")
         except Exception as error:
             return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
-        tensors = {k: v.cpu().contiguous() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+        # Copies: two inputs may be one tensor, which safetensors refuses.
+        tensors = {k: v.cpu().contiguous().clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         save_file(tensors, f"{folder}/inputs.safetensors")
         experts = getattr(model.config, "_experts_implementation", None) or ""
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
