@@ -252,7 +252,8 @@ class MoEPruner:
                 "global_pruning would leave layers with unequal numbers of experts; give each layer its ratio: "
                 "ratios={'experts': {layer: ratio}}"
             )
-        return ExpertRequest(ratio, ExpertScorer(criterion, calibration, self.example))
+        scorer = ExpertScorer(criterion, calibration, self.example)
+        return ExpertRequest(ratio, scorer, frozenset(self.ignored_layers))
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:

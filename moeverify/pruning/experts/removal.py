@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,8 +52,12 @@ def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> Expe
     return ExpertLayout(layers, {c.layer.name: topology_of(model, c, choices) for c in layers})
 
 
-def numbers_kept(layout: ExpertLayout, ratio: float | Mapping[str, float]) -> dict[str, int]:
+def numbers_kept(
+    layout: ExpertLayout, ratio: float | Mapping[str, float], ignored: Collection[str] = ()
+) -> dict[str, int]:
     """How many experts each layer keeps, by layer name; ``ratio`` is common, or given by layer.
+
+    Layers among ``ignored`` keep all of theirs.
 
     Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where
     one entry of the configuration counts for several layers. Raises ``UsageError`` for a layer that is not there.
@@ -62,6 +66,7 @@ def numbers_kept(layout: ExpertLayout, ratio: float | Mapping[str, float]) -> di
     ratios = dict(ratio) if isinstance(ratio, Mapping) else dict.fromkeys(names, ratio)
     if unknown := sorted(set(ratios) - set(names)):
         raise UsageError(f"the model has no MoE layer {unknown[0]!r}; its MoE layers are {', '.join(names[:4])}, ...")
+    ratios |= dict.fromkeys(ignored, 0.0)
     kept = {c.layer.name: kept_units(c.count, ratios.get(c.layer.name, 0.0)) for c in layout.layers}
     for counted in layout.layers:
         name = counted.layer.name

@@ -28,10 +28,11 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class ExpertRequest:
-    """A share of the experts to remove, common or by layer name, and what ranks them."""
+    """A share of the experts to remove, common or by layer name, what ranks them, and modules to be left alone."""
 
     ratio: float | Mapping[str, float]
     score: Criterion
+    ignored: frozenset[nn.Module] = frozenset()
 
     def decide(self, model: Any, roles: FoundRoles, example: Example) -> Decision:
         """The decision for a model; numbers are checked before anything is scored.
@@ -39,8 +40,17 @@ class ExpertRequest:
         Raises ``PruningRefused`` for a number that is illegal, or for scores that cannot rank.
         """
         layout = expert_layout(model, roles, example)
-        kept = numbers_kept(layout, self.ratio)
+        kept = numbers_kept(layout, self.ratio, self._left_alone(model, layout))
         if all(kept[c.layer.name] == c.count for c in layout.layers):
             return Decision(layout, ())
         scores = self.score(model, layout)
         return Decision(layout, expert_cuts(layout, kept, scores), scores)
+
+    def _left_alone(self, model: nn.Module, layout: ExpertLayout) -> set[str]:
+        """Layers whose experts or routers are among the modules that the user ignores."""
+        return {
+            c.layer.name
+            for c in layout.layers
+            for path in (c.layer.container, *c.layer.experts, *c.layer.routers)
+            if "[" not in path and model.get_submodule(path) in self.ignored
+        }

@@ -157,7 +157,7 @@ def test_a_plan_makes_the_same_checkpoint_again(tmp_path):
     needs("deepseek_v4")
     model = build_zoo("deepseek_v4")
     model.save_pretrained(tmp_path / "base")
-    first = prune_checkpoint(str(tmp_path / "base"), tmp_path / "one", ratios={"experts": 0.5, "routed_experts": 0.5})
+    first = prune_checkpoint(str(tmp_path / "base"), tmp_path / "one", ratios={"experts": 0.5})
     document = json.loads((tmp_path / "one" / "pruning_plan.json").read_text())
     assert [cut["kept"].count(",") + cut["kept"].count("-") for cut in document["experts"]] == [1, 1, 1]
     assert document["experts"][0]["tables"] == ["model.layers.0.mlp.gate.tid2eid"]
@@ -193,3 +193,13 @@ def test_a_dense_model_has_no_experts_to_remove():
 def test_ratios_outside_the_range():
     with pytest.raises(UsageError, match=r"the ratio of experts must lie in \[0, 1\), not 1"):
         mv.MoEPruner(build(TinyMoE), torch.randn(3, 5), ratios={"experts": 1})
+
+
+def test_ignored_layers_keep_their_experts():
+    model, tokens = build(TinyMoE, blocks=2, experts=4), torch.randn(12, 5)
+    pruner = mv.MoEPruner(model, tokens, ratios={"experts": 0.5}, ignored_layers=[model.layers[0].gate])
+    pruner.step()
+    assert [len(layer.experts) for layer in model.layers] == [4, 2]
+    linked = build_zoo("mixtral")
+    with pytest.raises(PruningRefused, match="counts for both"):
+        mv.MoEPruner(linked, IDS, ratios={"experts": 0.5}, ignored_layers=[linked.model.layers[0].mlp]).step()
