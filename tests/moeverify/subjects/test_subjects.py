@@ -177,7 +177,8 @@ def test_a_group_of_torch_prunings_takes_the_same_channels_of_every_expert():
     model = build_zoo("mixtral")
     graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": torch.arange(32).view(2, 16)})
     theirs = SimpleNamespace(
-        get_all_groups=graph.get_all_groups, is_out_channel_pruning_fn=graph.is_out_channel_pruning_fn
+        get_all_groups=lambda: [graph.group_of(c) for c in graph.classes],
+        is_out_channel_pruning_fn=graph.is_out_channel_pruning_fn,
     )
     for pruner_graph, experts in ((theirs, 0), (graph, 4)):
         groups = classes_of(SimpleNamespace(DG=pruner_graph), model)
