@@ -35,6 +35,10 @@ class SubjectError(MoEVerifyError):
     """A pruner under test that cannot be imported."""
 
 
+class HandoverError(MoEVerifyError):
+    """What a subject handed over is no data from which the judge can build its model."""
+
+
 class ProtocolError(MoEVerifyError):
     """A message of a worker process that does not follow the protocol."""
 

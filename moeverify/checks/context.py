@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,14 @@ from moeverify.models.roles import FoundRoles, MoELayer, find_roles
 from moeverify.subjects import Pruned, Subject
 
 
+@dataclass(frozen=True)
+class Saved:
+    """Where the subject's process saved its own model, or in ``problem`` why it could not."""
+
+    folder: Path
+    problem: str = ""
+
+
 @dataclass
 class Context:
     """One case after the subject has pruned.
@@ -34,6 +43,8 @@ class Context:
     function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
     ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report. ``ratios`` are
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
+    ``live_outputs`` are what the subject's own model computed on the example inputs; ``None`` if ``pruned`` is that
+    model. ``saved`` is where the subject's process saved it.
     """
 
     source: str
@@ -50,6 +61,8 @@ class Context:
     facts: dict[str, Any] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     round_to: int | None = None
+    live_outputs: Mapping[str, torch.Tensor] | None = None
+    saved: Saved | None = None
 
     def ratio_of(self, role: str) -> float:
         """The share of its units that a class of this role was to lose."""

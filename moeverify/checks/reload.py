@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moeverify.base.scratch import scratch_folder
-from moeverify.checks.context import Context
+from moeverify.checks.context import Context, Saved
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.models.device import input_device, release_cached_memory
@@ -35,8 +36,11 @@ def reload(context: Context) -> Finding:
     Says nothing of other transformers releases.
     """
     model = context.pruned
-    if not has_config(model) or not (hasattr(model, "lm_head") or hasattr(transformers, type(model).__name__)):
+    base = context.original
+    if not has_config(base) or not (hasattr(base, "lm_head") or hasattr(transformers, type(base).__name__)):
         return skipped("not a model of transformers; there is no standard way to reload it")
+    if not has_config(model):
+        return failed("the pruned model has lost the configuration or the save_pretrained that the original has")
     inputs = context.draw(7)
     if not isinstance(inputs, dict):
         inputs = {
@@ -44,17 +48,27 @@ def reload(context: Context) -> Finding:
         }
     if context.behaviour.unsteady:
         return inconclusive("two forwards of the original differ, so two processes say nothing; see deterministic")
-    return reloaded(model, inputs, context.dtype)
+    return reloaded(model, inputs, context.dtype, saved=context.saved)
 
 
-def reloaded(model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path | None = None) -> Finding:
-    """Save ``model``, load it in a fresh process, and compare all outputs on ``inputs``; ``place`` is where to save."""
+def reloaded(
+    model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path | None = None, saved: Saved | None = None
+) -> Finding:
+    """Save ``model``, load it in a fresh process, and compare all outputs on ``inputs``; ``place`` is where to save.
+
+    With ``saved`` nothing is saved here: the subject's process saved its own model there.
+    """
     device = input_device(model)
     with laid_out_afresh(model):
         expected = {name: tensor.cpu() for name, tensor in run_all(model, inputs).items()}
     with scratch_folder("reload", place) as folder:
         try:
-            model.save_pretrained(f"{folder}/model")
+            if saved is None:
+                model.save_pretrained(f"{folder}/model")
+            elif saved.problem:
+                return failed(f"save_pretrained failed: {saved.problem}")
+            else:
+                shutil.copytree(saved.folder, f"{folder}/model", symlinks=True)
         except Exception as error:
             return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
         # Copies: two inputs may be one tensor, which safetensors refuses.

@@ -1,8 +1,9 @@
 """The process that cases are forked from: it imports everything heavy once and runs nothing itself.
 
 ``python -m moeverify.verification.fork_server FD FOLDER`` serves requests from the socket ``FD``; each brings the
-pipes of its case. The child has a session of its own and no access to the socket. It answers ``SIGUSR1`` with the
-stack of every thread. ``FOLDER`` holds the socket of the process that loads saved models afresh.
+pipes of its case. Two children run it, each in a session of its own: the subject's process, which hands over data, and
+the judge, which alone has the pipe for verdicts. Both answer ``SIGUSR1`` with the stack of every thread. ``FOLDER``
+holds the socket of the process that loads saved models afresh.
 """
 
 from __future__ import annotations
@@ -10,19 +11,26 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from moeverify.base.extensions import load_modules
 from moeverify.base.foreign import guarded_exits, left_by
 from moeverify.errors import MoEVerifyError
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import Event
+from moeverify.verification.handover.link import STATUS, Link
+from moeverify.verification.handover.remote import run_as_data
+from moeverify.verification.handover.subject_process import serve
 from moeverify.verification.messages import Frames, event_message, pack
 from moeverify.verification.processes import adopt_orphans, kill_descendants
 
@@ -42,12 +50,14 @@ def _requests(control: socket.socket) -> Iterator[tuple[Mapping[str, Any], list[
             descriptors = []
 
 
-def _run_child(request: Mapping[str, Any], messages: int, stacks: int) -> int:
-    """Run one case in this (forked) process; return the exit status."""
-    import torch
+def _prune(case: Mapping[str, Any], connection: socket.socket, folder: Path) -> None:
+    """Be the subject's process of one case."""
+    with guarded_exits():
+        serve(Case.from_dict(case), connection, folder)
 
-    faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
-    torch.set_num_threads(request["threads"])
+
+def _judge(request: Mapping[str, Any], messages: int, link: Link) -> None:
+    """Be the judge of one case."""
     token = request["token"]
 
     def send(message: Mapping[str, Any]) -> None:
@@ -60,25 +70,39 @@ def _run_child(request: Mapping[str, Any], messages: int, stacks: int) -> int:
 
     try:
         with guarded_exits():
-            run_case(Case.from_dict(request["case"]), on_event)
+            run_as_data(Case.from_dict(request["case"]), on_event, link)
     except MoEVerifyError as error:
         send({"kind": "refused", "token": token, "error": type(error).__name__, "message": str(error)})
     except BaseException as error:
         trace = traceback.format_exc(limit=-20)
         send({"kind": "fault", "token": token, "message": left_by(error), "traceback": trace})
-    return 0
 
 
-def _wait(child: int, parent: int) -> int:
-    """Exit status of ``child``. If ``parent`` is gone meanwhile, nobody watches any more: end all."""
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+def _wait(judge: int, subject: int, ending: int, parent: int) -> int:
+    """Exit status of ``judge``; how ``subject`` ends is written into the pipe ``ending`` as soon as it does.
+
+    If ``parent`` is gone meanwhile, nobody watches any more: end all.
+    """
+    code: int | None = None
+    running = {judge, subject}
+    while code is None or subject in running:
+        for pid in tuple(running):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if not done:
+                continue
+            running.discard(pid)
+            if pid == subject:
+                with contextlib.suppress(BrokenPipeError):  # the judge is gone
+                    os.write(ending, STATUS.pack(os.waitstatus_to_exitcode(status)))
+            else:
+                code = os.waitstatus_to_exitcode(status)
+                if subject in running:  # nobody asks it for anything more
+                    os.kill(subject, signal.SIGKILL)
         if os.getppid() != parent:
             kill_descendants(os.getpid())
             sys.exit(1)
         time.sleep(_POLL_SECONDS)
+    return code
 
 
 def _reap() -> None:
@@ -118,25 +142,59 @@ def main() -> None:
             # Started here: its environment is none that a subject has touched.
             spared.add(pid)
             control.sendall(pack({"kind": "spared", "pid": pid}))
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                os.setsid()
-                control.close()
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-                os.dup2(output, 1)  # what a model prints must not mix with anything
-                os.dup2(output, 2)
-                status = _run_child(request, messages, stacks)
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        for descriptor in (messages, output, stacks):
+        folder = Path(tempfile.mkdtemp(prefix="case-", dir=sys.argv[2]))
+        judges, subjects = socket.socketpair()
+        told, ending = os.pipe()
+        ours = (control, judges, subjects, messages, told, ending)
+        case = request["case"]
+        subject = _forked(
+            output, stacks, request["threads"], _all_but(subjects, ours), partial(_prune, case, subjects, folder)
+        )
+        judge = _forked(
+            output,
+            stacks,
+            request["threads"],
+            (control, subjects, ending),
+            partial(_judge, request, messages, Link(judges, told, folder)),
+        )
+        for descriptor in (messages, output, stacks, told):
             os.close(descriptor)
-        control.sendall(pack({"kind": "child", "pid": child}))
-        control.sendall(pack({"kind": "exit", "code": _wait(child, parent)}))
+        judges.close()
+        subjects.close()
+        control.sendall(pack({"kind": "child", "pid": judge, "subject": subject}))
+        control.sendall(pack({"kind": "exit", "code": _wait(judge, subject, ending, parent)}))
+        os.close(ending)
+        shutil.rmtree(folder, ignore_errors=True)
         _reap()
+
+
+def _all_but(kept: Any, ends: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(end for end in ends if end is not kept)
+
+
+def _forked(output: int, stacks: int, threads: int, unwanted: Iterable[Any], run: Callable[[], None]) -> int:
+    """Fork a process with a session of its own that prints into ``output`` and has no ``unwanted`` descriptors."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        import torch
+
+        os.setsid()
+        for end in unwanted:
+            os.close(end) if isinstance(end, int) else end.close()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)  # what a model prints must not mix with anything
+        os.dup2(output, 2)
+        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+        torch.set_num_threads(threads)
+        run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        status = 0
+    finally:
+        os._exit(status)
 
 
 if __name__ == "__main__":

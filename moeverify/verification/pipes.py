@@ -63,10 +63,11 @@ class CasePipes:
 
     def stack_frames(self, pid: int) -> list[str]:
         """Frames of the case's running thread, innermost first, as ``function (file:line)``."""
+        begin = self._stacks.seek(0, os.SEEK_END)
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGUSR1)
         time.sleep(0.5)
-        self._stacks.seek(0)
+        self._stacks.seek(begin)
         return frames_of(self._stacks.read(1 << 20).decode("utf-8", "replace"))
 
 

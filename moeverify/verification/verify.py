@@ -28,8 +28,9 @@ from moeverify.report.result import VerificationResult
 from moeverify.subjects import Subject
 from moeverify.subjects.load import subject_kind
 from moeverify.verdict import LOAD, Verdict
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, CaseStarted, Event, Listener, VerdictReached
+from moeverify.verification.in_process import run_case
 from moeverify.verification.journal import NAME, Journal, Past, read_journal
 from moeverify.verification.settings import Settings
 from moeverify.verification.worker import Limits

@@ -160,6 +160,7 @@ class _Run:
         self._conversation = Conversation(case, self._token)
         self._frames = Frames()
         self._child: int | None = None
+        self._subject: int | None = None
         self._code: int | None = None
         self._seen: dict[int, psutil.Process] = {}
         self._refused: MoEVerifyError | None = None
@@ -205,7 +206,7 @@ class _Run:
                 self._unfinished.not_started()
                 self._worker.give_up()
                 return True
-            self._unfinished.timed_out(self._limits.seconds, self._pipes.stack_frames(self._child))
+            self._unfinished.timed_out(self._limits.seconds, self._frames_of_what_runs(self._child))
             self._kill()
         elif self._child is not None and now >= self._measure_at:
             self._measure_at = now + _POLL_SECONDS
@@ -216,6 +217,13 @@ class _Run:
                 self._kill()
         return False
 
+    def _frames_of_what_runs(self, judge: int) -> list[str]:
+        """Frames of the judge, or of the subject's process that it waits for."""
+        frames = self._pipes.stack_frames(judge)
+        if self._subject is not None and any("handover/link.py" in frame for frame in frames):
+            return self._pipes.stack_frames(self._subject) or frames
+        return frames
+
     def _kill(self) -> None:
         self._killed = True
         self._deadline = time.monotonic() + _STOP_SECONDS
@@ -224,7 +232,7 @@ class _Run:
     def _read_control(self) -> bool:
         for message in self._worker.control_messages():
             if message["kind"] == "child":
-                self._child = message["pid"]
+                self._child, self._subject = message["pid"], message["subject"]
                 self._deadline = time.monotonic() + self._limits.seconds
             elif message["kind"] == "exit":
                 self._code = message["code"]

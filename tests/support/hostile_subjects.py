@@ -55,7 +55,7 @@ def _descriptors():
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
         with contextlib.suppress(OSError):
-            if number > 2 and "pipe" in os.readlink(f"/proc/self/fd/{number}"):
+            if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith(("pipe:", "socket:")):
                 yield number
 
 

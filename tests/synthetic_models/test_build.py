@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 from synthetic_models import Cycle, Spec, build, default_specs, example_inputs
 
 

@@ -5,8 +5,9 @@ import pytest
 from moeverify.checks import default_names
 from moeverify.subjects import BUILT_IN
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, VerdictReached
+from moeverify.verification.in_process import run_case
 
 
 def collect(case):

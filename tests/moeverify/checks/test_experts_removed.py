@@ -6,8 +6,9 @@ from torch import nn
 
 from moeverify.models.sources import load_source
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 CHECKS = ("masked-equivalence", "router-intact", "untouched-identical", "forward-every-expert", "something-pruned")
 GONE = [2]

@@ -16,8 +16,9 @@ from moeverify.models.sources import LoadedModel
 from moeverify.models.zoo import zoo_types
 from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 from moeverify.verification.worker import Limits
 from moeverify.verification.workers import run_isolated
 from synthetic_models import Spec

@@ -8,8 +8,9 @@ import pytest
 from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.subjects import BUILT_IN
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 
 def run(source, subject=None):

@@ -4,8 +4,9 @@ import pytest
 
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 RATIOS = {"hidden": 0.0, "heads": 0.0, "routed_experts": 0.25, "shared_experts": 0.0}
 

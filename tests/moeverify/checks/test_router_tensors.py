@@ -8,8 +8,9 @@ from moeverify.checks.evidence.router_tensors import experts_now, router_tensors
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import load_source
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 
 @pytest.mark.parametrize(

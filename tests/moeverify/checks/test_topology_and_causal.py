@@ -12,8 +12,9 @@ from moeverify.models.sources import LoadedModel, load_source
 from moeverify.models.zoo import build_zoo
 from moeverify.subjects.moe import prune_moe
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 IDS = {"input_ids": torch.arange(40).reshape(2, 20) * 3 % 120}
 

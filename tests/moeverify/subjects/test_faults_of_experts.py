@@ -7,8 +7,8 @@ import pytest
 from moeverify.subjects.faults import all_faults
 from moeverify.suites.self_test import case_of
 from moeverify.verdict import PROBLEMS
-from moeverify.verification.case import run_case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 FAULTS = [fault for fault in all_faults() if fault.family == "experts"]
 QUICK = {"experts/rows-of-others", "experts/bias-not-following", "experts/uneven-groups", "experts/top-k-lowered"}

@@ -20,8 +20,9 @@ from moeverify.subjects.expansions import VARIABLE
 from moeverify.subjects.groups import classes_of
 from moeverify.subjects.torch_pruning import fork_package, use_fork
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 ROOT = Path(__file__).parents[3]
 

@@ -48,7 +48,7 @@ def run(workers, subject, seconds=60.0, gibibytes=8.0, checks=CHECKS, source="st
         ("says_nothing", "the subject crashed (ValueError): no message"),
         ("cannot_say_it", "the subject crashed (Wordless): no message"),
         ("writes_a_line", "the subject wrote what is no message of the case"),
-        ("forges_passes", "the message verdict does not come from the case"),
+        ("forges_passes", "there is no message 'verdict'"),
     ],
 )
 def test_no_way_out_is_a_pass(workers, subject, message):

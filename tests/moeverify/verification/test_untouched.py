@@ -11,8 +11,9 @@ import moeverify.checks.registry as registry
 from moeverify.models.sources import LoadedModel
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 from moeverify.verification.untouched import fingerprint, own_copy
 
 CHECKS = ("terminates", "masked-equivalence")

@@ -1,0 +1,140 @@
+"""The judge's end of the connection to the subject's process: messages checked, the end of the process noticed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jsonschema
+
+from moeverify import errors
+from moeverify.errors import HandoverError, MoEVerifyError, ProtocolError
+from moeverify.verification.case import IMPORT, LOADING, PRUNE
+from moeverify.verification.handover.folder import Handover, read_handover
+from moeverify.verification.messages import Frames, pack
+
+STATUS = struct.Struct(">i")
+_leave = os._exit  # as it is before `guarded_exits` turns it into an exception
+_TEXT, _OBJECT = {"type": "string"}, {"type": "object"}
+_CONTENT: dict[str, dict[str, Any]] = {
+    "stage": {"stage": {"enum": [IMPORT, LOADING, PRUNE]}},
+    "handover": {"folder": {"type": "string", "pattern": "^[0-9]+$"}},
+    "crashed": {"status": {"enum": ["error", "timeout"]}, "message": _TEXT, "evidence": _OBJECT},
+    "no-data": {"message": _TEXT},
+    "refused": {"error": _TEXT, "message": _TEXT},
+    "fault": {"message": _TEXT, "traceback": _TEXT},
+}
+_SCHEMAS = {
+    kind: {"type": "object", "required": ["kind", *content], "additionalProperties": False,
+           "properties": {"kind": {"const": kind}, **content}}
+    for kind, content in _CONTENT.items()
+}  # fmt: skip
+
+
+class BrokeProtocol(MoEVerifyError):
+    """The subject's process sent what is no message of the case."""
+
+
+class Crashed(MoEVerifyError):
+    """The subject did not finish; ``message`` is the message of its process."""
+
+    def __init__(self, message: Mapping[str, Any]) -> None:
+        super().__init__(str(message["message"]))
+        self.message = message
+
+
+class Link:
+    """A connection to the subject's process.
+
+    ``ending`` is a pipe on which the fork server tells how that process ended.
+    """
+
+    def __init__(self, connection: socket.socket, ending: int, folder: Path) -> None:
+        self._connection, self._ending, self._folder = connection, ending, folder
+        self._frames, self._waiting = Frames(), deque[dict[str, Any]]()
+
+    def first(self, on_stage: Callable[[str], None]) -> Handover:
+        """What the subject handed over first; ``on_stage`` is called with each stage before.
+
+        Raises:
+            Crashed: the subject did not finish.
+            HandoverError: what it made cannot travel as data.
+            MoEVerifyError: source or subject could not be loaded.
+            BrokeProtocol: its process sent what is no message.
+
+        """
+        expected = deque([IMPORT, LOADING, PRUNE])
+        while True:
+            message = self._next()
+            if message["kind"] == "stage":
+                if not expected or message["stage"] != expected.popleft():
+                    raise BrokeProtocol(f"stage {message['stage']} came out of order")
+                on_stage(message["stage"])
+            else:
+                return self._handover(message)
+
+    def again(self, pruning_ratio: float, seed: int) -> Handover:
+        """Let the subject prune a fresh copy of the base once more. Raises as ``first`` does."""
+        with contextlib.suppress(OSError):  # its end is noticed by the next read
+            self._connection.sendall(pack({"kind": "again", "pruning_ratio": pruning_ratio, "seed": seed}))
+        return self._handover(self._next())
+
+    def _handover(self, message: Mapping[str, Any]) -> Handover:
+        kind = message["kind"]
+        if kind == "handover":
+            return read_handover(self._folder / message["folder"])
+        if kind == "crashed":
+            raise Crashed(message)
+        if kind == "no-data":
+            raise HandoverError(message["message"])
+        if kind == "refused":
+            known = getattr(errors, message["error"], MoEVerifyError)
+            ours = isinstance(known, type) and issubclass(known, MoEVerifyError)
+            raise (known if ours else MoEVerifyError)(message["message"])
+        if kind == "fault":
+            raise BrokeProtocol(f"its process failed: {message['message']}")
+        raise BrokeProtocol(f"the message {kind} came out of order")
+
+    def _next(self) -> dict[str, Any]:
+        while not self._waiting:
+            try:
+                data = self._connection.recv(1 << 16)
+            except ConnectionError:
+                data = b""
+            if not data:
+                self._end_alike()
+            for message in self._fed(data):
+                schema = _SCHEMAS.get(str(message.get("kind")))
+                if schema is None:
+                    raise BrokeProtocol(f"there is no message {str(message.get('kind'))[:40]!r}")
+                try:
+                    jsonschema.validate(message, schema)
+                except jsonschema.ValidationError as error:
+                    raise BrokeProtocol(f"a message is malformed: {error.message[:200]}") from None
+                self._waiting.append(message)
+        return self._waiting.popleft()
+
+    def _fed(self, data: bytes) -> list[dict[str, Any]]:
+        try:
+            return list(self._frames.feed(data))
+        except ProtocolError as error:
+            raise BrokeProtocol(str(error)) from None
+
+    def _end_alike(self) -> NoReturn:
+        """End as the subject's process did, for whoever watches this one."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        data = os.read(self._ending, STATUS.size)
+        code = STATUS.unpack(data)[0] if len(data) == STATUS.size else 1
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+            os.kill(os.getpid(), -code)
+        _leave(code)

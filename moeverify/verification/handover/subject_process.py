@@ -1,0 +1,147 @@
+"""The subject's process: imports the subject, lets it prune, hands over data; prunes again when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from moeverify.base.foreign import by_user, left_by
+from moeverify.errors import HandoverError, MoEVerifyError
+from moeverify.models.forward import call_model
+from moeverify.models.offload import fetch_offloaded
+from moeverify.models.roles import Roles, roles_in_force
+from moeverify.models.skeleton import has_config
+from moeverify.models.sources import load_source, parse_dtype
+from moeverify.models.state import same_start
+from moeverify.pruning.checkpoint.digest import digest_of
+from moeverify.subjects import Pruned
+from moeverify.subjects.options import given_options, with_options
+from moeverify.verdict import plain
+from moeverify.verification.case import IMPORT, LOADING, PRUNE, Case
+from moeverify.verification.handover.folder import OUTPUTS, SAVE_PROBLEM, SAVED, outputs_of, write_handover
+from moeverify.verification.handover.model import describe, module_paths
+from moeverify.verification.handover.outcome import OWN, describe_outcome
+from moeverify.verification.handover.values import Writer
+from moeverify.verification.in_process import imported
+from moeverify.verification.judging import crash_of
+from moeverify.verification.messages import Frames, pack
+
+Send = Callable[[Mapping[str, Any]], None]
+
+
+def serve(case: Case, connection: socket.socket, folder: Path) -> None:
+    """Run the subject of a case and serve the judge on ``connection`` until it closes."""
+
+    def send(message: Mapping[str, Any]) -> None:
+        connection.sendall(pack(message))
+
+    with contextlib.suppress(BrokenPipeError, ConnectionError):
+        try:
+            with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
+                run = _SubjectRun(case, folder, send)
+                for request in _requests(connection):
+                    run.prune(float(request["pruning_ratio"]), int(request["seed"]))
+        except MoEVerifyError as error:
+            send({"kind": "refused", "error": type(error).__name__, "message": str(error)})
+        except BaseException as error:
+            if by_user(error):
+                raise
+            send({"kind": "fault", "message": left_by(error), "traceback": traceback.format_exc(limit=-20)})
+
+
+def _requests(connection: socket.socket) -> Iterator[Mapping[str, Any]]:
+    frames = Frames()
+    while data := connection.recv(1 << 16):
+        yield from frames.feed(data)
+
+
+class _SubjectRun:
+    """The subject and its model, loaded once; each pruning starts from a copy."""
+
+    def __init__(self, case: Case, folder: Path, send: Send) -> None:
+        self._case, self._folder, self._send = case, folder, send
+        self._number = 0
+        send({"kind": "stage", "stage": IMPORT})
+        self._subject = with_options(
+            imported(case.subject), case.subject, given_options(case.ratios, case.round_to, case.importance)
+        )
+        send({"kind": "stage", "stage": LOADING})
+        loaded = load_source(
+            case.source,
+            seed=case.seed,
+            dtype=parse_dtype(case.dtype),
+            trust_remote_code=case.trust_remote_code,
+            device=case.device,
+        )
+        self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
+        self._digest = digest_of(loaded.model)
+        self._base = copy.deepcopy(loaded.model)
+        send({"kind": "stage", "stage": PRUNE})
+        self.prune(case.pruning_ratio, case.seed, loaded.model)
+
+    def prune(self, ratio: float, seed: int, model: nn.Module | None = None) -> None:
+        """Let the subject prune a fresh copy of the base, and hand over what came of it."""
+        model = copy.deepcopy(self._base) if model is None else model
+        given, untouched = copy.deepcopy(self._inputs), copy.deepcopy(self._inputs)
+        begin = time.perf_counter()
+        try:
+            answer = self._subject(model, given, pruning_ratio=ratio, seed=seed)
+        except BaseException as error:
+            if by_user(error):
+                raise
+            status, message, evidence = crash_of(error)
+            self._send({"kind": "crashed", "status": status.value, "message": message, "evidence": plain(evidence)})
+            return
+        outcome = answer if isinstance(answer, Pruned) else Pruned()
+        pruned = model if outcome.model is None else outcome.model
+        folder = self._folder / str(self._number)
+        self._number += 1
+        try:
+            folder.mkdir()
+            self._hand_over(folder, pruned.eval(), outcome, time.perf_counter() - begin)
+            _write_outputs(folder, pruned, untouched, seed)
+            if folder.name == "0" and "reload" in self._case.check_names() and has_config(pruned):
+                _save(folder, pruned)
+        except HandoverError as error:
+            self._send({"kind": "no-data", "message": str(error)})
+            return
+        self._send({"kind": "handover", "folder": folder.name})
+
+    def _hand_over(self, folder: Path, pruned: nn.Module, outcome: Pruned, seconds: float) -> None:
+        writer = Writer(module_paths(pruned), OWN)
+        document = {
+            "model": describe(pruned, writer),
+            "outcome": describe_outcome(outcome, writer),
+            "digest": self._digest,
+            "seconds": seconds,
+        }
+        write_handover(folder, document, writer.arrays)
+
+
+@torch.no_grad()
+def _write_outputs(folder: Path, pruned: nn.Module, inputs: Any, seed: int) -> None:
+    """What the live model computes, with whatever hooks it has; nothing where it does not run."""
+    try:
+        with same_start(pruned, seed):
+            outputs = outputs_of(call_model(pruned, inputs, use_cache=False))
+    except Exception:
+        outputs = {}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in outputs.items()}, folder / OUTPUTS)
+
+
+def _save(folder: Path, pruned: nn.Module) -> None:
+    """Save the live model as its user would: the judge loads it in a fresh process."""
+    try:
+        pruned.save_pretrained(folder / SAVED)
+    except Exception as error:
+        (folder / SAVE_PROBLEM).write_text(left_by(error), encoding="utf-8")
