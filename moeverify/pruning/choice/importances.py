@@ -8,6 +8,7 @@ from typing import Any
 import torch_pruning as tp
 
 from moeverify.base import forms
+from moeverify.base.extensions import load_extensions
 from moeverify.errors import UsageError
 
 IMPORTANCES: dict[str, Callable[[], Any]] = {
@@ -19,11 +20,28 @@ IMPORTANCES: dict[str, Callable[[], Any]] = {
 FORMS = forms.IMPORTANCES
 
 
+def importance(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Register what makes a Torch-Pruning importance, a class or a function without arguments, under a name.
+
+    Raises ``ValueError`` if the name is taken.
+    """
+
+    def register(make: Callable[[], Any]) -> Callable[[], Any]:
+        if name in IMPORTANCES:
+            raise ValueError(f"two importances are named {name}")
+        IMPORTANCES[name] = make
+        return make
+
+    return register
+
+
 def importance_named(name: str) -> Any:
     """A Torch-Pruning importance by name, or ``module:attribute`` (an importance or a class of one).
 
     Raises ``UsageError`` for an unknown name.
     """
+    if name not in IMPORTANCES:
+        load_extensions("importances")
     if name in IMPORTANCES:
         return IMPORTANCES[name]()
     if ":" not in name:

@@ -48,6 +48,26 @@ def test_a_check_and_a_fault_of_another_package_run_in_the_worker(environment, t
     assert "down_proj holds NaN or infinity" in done.stdout
 
 
+IMPORTANCES = """
+import torch, moeverify as mv
+from moeverify.models.zoo import build_zoo
+from moeverify.pruning.choice.criteria import criterion_named
+from moeverify.pruning.choice.importances import importance_named
+
+assert criterion_named("acme-largest-weight").from_weights is not None
+model = build_zoo("mixtral")
+inputs = {"input_ids": torch.arange(32).view(2, 16)}
+mv.MoEPruner(model, inputs, importance=importance_named("acme-largest-weight"), pruning_ratio=0.5).step()
+assert model.config.intermediate_size < build_zoo("mixtral").config.intermediate_size
+"""
+
+
+@pytest.mark.slow
+def test_importances_of_another_package_rank(environment):
+    done = subprocess.run([sys.executable, "-c", IMPORTANCES], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_a_rule_of_another_package_relates_its_operation(environment):
     done = subprocess.run([sys.executable, "-c", RULE], capture_output=True, text=True, env=environment)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moeverify.base.extensions import load_extensions
 from moeverify.errors import UsageError
 
 
@@ -74,7 +75,10 @@ def by_weights(name: str) -> Callable:
 
 def criterion_named(name: str) -> ExpertCriterion:
     """The criterion of a name, with ``-`` or ``_`` between words. Raises ``UsageError`` for an unknown one."""
-    found = EXPERT_CRITERIA.get(name.replace("_", "-").lower())
+    key = name.replace("_", "-").lower()
+    if key not in EXPERT_CRITERIA:
+        load_extensions("importances")
+    found = EXPERT_CRITERIA.get(key)
     if found is None:
         raise UsageError(f"unknown expert criterion {name!r}; use {', '.join(EXPERT_CRITERIA)}, or a function")
     return found
