@@ -123,7 +123,8 @@ def check_schema(
     """Raise ``error``, naming the place, unless ``data`` follows ``schema``."""
     problem = next(_validator()(schema).iter_errors(data), None)
     if problem is not None:
-        raise error(f"{name} is not a {kind}, at {_place(problem)}: {' '.join(problem.message.split())[:200]}")
+        what = f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+        raise error(f"{name} is not {what}, at {_place(problem)}: {' '.join(problem.message.split())[:200]}")
 
 
 def _place(problem: Any) -> str:

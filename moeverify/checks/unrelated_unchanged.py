@@ -32,7 +32,10 @@ def unrelated_unchanged(context: Context) -> Finding:
     changed = {key for key in changed if key[-1] not in _NEUTRAL and key[0] not in _NEUTRAL}
     shorter = _layers(context.pruned) != _layers(context.original)
     values = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in sorted(changed, key=str)}
-    numbers = {key: pair for key, pair in values.items() if type(pair[0]) is int and type(pair[1]) is int}
+    # A size that the class worked out by itself may be written out now.
+    numbers = {
+        k: pair for k, pair in values.items() if type(pair[0]) in (int, type(None), str) and type(pair[1]) is int
+    }
     explained = {pair for key, pair in numbers.items() if _explained(context, key, pair[0])}
     for key, (old, new) in values.items():
         if shorter and any(isinstance(part, int) for part in key):
@@ -83,13 +86,16 @@ def _fresh(context: Context) -> dict[tuple[str, str], Any]:
     return {(path, name): value for path, m in built.named_modules() for name, value in vars(m).items()}
 
 
-def _explained(context: Context, key: tuple[str | int, ...], old: int) -> bool:
+def _explained(context: Context, key: tuple[str | int, ...], old: int | str | None) -> bool:
     """Whether the pruned configuration with the base's value builds other shapes, or loses a relation of the base."""
     document = context.pruned.config.to_dict()
     place = document
     for part in key[:-1]:
         place = place[part]
-    place[key[-1]] = old
+    if old == _ABSENT:
+        del place[key[-1]]
+    else:
+        place[key[-1]] = old
     try:
         now = skeleton(context.pruned, context.pruned.config)
         back = skeleton(context.pruned, type(context.pruned.config).from_dict(document))

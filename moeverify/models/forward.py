@@ -72,9 +72,8 @@ def plain_operations(model: nn.Module) -> Iterator[None]:
         if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(m, nn.RNNBase) for m in modules):
-            for backend in (torch.backends.mkldnn, torch.backends.cudnn):
-                stack.callback(setattr, backend, "enabled", backend.enabled)
-                backend.enabled = False
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         yield

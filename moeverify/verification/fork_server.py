@@ -142,6 +142,7 @@ def main() -> None:
             # Started here: its environment is none that a subject has touched.
             spared.add(pid)
             control.sendall(pack({"kind": "spared", "pid": pid}))
+        Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)  # an earlier subject may have removed it
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=sys.argv[2]))
         judges, subjects = socket.socketpair()
         told, ending = os.pipe()

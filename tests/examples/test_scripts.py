@@ -23,7 +23,7 @@ def run(script, *words, cwd):
 def test_prunes_and_saves_what_transformers_loads(tmp_path):
     done = run("prune_llm.py", "--model", MODEL, "--pruning_ratio", 0.5, "--save_model", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "parameters, saved in out" in done.stdout
+    assert "parameters, saved in " in done.stdout
     model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
     assert (model.config.hidden_size, model.config.moe_intermediate_size) == (32, 32)

@@ -12,8 +12,9 @@ from moeverify.checks import default_names
 from moeverify.models.sources import LoadedModel
 from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS, Status, Verdict
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 
 def verdicts(

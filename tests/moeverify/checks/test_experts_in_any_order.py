@@ -7,8 +7,9 @@ from torch import nn
 from moeverify.models.sources import LoadedModel, load_source
 from moeverify.subjects.moe import prune_moe
 from moeverify.verdict import Status
-from moeverify.verification.case import Case, run_case
+from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.in_process import run_case
 
 CHECKS = ("masked-equivalence", "router-intact", "topology", "untouched-identical", "reload")
 ORDER = [3, 0]

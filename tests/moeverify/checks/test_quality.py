@@ -42,7 +42,8 @@ def test_a_sound_pruner_passes_and_its_curve_is_drawn(tmp_path):
         r"before, [01]\.\d+ after \(a (drop|rise) of [01]\.\d+\); .* any drop is allowed; --max-drop sets",
         found.message,
     )
-    assert caveats(result.to_dict()) == [f"small quality: {found.message}"]
+    of_quality = [line for line in caveats(result.to_dict()) if line.startswith("small quality")]
+    assert of_quality == [f"small quality: {found.message}"]
     facts = result.cases[0].facts["quality"]
     assert [point["ratio"] for point in facts["points"]] == [0, 0.25, 0.75]
     assert {task["name"] for task in facts["tasks"]} == {"small_say/acc", "small_shift/exact_match"}
@@ -62,7 +63,7 @@ def test_a_scrambling_pruner_that_keeps_all_shapes_is_caught(max_drop):
     if max_drop:
         found, result = verdict(quality=quality, pruning_ratio=0.25)
         assert found.status is Status.PASS
-        assert caveats(result.to_dict()) == []
+        assert not [line for line in caveats(result.to_dict()) if line.startswith("small quality")]
 
 
 def test_channels_of_zero_importance_cost_nothing():

@@ -26,7 +26,7 @@ def call(capfd, *words):
         (["verify", "zoo:mixtral", "--subject", "nobody"], "unknown subject 'nobody'"),
         (["verify", "zoo:mixtral", "--checks", "nothing"], "unknown check 'nothing'"),
         (["verify", "zoo:mixtral", "--seed", str(2**32)], "--seed"),
-        (["inspect", "zoo:mixtral", "--svg", "/proc/a.svg"], "a place that is writable"),
+        (["inspect", "zoo:mixtral", "--svg", "/proc/a.svg"], "cannot write /proc/a.svg"),
         (["verify", "zoo:mixtral", "--unknown-option"], "No such option"),
         (["no-such-command"], "No such command"),
         (["verify", "stand_ins:raises"], "ZeroDivisionError: by design"),

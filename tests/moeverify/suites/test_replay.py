@@ -86,7 +86,7 @@ def test_failures_of_a_report(tmp_path):
     (again,) = replay(result.write_json(tmp_path / "report.json"))
     assert again.now is not None
     assert "lm_head.weight" in again.now
-    assert again.script.startswith("moeverify verify")
+    assert "moeverify verify" in again.script
 
 
 def report_of(tmp_path, subject):
