@@ -32,8 +32,8 @@ from moeverify.models.state import copy_state, same_start
 TOLERANCE = 1e-9
 # A tensor counts as seen, and a mask as one that matters, if it moves an output by so much more than is allowed.
 VISIBLE = 1e3 * TOLERANCE
-# A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
-NEAR_TIE = 1e-10
+# Scores of experts that are closer than two equal models may differ: the choice may fall either way.
+NEAR_TIE = TOLERANCE
 ATTEMPTS = 8
 # Of the inputs drawn, so many must tell something.
 ENOUGH = 2

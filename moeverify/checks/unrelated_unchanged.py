@@ -33,9 +33,8 @@ def unrelated_unchanged(context: Context) -> Finding:
     shorter = _layers(context.pruned) != _layers(context.original)
     values = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in sorted(changed, key=str)}
     # A size that the class worked out by itself may be written out now.
-    numbers = {
-        k: pair for k, pair in values.items() if type(pair[0]) in (int, type(None), str) and type(pair[1]) is int
-    }
+    kinds = (int, type(None), str)
+    numbers = {key: pair for key, pair in values.items() if type(pair[0]) in kinds and type(pair[1]) is int}
     explained = {pair for key, pair in numbers.items() if _explained(context, key, pair[0])}
     for key, (old, new) in values.items():
         if shorter and any(isinstance(part, int) for part in key):
