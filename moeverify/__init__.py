@@ -21,11 +21,9 @@ if TYPE_CHECKING:
         CouplingMap as CouplingMap,
     )
     from moeverify.coupling.couplings import (
-        Explanation as Explanation,
-    )
-    from moeverify.coupling.couplings import (
         trace_couplings as trace_couplings,
     )
+    from moeverify.coupling.explain import Explanation as Explanation
     from moeverify.coupling.solving.solve import CouplingClass as CouplingClass
     from moeverify.coupling.solving.solve import FrozenDim as FrozenDim
     from moeverify.coupling.solving.solve import Member as Member

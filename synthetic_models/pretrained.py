@@ -54,7 +54,9 @@ class SyntheticMoEForCausalLM(PreTrainedModel):
         """Also the parameters of modules that are shared, which are tied whatever the configuration says."""
         return {**super().get_expanded_tied_weights_keys(all_submodels), **self._shared_keys}
 
-    def save_pretrained(self, save_directory: Any, **more: Any) -> None:
+    def save_pretrained(  # type: ignore[override]  # every further argument goes by its name
+        self, save_directory: Any, **more: Any
+    ) -> None:
         """As usual; buffers of shared modules, which cannot be tied, are written under each of their names."""
         further = _further_names(self.named_buffers(remove_duplicate=False))
         state = more.pop("state_dict", None) or self.state_dict()

@@ -78,7 +78,7 @@ def guarded_exits() -> Iterator[None]:
             leave(status)
         raise ForeignExit(f"os._exit({status})")
 
-    os._exit = refuse  # type: ignore[assignment]
+    os._exit = refuse
     try:
         with _noticed_interrupts():
             yield

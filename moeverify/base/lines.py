@@ -6,6 +6,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from types import FrameType
 
 import torch
 import torch_pruning
@@ -31,11 +32,11 @@ def _is_users(file: str) -> bool:
 
 def line_of_running_code() -> str:
     """``file:line`` of the innermost running frame that is the user's code; empty if there is none."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if _is_users(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 

@@ -63,7 +63,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def options_of_field(field: dataclasses.Field) -> tuple[Option, ...]:
+def options_of_field(field: dataclasses.Field[Any]) -> tuple[Option, ...]:
     """Options that set one field; none for a field that was not made by ``option``."""
     data = field.metadata
     if "options" not in data:

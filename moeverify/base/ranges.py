@@ -30,7 +30,7 @@ def _pattern(paths: Sequence[str]) -> str:
     columns = list(zip(*(map(int, _NUMBER.findall(path)) for path in paths), strict=True))
     numbers = iter(columns)
 
-    def show(_: re.Match) -> str:
+    def show(_: re.Match[str]) -> str:
         values = sorted(set(next(numbers)))
         return str(values[0]) if len(values) == 1 else "{" + spans(values) + "}"
 

@@ -25,7 +25,7 @@ def printable(text: object, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
 
-    def show(found: re.Match) -> str:
+    def show(found: re.Match[str]) -> str:
         character = found.group()
         if lines and character in "\n\t":
             return character

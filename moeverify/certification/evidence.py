@@ -35,8 +35,8 @@ class once(Generic[T]):  # noqa: N801  used as a decorator, as cached_property i
 
     def __get__(self, instance: Any, owner: Any = None) -> T:
         if instance is None:
-            return self  # type: ignore[return-value]
-        known = instance.__dict__.setdefault("_known", {})
+            return self  # type: ignore[return-value]  # of the class, as a property does
+        known: dict[str, tuple[Any, MoEVerifyError | None]] = instance.__dict__.setdefault("_known", {})
         name = self.function.__name__
         if name not in known:
             try:
@@ -46,7 +46,8 @@ class once(Generic[T]):  # noqa: N801  used as a decorator, as cached_property i
         value, error = known[name]
         if error is not None:
             raise error
-        return value
+        result: T = value
+        return result
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from moeverify.certification.evidence import Evidence
+from moeverify.certification.folders.inventory import Inventory
 from moeverify.certification.matching.maps import KeepMap
 
 
@@ -28,7 +29,7 @@ def case_facts(evidence: Evidence, headline: str) -> dict[str, Any]:
     return facts
 
 
-def parameters(inventory) -> int:
+def parameters(inventory: Inventory) -> int:
     """Number of values in the files."""
     return sum(int(np.prod(tensor.shape, dtype=object)) for tensor in inventory.tensors.values())
 

@@ -71,9 +71,9 @@ def _run_with(model: nn.Module, implementation: str, inputs: Any) -> tuple[torch
 
 
 @contextlib.contextmanager
-def _implementation(model: nn.Module, name: str) -> Iterator[None]:
-    previous = getattr(model.config, "_experts_implementation", None)  # type: ignore[union-attr]
-    model.set_experts_implementation(name)  # type: ignore[operator]
+def _implementation(model: Any, name: str) -> Iterator[None]:
+    previous = getattr(model.config, "_experts_implementation", None)
+    model.set_experts_implementation(name)
     try:
         configs = [m.config for m in model.modules() if hasattr(m, "config")]
         if all(getattr(c, "_experts_implementation", None) != name for c in configs):
@@ -81,4 +81,4 @@ def _implementation(model: nn.Module, name: str) -> Iterator[None]:
         yield
     finally:
         if previous is not None:
-            model.set_experts_implementation(previous)  # type: ignore[operator]
+            model.set_experts_implementation(previous)

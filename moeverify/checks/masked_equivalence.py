@@ -245,7 +245,7 @@ class _Comparison:
 
         for inputs, force in self.seen.used:
             parts = [p for p in self.sight.unseen if force is None or p.expert == force.name]
-            self.sight.perturb(lambda i=inputs, f=force: forward(i, f), parts)  # type: ignore[misc]
+            self.sight.perturb(lambda i=inputs, f=force: forward(i, f), parts)  # type: ignore[misc]  # defaults hide the types of i and f
         seen = {part.label for part in self.parts} - {part.label for part in self.sight.unseen}
         for part in list(self.sight.unseen):
             kept, original = self.context.kept, self.context.original

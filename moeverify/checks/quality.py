@@ -95,7 +95,7 @@ def _curve(context: Context, tokenizer: Any, asked: EvaluationSettings, after: E
 def _pruned(context: Context, ratio: float) -> nn.Module | None:
     model = copy.deepcopy(context.original)
     try:
-        context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]
+        context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]  # the caller asks for it
     except MoEVerifyError as error:
         context.facts.setdefault("quality_refused", []).append({"ratio": ratio, "reason": str(error)})
         return None

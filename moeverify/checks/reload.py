@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from moeverify.base.scratch import scratch_folder
 from moeverify.checks.context import Context, Saved
@@ -52,7 +51,11 @@ def reload(context: Context) -> Finding:
 
 
 def reloaded(
-    model: nn.Module, inputs: dict[str, Any], dtype: str, place: Path | None = None, saved: Saved | None = None
+    model: transformers.PreTrainedModel,
+    inputs: dict[str, Any],
+    dtype: str,
+    place: Path | None = None,
+    saved: Saved | None = None,
 ) -> Finding:
     """Save ``model``, load it in a fresh process, and compare all outputs on ``inputs``; ``place`` is where to save.
 

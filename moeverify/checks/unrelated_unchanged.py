@@ -87,7 +87,8 @@ def _fresh(context: Context) -> dict[tuple[str, str], Any]:
 
 def _explained(context: Context, key: tuple[str | int, ...], old: int | str | None) -> bool:
     """Whether the pruned configuration with the base's value builds other shapes, or loses a relation of the base."""
-    document = context.pruned.config.to_dict()
+    config: Any = context.pruned.config
+    document = config.to_dict()
     place = document
     for part in key[:-1]:
         place = place[part]
@@ -96,8 +97,8 @@ def _explained(context: Context, key: tuple[str | int, ...], old: int | str | No
     else:
         place[key[-1]] = old
     try:
-        now = skeleton(context.pruned, context.pruned.config)
-        back = skeleton(context.pruned, type(context.pruned.config).from_dict(document))
+        now = skeleton(context.pruned, config)
+        back = skeleton(context.pruned, type(config).from_dict(document))
     except Exception:
         return True  # it cannot be built with the base's value
     if shapes_of(now) != shapes_of(back):

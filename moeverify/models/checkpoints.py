@@ -140,9 +140,9 @@ def token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 def _vocabulary(model: nn.Module) -> int:
     embedding = None
-    if hasattr(model, "get_input_embeddings"):
+    if (input_embeddings := getattr(model, "get_input_embeddings", None)) is not None:
         with contextlib.suppress(NotImplementedError, AttributeError):
-            embedding = model.get_input_embeddings()
+            embedding = input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     return embedding.num_embeddings if embedding is not None else 2

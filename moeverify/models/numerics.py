@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,9 @@ _LIFTED = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 class _Lift(TorchDispatchMode):
     """Answers every request for float32 with float64, and for complex64 with complex128."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") in _LIFTED:
             kwargs["dtype"] = _LIFTED[kwargs["dtype"]]

@@ -32,7 +32,7 @@ class Quantised:
         """
         from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
-        kind = AUTO_QUANTIZATION_CONFIG_MAPPING.get(self.method)
+        kind: Any = AUTO_QUANTIZATION_CONFIG_MAPPING.get(self.method)
         if kind is None or "dequantize" not in inspect.signature(kind.__init__).parameters:
             raise SourceError(
                 f"{name} is stored quantised ({self.method}), which transformers cannot dequantise while it loads; "

@@ -19,7 +19,7 @@ def own_stacks(modules: Modules, children: Children, name: str) -> dict[str, tor
     if any(word in name.lower() for word in ("attn", "attention")):
         return {}
     holders = [name, *(n for n in children.get(name, ()) if not type(modules[n]).__module__.startswith("torch."))]
-    found = {
+    found: dict[str, torch.Tensor] = {
         f"{holder}.{leaf}": p
         for holder in holders
         for leaf, p in modules[holder]._parameters.items()

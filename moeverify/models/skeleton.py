@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -14,10 +14,13 @@ try:
 except ImportError:  # only a saving of time; on the meta device there is nothing to fill
     from contextlib import nullcontext as _no_initial_values  # type: ignore[assignment]
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Shapes = dict[str, tuple[int, ...]]
 
 
-def has_config(model: nn.Module) -> bool:
+def has_config(model: nn.Module) -> TypeGuard[PreTrainedModel]:
     """Whether the model is rebuilt from a configuration, as transformers' models are."""
     return hasattr(model, "config") and hasattr(model.config, "to_dict") and hasattr(model, "save_pretrained")
 
@@ -42,7 +45,7 @@ def _outermost_configured(module: nn.Module, path: str) -> Iterator[str]:
 def skeleton(model: nn.Module, config: Any) -> nn.Module:
     """The model's class built from ``config`` on the meta device."""
     with torch.device("meta"), _no_initial_values():
-        built = type(model)(copy.deepcopy(config))
+        built: Any = type(model)(copy.deepcopy(config))
     if hasattr(built, "tie_weights"):
         built.tie_weights()  # left out together with the initial values
     return built

@@ -19,7 +19,7 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for point in points for name in point["scores"]))
     last = max(point["ratio"] for point in points) or 1.0
     values = [score["value"] for point in points for score in point["scores"].values()]
-    top = max(1.0, *values)
+    top: float = max(1.0, *values)
 
     def x(ratio: float) -> float:
         return round(LEFT + (WIDTH - LEFT - RIGHT) * ratio / last, 1)

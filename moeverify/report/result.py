@@ -19,7 +19,8 @@ SCHEMA_VERSION = "1.1"
 
 def schema() -> dict[str, Any]:
     """The JSON schema of ``report.json``."""
-    return json.loads(resources.files("moeverify.report").joinpath("schema.json").read_text("utf-8"))
+    found: dict[str, Any] = json.loads(resources.files("moeverify.report").joinpath("schema.json").read_text("utf-8"))
+    return found
 
 
 @dataclass(frozen=True)

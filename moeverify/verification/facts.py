@@ -83,7 +83,7 @@ def sizes_by_role(context: Context) -> list[dict[str, Any]]:
     """Units before and after, one row for classes that are alike (same role, same place but for numbers)."""
     before = {n: p.shape for n, p in context.original.named_parameters()}
     after = {n: p.shape for n, p in context.pruned.named_parameters()}
-    rows: dict[tuple, list[str]] = {}
+    rows: dict[tuple[str, str, int, int], list[str]] = {}
     for c in context.outcome.classes:
         member = next((m for m in c.coupling.members if m.parameter in before and m.parameter in after), None)
         # A class that shares its dimension with another one has no size of its own to be read off.

@@ -72,13 +72,14 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 def _below(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return process.children(recursive=True)
+        below: list[psutil.Process] = process.children(recursive=True)
+        return below
     except psutil.Error:
         return []
 
 
 def _living(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

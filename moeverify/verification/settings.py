@@ -36,7 +36,8 @@ def _read_ratios(values: Mapping[str, Any]) -> dict[str, float]:
 def _read_ratio(values: Mapping[str, Any]) -> float:
     """Whoever asks for whole experts alone leaves channels alone."""
     if values["pruning_ratio"] is not None:
-        return values["pruning_ratio"]
+        given: float = values["pruning_ratio"]
+        return given
     return 0.0 if _read_ratios(values).get("experts") else 0.5
 
 

@@ -24,6 +24,8 @@ def rotate_half(x: torch.Tensor) -> torch.Tensor:
 class Rotary(nn.Module):
     """Rotary position embedding; ``[..., length, dim]`` to the same. ``inv_freq`` is ``[dim / 2]``."""
 
+    inv_freq: torch.Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", 100.0 ** -(torch.arange(0, dim, 2).float() / dim))
@@ -43,6 +45,8 @@ class Rotary(nn.Module):
 
 class Temperature(nn.Module):
     """A fixed factor for each channel, ``[dim]``."""
+
+    factor: torch.Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -23,6 +23,9 @@ class Router(nn.Module):
     Nothing is random while it runs: the noise of a noisy router is a buffer.
     """
 
+    table: torch.Tensor
+    noise: torch.Tensor
+
     def __init__(self, kind: str, hidden: int, inner: int, experts: int, top_k: int, vocab: int) -> None:
         super().__init__()
         self.kind, self.top_k, self.experts = kind, top_k, experts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,11 +23,8 @@ def usage(model: nn.Module, documents: int = 100) -> torch.Tensor:
     Held-out documents, one at a time, every token of prompt and answer, all top-k choices.
     """
     tokenizer = build_tokenizer()
-    layers, experts, top_k = (
-        model.config.num_hidden_layers,
-        model.config.num_experts,
-        model.config.num_experts_per_tok,
-    )
+    config: Any = model.config
+    layers, experts, top_k = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
     counts = torch.zeros(layers, len(KINDS), experts)
     for number, kind in enumerate(KINDS):
         for document in held_out(kind, documents):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -161,7 +162,8 @@ def train(recipe: Recipe, *, report_every: int = 100) -> torch.nn.Module:
 
 def save(model: torch.nn.Module, folder: Path) -> None:
     """Write the model in bfloat16 with its tokenizer, as ``from_pretrained`` reads them."""
-    model.to(torch.bfloat16).save_pretrained(folder)
+    rounded: Any = model.to(torch.bfloat16)
+    rounded.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
 
 

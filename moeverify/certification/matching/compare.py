@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moeverify.certification.matching.explain import alternative, difference
+from moeverify.certification.matching.explain import Maps, alternative, difference
 from moeverify.certification.matching.keys import as_bits, in_type
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.naming.checkpoint import Checkpoint
@@ -144,7 +144,7 @@ class _Comparer:
             return self._table(one, after, before, maps, source)
         return judge(one, after, before, maps)
 
-    def _table(self, one: Compared, after: torch.Tensor, before: torch.Tensor, maps, source: str) -> Compared:
+    def _table(self, one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps, source: str) -> Compared:
         """A table of expert numbers must name the same experts by their new numbers."""
         layer = next(n for n, x in enumerate(self.keep.structure.roles.layers) if source.startswith(x.name + "."))
         experts = self.keep.experts.get(layer)
@@ -166,7 +166,7 @@ class _Comparer:
         return replace(one, relation=Relation.EQUAL)
 
 
-def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: dict[int, np.ndarray | None]) -> Compared:
+def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) -> Compared:
     """Compare values with the base's at ``maps`` (positions by dimension, ``None`` for all of them)."""
     if after.dtype != before.dtype and not (after.is_floating_point() and before.is_floating_point()):
         return replace(one, detail=f"is stored as {after.dtype}, the base as {before.dtype}")
@@ -175,10 +175,11 @@ def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: dict[i
     if not unknown and _equal(after, before, usable):
         return replace(one, relation=Relation.EQUAL if after.dtype == before.dtype else Relation.CAST)
     for dim in unknown:
-        known = np.flatnonzero(maps[dim] >= 0)  # type: ignore[operator]
+        known = np.flatnonzero(maps[dim] >= 0)  # type: ignore[operator]  # an unknown dimension has positions
         if not len(known):
             return replace(one, detail=f"no position of dimension {dim} is known of the base")
-        after, usable[dim] = after.index_select(dim, torch.as_tensor(known)), usable[dim][known]  # type: ignore[index]
+        after = after.index_select(dim, torch.as_tensor(known))
+        usable[dim] = usable[dim][known]  # type: ignore[index]  # an unknown dimension has positions
     if unknown and _equal(after, before, usable):
         return replace(
             one, detail=f"what is known of the base is equal; dimension {unknown[0]} holds parts that are not"
@@ -194,7 +195,7 @@ def _differs(
     after: torch.Tensor,
     expected: torch.Tensor,
     before: torch.Tensor,
-    maps: dict[int, np.ndarray | None],
+    maps: Maps,
 ) -> Compared:
     target = in_type(expected, after.dtype)
     different = as_bits(after.contiguous()) != as_bits(target.contiguous())
@@ -233,14 +234,14 @@ def _units(different: torch.Tensor) -> dict[str, list[int]]:
     return {"rows": torch.nonzero(rows).ravel().tolist(), "columns": torch.nonzero(columns).ravel().tolist()}
 
 
-def _taken(before: torch.Tensor, maps: dict[int, np.ndarray | None]) -> torch.Tensor:
+def _taken(before: torch.Tensor, maps: Maps) -> torch.Tensor:
     for dim, positions in maps.items():
         if positions is not None:
             before = before.index_select(dim, torch.as_tensor(positions))
     return before
 
 
-def _equal(after: torch.Tensor, before: torch.Tensor, maps: dict[int, np.ndarray | None]) -> bool:
+def _equal(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> bool:
     """Whether all values are the base's, converted to the type they are stored in; block by block."""
     if not after.dim():
         return torch.equal(as_bits(after.reshape(1)), as_bits(in_type(before, after.dtype).reshape(1)))

@@ -23,7 +23,8 @@ def in_type(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def hash_rows(rows: torch.Tensor, seed: int = 0) -> np.ndarray:
     """One number of 64 bits for each row of ``[rows, values]``."""
     bits = as_bits(rows.contiguous()).numpy()
-    weights = np.random.default_rng(seed).integers(1, 2**63, size=bits.shape[1], dtype=np.uint64) * 2 + 1
+    columns: int = bits.shape[1]
+    weights = np.random.default_rng(seed).integers(1, 2**63, size=columns, dtype=np.uint64) * 2 + 1
     total = np.zeros(len(bits), dtype=np.uint64)
     for column, weight in enumerate(weights):
         mixed = (bits[:, column].astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)) * weight

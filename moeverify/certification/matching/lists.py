@@ -106,7 +106,7 @@ class ListMatcher:
             return None
         rows = open_dims[0] if open_dims else 0
         generator = np.random.default_rng(len(base_name))
-        index = []
+        index: list[slice | torch.Tensor] = [slice(None)]
         for dim in range(len(shape)):
             if dim == rows:
                 continue
@@ -117,7 +117,7 @@ class ListMatcher:
             index.append(torch.as_tensor(np.maximum(chosen, 0)))
         values = (self.base if is_base else self.pruned).read(name)
         dtype = self.pruned.naming.tensors[pruned_name].dtype
-        taken = values.movedim(rows, 0)[(slice(None), *index)]
+        taken = values.movedim(rows, 0)[tuple(index)]
         return self.keep.as_stored(taken, dtype) if is_base else taken
 
     def _is_known(self, name: str, dim: int) -> bool:
@@ -128,7 +128,7 @@ class ListMatcher:
         return True
 
 
-def _by_entry(names, path: str) -> dict[int, dict[str, str]]:
+def _by_entry(names: Iterable[str], path: str) -> dict[int, dict[str, str]]:
     """For each entry its tensors, by the part of their names behind the entry's number."""
     entries: dict[int, dict[str, str]] = defaultdict(dict)
     for name in names:

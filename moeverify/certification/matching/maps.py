@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,7 +56,7 @@ class KeepMap:
 
         return self._renumber(name, place, into_base=False)
 
-    def _renumber(self, name: str, number_of, into_base: bool = True) -> str | None:
+    def _renumber(self, name: str, number_of: Callable[[np.ndarray, int], int], into_base: bool = True) -> str | None:
         given: list[str] = []
         result: list[str] = []
         for part in name.split("."):
@@ -212,4 +212,5 @@ class KeepMap:
         units = self.units[number]
         if units.ndim == 1:
             return units
-        return units[part if part is not None else 0]
+        row: np.ndarray = units[part if part is not None else 0]
+        return row

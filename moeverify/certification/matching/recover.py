@@ -98,7 +98,8 @@ class _Recovery:
             return None
         rows = [self._row(number, (a, int(b)), trusting) for a, b in enumerate(self.keep.experts[layer])]
         rows += [self._row(number, pair, trusting) for pair in self._idle(layer)]
-        return None if any(row is None for row in rows) else np.stack(rows)  # type: ignore[arg-type]
+        known = [row for row in rows if row is not None]
+        return np.stack(known) if len(known) == len(rows) else None
 
     def _row(self, number: int, part: tuple[int, int], trusting: bool) -> np.ndarray | None:
         """The units of a class that one expert keeps; ``None`` if they cannot be compared yet."""
@@ -165,8 +166,9 @@ class _Recovery:
         if self._idle(layer):
             return  # further slices are compared with the classes
         for number, units in rows.items():
-            if len(units) == len(found) and all(row is not None for row in units):
-                self.keep.units.setdefault(number, np.stack(units))  # type: ignore[arg-type]
+            known = [row for row in units if row is not None]
+            if len(known) == len(units) == len(found):
+                self.keep.units.setdefault(number, np.stack(known))
 
     def rest(self) -> None:
         """Take what kept its size and could not be compared for unchanged; the comparison of values has the word."""

@@ -58,7 +58,7 @@ class UnitMatcher:
         members = self.keep.structure.classes[number].coupling.members
         shapes = self.keep.base
 
-        def rank(member: Member) -> tuple:
+        def rank(member: Member) -> tuple[bool, bool, bool]:
             name = member.parameter
             return (self._is_stack(member), len(shapes[name]) < 2, any(part.isdigit() for part in name.split(".")))
 

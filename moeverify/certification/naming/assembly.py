@@ -88,7 +88,8 @@ class Assembly:
 
     def _convert(self, tensors: dict[str, Any]) -> torch.Tensor:
         if self.converter is None:
-            return next(iter(tensors.values()))[0]
+            first: torch.Tensor = next(iter(tensors.values()))[0]
+            return first
         base = self.name.replace("*.", "0.")
         for operation in self.converter.operations:
             if _only_adds_a_dimension(operation, tensors):  # without the copy that stacking makes
@@ -108,7 +109,8 @@ class Assembly:
         found = next((value for key, value in tensors.items() if base.endswith(key) or key in base), None)
         if found is None:
             raise ValueError(f"the conversion gives {sorted(tensors)} and no {base}")
-        return found[0] if isinstance(found, list) else found
+        converted: torch.Tensor = found[0] if isinstance(found, list) else found
+        return converted
 
 
 def _only_adds_a_dimension(operation: Any, tensors: Mapping[str, Any]) -> bool:

@@ -29,8 +29,9 @@ def kept_positions(keep: KeepMap) -> dict[tuple[str, int], Kept]:
         except Unknown:
             continue
         size = keep.base[name][dim]
-        if all(isinstance(part, np.ndarray) for part in gone):
-            lost = np.unique(np.concatenate([part.ravel() for part in gone]))  # type: ignore[union-attr]
+        known = [part for part in gone if part is not None]
+        if len(known) == len(gone):
+            lost = np.unique(np.concatenate([part.ravel() for part in known]))
             if len(lost):
                 found[name, dim] = Kept(np.setdiff1d(np.arange(size), lost), True)
             continue
@@ -47,7 +48,8 @@ def _removed(keep: KeepMap, number: int, positions: np.ndarray) -> np.ndarray | 
     units = keep.units[number]
     if units.ndim == 2:
         return None
-    return positions[np.setdiff1d(np.arange(len(positions)), units)]
+    gone: np.ndarray = positions[np.setdiff1d(np.arange(len(positions)), units)]
+    return gone
 
 
 def _rows(keep: KeepMap, name: str, dim: int, number: int, positions: np.ndarray) -> np.ndarray | None:

@@ -41,7 +41,7 @@ def load_model(folder: Path, device: str = "cpu") -> nn.Module:
             if config.model_type == "synthetic_moe":
                 import synthetic_models  # noqa: F401  registers the type
             kind = getattr(transformers, (config.architectures or [""])[0] or "", AutoModelForCausalLM)
-            model = kind.from_pretrained(str(folder), dtype=torch.float64, attn_implementation="eager")
+            model: nn.Module = kind.from_pretrained(str(folder), dtype=torch.float64, attn_implementation="eager")
     except Exception as error:
         raise NotVisible(f"it does not load: {one_line(error)}") from error
     return in_float64(model.to(device).eval())

@@ -8,6 +8,7 @@ from typing import Any
 
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
 from moeverify.certification.matching.lists import lengths
+from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.registry import Finding, failed, passed
@@ -93,7 +94,7 @@ def _prediction_layers(evidence: Evidence) -> Iterator[str]:
             return
 
 
-def _prediction_tensors(side) -> dict[str, tuple[int, ...]]:
+def _prediction_tensors(side: Checkpoint) -> dict[str, tuple[int, ...]]:
     names = [*side.naming.ignored, *side.naming.unexpected]
     layers = {n.rpartition(".layers.")[2].split(".")[0] for n in names if ".layers." in n}
     extra = {n for n in names if _PREDICTION_NAMES.search(n) or n.rpartition(".layers.")[2].split(".")[0] in layers}

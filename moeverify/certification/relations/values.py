@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from moeverify.certification.classify import Classes, classify
 from moeverify.certification.evidence import Evidence
@@ -61,7 +62,7 @@ def line(item: Compared) -> str:
     return f"{item.where}{source} {relation}: {item.detail}"
 
 
-def show(items: Iterable[Compared], limit: int = 40) -> list[dict]:
+def show(items: Iterable[Compared], limit: int = 40) -> list[dict[str, Any]]:
     """Differences as evidence."""
     return [
         {

@@ -20,11 +20,13 @@ class Draws(TorchDispatchMode):
     """Records operations that draw random numbers: name and shape, with the module that runs if ``running`` is kept."""
 
     def __init__(self, running: list[str] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         self.running = running
         self.found: list[tuple[str, str, tuple[int, ...]]] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
         before = torch.random.get_rng_state()

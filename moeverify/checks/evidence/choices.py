@@ -36,7 +36,9 @@ class _Seen(TorchFunctionMode):
         self.running: list[str] = []
         self.calls: dict[tuple[str, tuple[int, ...], int], None] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _TOPK:
             given = dict(zip(("input", "k", "dim"), args, strict=False)) | dict(kwargs or {})

@@ -145,7 +145,7 @@ class Kept:
 
     def __init__(self, folder: str) -> None:
         self._place = f"{folder}/reload.sock"
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> int:
         """Start the process unless it runs; return its pid."""
@@ -184,6 +184,6 @@ def _connect(place: str, pid: str | None) -> socket.socket:
 
 def _running(pid: str | None) -> bool:
     try:
-        return psutil.Process(int(pid or "")).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(int(pid or "")).status() != psutil.STATUS_ZOMBIE)
     except (ValueError, psutil.Error):
         return False

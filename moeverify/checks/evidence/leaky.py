@@ -7,6 +7,7 @@ replaced by ones that let every channel through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,12 @@ _RELU = (F.relu, torch.relu, torch.Tensor.relu)
 _RELU_IN_PLACE = (F.relu_, torch.relu_, torch.Tensor.relu_)
 _CLAMP = (torch.clamp, torch.Tensor.clamp, torch.clip, torch.Tensor.clip)
 _CLAMP_MIN = (torch.clamp_min, torch.Tensor.clamp_min)
-_SMOOTH = {F.hardswish: F.silu, F.hardsigmoid: torch.sigmoid, F.hardshrink: torch.clone, F.softshrink: torch.clone}
+_SMOOTH: dict[Any, Callable[[torch.Tensor], torch.Tensor]] = {
+    F.hardswish: F.silu,
+    F.hardsigmoid: torch.sigmoid,
+    F.hardshrink: torch.clone,
+    F.softshrink: torch.clone,
+}
 
 
 class LeakyActivations(TorchFunctionMode):
@@ -27,7 +33,9 @@ class LeakyActivations(TorchFunctionMode):
     ``threshold`` and activations written out by comparisons stay as they are.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in _RELU or func in _RELU_IN_PLACE:
             value = args[0] if args else kwargs["input"]

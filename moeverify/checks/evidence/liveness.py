@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ INPUTS = 3
 DEAD, LIVE = 1e-13, 1e-8
 # Of the largest gradient of all tensors: a tensor whose own largest is below has none to speak of.
 NEGLIGIBLE = 1e-10
+
+_Test = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 Held = dict[tuple[str, int], np.ndarray]
 """What is held at zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
@@ -134,7 +136,8 @@ class Laboratory:
         shape = (self.in_turn[name, dim], -1) if (name, dim) in self.in_turn else gone.shape
         stays, was = (before & now).reshape(shape), before.reshape(shape)
         reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
-        return (gone.reshape(shape) & reached).reshape(gone.shape)
+        lost: np.ndarray = (gone.reshape(shape) & reached).reshape(gone.shape)
+        return lost
 
     def any_live(self, held: Held, under: Gradients) -> bool:
         """Whether any of the places has a gradient."""
@@ -208,14 +211,15 @@ class Laboratory:
             found = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True)
         return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
-    def _compare(self, name: str, dim: int, under: Gradients, test: Any) -> np.ndarray | None:
+    def _compare(self, name: str, dim: int, under: Gradients, test: _Test) -> np.ndarray | None:
         gradient, free = under.along(name, dim), self.free.along(name, dim)
         if gradient is None or free is None:
             return None
         # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
         if float(free.amax()) <= NEGLIGIBLE * self.largest:
             return None
-        return test(gradient, free.amax()).cpu().numpy()
+        found: np.ndarray = test(gradient, free.amax()).cpu().numpy()
+        return found
 
 
 def _hold(model: nn.Module, held: Held) -> None:

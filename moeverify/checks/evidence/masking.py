@@ -32,6 +32,8 @@ class KeptChannels(nn.Module):
     tensor argument whose dimension of channels has the full size is cut alike (gated norms take two).
     """
 
+    kept: torch.Tensor
+
     def __init__(self, module: nn.Module, kept: torch.Tensor, size: int, pruned: nn.Module | None = None) -> None:
         super().__init__()
         self.small = copy.deepcopy(module)
@@ -56,9 +58,10 @@ class KeptChannels(nn.Module):
             return value.index_select(self.axis, self.kept)
         return value
 
-    def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """``[..., n]`` to ``[..., n]``, or to a statistic of another size, which is handed on as it is."""
-        small = self.small(self._cut(hidden), *map(self._cut, args), **{k: self._cut(v) for k, v in kwargs.items()})
+        named = {k: self._cut(v) for k, v in kwargs.items()}
+        small: torch.Tensor = self.small(self._cut(hidden), *map(self._cut, args), **named)
         if small.shape[self.axis] != len(self.kept):
             return small
         shape = list(small.shape)
@@ -191,7 +194,7 @@ class _OfSize(nn.Module):
             return True
         return not any(_is_zero_outside(hidden, d, self.cut.kept) for d in others)
 
-    def forward(self, hidden: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Any shape to the same."""
         axis = self.cut.axis
         if not self._holds_channels(hidden, axis):

@@ -9,7 +9,7 @@ inside the MoE layer is made from take their place.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -66,24 +66,27 @@ class Routing(TorchFunctionMode):
                 matrix = matrices[min(matrices, key=lambda n: (len(n), n))]
                 self._matrices[id(matrix)] = (matrix, layer.name)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         for name in self.change:
             block = self._model.get_submodule(name)
             self._handles.append(block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name)))
             self._handles.append(block.register_forward_hook(lambda *_: self._leave(), always_call=True))
-        return super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
+        return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._inside.clear()
-        return super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
 
     def _leave(self) -> None:
         self._inside.pop()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if self._inside and func in (*TOPK, *_SORTS, *_POSITIONS) and (layer := self._choosing(func, args, kwargs)):
             self.chosen.add(layer)

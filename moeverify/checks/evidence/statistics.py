@@ -54,15 +54,17 @@ class Statistics(TorchFunctionMode):
         def begin(*_: Any) -> None:
             self.counts.clear()
             self._means.clear()
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
 
         def end(*_: Any) -> None:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
 
         model.register_forward_pre_hook(begin)
         model.register_forward_hook(end, always_call=True)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         x = args[0] if args else kwargs.get("input")
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not x.dim():

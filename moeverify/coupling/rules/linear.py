@@ -3,8 +3,10 @@
 from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import Call, rule
 
+Dims = tuple[int, ...]
 
-def _matrix_product(left, right, out, relations: Relations) -> None:
+
+def _matrix_product(left: Dims, right: Dims, out: Dims, relations: Relations) -> None:
     """``[..., n, k] @ [..., k, m] -> [..., n, m]``: contraction, free and batch dimensions."""
     relations.equal(left[-1], right[-2])
     relations.equal(left[-2], out[-2])

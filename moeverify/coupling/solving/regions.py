@@ -91,7 +91,8 @@ def _components(region: Region, offsets: np.ndarray) -> np.ndarray:
     rows, columns = np.concatenate(sources), np.concatenate(targets)
     total = int(offsets[-1])
     graph = coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
-    return connected_components(graph, directed=False)[1]
+    labels: np.ndarray = connected_components(graph, directed=False)[1]
+    return labels
 
 
 def _kinds(dims: list[np.ndarray], frozen_by: np.ndarray) -> np.ndarray:

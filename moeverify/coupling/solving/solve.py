@@ -24,6 +24,11 @@ __all__ = ["CouplingClass", "FrozenDim", "Links", "Member", "link", "solve"]
 
 # One parameter or buffer that a root holds: its number in the order of the trace, its name and the dimension.
 _Place = tuple[int, str, int]
+# Where a class begins: the number of its first parameter, the dimension and the position.
+_Begin = tuple[int, int, int]
+# Segments and coupled pairs between roots, the ends of the graph that regions are parts of.
+_Edge = tuple[int, int, int, int, int, int]
+_Pair = tuple[int, tuple[int, ...], int, tuple[int, ...]]
 Pairs = tuple[int, np.ndarray, int, np.ndarray]
 
 
@@ -43,7 +48,7 @@ def solve(
             if sizes[dim] > 1:
                 places[links.root[dim]].append((number, name, axis))
 
-    found: list[tuple[tuple, CouplingClass]] = []
+    found: list[tuple[_Begin, CouplingClass]] = []
     frozen_places: list[tuple[_Place, Freeze, Sequence[int]]] = []
     solutions = cache(solve_region)
     linked: set[int] = set()
@@ -85,7 +90,7 @@ def _regions(
     A frozen root links nothing: the positions that it holds in a live one become seeds.
     """
     relations, root, frozen = links.relations, links.root, links.frozen
-    edges: list[tuple[int, int, int, int, int, int]] = []
+    edges: list[_Edge] = []
     seeds: dict[int, dict[tuple[int, int, int], Freeze]] = defaultdict(dict)
     for segment in relations.segments:
         whole, part, count = root[segment.whole], root[segment.part], relations.sizes[segment.part]
@@ -97,7 +102,7 @@ def _regions(
             edges.append((part, whole, segment.start, segment.step, 1, count))
     for number, (factor, size, inner) in links.chosen.items():
         edges.append((root[relations.products[number].whole], factor, 0, 1, inner, size))
-    pairs: list[tuple[int, tuple[int, ...], int, tuple[int, ...]]] = []
+    pairs: list[_Pair] = []
     for first, here, second, there in extra:
         a, b = root[first], root[second]
         for live, held, positions in ((a, b, here), (b, a, there)):
@@ -116,10 +121,10 @@ def _regions(
     grouped: dict[int, list[int]] = defaultdict(list)
     for r, label in zip(roots, labels, strict=True):
         grouped[label].append(r)
-    by_group: dict[int, set[tuple]] = defaultdict(set)
+    by_group: dict[int, set[_Edge]] = defaultdict(set)
     for edge in edges:
         by_group[labels[index[edge[0]]]].add(edge)
-    pairs_of: dict[int, list[tuple]] = defaultdict(list)
+    pairs_of: dict[int, list[_Pair]] = defaultdict(list)
     for pair in pairs:
         pairs_of[labels[index[pair[0]]]].append(pair)
 
@@ -131,7 +136,12 @@ def _regions(
         own = [(local[r], seed, freeze) for r in members for seed, freeze in seeds[r].items()]
         region = Region(
             sizes=tuple(relations.sizes[r] for r in members),
-            links=tuple(sorted((local[a], local[b], *rest) for a, b, *rest in by_group[label])),
+            links=tuple(
+                sorted(
+                    (local[part], local[whole], start, step, inner, count)
+                    for part, whole, start, step, inner, count in by_group[label]
+                )
+            ),
             seeds=tuple((k, *seed) for k, seed, _ in own),
             anchored=tuple(r in places for r in members),
             pairs=tuple((local[a], here, local[b], there) for a, here, b, there in pairs_of[label]),
@@ -142,7 +152,7 @@ def _regions(
 
 def _classes(
     solution: Solution, owners: dict[int, list[_Place]], buffers: frozenset[str]
-) -> list[tuple[tuple, CouplingClass]]:
+) -> list[tuple[_Begin, CouplingClass]]:
     """The classes of a region with the place where each begins, by which they are ordered."""
     result = []
     for occupied in solution.classes:
@@ -163,7 +173,7 @@ def _classes(
 
 
 def _in_order(
-    trace: Trace, found: list[tuple[tuple, CouplingClass]], frozen_places: list[tuple[_Place, Freeze, Sequence[int]]]
+    trace: Trace, found: list[tuple[_Begin, CouplingClass]], frozen_places: list[tuple[_Place, Freeze, Sequence[int]]]
 ) -> tuple[tuple[CouplingClass, ...], tuple[FrozenDim, ...]]:
     classes = tuple(c for _, c in sorted(found, key=lambda pair: pair[0]))
     frozen_places.sort(key=lambda item: (item[0][0], item[0][2], item[2][0]))
@@ -183,5 +193,5 @@ def _in_order(
     return classes, frozen
 
 
-def _named(operations: Sequence, number: int) -> str:
+def _named(operations: Sequence[object], number: int) -> str:
     return str(operations[number]) if number >= 0 else "(model)"

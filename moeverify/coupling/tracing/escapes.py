@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -31,12 +32,14 @@ class Escapes(TorchFunctionMode):
         super().__init__()
         self._tell = tell
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if func in ESCAPES and args and not _tests_alignment(func, sys._getframe(1)):
             self._tell(args[0], func.__name__)
         return func(*args, **(kwargs or {}))
 
 
-def _tests_alignment(func: Callable, caller: FrameType) -> bool:
+def _tests_alignment(func: Callable[..., Any], caller: FrameType) -> bool:
     place = (caller.f_globals.get("__name__"), caller.f_code.co_name)
     return func is torch.Tensor.data_ptr and place in ALIGNMENT_TESTS

@@ -57,7 +57,7 @@ class _Spoil:
         self._unread = unread
         self._made: set[int] = set()
 
-    def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         if self._recorder.paused:
             return result
@@ -74,7 +74,7 @@ class _Spoil:
 
 def _storage(tensor: torch.Tensor) -> int:
     """Where the data lie; the recorder keeps these from being used again while it runs."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _write_over(tensor: torch.Tensor) -> bool:

@@ -27,14 +27,18 @@ RESHAPED = "its shape was changed in place"
 UNSEEN_VIEW = "seen through a view that no recorded operation made"
 
 
+# A tensor's place in its storage: offset, shape, stride, type.
+_Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
+
+
 class _Seen(NamedTuple):
     """A tensor that the recorder knows. ``layout``: its place in its storage."""
 
-    alive: weakref.ref
+    alive: weakref.ref[torch.Tensor]
     dims: tuple[int, ...]
     shape: torch.Size
     storage: int
-    layout: tuple
+    layout: _Layout
 
 
 class _Made(NamedTuple):
@@ -54,7 +58,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, run: Callable[..., Any] | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         self.relations = Relations()
         self.unknown: Counter[str] = Counter()
         self.modules: list[str] = []
@@ -68,7 +72,7 @@ class Recorder(TorchDispatchMode):
         self._operators: dict[Any, tuple[str, Rule | None, bool]] = {}
         # A weak reference keeps the address of a storage from being used again.
         self._storages: dict[int, StorageWeakRef] = {}
-        self._views: dict[int, list[tuple[tuple, tuple[int, ...], str]]] = defaultdict(list)
+        self._views: dict[int, list[tuple[_Layout, tuple[int, ...], str]]] = defaultdict(list)
         self._produced: list[_Made] = []
         self._reads: dict[int, int] = {}
         self._left: set[int] = set()
@@ -104,7 +108,7 @@ class Recorder(TorchDispatchMode):
         if dims is None:
             dims = self.relations.new_dims(tensor.shape)
         alive = weakref.ref(tensor, lambda _: self._known.pop(key, None))
-        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        layout = (int(tensor.storage_offset()), tensor.shape, tensor.stride(), tensor.dtype)
         seen = self._known[key] = _Seen(alive, dims, tensor.shape, where, layout)
         if new and tensor.numel():
             self._views[where].append((layout, dims, name))
@@ -127,7 +131,7 @@ class Recorder(TorchDispatchMode):
                 self.relations.freeze_all(seen.dims, RESHAPED)
                 return seen
         views = self._views.get(tensor.untyped_storage()._cdata, ())
-        layout = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        layout = (int(tensor.storage_offset()), tensor.shape, tensor.stride(), tensor.dtype)
         for known, dims, name in views:
             if known == layout:
                 self.touched.update([name] if name else ())
@@ -180,7 +184,9 @@ class Recorder(TorchDispatchMode):
                 self.relations.freeze_all(seen.dims, reason)
                 self._reads[seen.storage] = self.relations.current + 1
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "prim":  # asks for a device or layout, not for data
             return func(*args, **kwargs)
@@ -283,7 +289,7 @@ def _named_tensors(model: nn.Module) -> tuple[list[tuple[str, torch.Tensor]], li
     return parameters, buffers
 
 
-def _execute(func: Any, args: tuple, kwargs: dict) -> Any:
+def _execute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
@@ -304,13 +310,13 @@ def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Te
                     yield item
 
 
-def _same_order(layout: tuple, stride: tuple[int, ...]) -> bool:
+def _same_order(layout: _Layout, stride: tuple[int, ...]) -> bool:
     """Whether strides differ in dimensions of size 1 alone, which lead nowhere: memory formats set them at will."""
     _, shape, before, _ = layout
     return all(size == 1 or old == new for size, old, new in zip(shape, before, stride, strict=True))
 
 
-def _span(layout: tuple) -> tuple[int, int]:
+def _span(layout: _Layout) -> tuple[int, int]:
     """The bytes of its storage that a tensor lies in, as a half-open range."""
     offset, shape, stride, dtype = layout
     if 0 in shape:

@@ -36,7 +36,7 @@ def alike(first: Any, second: Any) -> bool:
     if type(first) is not type(second):
         return False
     if isinstance(first, _PLAIN):
-        return first == second
+        return bool(first == second)
     if isinstance(first, torch.Tensor):
         return (first.shape, first.stride(), first.dtype) == (second.shape, second.stride(), second.dtype)
     if isinstance(first, nn.Module):
@@ -85,7 +85,7 @@ class _Call:
     outside: set[str]  # parameters touched before it ran
     after: _Mark | None = None
     touched: frozenset[str] = frozenset()
-    args: tuple = ()
+    args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
     output: Any = None
     dims: tuple[tuple[int, ...], ...] = ()
@@ -133,7 +133,7 @@ class Siblings:
                     self.calls[number] = _Call(name, self._mark(), recorder.touched)
                     recorder.touched = set()
 
-        def leave(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
             if id(module) in experts:
                 number, name = experts[id(module)]
                 call = self.calls[number]
@@ -151,7 +151,7 @@ class Siblings:
             for handle in handles:
                 handle.remove()
 
-    def _end(self, call: _Call, args: tuple, kwargs: Mapping[str, Any], output: Any) -> None:
+    def _end(self, call: _Call, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         recorder = self.recorder
         call.after = self._mark()
         call.touched = frozenset(recorder.touched)

@@ -44,7 +44,7 @@ def without_weights(model: nn.Module) -> nn.Module:
             known[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         else:
             known[id(tensor)] = empty
-    return copy.deepcopy(model, known)  # type: ignore[arg-type]
+    return copy.deepcopy(model, known)
 
 
 @contextlib.contextmanager
@@ -72,11 +72,12 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
             fakes[id(tensor)] = typed.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
         return fakes[id(tensor)]
 
-    replaced: list[tuple[dict, str, Any]] = []
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
     try:
         with _without_log(), mode:
             for module in model.modules():
-                for slots in (module._parameters, module._buffers):
+                holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+                for slots in holders:
                     for name, tensor in slots.items():
                         if tensor is not None:
                             replaced.append((slots, name, tensor))
@@ -107,7 +108,7 @@ class Imagination:
     def __init__(self) -> None:
         self.told: Counter[str] = Counter()
 
-    def __call__(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
         if func is torch.ops.aten.split_with_sizes.default and self.told:
             args = _parts(*args, **kwargs)
@@ -157,7 +158,8 @@ def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Te
             listed += [index.new_empty((_rows(index),), dtype=torch.int64)] * index.dim()
         else:
             listed.append(index)
-    return torch.ops.aten.index.Tensor(tensor, listed)
+    taken: torch.Tensor = torch.ops.aten.index.Tensor(tensor, listed)
+    return taken
 
 
 def _bincount(tensor: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:

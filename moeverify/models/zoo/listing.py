@@ -46,7 +46,8 @@ def describe(model_type: str) -> ZooEntry:
     except SourceError as error:
         return ZooEntry(model_type, error=str(error))
     layers = find_roles(model).layers
-    config = model.config.get_text_config()
+    whole: Any = model.config
+    config = whole.get_text_config()
     return ZooEntry(
         model_type,
         layers=config.num_hidden_layers,

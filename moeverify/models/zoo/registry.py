@@ -41,9 +41,10 @@ def causal_config_class(model_type: str) -> Any:
 
     config_class = CONFIG_MAPPING[model_type]
     text = getattr(config_class, "sub_configs", {}).get("text_config")
-    if text is not None and MODEL_FOR_CAUSAL_LM_MAPPING[config_class].config_class is text:
-        return text
-    return config_class
+    if text is None:
+        return config_class
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+    return text if model_class.config_class is text else config_class
 
 
 def _entries(config_class: Any) -> set[str]:

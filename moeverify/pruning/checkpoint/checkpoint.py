@@ -215,7 +215,8 @@ def _carry_out_and_save(
 def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[str]:
     """Write the model and what belongs to it; return notes on what was kept or left out."""
     notes: list[str] = []
-    loaded.model.save_pretrained(saving.beside)
+    model: Any = loaded.model
+    model.save_pretrained(saving.beside)
     kind, rest = source_kind(saving.source)
     if kind == "hub":
         notes += _fetch_tokenizer(saving.source)
@@ -260,7 +261,7 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
 
     Weights that were loaded lie anywhere in a file's buffer, so both are held in fresh memory for the comparison.
     """
-    model = loaded.model
+    model: Any = loaded.model
     with laid_out_afresh(model):
         expected = run_all(model, loaded.example_inputs)
     again, info = type(model).from_pretrained(

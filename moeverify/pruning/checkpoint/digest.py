@@ -19,5 +19,5 @@ def digest_of(model: nn.Module) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, len(flat), _CHUNK):
-            total.update(memoryview(flat[start : start + _CHUNK].numpy()))
+            total.update(flat[start : start + _CHUNK].numpy().data)
     return f"sha256:{total.hexdigest()}"

@@ -113,12 +113,13 @@ def _index_of(folder: Path) -> dict[str, Any]:
 def _announce_none(model: nn.Module, folder: Path) -> list[str]:
     """Set the counts of such layers to 0, in the model's configuration and in the file; return their names."""
     names = []
-    configs = [model.config, getattr(model.config, "text_config", None)]
+    own: Any = model.config
+    configs = [own, getattr(own, "text_config", None)]
     for config in [c for c in configs if c is not None]:
         for name, value in list(vars(config).items()):
             if _COUNT.fullmatch(name) and isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 setattr(config, name, 0)
                 names.append(name)
     if names:
-        model.config.save_pretrained(folder)
+        own.save_pretrained(folder)
     return names

@@ -143,7 +143,9 @@ class _Recorder(TorchDispatchMode):
             self._storages[tensor.untyped_storage()._cdata].append(tensor)
         return value
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "prim":
             return func(*args, **kwargs)
@@ -152,7 +154,8 @@ class _Recorder(TorchDispatchMode):
         numbers: dict[int | str, float] = {}
         ints: dict[str, int] = {}
         name = func._schema.name.split("::")[1]
-        for position, value in (*enumerate(args), *kwargs.items()):
+        given: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *kwargs.items())
+        for position, value in given:
             if name == "lift_fresh":
                 numbers.update(_inside(value))
             for place, part in _parts(position, value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -100,10 +101,11 @@ def _update_attention(layer: nn.MultiheadAttention) -> None:
 
 
 def _update_recurrent(layer: nn.RNNBase) -> None:
-    layer.input_size = layer.weight_ih_l0.shape[1]
+    weights: Any = layer  # PyTorch names them as it registers them
+    layer.input_size = weights.weight_ih_l0.shape[1]
     gates = {"GRU": 3, "LSTM": 4}.get(layer.mode, 1)
-    layer.hidden_size = layer.weight_ih_l0.shape[0] // gates
-    layer.proj_size = layer.weight_hr_l0.shape[0] if layer.proj_size else 0
+    layer.hidden_size = weights.weight_ih_l0.shape[0] // gates
+    layer.proj_size = weights.weight_hr_l0.shape[0] if layer.proj_size else 0
 
 
 def _update_convolution(layer: nn.modules.conv._ConvNd) -> None:

@@ -50,10 +50,11 @@ def dims_that_follow(model: nn.Module, entries: Mapping[str, int]) -> frozenset[
 
 def hidden_entries(model: nn.Module) -> dict[str, int]:
     """The entries, with other values, that change the hidden size: found by what the input embedding follows."""
-    together = HIDDEN_TOGETHER.get(model.config.model_type)
+    pretrained: Any = model
+    together = HIDDEN_TOGETHER.get(pretrained.config.model_type)
     if together:
         return dict(together)
-    table = model.get_input_embeddings().weight
+    table = pretrained.get_input_embeddings().weight
     root = next(name for name, parameter in model.named_parameters() if parameter is table), 1
     return next({f.entry: f.value} for f in followers(model) if root in f.dims and "vocab" not in f.entry)
 
@@ -98,7 +99,8 @@ def _paths(entries: Mapping[str, int]) -> dict[tuple[str, ...], int]:
 
 def _document(model: nn.Module) -> dict[str, Any]:
     """The configuration as plain data, with the size of a head written out if that changes nothing."""
-    plain = copy.deepcopy(model.config.to_dict())
+    config: Any = model.config
+    plain = copy.deepcopy(config.to_dict())
     held = copy.deepcopy(plain)
     text = held.get("text_config", held)
     heads, width = text.get("num_attention_heads"), text.get("hidden_size")

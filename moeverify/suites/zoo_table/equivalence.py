@@ -96,7 +96,8 @@ def _rewrite_sizes(pruned: nn.Module, model: nn.Module, chosen: PruningClass) ->
         entries = next({f.entry: f.value} for f in followers(model) if mine <= f.dims)
         near = {above for name, _ in mine for above in _above(name)}
     new = next(iter(entries.values()))
-    pattern, _ = TIED_BY_CONFIGURATION.get(model.config.model_type, ("$^", ""))
+    config: Any = model.config
+    pattern, _ = TIED_BY_CONFIGURATION.get(config.model_type, ("$^", ""))
     tied = {name.rpartition(".")[0] for name, _ in model.named_parameters() if re.search(pattern, name)}
     tied |= {name.rpartition(".")[0] for name in tied}
     for (path, name), (before, after) in sizes_that_follow(model, entries).items():

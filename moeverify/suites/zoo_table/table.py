@@ -88,7 +88,8 @@ def row(model_type: str) -> Row:
 
 
 def _input_embedding(model: nn.Module) -> tuple[str, int]:
-    table = model.get_input_embeddings().weight
+    pretrained: Any = model
+    table = pretrained.get_input_embeddings().weight
     return next(name for name, parameter in model.named_parameters() if parameter is table), 1
 
 
@@ -116,13 +117,14 @@ def _own_classes(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundR
 
 
 def _hidden(model: nn.Module, couplings: CouplingMap) -> str:
+    config: Any = model.config
     root = _input_embedding(model)
     truth = dims_that_follow(model, hidden_entries(model)) or frozenset()
     for found in couplings.classes:
         dims = {(m.parameter, m.dim) for m in found.members if not m.buffer}
         if root not in dims:
             continue
-        pattern, reason = TIED_BY_CONFIGURATION.get(model.config.model_type, ("$^", ""))
+        pattern, reason = TIED_BY_CONFIGURATION.get(config.model_type, ("$^", ""))
         missing = [d for d in truth - dims if not re.search(pattern, d[0])]
         if missing or dims - truth:
             wrong = sorted((*missing, *(dims - truth)))[0]

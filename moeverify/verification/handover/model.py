@@ -143,7 +143,7 @@ def _put_tensors(
 
 def _register(module: nn.Module, name: str, value: torch.Tensor | None, kind: str) -> None:
     if kind == "parameter":
-        module._parameters[name] = value  # type: ignore[assignment]
+        module._parameters[name] = value  # type: ignore[assignment]  # a Parameter, by its kind
     elif kind in ("buffer", "unsaved"):
         module._buffers[name] = value
         if kind == "unsaved":

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -35,6 +35,9 @@ from moeverify.verification.handover.values import Writer
 from moeverify.verification.in_process import imported
 from moeverify.verification.judging import crash_of
 from moeverify.verification.messages import Frames, pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Send = Callable[[Mapping[str, Any]], None]
 
@@ -139,7 +142,7 @@ def _write_outputs(folder: Path, pruned: nn.Module, inputs: Any, seed: int) -> N
     save_file({name: tensor.cpu().contiguous() for name, tensor in outputs.items()}, folder / OUTPUTS)
 
 
-def _save(folder: Path, pruned: nn.Module) -> None:
+def _save(folder: Path, pruned: PreTrainedModel) -> None:
     """Save the live model as its user would: the judge loads it in a fresh process."""
     try:
         pruned.save_pretrained(folder / SAVED)

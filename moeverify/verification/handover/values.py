@@ -12,13 +12,16 @@ import dataclasses
 import math
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from moeverify.errors import HandoverError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PLAIN = (bool, int, str, type(None))
 _OPEN_CLASSES = (types.SimpleNamespace, argparse.Namespace)
@@ -33,7 +36,7 @@ def class_path(kind: type) -> str:
 class Writer:
     """Writes values. ``arrays`` collects tensors that travel beside the document, ``names`` those known by a name."""
 
-    def __init__(self, modules: Mapping[int, str] | None = None, own: tuple[type, ...] = ()) -> None:
+    def __init__(self, modules: Mapping[int, str] | None = None, own: tuple[type[DataclassInstance], ...] = ()) -> None:
         self.arrays: dict[str, torch.Tensor] = {}
         self.names: dict[int, str] = {}
         self._modules = modules or {}
@@ -50,7 +53,8 @@ class Writer:
     def write(self, value: Any, depth: int = 0) -> Any:
         """A value as JSON data."""
         if isinstance(value, np.integer | np.floating | np.bool_):
-            value = value.item()
+            scalar: Any = value.item()
+            value = scalar
         if type(value) in PLAIN:
             return value
         if isinstance(value, float):
