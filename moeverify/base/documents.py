@@ -141,7 +141,8 @@ def _validator() -> Any:
     from jsonschema import Draft202012Validator, validators  # slow to import; most commands read no document
 
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
-    return validators.extend(Draft202012Validator, type_checker=types)
+    extend: Any = validators.extend  # its stub has no types
+    return extend(Draft202012Validator, type_checker=types)
 
 
 def _from_json(text: str, limits: DocumentLimits) -> Any:
