@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
+from moeverify.models.drawn import special_tokens
 from moeverify.models.exercise import run
 from moeverify.models.numerics import float64_throughout, in_float64
 
@@ -33,6 +34,7 @@ def causal(context: Context) -> Finding:
         return skipped("the inputs have no input_ids [batch, tokens] of at least two tokens")
     inputs = {k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in inputs.items()}
     length = ids.shape[1]
+    special = torch.tensor(sorted(set(special_tokens(getattr(context.original, "config", None)))), dtype=ids.dtype)
     # Where tokens are mixed, the mixture comes back after as many as there are groups: neighbours differ.
     starts = sorted({s for s in (*range(length - 4, length), *range(length // 2 - 2, length // 2 + 2)) if s > 0})
     worst: dict[tuple[str, int], float] = {}
@@ -44,7 +46,16 @@ def causal(context: Context) -> Finding:
                 return skipped("the output has no row for each token")
             tries = [(start, turn) for turn in range(1 if name == "original" else TURNS) for start in starts]
             for start, turn in tries:
-                after = _output(full, {**inputs, "input_ids": _changed(ids, start, turn)})
+                try:
+                    after = _output(full, {**inputs, "input_ids": _changed(ids, start, turn, special)})
+                except Exception as error:
+                    if name == "pruned":
+                        raise
+                    line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                    return inconclusive(
+                        f"the original does not take other tokens in the places of these ({line}); give example inputs "
+                        "of text alone"
+                    )
                 assert after is not None
                 scale = before.abs().max().clamp_min(1e-300)
                 gaps = (after - before)[:, :start].abs().flatten(2).amax(-1) / scale
@@ -73,10 +84,18 @@ def _output(model: nn.Module, inputs: Any) -> torch.Tensor | None:
     return output if output.is_floating_point() else None
 
 
-def _changed(ids: torch.Tensor, start: int, turn: int) -> torch.Tensor:
-    """Other ids from ``start`` on, out of those that the example holds; others again for another ``turn``."""
-    known = ids.unique()
-    rank = torch.searchsorted(known, ids[:, start:].contiguous())
+def _changed(ids: torch.Tensor, start: int, turn: int, special: torch.Tensor) -> torch.Tensor:
+    """Other ids from ``start`` on, out of those that the example holds; others again for another ``turn``.
+
+    Special tokens, such as those of an image, keep their places.
+    """
+    ordinary = ids.unique()
+    ordinary = ordinary[~torch.isin(ordinary, special.to(ids.device))]
     changed = ids.clone()
-    changed[:, start:] = known[(rank + 1 + turn * max(len(known) // TURNS, 1)) % len(known)]
+    if not len(ordinary):
+        return changed
+    later = changed[:, start:]
+    rank = torch.searchsorted(ordinary, later.contiguous())
+    others = ordinary[(rank + 1 + turn * max(len(ordinary) // TURNS, 1)) % len(ordinary)]
+    changed[:, start:] = torch.where(torch.isin(later, special.to(ids.device)), later, others)
     return changed

@@ -150,7 +150,7 @@ class Drawer:
     @cached_property
     def special(self) -> frozenset[int]:
         """Token numbers that the configuration gives a meaning: padding, end of text, images, sound."""
-        return frozenset(_special_tokens(getattr(self.model, "config", None)))
+        return frozenset(special_tokens(getattr(self.model, "config", None)))
 
     def _drawn(self, manner: Manner, generator: torch.Generator) -> Any:
         seen: dict[int, Any] = {}  # one tensor given twice stays one
@@ -234,7 +234,7 @@ def _draw_tokens(value: torch.Tensor, rows: int, special: frozenset[int], genera
     return torch.where(keep, value, drawn)
 
 
-def _special_tokens(config: Any, depth: int = 0) -> Iterator[int]:
+def special_tokens(config: Any, depth: int = 0) -> Iterator[int]:
     """Token numbers in a configuration and in those inside it (``text_config``)."""
     for key, entry in vars(config).items() if hasattr(config, "__dict__") and depth < 4 else ():
         if _SPECIAL.search(key):
@@ -242,7 +242,7 @@ def _special_tokens(config: Any, depth: int = 0) -> Iterator[int]:
                 if isinstance(number, int) and not isinstance(number, bool):
                     yield number
         elif key.endswith("config") and hasattr(entry, "__dict__"):
-            yield from _special_tokens(entry, depth + 1)
+            yield from special_tokens(entry, depth + 1)
 
 
 class _Lookups(TorchFunctionMode):

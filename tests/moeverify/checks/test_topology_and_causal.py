@@ -1,5 +1,7 @@
 """Routers choose as before out of fewer experts, and no token reads a later one; limits of engines are notes."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -133,3 +135,11 @@ def test_the_right_removal_passes(name):
     checks = ("topology", "causal", "router-intact", "untouched-identical")
     found = verdicts(load_source(name), checks)
     assert {n: v.message for n, v in found.items() if v.status is not Status.PASS} == {}
+
+
+def test_special_tokens_keep_their_places():
+    ids = torch.tensor([[3, 7, 9, 4, 7, 5]])
+    changed = sys.modules["moeverify.checks.causal"]._changed(ids, 1, 0, torch.tensor([7]))
+    assert changed[0, [0, 1, 4]].tolist() == [3, 7, 7]
+    assert all(a != b for a, b in zip(changed[0, [2, 3, 5]].tolist(), [9, 4, 5], strict=True))
+    assert 7 not in changed[0, [2, 3, 5]].tolist()
