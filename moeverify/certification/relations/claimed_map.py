@@ -77,7 +77,10 @@ def _by_layer(data: Any) -> dict[int, list[int]]:
     for key, experts in items:
         if not isinstance(experts, list) or not all(isinstance(e, int) for e in experts):
             raise ValueError("no lists of experts")
-        result[int(re.search(r"\d+$", str(key)).group())] = experts  # type: ignore[union-attr]
+        number = re.search(r"\d+$", str(key))
+        if number is None:
+            raise ValueError(f"no layer number in {str(key)[:40]!r}")
+        result[int(number.group())] = experts
     return result
 
 
