@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def output_layers(model: nn.Module, example_inputs: Any) -> list[nn.Module]:
     ]
 
 
-def make_stock_pruner(
+def prune_stock(
     model: nn.Module,
     example_inputs: Any,
     *,
@@ -44,7 +45,7 @@ def make_stock_pruner(
     round_to: int | None = 4,
     importance: Any = None,
 ) -> Any:
-    """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call."""
+    """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call; ``step`` is not called yet."""
     tp: Any = importlib.import_module("torch_pruning")
     torch.manual_seed(seed)
     return tp.pruner.BasePruner(
@@ -56,21 +57,6 @@ def make_stock_pruner(
         pruning_ratio=pruning_ratio,
         ignored_layers=output_layers(model, example_inputs),
         round_to=round_to,
-    )
-
-
-def prune_stock(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    pruning_ratio: float,
-    seed: int,
-    round_to: int | None = 4,
-    importance: Any = None,
-) -> Any:
-    """Stock Torch-Pruning by its ``BasePruner``; returns the pruner, whose ``step`` is still to be called."""
-    return make_stock_pruner(
-        model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, round_to=round_to, importance=importance
     )
 
 
@@ -96,19 +82,6 @@ def use_fork(folder: Path) -> Callable[..., Any]:
             f"{folder} holds no torch_pruning package; name the fork's checkout or its torch_pruning folder"
         )
 
-    def prune_fork(
-        model: nn.Module,
-        example_inputs: Any,
-        *,
-        pruning_ratio: float,
-        seed: int,
-        round_to: int | None = 4,
-        importance: Any = None,
-    ) -> Any:
-        return make_stock_pruner(
-            model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, round_to=round_to, importance=importance
-        )
-
     for name in [n for n in sys.modules if n == "torch_pruning" or n.startswith("torch_pruning.")]:
         del sys.modules[name]
     sys.path.insert(0, str(place))
@@ -119,5 +92,10 @@ def use_fork(folder: Path) -> Callable[..., Any]:
         raise SourceError(f"cannot import the fork in {folder}: {type(error).__name__}: {error}") from error
     if not Path(found.__file__ or "").resolve().is_relative_to(place.resolve()):
         raise SourceError(f"torch_pruning was imported from {found.__file__}, not from {place}")
+
+    @functools.wraps(prune_stock)
+    def prune_fork(*arguments: Any, **options: Any) -> Any:
+        return prune_stock(*arguments, **options)
+
     prune_fork.__doc__ = f"Torch-Pruning {getattr(found, '__version__', '')} in {folder}."
     return prune_fork

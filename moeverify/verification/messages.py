@@ -93,6 +93,24 @@ class Frames:
             raise ProtocolError(f"no message begins with {bytes(self._held[:12])!r}")
 
 
+def validate(message: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
+    """Raise ``ProtocolError`` unless a message follows the schema of its kind."""
+    schema = schemas.get(str(message.get("kind")))
+    if schema is None:
+        raise ProtocolError(f"there is no message {str(message.get('kind'))[:40]!r}")
+    try:
+        jsonschema.validate(message, schema)
+    except jsonschema.ValidationError as error:
+        raise ProtocolError(f"the message {message['kind']} is malformed: {error.message[:200]}") from None
+
+
+def named_error(message: Mapping[str, Any]) -> MoEVerifyError:
+    """The error that a message ``refused`` names; the base class for a name that is none of ours."""
+    kind = getattr(errors, message["error"], MoEVerifyError)
+    known = isinstance(kind, type) and issubclass(kind, MoEVerifyError)
+    return (kind if known else MoEVerifyError)(message["message"])
+
+
 def event_message(event: Event, token: str) -> dict[str, Any]:
     """An event as a message. ``CaseStarted`` never travels: the run itself says when it hands a case over."""
     if isinstance(event, StageReached):
@@ -132,19 +150,11 @@ class Conversation:
             return self._finish(message["facts"])
         self.finished = True
         if name == "refused":
-            kind = getattr(errors, message["error"], MoEVerifyError)
-            known = isinstance(kind, type) and issubclass(kind, MoEVerifyError)
-            return (kind if known else MoEVerifyError)(message["message"])
+            return named_error(message)
         return message
 
     def _validate(self, message: Mapping[str, Any]) -> None:
-        schema = SCHEMAS.get(str(message.get("kind")))
-        if schema is None:
-            raise ProtocolError(f"there is no message {str(message.get('kind'))[:40]!r}")
-        try:
-            jsonschema.validate(message, schema)
-        except jsonschema.ValidationError as error:
-            raise ProtocolError(f"the message {message['kind']} is malformed: {error.message[:200]}") from None
+        validate(message, SCHEMAS)
         if message["token"] != self._token:
             raise ProtocolError(f"the message {message['kind']} does not come from the case")
         if self.finished:

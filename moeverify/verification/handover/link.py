@@ -13,13 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jsonschema
-
-from moeverify import errors
 from moeverify.errors import HandoverError, MoEVerifyError, ProtocolError
 from moeverify.verification.case import IMPORT, LOADING, PRUNE
 from moeverify.verification.handover.folder import Handover, read_handover
-from moeverify.verification.messages import Frames, pack
+from moeverify.verification.messages import Frames, named_error, pack, validate
 
 STATUS = struct.Struct(">i")
 _leave = os._exit  # as it is before `guarded_exits` turns it into an exception
@@ -96,9 +93,7 @@ class Link:
         if kind == "no-data":
             raise HandoverError(message["message"])
         if kind == "refused":
-            known = getattr(errors, message["error"], MoEVerifyError)
-            ours = isinstance(known, type) and issubclass(known, MoEVerifyError)
-            raise (known if ours else MoEVerifyError)(message["message"])
+            raise named_error(message)
         if kind == "fault":
             raise BrokeProtocol(f"its process failed: {message['message']}")
         raise BrokeProtocol(f"the message {kind} came out of order")
@@ -111,22 +106,17 @@ class Link:
                 data = b""
             if not data:
                 self._end_alike()
-            for message in self._fed(data):
-                schema = _SCHEMAS.get(str(message.get("kind")))
-                if schema is None:
-                    raise BrokeProtocol(f"there is no message {str(message.get('kind'))[:40]!r}")
-                try:
-                    jsonschema.validate(message, schema)
-                except jsonschema.ValidationError as error:
-                    raise BrokeProtocol(f"a message is malformed: {error.message[:200]}") from None
-                self._waiting.append(message)
+            self._waiting += self._read(data)
         return self._waiting.popleft()
 
-    def _fed(self, data: bytes) -> list[dict[str, Any]]:
+    def _read(self, data: bytes) -> list[dict[str, Any]]:
         try:
-            return list(self._frames.feed(data))
+            messages = list(self._frames.feed(data))
+            for message in messages:
+                validate(message, _SCHEMAS)
         except ProtocolError as error:
             raise BrokeProtocol(str(error)) from None
+        return messages
 
     def _end_alike(self) -> NoReturn:
         """End as the subject's process did, for whoever watches this one."""
