@@ -126,7 +126,7 @@ class Conversation:
     """What a case may say next. Turns its messages into events, and refuses what is out of order.
 
     The order is: the stages ``import``, ``load``, ``prune``; then each check's stage and its verdict; then the end. A
-    subject that does not finish ends the case after ``prune``, with problems and skips alone.
+    subject that does not finish ends the case before the first check, with problems and skips alone.
     """
 
     def __init__(self, case: Case, token: str) -> None:
@@ -170,7 +170,7 @@ class Conversation:
 
     def _judge(self, verdict: Verdict) -> Event:
         mine = (verdict.source, verdict.subject) == (self.case.source, self.case.subject)
-        stopped = self.stage == PRUNE and verdict.status not in (Status.PASS, Status.FAIL)
+        stopped = self.stage in (IMPORT, LOADING, PRUNE) and verdict.status not in (Status.PASS, Status.FAIL)
         if not mine or verdict.check in self._spoken or not (verdict.check == self.stage or stopped):
             raise ProtocolError(f"a verdict of {verdict.check[:40]!r} came in stage {self.stage!r}")
         self._spoken.add(verdict.check)

@@ -57,6 +57,7 @@ class Link:
     def __init__(self, connection: socket.socket, ending: int, folder: Path) -> None:
         self._connection, self._ending, self._folder = connection, ending, folder
         self._frames, self._waiting = Frames(), deque[dict[str, Any]]()
+        self._broken: BrokeProtocol | None = None
 
     def first(self, on_stage: Callable[[str], None]) -> Handover:
         """What the subject handed over first; ``on_stage`` is called with each stage before.
@@ -100,23 +101,25 @@ class Link:
 
     def _next(self) -> dict[str, Any]:
         while not self._waiting:
+            if self._broken is not None:
+                raise self._broken
             try:
                 data = self._connection.recv(1 << 16)
             except ConnectionError:
                 data = b""
             if not data:
                 self._end_alike()
-            self._waiting += self._read(data)
+            self._take(data)
         return self._waiting.popleft()
 
-    def _read(self, data: bytes) -> list[dict[str, Any]]:
+    def _take(self, data: bytes) -> None:
+        """Queue the messages that are complete. What came whole before a broken one still counts."""
         try:
-            messages = list(self._frames.feed(data))
-            for message in messages:
+            for message in self._frames.feed(data):
                 validate(message, _SCHEMAS)
+                self._waiting.append(message)
         except ProtocolError as error:
-            raise BrokeProtocol(str(error)) from None
-        return messages
+            self._broken = BrokeProtocol(str(error))
 
     def _end_alike(self) -> NoReturn:
         """End as the subject's process did, for whoever watches this one."""
