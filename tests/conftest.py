@@ -10,6 +10,9 @@ UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, H
 
 settings.register_profile("ci", derandomize=True, max_examples=20, **UNHURRIED)
 settings.register_profile("nightly", max_examples=500, print_blob=True, **UNHURRIED)
+# A rule that fails must not pass for an operation that has none.
+os.environ.setdefault("MOEVERIFY_RULES_RAISE", "1")
+
 settings.load_profile(os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci"))
 
 

@@ -144,9 +144,10 @@ class Trace:
     """What one traced forward leaves: relations, and the dimensions of every parameter and buffer.
 
     ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied
-    tensors to the first one, ``buffers`` names those that are buffers, ``unknown`` counts operations without a
-    rule, ``untouched`` names the parameters that no operation used, ``imagined`` counts the answers that a
-    weightless trace made up, ``made`` lists the dimensions of every new result with its operation's number.
+    tensors to the first one, ``buffers`` names those that are buffers. ``unknown`` counts operations without a rule
+    that coped; ``failed`` says how a rule failed first. ``untouched`` names the parameters that no operation used,
+    ``imagined`` counts the answers that a weightless trace made up, ``made`` lists the dimensions of every new result
+    with its operation's number.
     """
 
     relations: Relations
@@ -157,6 +158,7 @@ class Trace:
     untouched: tuple[str, ...]
     imagined: Mapping[str, int] = field(default_factory=dict)
     made: Sequence[tuple[int, tuple[int, ...]]] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, list[int]]:

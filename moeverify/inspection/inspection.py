@@ -124,6 +124,7 @@ class Inspection:
         """What a reader should know of how this was found."""
         notes = [*self.loaded.notes, *getattr(self.roles, "notes", ())]
         trace = self.couplings.trace
+        notes += trace.failed.values()
         notes += [f"the experts of {c.where} cannot be pruned apart: {c.joint}" for c in self.classes if c.joint]
         if not self.roles.layers and not getattr(self.roles, "notes", ()):
             notes.append("no routed experts found; name them with --experts-pattern or --roles FILE.toml")

@@ -6,6 +6,7 @@ that depends on data simply runs.
 
 from __future__ import annotations
 
+import os
 import weakref
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -18,10 +19,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.foreign import left_by
 from moeverify.base.lines import line_of_running_code
 from moeverify.coupling.relations import Operation, Relations
 from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
+from moeverify.errors import TraceError
 
+# Set by a test suite, so that a rule that fails ends the trace with its own error.
+RULES_RAISE = "MOEVERIFY_RULES_RAISE"
 UNREAD = "its result was never used by a recorded operation"
 RESHAPED = "its shape was changed in place"
 UNSEEN_VIEW = "seen through a view that no recorded operation made"
@@ -61,6 +66,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         self.relations = Relations()
         self.unknown: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
         self.modules: list[str] = []
         self.paused = 0
         self.tensors: dict[str, tuple[int, ...]] = {}
@@ -219,21 +225,27 @@ class Recorder(TorchDispatchMode):
         dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
         call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
         stated = len(self.relations.freezes), len(self.relations.segments)
-        if rule is None or not self._state(rule, call):
+        problem = f"there is no rule for {name}" if rule is None else self._problem(rule, call)
+        if problem:
             self.unknown[name] += 1
             for tensor in (*call.tensors(), *outputs):
-                self.relations.freeze_all(self.dims_of(tensor), f"no rule for {name} with these arguments")
+                self.relations.freeze_all(self.dims_of(tensor), problem)
         if stated != (len(self.relations.freezes), len(self.relations.segments)):
             self.relations.lines[number] = line_of_running_code()
         return result
 
-    def _state(self, rule: Rule, call: Call) -> bool:
-        """Apply a rule. A rule that cannot handle its arguments counts as missing; its statements are withdrawn."""
+    def _problem(self, rule: Rule, call: Call) -> str:
+        """Apply a rule, and say how it failed if it did: what it stated before stays, and can only couple more."""
         try:
             rule(call, self.relations)
-        except (ValueError, IndexError, TypeError, AttributeError):
-            return False
-        return True
+        except Exception as error:
+            module = self.modules[-1] if self.modules else ""
+            problem = f"the rule for {call.name} failed in {module or '(model)'}: {left_by(error)}"
+            if os.environ.get(RULES_RAISE, "0") != "0":
+                raise TraceError(problem) from error
+            self.failed.setdefault(call.name, problem)
+            return problem
+        return ""
 
     def escape(self, tensor: torch.Tensor, way: str) -> None:
         """Freeze a tensor whose data leaves by a method of Python (``.numpy()``)."""

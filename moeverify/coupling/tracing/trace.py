@@ -75,6 +75,7 @@ def trace(
         aliases=recorder.aliases,
         buffers=recorder.buffers,
         unknown=dict(recorder.unknown),
+        failed=dict(recorder.failed),
         untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
         imagined=imagined,
         made=recorder.made_dims if keep_made else (),

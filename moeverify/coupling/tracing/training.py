@@ -91,4 +91,5 @@ def _joined(first: Trace, second: Trace) -> Trace:
             relations.equal(one, other + shift)
     untouched = tuple(name for name in first.untouched if name in second.untouched)
     unknown = {**second.unknown, **first.unknown}
-    return replace(first, relations=relations, untouched=untouched, unknown=unknown)
+    failed = {**second.failed, **first.failed}
+    return replace(first, relations=relations, untouched=untouched, unknown=unknown, failed=failed)

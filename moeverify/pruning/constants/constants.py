@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from moeverify.errors import PruningRefused
 from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.pruning.configuration.probe import Attribute
 from moeverify.pruning.configuration.update import companions_of
@@ -214,10 +215,18 @@ def _relieve_tied(model: nn.Module, fold: Fold, feeders: Mapping[str, tuple[str,
 
 
 def merged(folds: Sequence[Fold]) -> tuple[Fold, ...]:
-    """One fold for each weight: factors multiply."""
+    """One fold for each weight: factors multiply.
+
+    Raises ``PruningRefused`` where two folds of one weight take it for different things (weight, and weight - 1).
+    """
     result: dict[str, Fold] = {}
     for fold in folds:
         before = result.get(fold.parameter)
+        if before is not None and before.offset != fold.offset:
+            raise PruningRefused(
+                f"{fold.parameter} would take over a constant both as it is stored and with "
+                f"{before.offset or fold.offset:g} added to it; leave out the role whose width that constant follows"
+            )
         factor = fold.factor * (before.factor if before else 1.0)
         result[fold.parameter] = Fold(fold.parameter, factor, fold.offset)
     return tuple(fold for fold in result.values() if fold.factor != 1.0)

@@ -14,7 +14,7 @@ from moeverify.models.zoo import build_zoo
 from moeverify.pruning.configuration import Probe, apply_update, plan_update
 from moeverify.pruning.configuration.document import integers, name_of, with_entries
 from moeverify.pruning.configuration.entries import find_entries
-from moeverify.pruning.constants.constants import keep_constants
+from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.plan.folds import Fold
 
 IDS = torch.arange(32).view(2, 16)
@@ -185,6 +185,12 @@ def test_a_constant_that_no_weight_can_take_over_is_stuck():
 def test_a_fold_of_a_zero_centred_norm():
     values = torch.tensor([0.25, -0.5], dtype=torch.float64)
     assert Fold("w", 2.0, 1.0).of(values).tolist() == [1.5, 0.0]
+
+
+def test_factors_of_one_weight_multiply_and_two_readings_of_it_are_refused():
+    assert merged([Fold("w", 2.0), Fold("v", 0.5), Fold("w", 3.0), Fold("v", 2.0)]) == (Fold("w", 6.0),)
+    with pytest.raises(PruningRefused, match="w would take over a constant both as it is stored and with 1"):
+        merged([Fold("w", 2.0), Fold("w", 3.0, 1.0)])
 
 
 def test_configuration_objects_keep_their_identity():
