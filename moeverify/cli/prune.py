@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from moeverify.base.forms import EXPERT_CRITERIA
 from moeverify.cli.app import command
 from moeverify.cli.options import Device, Overwrite, Seed, SourceName, TrustRemoteCode, with_options
 from moeverify.errors import UsageError
-from moeverify.verification.settings import SELECTION, Settings, selected
+from moeverify.verification.settings import SELECTION, Settings, check_evidence, selected
 
 
 @command("prune", needs="moeverify.pruning.checkpoint.checkpoint")
@@ -22,17 +21,6 @@ def prune_command(
     save_model: Annotated[Path | None, typer.Option(help="Folder for the pruned checkpoint.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A layer whose outputs stay; again for more.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Only write the plan to this file; nothing is pruned.")] = None,
-    expert_criterion: Annotated[
-        str | None, typer.Option(help=f"What ranks whole experts: {EXPERT_CRITERIA}; reap with data, else magnitude.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Text, .jsonl or a saved data set that criteria rank experts by.")
-    ] = None,
-    calibration_samples: Annotated[int, typer.Option(help="Samples drawn from it.", min=1)] = 128,
-    calibration_length: Annotated[int, typer.Option(help="Tokens of a sample.", min=1)] = 512,
-    statistics: Annotated[
-        Path | None, typer.Option(help="What calibration told of the experts before, instead of --calibration.")
-    ] = None,
     save_statistics: Annotated[Path | None, typer.Option(help="File for what calibration tells of experts.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Precision to load in; the checkpoint's own.")] = None,
     device: Device = "cpu",
@@ -44,27 +32,28 @@ def prune_command(
     from moeverify.base.extensions import load_modules
     from moeverify.cli.stages import stages, tell_saved
     from moeverify.models.roles import Roles
+    from moeverify.models.sources import tokenizer_of
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
-    from moeverify.pruning.choice.calibration import Calibration
-    from moeverify.pruning.experts.scorer import criterion_from
-    from moeverify.pruning.experts.statistics import ExpertStatistics
+    from moeverify.pruning.experts.scorer import criterion_from, evidence_from
 
     if (save_model is None) == (plan is None):
         both = "; not both: the folder holds its plan" if plan else ""
         raise UsageError(f"say where to put the result: --save-model DIR, or --plan FILE for the plan alone{both}")
     target = plan or save_model
     assert target is not None
-    if calibration is not None and statistics is not None:
-        raise UsageError("--statistics hold what --calibration would tell; give one of them")
-    if save_statistics is not None and calibration is None:
-        raise UsageError("--save-statistics needs --calibration FILE to gather them from")
-    data: Any = None
-    if calibration is not None:
-        data = Calibration(calibration, calibration_samples, calibration_length, seed, tokenizer=source)
-    elif statistics is not None:
-        data = ExpertStatistics.read(statistics)
     selection = Settings.read(options)
+    if save_statistics is not None and selection.calibration is None:
+        raise UsageError("--save-statistics needs --calibration FILE to gather them from")
     load_modules(selection.load)
+    check_evidence(selection)
+    data = evidence_from(
+        selection.calibration,
+        selection.statistics,
+        samples=selection.calibration_samples,
+        length=selection.calibration_length,
+        seed=seed,
+        tokenizer=tokenizer_of(source),
+    )
     with stages() as progress:
         done = prune_checkpoint(
             source,
@@ -82,7 +71,7 @@ def prune_command(
             overwrite=overwrite,
             plan_only=plan is not None,
             save_statistics=save_statistics,
-            expert_criterion=criterion_from(expert_criterion),
+            expert_criterion=criterion_from(selection.expert_criterion),
             calibration=data,
             progress=progress,
         )

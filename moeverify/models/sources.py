@@ -90,6 +90,21 @@ def source_kind(name: str) -> tuple[str, str]:
     raise SourceError(f"no such source: {name!r}; use {FORMS}")
 
 
+def tokenizer_of(name: str) -> str | None:
+    """Where the tokenizer of a source is loaded from; ``None`` for one without. Nothing is loaded.
+
+    Raises ``SourceError`` for a name that is no source.
+    """
+    kind, rest = source_kind(name)
+    if kind == "small":
+        from synthetic_models.small import MODEL
+
+        return str(MODEL)
+    if kind == "folder":
+        return rest if list(Path(rest).glob("tokenizer*")) else None
+    return name if kind == "hub" else None
+
+
 def load_source(
     name: str,
     *,

@@ -25,8 +25,13 @@ def make_moe_pruner(
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
     importance: Any = None,
+    expert_criterion: Any = None,
+    calibration: Any = None,
 ) -> MoEPruner:
-    """The guide's basic call, with ``ratios`` for single roles and another ``importance`` than the weights' norm."""
+    """The guide's basic call, with ``ratios`` for single roles and another ``importance`` than the weights' norm.
+
+    ``expert_criterion`` and ``calibration`` rank whole experts.
+    """
     head = getattr(model, "lm_head", None)
     return MoEPruner(
         model,
@@ -37,6 +42,8 @@ def make_moe_pruner(
         round_to=round_to,
         roles=roles,
         ratios=ratios,
+        expert_criterion=expert_criterion,
+        calibration=calibration,
     )
 
 
@@ -50,11 +57,21 @@ def prune_moe(
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
     importance: Any = None,
+    expert_criterion: Any = None,
+    calibration: Any = None,
 ) -> Pruned:
     """Our own pruner, called as the guide calls it; the options are for models and users that need others."""
     torch.manual_seed(seed)
     pruner = make_moe_pruner(
-        model, example_inputs, pruning_ratio, round_to=round_to, roles=roles, ratios=ratios, importance=importance
+        model,
+        example_inputs,
+        pruning_ratio,
+        round_to=round_to,
+        roles=roles,
+        ratios=ratios,
+        importance=importance,
+        expert_criterion=expert_criterion,
+        calibration=calibration,
     )
     classes = pruner.DG.classes  # as they are before; the graph follows what is pruned
     return _told(pruner, pruner.step(), classes)

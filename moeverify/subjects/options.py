@@ -1,4 +1,4 @@
-"""Options of a run that reach the subject: ratios by role, rounding, importance."""
+"""Options of a run that reach the subject: ratios by role, rounding, importance, criterion, calibration data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from moeverify.errors import UsageError
 from moeverify.subjects.protocol import Subject
 
 # How an option of the subject is written on the command line.
-_FLAGS = {"ratios": "--ratio", "round_to": "--round-to", "importance": "--importance"}
+_FLAGS = {
+    "ratios": "--ratio",
+    "round_to": "--round-to",
+    "importance": "--importance",
+    "expert_criterion": "--expert-criterion",
+    "calibration": "--calibration and --statistics",
+}
 
 
-def given_options(ratios: Mapping[str, float], round_to: int | None, importance: str | None) -> dict[str, Any]:
-    """The options that were given; an importance is made from its name.
+def given_options(
+    ratios: Mapping[str, float],
+    round_to: int | None,
+    importance: str | None,
+    expert_criterion: str | None = None,
+    calibration: Any = None,
+) -> dict[str, Any]:
+    """The options that were given; importance and criterion are made from their names.
 
-    Raises ``UsageError`` for an importance that is none.
+    Raises ``UsageError`` for an importance or a criterion that is none.
     """
     options: dict[str, Any] = {}
     if ratios:
@@ -30,6 +42,13 @@ def given_options(ratios: Mapping[str, float], round_to: int | None, importance:
 
         with foreign_code(f"cannot make the importance {importance}", UsageError):
             options["importance"] = importance_named(importance)
+    if expert_criterion is not None:
+        from moeverify.pruning.experts.scorer import criterion_from
+
+        with foreign_code(f"cannot find the criterion {expert_criterion}", UsageError):
+            options["expert_criterion"] = criterion_from(expert_criterion)
+    if calibration is not None:
+        options["calibration"] = calibration
     return options
 
 

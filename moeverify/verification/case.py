@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from moeverify.checks import default_names
+from moeverify.errors import SourceError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.verdict import Status, Verdict
 from moeverify.verification.settings import Settings
@@ -57,6 +58,32 @@ class Case(Settings, Named):
     def check_names(self) -> tuple[str, ...]:
         """The checks to run, in the report's order."""
         return self.left or self.checks or default_names()
+
+    def subject_options(self) -> dict[str, Any]:
+        """The options that reach the subject.
+
+        Raises ``UsageError`` for an importance, a criterion or statistics that are none.
+        """
+        from moeverify.pruning.experts.scorer import evidence_from
+        from moeverify.subjects.options import given_options
+
+        ranked_by = evidence_from(
+            self.calibration,
+            self.statistics,
+            samples=self.calibration_samples,
+            length=self.calibration_length,
+            seed=self.seed,
+            tokenizer=self._tokenizer(),
+        )
+        return given_options(self.ratios, self.round_to, self.importance, self.expert_criterion, ranked_by)
+
+    def _tokenizer(self) -> str | None:
+        from moeverify.models.sources import tokenizer_of
+
+        try:
+            return tokenizer_of(self.source)
+        except SourceError:  # a model given as an object
+            return None
 
     def reproduce(self) -> str:
         """A command that runs this case again as it stands; empty if no command can."""

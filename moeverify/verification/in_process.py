@@ -12,7 +12,7 @@ from moeverify.errors import SourceError, SubjectError
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.sources import LoadedModel
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
-from moeverify.subjects.options import given_options, with_options
+from moeverify.subjects.options import with_options
 from moeverify.verification.case import IMPORT, LOADING, PRUNE, Case
 from moeverify.verification.events import Listener
 from moeverify.verification.judging import Base, Interfered, crash_of, judge, load_base, stopped, timed
@@ -41,7 +41,7 @@ def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subjec
     seconds: dict[str, float] = {}
     with timed(seconds, IMPORT, case, on_event):
         subject = adapt(subject) if subject else imported(case.subject)
-        subject = with_options(subject, case.subject, given_options(case.ratios, case.round_to, case.importance))
+        subject = with_options(subject, case.subject, case.subject_options())
     with timed(seconds, LOADING, case, on_event):
         base = load_base(case, loaded)
     why = "models and functions given as objects" if case.again is not None else "asked for"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from moeverify.base import forms
@@ -86,7 +87,8 @@ class Settings:
 
     ``ratios`` holds pruning ratios by role, where they differ from ``pruning_ratio``. ``roles`` holds naming patterns
     of experts, routers and shared experts. ``checks`` is empty for the checks that run by default. ``round_to`` and
-    ``importance`` are ``None`` for the subject's own.
+    ``importance`` are ``None`` for the subject's own. ``calibration`` and ``statistics`` are files, of which one may be
+    given, for criteria and importances that rank by data.
     """
 
     subject: str = option("moe", f"The pruner: {forms.SUBJECTS}.")
@@ -106,6 +108,14 @@ class Settings:
     ratios: Mapping[str, float] = option({}, "", *_RATIOS, read=_read_ratios, write=_write_ratios)
     round_to: int | None = option(None, "Keep multiples of this many channels; the subject's own.", kind=int, low=1)
     importance: str | None = option(None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")
+    expert_criterion: str | None = option(
+        None, f"What ranks whole experts: {forms.EXPERT_CRITERIA}; reap with data, else magnitude.")  # fmt: skip
+    calibration: str | None = option(
+        None, "Text, .jsonl or a saved data set that experts or channels are ranked by.", metavar="FILE")  # fmt: skip
+    calibration_samples: int = option(128, "Samples drawn from --calibration.", kind=int, low=1)
+    calibration_length: int = option(512, "Tokens of a sample.", kind=int, low=1)
+    statistics: str | None = option(
+        None, "What prune --save-statistics wrote, instead of --calibration.", metavar="FILE")  # fmt: skip
     roles: Mapping[str, str] = option({}, "", *_ROLES, read=_read_roles, write=_write_roles)
     skip_checks: tuple[str, ...] = option(
         (), "", Option("skip_checks", str, "", "All but these checks, separated by commas."),
@@ -177,6 +187,7 @@ class Settings:
         check_ratio(self.pruning_ratio, zero=any(ratios.values()))
         if self.round_to is not None and (not isinstance(self.round_to, int) or self.round_to < 1):
             raise UsageError(f"round_to must be a whole number of at least 1, not {self.round_to!r}")
+        check_evidence(self)
         parse_dtype(self.dtype)
         check_device(self.device)
         expected = select_checks(self.expect_fail) if self.expect_fail else ()
@@ -202,7 +213,7 @@ def _positive(name: str, value: Any) -> float:
 def _from_json(name: str, value: Any) -> Any:
     """A field's value from JSON. Raises ``UsageError`` for one of another type."""
     default = getattr(_DEFAULT, name)
-    kind = {"round_to": int, "importance": str}.get(name, type(default))
+    kind = int if name == "round_to" else str if default is None else type(default)
     try:
         if name == "quality":
             return QualitySettings.from_dict(value)
@@ -218,7 +229,8 @@ def _from_json(name: str, value: Any) -> Any:
 OPTIONS = options_of(Settings)
 # Options that say what is removed, which `prune` has as well.
 SELECTION = (
-    "pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", *(o.name for o in _ROLES), "load",
+    "pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", "expert_criterion", "calibration",
+    "calibration_samples", "calibration_length", "statistics", *(o.name for o in _ROLES), "load",
 )  # fmt: skip
 _DEFAULT = Settings()
 
@@ -227,6 +239,28 @@ def selected(names: Iterable[str]) -> tuple[Option, ...]:
     """The options of these names."""
     by_name = {o.name: o for o in OPTIONS}
     return tuple(by_name[name] for name in names)
+
+
+def check_evidence(settings: Settings) -> None:
+    """Raises ``UsageError`` for a criterion or data that cannot be meant; nothing is read."""
+    from moeverify.pruning.choice.criteria import criterion_named
+
+    if settings.calibration is not None and settings.statistics is not None:
+        raise UsageError("--statistics hold what --calibration would tell; give one of them")
+    for flag, name in (("--calibration", settings.calibration), ("--statistics", settings.statistics)):
+        if name is not None and not Path(name).expanduser().exists():
+            raise UsageError(f"{flag} {name}: there is no such file or folder")
+    for field in ("calibration_samples", "calibration_length"):
+        value = getattr(settings, field)
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{field} must be a positive whole number, not {value!r}")
+    if (criterion := settings.expert_criterion) is None:
+        return
+    if not settings.ratios.get("experts"):
+        raise UsageError(f"--expert-criterion {criterion} ranks whole experts; say how many go: --ratio experts=0.5")
+    data = settings.calibration or settings.statistics
+    if ":" not in criterion and criterion_named(criterion).needs_data and data is None:
+        raise UsageError(f"--expert-criterion {criterion} ranks by data; give it with --calibration or --statistics")
 
 
 def check_role_ratios(ratios: Mapping[str, float]) -> dict[str, float]:

@@ -71,6 +71,11 @@ def verify(
     ratios: Mapping[str, float] | None = None,
     round_to: int | None = None,
     importance: str | None = None,
+    expert_criterion: str | None = None,
+    calibration: str | Path | None = None,
+    calibration_samples: int = 128,
+    calibration_length: int = 512,
+    statistics: str | Path | None = None,
     seed: int = 0,
     dtype: str = "float32",
     device: str = "cpu",
@@ -103,9 +108,14 @@ def verify(
         example_inputs: inputs of a model that is given as an object.
         pruning_ratio: share of the channels to remove; 0.5, or 0 beside a ratio for whole experts.
         ratios: pruning ratios by role, where they differ; 0 leaves a role alone. The subject needs a parameter of this
-            name, as for ``round_to`` and ``importance``.
+            name, as for ``round_to``, ``importance``, ``expert_criterion`` and ``calibration``.
         round_to: keep multiples of this many channels.
         importance: name of an importance, or ``module:attribute``.
+        expert_criterion: what ranks whole experts: the name of a criterion, or ``module:function``.
+        calibration: text, ``.jsonl`` or a saved data set that experts or channels are ranked by.
+        calibration_samples: samples drawn from it.
+        calibration_length: tokens of a sample.
+        statistics: what was gathered of the experts before, instead of ``calibration``.
         seed: seed of weights, inputs and pruning.
         dtype: precision that models are stored in.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
@@ -143,6 +153,11 @@ def verify(
         ratios=ratios or {},
         round_to=round_to,
         importance=importance,
+        expert_criterion=expert_criterion,
+        calibration=None if calibration is None else str(calibration),
+        calibration_samples=calibration_samples,
+        calibration_length=calibration_length,
+        statistics=None if statistics is None else str(statistics),
         seed=seed,
         dtype=dtype,
         device=device,
@@ -243,7 +258,7 @@ def plan_cases(
     if isinstance(sources, nn.Module):
         return [Case.of(type(sources).__name__, settings, again=of_object)]
     wanted = [sources] if isinstance(sources, str) else list(sources)
-    path = folders_needed([settings.subject, settings.importance or "", *wanted])
+    path = folders_needed([settings.subject, settings.importance or "", settings.expert_criterion or "", *wanted])
     return [Case.of(source, settings, python_path=path, again=again) for source in expand_sources(wanted)]
 
 

@@ -24,8 +24,8 @@ class Calibration:
     """Data that criteria rank by.
 
     Args:
-        source: A ``.txt`` or ``.jsonl`` file, a folder or object of ``datasets``, a tensor of token ids
-            ``[samples, length]``, or batches as the model takes them.
+        source: A ``.txt`` file, a ``.jsonl`` file (texts, or rows of ``input_ids``), a folder or object of
+            ``datasets``, a tensor of token ids ``[samples, length]``, or batches as the model takes them.
         samples: How many samples to draw; batches are taken as they are.
         length: Tokens of a sample.
         seed: Which samples are drawn.
@@ -66,9 +66,9 @@ class Calibration:
         """
         source = self.source
         if isinstance(source, torch.Tensor):
-            yield from self._drawn(source)
+            yield from self._drawn(source, _vocabulary(model))
         elif isinstance(source, str | Path) or _is_data_set(source):
-            yield from self._drawn(self._ids(model))
+            yield from self._drawn(self._ids(model), _vocabulary(model))
         elif isinstance(source, Mapping):
             yield source
         elif isinstance(source, Sequence):
@@ -89,22 +89,29 @@ class Calibration:
                     found.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return f"sha256:{found.hexdigest()}"
 
-    def _drawn(self, ids: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
-        """Rows of ``ids [samples, length]``, drawn without repetition."""
+    def _drawn(self, ids: torch.Tensor, known: int | None) -> Iterator[dict[str, torch.Tensor]]:
+        """Rows of ``ids [samples, length]``, drawn without repetition; ``known`` is the size of the vocabulary."""
         if ids.dim() != 2 or ids.is_floating_point() or not len(ids):
             raise UsageError(f"calibration tensors hold token ids [samples, length], not {list(ids.shape)} {ids.dtype}")
+        if known and not 0 <= int(ids.min()) <= int(ids.max()) < known:
+            raise UsageError(
+                f"the calibration data holds token ids from {int(ids.min())} to {int(ids.max())}, and the model knows "
+                f"0 to {known - 1}; give data for its own tokenizer"
+            )
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
         for row in ids[order]:
             yield {"input_ids": row[None, : self.length]}
 
     def _ids(self, model: nn.Module) -> torch.Tensor:
-        tokenizer = self._tokenizer(model)
-        end = getattr(tokenizer, "eos_token_id", None)
+        tokenizer: Any = None  # loaded when the first text comes
         needed = self.samples * self.length * 4  # enough to draw from
         stream: list[int] = []
-        for text in _texts(self.source):
-            stream += tokenizer(text, add_special_tokens=False)["input_ids"]
-            stream += [] if end is None else [end]
+        for piece in _pieces(self.source):
+            if isinstance(piece, str):
+                tokenizer = tokenizer or self._tokenizer(model)
+                end = getattr(tokenizer, "eos_token_id", None)
+                piece = [*tokenizer(piece, add_special_tokens=False)["input_ids"], *([] if end is None else [end])]
+            stream += piece
             if len(stream) >= needed:
                 break
         rows = len(stream) // self.length
@@ -121,7 +128,8 @@ class Calibration:
         where = self.tokenizer or getattr(getattr(model, "config", None), "_name_or_path", "")
         if not where:
             raise UsageError(
-                "text needs a tokenizer, and the model names none; pass Calibration(..., tokenizer=FOLDER)"
+                'text needs a tokenizer, and the model has none; give a .jsonl file with rows of {"input_ids": [...]}, '
+                "or pass Calibration(..., tokenizer=FOLDER)"
             )
         from transformers import AutoTokenizer
 
@@ -138,8 +146,16 @@ def _is_data_set(source: Any) -> bool:
     return type(source).__module__.partition(".")[0] == "datasets"
 
 
-def _texts(source: Any) -> Iterator[str]:
-    """Texts of a file, of a folder that ``datasets`` saved, or of a data set."""
+def _vocabulary(model: nn.Module) -> int | None:
+    """How many tokens a model of transformers knows; ``None`` where that is not told."""
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+
+
+def _pieces(source: Any) -> Iterator[str | list[int]]:
+    """Texts or token ids of a file, of a folder that ``datasets`` saved, or of a data set."""
     if not isinstance(source, str | Path):
         yield from _of_rows(source)
         return
@@ -166,12 +182,16 @@ def _texts(source: Any) -> Iterator[str]:
         raise UsageError(f"{path} does not hold one JSON document a line: {error}") from error
 
 
-def _of_rows(rows: Iterable[Any]) -> Iterator[str]:
+def _of_rows(rows: Iterable[Any]) -> Iterator[str | list[int]]:
     for row in rows:
         if isinstance(row, str):
             yield row
             continue
         if isinstance(row, Mapping):
+            ids = row.get("input_ids")
+            if isinstance(ids, list) and all(type(number) is int for number in ids):
+                yield ids
+                continue
             if isinstance(row.get("messages"), list):
                 yield "\n".join(str(m.get("content", "")) for m in row["messages"] if isinstance(m, Mapping))
                 continue
@@ -179,4 +199,6 @@ def _of_rows(rows: Iterable[Any]) -> Iterator[str]:
             if field is not None:
                 yield row[field]
                 continue
-        raise UsageError(f"a row of the calibration data has none of the fields {', '.join(_TEXT_FIELDS)}, messages")
+        raise UsageError(
+            f"a row of the calibration data has none of the fields {', '.join(_TEXT_FIELDS)}, messages, input_ids"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,18 @@ class ExpertScorer:
         if missing := [c.layer.name for c in layout.layers if c.layer.name not in self.statistics.layers]:
             raise UsageError(f"the statistics know no layer {missing[0]}; gather them anew with calibration data")
         return self.statistics
+
+
+def evidence_from(
+    calibration: str | None, statistics: str | None, *, samples: int, length: int, seed: int, tokenizer: str | None
+) -> Calibration | ExpertStatistics | None:
+    """What experts and channels are ranked by, from a file of data or of statistics; ``None`` without either.
+
+    Raises ``UsageError`` for statistics that cannot be read.
+    """
+    if statistics is not None:
+        return ExpertStatistics.read(Path(statistics).expanduser())
+    return None if calibration is None else Calibration(calibration, samples, length, seed, tokenizer)
 
 
 def criterion_from(name: str | None) -> str | Callable | None:

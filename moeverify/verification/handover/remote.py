@@ -14,7 +14,7 @@ from moeverify.errors import HandoverError, SubjectError
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.subjects import Pruned
-from moeverify.subjects.options import given_options, with_options
+from moeverify.subjects.options import with_options
 from moeverify.verdict import Status
 from moeverify.verification.case import PRUNE, Case
 from moeverify.verification.events import Listener, StageReached
@@ -85,9 +85,7 @@ def _run(case: Case, on_event: Listener, link: Link) -> None:
 
 def _here(case: Case, base: Base, reason: str, seconds: dict[str, float], on_event: Listener) -> None:
     """Prune in this process, whose stages were announced before."""
-    subject = with_options(
-        imported(case.subject), case.subject, given_options(case.ratios, case.round_to, case.importance)
-    )
+    subject = with_options(imported(case.subject), case.subject, case.subject_options())
     prune_here(case, base, subject, seconds, on_event, trusted=reason, announce=False)
 
 

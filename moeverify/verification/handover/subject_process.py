@@ -25,7 +25,7 @@ from moeverify.models.sources import load_source, parse_dtype
 from moeverify.models.state import same_start
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.subjects import Pruned
-from moeverify.subjects.options import given_options, with_options
+from moeverify.subjects.options import with_options
 from moeverify.verdict import plain
 from moeverify.verification.case import IMPORT, LOADING, PRUNE, Case
 from moeverify.verification.handover.folder import OUTPUTS, SAVE_PROBLEM, SAVED, outputs_of, write_handover
@@ -75,9 +75,7 @@ class _SubjectRun:
         self._case, self._folder, self._send = case, folder, send
         self._number = 0
         send({"kind": "stage", "stage": IMPORT})
-        self._subject = with_options(
-            imported(case.subject), case.subject, given_options(case.ratios, case.round_to, case.importance)
-        )
+        self._subject = with_options(imported(case.subject), case.subject, case.subject_options())
         send({"kind": "stage", "stage": LOADING})
         loaded = load_source(
             case.source,

@@ -53,10 +53,11 @@ def test_statistics_of_one_pass_serve_other_ratios(base, tmp_path, capsys):
     ("words", "message"),
     [
         (["--ratio", "experts=0.75"], "the nearest legal numbers are 2 (a ratio of 0.5)"),
-        (["--ratio", "experts=0.5", "--expert-criterion", "reap"], "the criterion reap needs calibration data"),
+        (["--ratio", "experts=0.5", "--expert-criterion", "reap"], "reap ranks by data; give it with --calibration"),
+        (["--expert-criterion", "aimer"], "aimer ranks whole experts; say how many go: --ratio experts=0.5"),
         (["--ratio", "experts=0.5", "--expert-criterion", "rep"], "unknown expert criterion 'rep'"),
         (["--ratio", "experts=0.5", "--save-statistics", "s.json"], "--save-statistics needs --calibration FILE"),
-        (["--ratio", "experts=0.5", "--calibration", "nowhere.txt"], "cannot read the calibration data"),
+        (["--ratio", "experts=0.5", "--calibration", "nowhere.txt"], "--calibration nowhere.txt: there is no such"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(base, tmp_path, capsys, words, message):

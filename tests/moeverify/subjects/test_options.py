@@ -51,7 +51,10 @@ def test_a_function_of_any_keywords_gets_them_all():
     assert taken == [{"pruning_ratio": 0.5, "seed": 0, "ratios": {"hidden": 0.0}, "round_to": 2}]
 
 
-@pytest.mark.parametrize(("option", "flag"), [("ratios", "--ratio"), ("round_to", "--round-to")])
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [("ratios", "--ratio"), ("round_to", "--round-to"), ("calibration", "--calibration and --statistics")],
+)
 def test_an_option_without_a_parameter_is_refused(option, flag):
     with pytest.raises(UsageError, match=f"mine:prune has no parameter '{option}'; leave out {flag}"):
         call(plain, **{option: 8})
@@ -63,3 +66,11 @@ def test_an_importance_is_made_from_its_name():
         given_options({}, None, "nobody")
     with pytest.raises(UsageError, match="cannot make the importance hostile_subjects:ExitsWhenMade: left by SystemEx"):
         given_options({}, None, "hostile_subjects:ExitsWhenMade")
+
+
+def test_a_criterion_is_found_by_its_name():
+    assert given_options({}, None, None, "weighted_frequency") == {"expert_criterion": "weighted-frequency"}
+    with pytest.raises(UsageError, match="unknown expert criterion 'nobody'"):
+        given_options({}, None, None, "nobody")
+    data = object()
+    assert given_options({}, None, None, None, data) == {"calibration": data}

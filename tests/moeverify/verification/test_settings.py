@@ -49,6 +49,11 @@ SETTINGS = st.builds(
     ratios=st.dictionaries(st.sampled_from(forms.ROLES), RATIOS, max_size=3),
     round_to=st.none() | st.integers(1, 64),
     importance=st.none() | st.sampled_from(["lamp", "my.module:Importance"]),
+    expert_criterion=st.none() | st.sampled_from(["reap", "my.module:criterion"]),
+    calibration=st.none() | st.sampled_from(["c4.jsonl", "./a folder/text.txt"]),
+    calibration_samples=st.integers(1, 999),
+    calibration_length=st.integers(1, 999),
+    statistics=st.none() | st.sampled_from(["reap.json", "-odd.json"]),
     roles=st.dictionaries(st.sampled_from(["experts", "routers", "shared_experts"]), st.sampled_from(["^a b$", "-'$"])),
     skip_checks=WORDS,
     timeout=st.floats(0.1, 1e4),
@@ -91,7 +96,15 @@ def test_settings_come_back_from_a_report(settings):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("seed", "0"), ("ratios", [1]), ("checks", "shapes"), ("quality", 3), ("strict", 1), ("timeout", True)],
+    [
+        ("seed", "0"),
+        ("calibration", 1),
+        ("ratios", [1]),
+        ("checks", "shapes"),
+        ("quality", 3),
+        ("strict", 1),
+        ("timeout", True),
+    ],
 )
 def test_settings_of_another_type_are_refused(name, value):
     with pytest.raises(UsageError, match=f"cannot be read: {name}"):
@@ -143,6 +156,25 @@ def test_words_in_help_are_those_that_the_modules_accept():
 def test_ratios_that_cannot_be_meant_are_refused(words, message):
     with pytest.raises(UsageError, match=message):
         parse_role_ratios(words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"calibration": "here", "statistics": "here"}, "give one of them"),
+        ({"calibration": "nowhere"}, "--calibration nowhere: there is no such file"),
+        ({"statistics": "nowhere"}, "--statistics nowhere: there is no such file"),
+        ({"expert_criterion": "aimer"}, "ranks whole experts; say how many go"),
+        ({"expert_criterion": "reap", "ratios": {"experts": 0.5}}, "reap ranks by data; give it with --calibration"),
+        ({"expert_criterion": "rep", "ratios": {"experts": 0.5}}, "unknown expert criterion 'rep'"),
+        ({"calibration_length": 0, "calibration": "here"}, "must be a positive whole number"),
+    ],
+)
+def test_criteria_and_data_that_cannot_be_meant_are_refused(settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("{}")
+    with pytest.raises(UsageError, match=message):
+        Settings(**settings).validated()
 
 
 def test_ratios_by_role():

@@ -8,6 +8,7 @@ from small_nets import TinyMoE, build
 
 import moeverify as mv
 from moeverify.errors import UsageError
+from moeverify.models.zoo import build_zoo
 
 
 class Letters:
@@ -35,6 +36,20 @@ def test_text_and_json_lines_give_the_same_samples(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     (tmp_path / "c.txt").write_text(texts[0] * 4)
     assert len(batches(tmp_path / "c.txt")) == 3
+
+
+def test_rows_of_token_ids_need_no_tokenizer(tmp_path):
+    rows = [list(range(start, start + 12)) for start in (0, 20, 40)]
+    (tmp_path / "ids.jsonl").write_text("\n".join(json.dumps({"input_ids": row}) for row in rows))
+    found = torch.cat(batches(tmp_path / "ids.jsonl", samples=9, tokenizer=None)).flatten().sort().values
+    assert found.tolist() == [number for row in rows for number in row][:32]
+
+
+def test_tokens_that_the_model_does_not_know_are_refused():
+    model = build_zoo("mixtral")
+    data = mv.Calibration(torch.full((2, 8), model.config.vocab_size))
+    with pytest.raises(UsageError, match="token ids from 128 to 128, and the model knows 0 to 127"):
+        list(data.batches(model))
 
 
 def test_data_sets(tmp_path):
