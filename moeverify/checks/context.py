@@ -21,6 +21,7 @@ from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.errors import MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.drawn import Drawer
+from moeverify.models.lengths import Lengths, lengths_for, position_numbers
 from moeverify.models.numerics import in_float64
 from moeverify.models.roles import FoundRoles, MoELayer, find_roles
 from moeverify.subjects import Pruned, Subject
@@ -34,6 +35,25 @@ class Saved:
     problem: str = ""
 
 
+# Stands for the length of the example inputs as they are.
+EXAMPLE_LENGTH = 0
+
+
+def input_lengths(drawer: Drawer, pruned: nn.Module) -> Lengths:
+    """Lengths that the original takes beside the example's: longer than any window of either model where that is
+    affordable, and shorter.
+    """
+    if (sequence := drawer.sequence) is None:
+        return Lengths()
+    numbers = position_numbers(drawer.model, drawer.example) | position_numbers(pruned, drawer.example)
+    size = sum(p.numel() for p in drawer.model.parameters())
+    found = lengths_for(sequence, numbers, size)
+    if found.longer is not None and drawer.in_length(found.longer) is None:
+        found = lengths_for(sequence, (), size)  # such as a table of positions that ends before
+    longer, shorter = (n if n is not None and drawer.in_length(n) else None for n in (found.longer, found.shorter))
+    return Lengths(longer, shorter, found.beyond)
+
+
 @dataclass
 class Context:
     """One case after the subject has pruned.
@@ -43,8 +63,8 @@ class Context:
     function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
     ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report. ``ratios`` are
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
-    ``live_outputs`` are what the subject's own model computed on the example inputs; ``None`` if ``pruned`` is that
-    model. ``saved`` is where the subject's process saved it.
+    ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
+    example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
     """
 
     source: str
@@ -61,7 +81,7 @@ class Context:
     facts: dict[str, Any] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     round_to: int | None = None
-    live_outputs: Mapping[str, torch.Tensor] | None = None
+    live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     saved: Saved | None = None
 
     def ratio_of(self, role: str) -> float:
@@ -112,9 +132,16 @@ class Context:
         """The same in float64."""
         return Drawer(in_float64(self.original), self.example_inputs, torch.float64)
 
-    def draw(self, number: int, *, float64: bool = False) -> Any:
-        """Further inputs by number."""
-        return (self.float64_drawer if float64 else self.drawer).draw(self.seed + number).inputs
+    def draw(self, number: int, *, float64: bool = False, length: int | None = None) -> Any:
+        """Further inputs by number, in the example's length or another of ``lengths``."""
+        drawer = self.float64_drawer if float64 else self.drawer
+        drawer = (length is not None and drawer.in_length(length)) or drawer
+        return drawer.draw(self.seed + number).inputs
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """Lengths of inputs beside the example's that the original takes."""
+        return input_lengths(self.drawer, self.pruned)
 
     @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:

@@ -59,6 +59,7 @@ class _Seen:
     error: float = 0.0
     effect: float = 0.0
     near_ties: int = 0
+    lengths: list[int | None] = field(default_factory=list)
     forced: list[str] = field(default_factory=list)
     used: list[tuple[Any, _Force | None]] = field(default_factory=list)
 
@@ -77,7 +78,8 @@ def masked_equivalence(context: Context) -> Finding:
     with removed experts never chosen.
 
     In float64, float32 casts inside the model lifted, relative error of every floating-point output below 1e-9. All
-    models start from one state, with equal random numbers, and the original runs first. Eight inputs are drawn; then
+    models start from one state, with equal random numbers, and the original runs first. Eight inputs are drawn at most,
+    one of them longer than any window and chunk that a longer input can be afforded for, one of them shorter. Then
     tokens are sent by force to experts that are still unseen, in all models alike. Inputs with a near-tie in the choice
     of experts are drawn again. What was removed is recovered from the values alone. In other precisions than float64
     the stored values are compared after conversion to float64, so rounding plays no part. Where the subject says that
@@ -113,6 +115,7 @@ class _Comparison:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.lengths = context.lengths  # before casts are lifted
         self.full, self.pruned = in_float64(context.original), in_float64(context.pruned)
         with torch.no_grad():  # all begin in the original's state, whatever forwards the subject ran
             copy_state(context.behaviour.changes, self.full, self.pruned)
@@ -129,9 +132,9 @@ class _Comparison:
 
     def finding(self) -> Finding:
         with float64_throughout(), count_reached(self.masked, self.context.roles) as reached:
-            for number, force in self._attempts():
+            for number, length, force in self._attempts():
                 try:
-                    inputs = self._inputs(number)
+                    inputs = self.context.draw(100 + number, float64=True, length=length)
                     problem = self._compare(inputs, force)
                 except _DoesNotRun as error:
                     if error.model is self.pruned:
@@ -139,26 +142,29 @@ class _Comparison:
                     return inconclusive(f"{error}; nothing can be compared", attempt=number)
                 if problem is not None:
                     return problem
+                self.seen.lengths += [length] * (len(self.seen.used) - len(self.seen.lengths))
             self._perturb()
         return self._conclude(dict(reached))
 
-    def _attempts(self) -> Iterator[tuple[int, _Force | None]]:
-        """Numbers of inputs, each with the expert that tokens are sent to, if any."""
+    def _attempts(self) -> Iterator[tuple[int, int | None, _Force | None]]:
+        """Numbers of inputs, each with its length and the expert that tokens are sent to, if any.
+
+        The example's length, which is ``None``, comes first, and again after each other length was used once.
+        """
+        lengths = (None, *self.lengths.all)
         for number in range(ATTEMPTS):
-            yield number, None
-            if len(self.seen.used) >= ENOUGH and not self.sight.unseen_experts():
+            left = [length for length in lengths if length not in self.seen.lengths]
+            yield number, next(iter(left), None), None
+            enough = len(self.seen.used) >= max(ENOUGH, len(lengths))
+            if enough and not self.sight.unseen_experts():
                 return
         number = ATTEMPTS
         for layer in self.context.roles.layers:
             for expert, name in enumerate(layer.experts):
                 unseen = name in self.sight.unseen_experts() and expert in self.stayed[layer.name]
                 if unseen and number < ATTEMPTS + FORCED:
-                    yield number, _Force(layer.name, expert, name)
+                    yield number, None, _Force(layer.name, expert, name)
                     number += 1
-
-    def _inputs(self, number: int) -> Any:
-        """Inputs that the original runs on: drawn ones, or the example inputs if it refuses those."""
-        return self.context.draw(100 + number, float64=True)
 
     def _changes(self, force: _Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
         changes = dict(forbidden)
@@ -254,12 +260,19 @@ class _Comparison:
             ):
                 del self.sight.unseen[part]
 
+    def _tokens(self, length: int | None) -> int | None:
+        """Tokens of an input; ``None`` where the example has no sequence."""
+        sequence = self.context.drawer.sequence
+        return length if length is not None or sequence is None else sequence.length
+
     def _evidence(self, error: float) -> dict[str, Any]:
         return {
             "relative_error": error,
             "tolerance": TOLERANCE,
             "effect_of_mask": self.seen.effect,
             "inputs": len(self.seen.used),
+            "tokens_per_input": [self._tokens(length) for length in self.seen.lengths],
+            "windows_beyond_inputs": list(self.lengths.beyond),
             "near_ties": self.seen.near_ties,
             "forced": self.seen.forced,
             "notes": list(self.context.behaviour.notes()),

@@ -40,7 +40,7 @@ def reload(context: Context) -> Finding:
         return skipped("not a model of transformers; there is no standard way to reload it")
     if not has_config(model):
         return failed("the pruned model has lost the configuration or the save_pretrained that the original has")
-    inputs = context.draw(7)
+    inputs = context.draw(7, length=context.lengths.longer)
     if not isinstance(inputs, dict):
         inputs = {
             getattr(model, "main_input_name", "input_ids"): inputs if isinstance(inputs, torch.Tensor) else inputs[0]

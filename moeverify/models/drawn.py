@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.errors import SourceError
 from moeverify.models.forward import call_model
+from moeverify.models.lengths import Sequence, resized, rows_for, sequence_of
 from moeverify.models.numerics import float64_throughout
 from moeverify.models.outputs import float_outputs
 from moeverify.models.state import same_start
@@ -110,6 +111,7 @@ class Drawer:
     dtype: torch.dtype | None = None
     refusals: dict[str, str] = field(default_factory=dict)
     finite: bool = True
+    _sized: dict[int, Drawer | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # A tokenizer's answer is a mapping, and no plain dictionary.
@@ -129,6 +131,34 @@ class Drawer:
                 return Drawn(inputs, manner.name)
             self.refusals.setdefault(manner.name, problem)
         return Drawn(self.example, EXAMPLE)
+
+    @cached_property
+    def sequence(self) -> Sequence | None:
+        """Where the example has its tokens; ``None`` if it has none."""
+        return sequence_of(self.example, self.tokens, self.special)
+
+    def in_length(self, length: int) -> Drawer | None:
+        """A drawer of the example with ``length`` tokens; ``None`` if the model does not take it.
+
+        On a GPU a position beyond a table ends the process, so nothing longer than the example is tried there.
+        """
+        if length not in self._sized:
+            self._sized[length] = self._in_length(length)
+        return self._sized[length]
+
+    def _in_length(self, length: int) -> Drawer | None:
+        here = self.sequence
+        if here is None or (length > here.length and here.leading.device.type != "cpu"):
+            return None
+        for rows in dict.fromkeys((rows_for(here, length), here.rows)):
+            try:
+                found = Drawer(self.model, resized(self.example, here, length, rows), self.dtype)
+                found.tokens  # noqa: B018  the model runs on it
+            except (SourceError, RuntimeError, ValueError):
+                continue
+            if found.finite or not self.finite:
+                return found
+        return None
 
     @cached_property
     def tokens(self) -> dict[int, int]:

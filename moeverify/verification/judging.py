@@ -55,7 +55,8 @@ def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
 
 def judge(
     case: Case, base: Base, pruned: nn.Module, outcome: Pruned, subject: Subject, checks: Mapping[str, Check],
-    seconds: dict[str, float], on_event: Listener, *, live_outputs: Mapping[str, torch.Tensor] | None = None,
+    seconds: dict[str, float], on_event: Listener, *,
+    live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
     saved: Saved | None = None,
     trusted: str = "",
 ) -> None:  # fmt: skip

@@ -46,12 +46,13 @@ SCHEMA = {
 class Handover:
     """What a subject handed over, checked against the schema but not yet believed.
 
-    ``outputs`` are what its live model computed on the example inputs; empty if it did not run.
+    ``outputs`` are what its live model computed, by the length of the input (``EXAMPLE_LENGTH`` for the example as it
+    is); empty for a length where it did not run.
     """
 
     document: Mapping[str, Any]
     arrays: Mapping[str, torch.Tensor] = field(repr=False)
-    outputs: Mapping[str, torch.Tensor] = field(repr=False)
+    outputs: Mapping[int, Mapping[str, torch.Tensor]] = field(repr=False)
     saved: Saved | None = None
 
 
@@ -78,7 +79,7 @@ def read_handover(folder: Path) -> Handover:
         jsonschema.validate(document, SCHEMA)
         arrays = load_file(folder / ARRAYS)
         arrays |= {key: torch.view_as_complex(arrays[key]) for key in document["complex"]}
-        outputs = load_file(folder / OUTPUTS)
+        outputs = _by_length(load_file(folder / OUTPUTS))
     except jsonschema.ValidationError as error:
         raise HandoverError(f"the handed over document is malformed: {error.message[:200]}") from error
     except (OSError, ValueError, RecursionError, KeyError, SafetensorError, RuntimeError) as error:
@@ -92,6 +93,24 @@ def _saved(folder: Path) -> Saved | None:
         with problem.open(encoding="utf-8", errors="replace") as file:
             return Saved(folder / SAVED, file.read(1000))
     return Saved(folder / SAVED) if (folder / SAVED).is_dir() else None
+
+
+def write_outputs(folder: Path, outputs: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+    """Write outputs by length: key ``65/logits`` each, and ``65`` for the length itself."""
+    arrays = {str(length): torch.zeros(0) for length in outputs}
+    for length, found in outputs.items():
+        arrays |= {f"{length}/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
+    save_file(arrays, folder / OUTPUTS)
+
+
+def _by_length(arrays: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in arrays.items():
+        length, inside, name = key.partition("/")
+        outputs = found.setdefault(int(length), {})
+        if inside:
+            outputs[name] = tensor
+    return found
 
 
 def outputs_of(output: Any) -> dict[str, torch.Tensor]:

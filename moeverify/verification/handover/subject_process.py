@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from moeverify.base.foreign import by_user, left_by
+from moeverify.checks.context import EXAMPLE_LENGTH, input_lengths
 from moeverify.errors import HandoverError, MoEVerifyError
+from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles, roles_in_force
@@ -28,7 +29,7 @@ from moeverify.subjects import Pruned
 from moeverify.subjects.options import with_options
 from moeverify.verdict import plain
 from moeverify.verification.case import IMPORT, LOADING, PRUNE, Case
-from moeverify.verification.handover.folder import OUTPUTS, SAVE_PROBLEM, SAVED, outputs_of, write_handover
+from moeverify.verification.handover.folder import SAVE_PROBLEM, SAVED, outputs_of, write_handover, write_outputs
 from moeverify.verification.handover.model import describe, module_paths
 from moeverify.verification.handover.outcome import OWN, describe_outcome
 from moeverify.verification.handover.values import Writer
@@ -110,13 +111,25 @@ class _SubjectRun:
         try:
             folder.mkdir()
             self._hand_over(folder, pruned.eval(), outcome, time.perf_counter() - begin)
-            _write_outputs(folder, pruned, untouched, seed)
+            write_outputs(folder, self._outputs(pruned, untouched, seed, longer=folder.name == "0"))
             if folder.name == "0" and "reload" in self._case.check_names() and has_config(pruned):
                 _save(folder, pruned)
         except HandoverError as error:
             self._send({"kind": "no-data", "message": str(error)})
             return
         self._send({"kind": "handover", "folder": folder.name})
+
+    def _outputs(
+        self, pruned: nn.Module, inputs: Any, seed: int, *, longer: bool
+    ) -> dict[int, dict[str, torch.Tensor]]:
+        """What the live model computes on the example, and in other lengths if ``longer``."""
+        found = {EXAMPLE_LENGTH: _computed(pruned, inputs, seed)}
+        if longer and "computes-as-its-weights" in self._case.check_names() and found[EXAMPLE_LENGTH]:
+            drawer = Drawer(self._base, inputs)
+            for length in input_lengths(drawer, pruned).all:
+                if (sized := drawer.in_length(length)) is not None:
+                    found[length] = _computed(pruned, sized.example, seed)
+        return found
 
     def _hand_over(self, folder: Path, pruned: nn.Module, outcome: Pruned, seconds: float) -> None:
         writer = Writer(module_paths(pruned), OWN)
@@ -130,14 +143,13 @@ class _SubjectRun:
 
 
 @torch.no_grad()
-def _write_outputs(folder: Path, pruned: nn.Module, inputs: Any, seed: int) -> None:
+def _computed(pruned: nn.Module, inputs: Any, seed: int) -> dict[str, torch.Tensor]:
     """What the live model computes, with whatever hooks it has; nothing where it does not run."""
     try:
         with same_start(pruned, seed):
-            outputs = outputs_of(call_model(pruned, inputs, use_cache=False))
+            return outputs_of(call_model(pruned, inputs, use_cache=False))
     except Exception:
-        outputs = {}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in outputs.items()}, folder / OUTPUTS)
+        return {}
 
 
 def _save(folder: Path, pruned: PreTrainedModel) -> None:

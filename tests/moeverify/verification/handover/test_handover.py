@@ -11,7 +11,7 @@ from torch import nn
 import moeverify as mv
 from moeverify.errors import HandoverError
 from moeverify.models.zoo import build_zoo
-from moeverify.verification.handover.folder import read_handover, write_handover
+from moeverify.verification.handover.folder import read_handover, write_handover, write_outputs
 from moeverify.verification.handover.model import describe, module_paths, rebuild
 from moeverify.verification.handover.values import Reader, Writer
 
@@ -62,9 +62,19 @@ def through_a_folder(model, base, folder):
     writer = Writer(module_paths(model))
     document = {"model": describe(model, writer), "outcome": {}, "digest": "", "seconds": 0.0}
     write_handover(folder, document, writer.arrays)
-    (folder / "outputs.safetensors").write_bytes((folder / "arrays.safetensors").read_bytes())
+    write_outputs(folder, {})
     found = read_handover(folder)
     return rebuild(copy.deepcopy(base), found.document["model"], found.arrays)
+
+
+def test_outputs_travel_by_length(tmp_path):
+    write_handover(tmp_path, {"model": {"modules": [], "tensors": []}, "outcome": {}, "digest": "", "seconds": 0}, {})
+    logits = torch.randn(2, 3)
+    write_outputs(tmp_path, {0: {"logits": logits}, 65: {}})
+    found = read_handover(tmp_path).outputs
+    assert found.keys() == {0, 65}  # where the model did not run, the length is named all the same
+    assert not found[65]
+    assert torch.equal(found[0]["logits"], logits)
 
 
 def test_a_model_built_again_computes_the_same(tmp_path):
