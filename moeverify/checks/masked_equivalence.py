@@ -13,10 +13,11 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.agreement import Agreement, agreement
 from moeverify.checks.evidence.behaviour import Draws
-from moeverify.checks.evidence.cut import agrees_by_content, agrees_with_router, cut_parts
+from moeverify.checks.evidence.cut import agrees_with_router, cut_parts
 from moeverify.checks.evidence.folding import folded_values
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
+from moeverify.checks.evidence.readers import Readers, agree, shown
 from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
@@ -87,7 +88,8 @@ def masked_equivalence(context: Context) -> Finding:
 
     Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A
     gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
-    is listed, and makes the verdict inconclusive. Exception: a bias that no output can depend on counts by content.
+    is listed, and makes the verdict inconclusive. Exception: a vector that no output can depend on, such as the bias of
+    keys before a softmax, counts if the operations that read it agree and depend on it, and what they give matters.
 
     Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
     written out in a larger module; where one cannot be cut down, a difference is inconclusive. A permutation that all
@@ -252,18 +254,38 @@ class _Comparison:
         for inputs, force in self.seen.used:
             parts = [p for p in self.sight.unseen if force is None or p.expert == force.name]
             self.sight.perturb(lambda i=inputs, f=force: forward(i, f), parts)  # type: ignore[misc]  # defaults hide the types of i and f
+        self._compare_readers()
         seen = {part.label for part in self.parts} - {part.label for part in self.sight.unseen}
         for part in list(self.sight.unseen):
-            kept, original = self.context.kept, self.context.original
-            if agrees_by_content(part, seen, kept) or agrees_with_router(
-                part, seen, kept, original, self.context.roles
-            ):
+            if agrees_with_router(part, seen, self.context.kept, self.context.original, self.context.roles):
                 del self.sight.unseen[part]
 
     def _tokens(self, length: int | None) -> int | None:
         """Tokens of an input; ``None`` where the example has no sequence."""
         sequence = self.context.drawer.sequence
         return length if length is not None or sequence is None else sequence.length
+
+    def _compare_readers(self) -> None:
+        """Approve vectors that no output can depend on, if the operations that read them agree on every input used."""
+        mine = tensors_of(self.pruned)
+        parts = [p for p in self.sight.unseen if p.stop is None and mine[p.tensor].dim() == 1]
+        agreed, seen = {part.label for part in parts}, set[str]()
+        for inputs, force in self.seen.used if parts else ():
+            theirs = Readers(tensors_of(self.masked), agreed)
+            ours = Readers({self.context.source_names.get(n, n): t for n, t in mine.items()}, agreed)
+            with theirs:
+                changes = self._changes(force, self.forbidden)
+                self._run(self.masked, "the masked original", inputs, changes, self.context.roles)
+            routing = Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force))
+            with self.sight.gradients() as take, same_start(self.pruned, self.context.seed), torch.enable_grad():
+                with ours, routing:
+                    got = float_outputs(call_model(self.pruned, inputs, use_cache=False))
+                take(got, self.context.seed)
+            agreed = {n for n in agreed if agree(n, ours.found[n], theirs.found[n], self.context.kept, TOLERANCE)}
+            seen |= {name for name in agreed if shown(ours.found[name], VISIBLE)}
+        for part in parts:
+            if part.label in agreed & seen:
+                self.sight.unseen.pop(part, None)
 
     def _evidence(self, error: float) -> dict[str, Any]:
         return {

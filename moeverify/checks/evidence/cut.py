@@ -59,18 +59,6 @@ def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequ
     ]
 
 
-def agrees_by_content(part: Part, seen: set[str], kept: KeptMap) -> bool:
-    """Whether a vector that no output can depend on kept, by its values, what its module's weight was seen to keep.
-
-    A bias of keys drops out of a softmax, one before an instance norm out of the norm: no input can show it.
-    """
-    owner, _, leaf = part.label.rpartition(".")
-    mine, weight = kept.get((part.label, 0)), kept.get((f"{owner}.weight", 0))
-    if leaf == "weight" or mine is None or weight is None or f"{owner}.weight" not in seen:
-        return False
-    return mine.exact and weight.exact and np.array_equal(mine.positions, weight.positions)
-
-
 def agrees_with_router(part: Part, seen: set[str], kept: KeptMap, original: nn.Module, roles: FoundRoles) -> bool:
     """Whether a companion of a router, one number for each expert, kept what the router's matrix was seen to keep.
 

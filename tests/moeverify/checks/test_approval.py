@@ -113,35 +113,6 @@ def test_what_inputs_reach_is_judged():
     assert found.status is Status.FAIL, found.message
 
 
-class Attention(nn.Module):
-    """Without positions a bias of the keys adds the same to all scores of a query, which a softmax takes out."""
-
-    def __init__(self):
-        super().__init__()
-        self.q, self.k, self.v = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 8)
-        for layer in (self.q, self.k, self.v):
-            nn.init.normal_(layer.bias)
-
-    def forward(self, x):
-        return (self.q(x) @ self.k(x).transpose(1, 2) * 0.4).softmax(-1) @ self.v(x)
-
-
-def of_keys(bias):
-    def subject(model, inputs, *, pruning_ratio, seed):
-        values = model.k.bias.detach()[bias].clone()
-        cut(model.q, rows=EVEN)
-        cut(model.k, rows=EVEN)
-        model.k.bias = nn.Parameter(values)
-
-    return subject
-
-
-def test_a_bias_that_no_output_can_show_counts_by_its_content():
-    assert verdict(Attention(), torch.randn(2, 5, 8), of_keys(EVEN)).status is Status.PASS
-    found = verdict(Attention(), torch.randn(2, 5, 8), of_keys(ODD))
-    assert (found.status, found.evidence["unseen"]) == (Status.INCONCLUSIVE, ["k.bias"])
-
-
 class Steps(nn.Module):
     """The gate decides by its sign alone: no gradient, though everything depends on it."""
 

@@ -15,10 +15,7 @@ CHECKS = ("something-pruned", "coupling-complete", "shapes", "masked-equivalence
 def test_pruned_computes_what_the_masked_one_does_and_loads_again(name):
     model, inputs = MODELS[name]()
     result = mv.verify(model, example_inputs=inputs, pruning_ratio=0.5, checks=CHECKS)
-    # A key's bias adds the same to all scores of a query, and softmax takes it out again: no input can show it.
-    hidden = [n for v in result.verdicts if v.status == "inconclusive" for n in v.evidence["unseen"]]
-    assert all(n.endswith(("key.bias", "k_proj.bias")) for n in hidden), hidden
-    assert {v.check: v.message for v in result.verdicts if v.status not in ("pass", "inconclusive")} == {}
+    assert {v.check: v.message for v in result.verdicts if v.status != "pass"} == {}
 
 
 def test_biases_by_distance_are_of_heads():
