@@ -6,7 +6,9 @@ import pytest
 
 from moeverify.checks import CHECKS, default_names
 from moeverify.errors import UsageError
+from moeverify.models.sources import load_source
 from moeverify.subjects.faults import all_faults, find_fault
+from moeverify.subjects.faults.unsteady import order_of_addresses
 from moeverify.suites.self_test import Examined, SelfTest, case_of, self_test
 from moeverify.verdict import PROBLEMS, Status, Verdict
 from moeverify.verification.events import VerdictReached
@@ -38,6 +40,20 @@ def test_fault_is_caught_by_name(fault):
     checks = [name for name in CHECKS if name in fault.caught_by and name not in COSTLY]
     if checks:
         assert_caught(fault, checks)
+
+
+def test_addresses_that_fall_in_the_same_order_again_are_not_left_to_luck(monkeypatch):
+    loaded = load_source("synthetic:listed")
+    names = [
+        n for e in (0, 1) for n, _ in loaded.model.named_parameters() if n.endswith(f"experts.{e}.gate_proj.weight")
+    ]
+    addresses = iter([*range(len(names)), *reversed(range(len(names)))])
+    monkeypatch.setattr(order_of_addresses, "_address", lambda model, name: next(addresses))
+    monkeypatch.setattr(order_of_addresses, "LAST", list(names))
+    monkeypatch.setattr(order_of_addresses, "ALIVE", [])
+    order_of_addresses.prune(loaded.model, loaded.example_inputs, pruning_ratio=0.5, seed=0)
+    assert names[::-1] == order_of_addresses.LAST
+    assert len(order_of_addresses.ALIVE) == len(names)
 
 
 @pytest.mark.slow
