@@ -11,7 +11,8 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
+from moeverify.models.outputs import scale_of
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
 # How far implementations may differ, relative to the largest output; in 16 bits a token may change its expert.
@@ -21,7 +22,7 @@ AGREEMENT = {torch.float32: 1e-3, torch.float64: 1e-6}
 @check("kernel-ready")
 def kernel_ready(context: Context) -> Finding:
     """Proves that the pruned model runs in its stored precision with each implementation of experts that the original
-    runs with (``eager``, ``batched_mm``, ``grouped_mm``), with finite results, which in float32 and float64 agree.
+    runs with (``eager``, ``batched_mm``, ``grouped_mm``), with finite outputs, which in float32 and float64 agree.
 
     Kernels take some sizes only: in 16 bits ``grouped_mm`` wants multiples of eight. Says nothing of kernels that this
     machine does not have, nor of a precision that the model is not stored in (``--dtype bfloat16``).
@@ -35,7 +36,7 @@ def kernel_ready(context: Context) -> Finding:
     dtype = next(pruned.parameters()).dtype
     ran: dict[str, float] = {}
     without: dict[str, str] = {}
-    reference: torch.Tensor | None = None
+    reference: dict[str, torch.Tensor] | None = None
     for name in IMPLEMENTATIONS:
         before, problem = _run_with(original, name, inputs)
         if before is None:
@@ -46,10 +47,14 @@ def kernel_ready(context: Context) -> Finding:
             return failed(
                 f"the original runs with {name} experts in {_short(dtype)}, the pruned model does not: {problem}"
             )
-        if not after.isfinite().all():
-            return failed(f"the pruned model gives NaN or infinity with {name} experts in {_short(dtype)}")
+        endless = next((n for n, output in after.items() if not _finite_as(output, before.get(n))), None)
+        if endless is not None:
+            return failed(
+                f"the pruned model gives NaN or infinity in {endless} with {name} experts in {_short(dtype)}",
+                output=endless,
+            )
         reference = after if reference is None else reference
-        ran[name] = float((after - reference).abs().max() / reference.abs().max())
+        ran[name] = max((_gap(output, reference[n]) for n, output in after.items()), default=0.0)
         if ran[name] > AGREEMENT.get(dtype, float("inf")):
             return failed(f"with {name} experts the pruned model's output differs by {ran[name]:.1e}", differences=ran)
     if not ran:
@@ -61,11 +66,25 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _run_with(model: nn.Module, implementation: str, inputs: Any) -> tuple[torch.Tensor | None, str]:
-    """Output with an implementation of experts, or ``None`` and what went wrong."""
+def _finite_as(output: torch.Tensor, original: torch.Tensor | None) -> bool:
+    """Whether all values are finite. Exception: infinities that the original has in the same places."""
+    usable = output.isfinite()
+    if original is not None and original.shape == output.shape:
+        usable = usable | (original.isinf() & (original == output))
+    return bool(usable.all())
+
+
+def _gap(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    usable = output.isfinite() & reference.isfinite()
+    return float((output - reference)[usable].abs().max()) / (scale_of(reference) or 1.0) if usable.any() else 0.0
+
+
+def _run_with(model: nn.Module, implementation: str, inputs: Any) -> tuple[dict[str, torch.Tensor] | None, str]:
+    """Outputs with an implementation of experts, or ``None`` and what went wrong."""
     try:
         with _implementation(model, implementation):
-            return run(model, inputs).double(), ""
+            return {name: output.double() for name, output in run_all(model, inputs).items()}, ""
     except Exception as error:  # whatever a kernel or transformers says
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
 

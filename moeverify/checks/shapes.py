@@ -1,20 +1,64 @@
 """``shapes``"""
 
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.shrunk import shrunk_dim, used_elsewhere
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_tensors
+
+# Other inputs that the original runs on, to see whether the shape of an output depends on the data.
+_OTHERS = 3
 
 
 @check("shapes")
 def shapes(context: Context) -> Finding:
-    """Proves that the pruned model runs, that its output has the shape it had and is finite, and that every layer of
-    torch's own says the size that its weight has.
+    """Proves that the pruned model runs, that every tensor it returns has the shape it had and is finite, and that
+    every layer of torch's own says the size that its weight has.
 
-    Does not prove that the values are right.
+    Exception: an output beside the main one (``logits``, or the first) may lose channels that another output of the
+    original depends on, such as a cache of keys; the verdict says so. Does not prove that the values are right.
     """
-    for name, module in context.pruned.named_modules():
+    if problem := _own_sizes(context.pruned):
+        return problem
+    inputs = context.draw(0)
+    try:
+        original = run_tensors(context.original, inputs)
+    except Exception as error:
+        return inconclusive(f"the original itself does not run on drawn inputs: {type(error).__name__}: {error}; "
+                            "give example inputs that others can be drawn from")  # fmt: skip
+    try:
+        got = run_tensors(context.pruned, inputs)
+    except Exception as error:
+        return failed(f"the pruned model does not run: {type(error).__name__}: {error}", error=repr(error))
+    if got.keys() != original.keys():
+        name = min(got.keys() ^ original.keys())
+        return failed(f"{name} is returned by {'the pruned model' if name in got else 'the original'} alone")
+    finding = _shapes(context, inputs, original, got)
+    if isinstance(finding, Finding):
+        return finding
+    if problem := _finite(original, got):
+        return problem
+    one = next(iter(got.values()), None)
+    said = f"runs, output {list(one.shape)} as before" if len(got) == 1 and one is not None else (
+        f"runs, {len(got) - len(finding)} outputs of the shapes they had")  # fmt: skip
+    said += "".join(f"; {name} {text}" for name, text in finding.items())
+    alone = inputs is context.drawer.example
+    if alone:
+        reason = next(iter(context.drawer.refusals.values()), "nothing in them can vary")
+        said += f"; all checks use the example inputs alone, since the original takes no others ({reason})"
+    return passed(said, caveat=True) if alone or finding else passed(said)
+
+
+def _own_sizes(model: nn.Module) -> Finding | None:
+    """A layer of torch's own that says another size than its weight has."""
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             said, real = (module.out_features, module.in_features), tuple(module.weight.shape)
         elif isinstance(module, nn.Embedding):
@@ -25,26 +69,69 @@ def shapes(context: Context) -> Finding:
             continue
         if said != real:
             return failed(f"{name} says {list(said)} and holds {list(real)}", module=name, says=said, holds=real)
-    inputs = context.draw(0)
-    try:
-        original = run(context.original, inputs)
-    except Exception as error:
-        return inconclusive(f"the original itself does not run on drawn inputs: {type(error).__name__}: {error}; "
-                            "give example inputs that others can be drawn from")  # fmt: skip
-    expected = original.shape
-    try:
-        got = run(context.pruned, inputs)
-    except Exception as error:
-        return failed(f"the pruned model does not run: {type(error).__name__}: {error}", error=repr(error))
-    if got.shape != expected:
-        return failed(f"the output has shape {list(got.shape)}, it had {list(expected)}")
-    if not original.isfinite().all():
-        return inconclusive("the original's own output holds NaN or infinity; give example inputs without")
-    if not got.isfinite().all():
-        return failed("the output holds NaN or infinity", finite=int(got.isfinite().sum()), of=got.numel())
-    said = f"runs, output {list(got.shape)} as before"
-    if inputs is context.drawer.example:
-        reason = next(iter(context.drawer.refusals.values()), "nothing in them can vary")
-        said += f"; all checks use the example inputs alone, since the original takes no others ({reason})"
-        return passed(said, caveat=True)
-    return passed(said)
+    return None
+
+
+def _shapes(
+    context: Context, inputs: Any, original: dict[str, torch.Tensor], got: dict[str, torch.Tensor]
+) -> Finding | dict[str, str]:
+    """A finding if an output has not the shape that it must have; else what is to be said of those that shrank."""
+    lost: dict[str, tuple[int, int]] = {}
+    main = "logits" if "logits" in original else next((n for n, t in original.items() if t.is_floating_point()), "")
+    for name, before in original.items():
+        after = got[name]
+        if after.shape == before.shape or _by_data(context, name, before, after):
+            continue
+        dim = shrunk_dim(before.shape, after.shape)
+        if name == main or dim is None or not before.is_floating_point():
+            return failed(_differs(name, before, after), output=name)
+        lost[name] = (dim, before.shape[dim] - after.shape[dim])
+    if not lost:
+        return {}
+    used = used_elsewhere(context.original, lambda model: run_tensors(model, inputs), context.kept, lost)
+    for name, elsewhere in used.items():
+        differs = _differs(name, original[name], got[name])
+        if elsewhere is False:
+            return failed(f"{differs}; no other output uses what it lost", output=name)
+        if elsewhere is None:
+            return inconclusive(
+                f"{differs}, and no cut layer is seen to make it; leave it out of what the model returns", output=name
+            )
+    said: dict[str, str] = {}
+    for name in lost:
+        before, after = list(original[name].shape), list(got[name].shape)
+        said[name] = f"shrank from {before} to {after} with channels that other outputs use"
+    return said
+
+
+def _by_data(context: Context, name: str, before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether ``after`` differs from ``before`` only where the original's own shape is another for other inputs."""
+    if before.dim() != after.dim():
+        return False
+    free: set[int] = set()
+    for number in range(1, 1 + _OTHERS):
+        with contextlib.suppress(Exception):  # the original may refuse inputs; others of them tell
+            other = run_tensors(context.original, context.draw(number)).get(name)
+            if other is not None and other.dim() == before.dim():
+                free |= {d for d in range(before.dim()) if other.shape[d] != before.shape[d]}
+    return all(d in free for d in range(before.dim()) if after.shape[d] != before.shape[d])
+
+
+def _differs(name: str, before: torch.Tensor, after: torch.Tensor) -> str:
+    the = "the output" if name == "output" else name
+    return f"{the} has shape {list(after.shape)}, it had {list(before.shape)}"
+
+
+def _finite(original: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> Finding | None:
+    """What is said of values that are not finite. Exception: infinities that the original has in the same places."""
+    for name, before in original.items():
+        the, after = "the output" if name == "output" else name, got[name]
+        if before.shape != after.shape and before.isfinite().all() and after.isfinite().all():
+            continue
+        if before.isnan().any() or (before.isinf().any() and before.shape != after.shape):
+            said = f"the original's own {the.removeprefix('the ')} holds NaN or infinity; give example inputs without"
+            return inconclusive(said, output=name)
+        if not (after.isfinite() | (before.isinf() & (after == before))).all():
+            finite = int(after.isfinite().sum())
+            return failed(f"{the} holds NaN or infinity", output=name, finite=finite, of=after.numel())
+    return None

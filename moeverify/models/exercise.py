@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
-from moeverify.models.outputs import float_outputs
+from moeverify.models.outputs import float_outputs, tensor_outputs
 from moeverify.models.roles import FoundRoles
 from moeverify.models.state import same_start
 
@@ -106,3 +106,9 @@ def run_all(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
     """Every floating-point output of such a forward, by name."""
     with torch.no_grad(), same_start(model):
         return {name: t.clone() for name, t in float_outputs(call_model(model, inputs, use_cache=False)).items()}
+
+
+def run_tensors(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+    """Every tensor that such a forward returns, also those of other types."""
+    with torch.no_grad(), same_start(model):
+        return {name: t.clone() for name, t in tensor_outputs(call_model(model, inputs, use_cache=False)).items()}

@@ -1,4 +1,4 @@
-"""Every floating-point tensor that a model returns, by name."""
+"""Every tensor that a model returns, by name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ def float_outputs(output: Any) -> dict[str, torch.Tensor]:
 
     Names: ``logits`` for a key or field, ``output 2`` for the second of a tuple, ``output 2.boxes[0]`` inside of it.
     """
+    return {name: tensor for name, tensor in tensor_outputs(output).items() if tensor.is_floating_point()}
+
+
+def tensor_outputs(output: Any) -> dict[str, torch.Tensor]:
+    """All tensors of an output by the same names, those of other types too."""
     return {name or "output": tensor for name, tensor in _walk(output, "")}
 
 
 def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
-        if value.is_complex():
-            yield name, torch.view_as_real(value.resolve_conj())
-        elif value.is_floating_point():
-            yield name, value
+        yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return
     for key, part in _parts(value):
         if isinstance(key, int):
