@@ -186,6 +186,8 @@ def test_a_wrong_call_leaves_no_journal(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+# A file on a full disk cannot be closed either.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed file:ResourceWarning")
 def test_a_full_disk_under_the_journal_is_one_line(tmp_path):
     with Journal(tmp_path / "run", {"sources": ["m"]}, "now", resume=False) as journal:
         journal._file.close()
