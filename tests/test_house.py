@@ -77,8 +77,8 @@ def test_no_room_imports_from_one_after_it():
     assert upward == []
 
 
-def test_no_import_is_circular():
-    imports = {module: _imports(module, types=False) for module in MODULES}
+def test_no_import_is_circular_not_even_for_annotations():
+    imports = {module: _imports(module, types=True) for module in MODULES}
     # What nothing leads into can be taken away, until circles are all that is left.
     while free := {module for module, others in imports.items() if not others & set(imports)}:
         imports = {module: others for module, others in imports.items() if module not in free}

@@ -11,6 +11,7 @@ from torch import nn
 
 from moeverify.coupling.explain import Explainer, Explanation
 from moeverify.coupling.relations import Trace
+from moeverify.coupling.solving.links import hold_factors
 from moeverify.coupling.solving.solve import CouplingClass, FrozenDim, Links, link, solve
 from moeverify.coupling.solving.sums import Sums
 from moeverify.coupling.tracing.opaque import Opaque
@@ -88,3 +89,15 @@ def trace_couplings(
     links = link(traced)
     classes, frozen = solve(traced, links)
     return CouplingMap(classes, frozen, traced.unknown, traced, links)
+
+
+def held_inside_heads(couplings: CouplingMap, places: Sequence[tuple[str, int]]) -> CouplingMap:
+    """The couplings if heads stay as many as they are, so that what is inside them can be removed, alike in each.
+
+    ``places`` are the parameters and dimensions in which heads lie one after the other.
+    """
+    trace, links = hold_factors(couplings.trace, couplings.links, places)
+    if links is couplings.links:
+        return couplings
+    classes, frozen = solve(trace, links)
+    return replace(couplings, classes=classes, frozen=frozen, trace=trace, links=links)

@@ -141,7 +141,11 @@ class MoEPruner:
         ]
         self.in_channel_groups = dict(in_channel_groups or {})
         self.out_channel_groups = {**(out_channel_groups or {}), **(channel_groups or {})}
-        self.DG = MoEDependencyGraph(max_expansions, roles, heads_whole=True).build_dependency(
+        # torch's own attention says itself how many heads it has, and they go whole
+        given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
+        self.num_heads = check_heads(given, model)
+        held = self.num_heads if prune_head_dims and not prune_num_heads else ()
+        self.DG = MoEDependencyGraph(max_expansions, roles, heads_whole=True, held_heads=held).build_dependency(
             model,
             example_inputs,
             forward_fn=forward_fn,
@@ -151,12 +155,7 @@ class MoEPruner:
             ignored_layers=self.ignored_layers,
             ignored_params=self.ignored_params,
         )
-        # torch's own attention says itself how many heads it has, and they go whole
-        given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
-        self.num_heads = check_heads(given, self.DG.name_of)
-        if self.num_heads and prune_head_dims and not prune_num_heads:
-            self.DG.hold_heads(self.num_heads)
-        elif self.num_heads and prune_head_dims and pruning_ratio:
+        if self.num_heads and prune_head_dims and prune_num_heads and pruning_ratio:
             warnings.warn(
                 "prune_num_heads removes whole heads; the dimensions inside of heads stay, although prune_head_dims is "
                 "set: a second pruner with prune_num_heads=False cuts them",
@@ -288,7 +287,7 @@ class MoEPruner:
         heads = head_counts_after(self.num_heads, plan, self.DG)
         undo = set_attributes(self.model, plan.attributes)
         try:
-            apply_plan(self.model, plan, self.DG.nodes.own_functions())
+            apply_plan(self.model, plan, self.DG.own_functions())
         except Exception:
             undo()
             raise

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from moeverify.verdict import CaseFacts, Verdict
-
-if TYPE_CHECKING:
-    from moeverify.verification.case import Case
+from moeverify.verification.case import Case
 
 
 @dataclass(frozen=True)

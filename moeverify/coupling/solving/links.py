@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moeverify.coupling.relations import Freeze, Relations
+from moeverify.coupling.relations import Freeze, Relations, Trace
 from moeverify.coupling.solving.containment import closure, wholes
 from moeverify.coupling.solving.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.solving.union_find import UnionFind
-
-if TYPE_CHECKING:
-    from moeverify.coupling.relations import Trace
 
 OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
 
@@ -65,17 +61,23 @@ def link(trace: Trace) -> Links:
         held |= uneven
 
 
-def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> Links:
-    """Freeze the factor that can be removed of these parameter dimensions, so that another one can be."""
+def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> tuple[Trace, Links]:
+    """Trace and links if the factor that can be removed of these parameter dimensions stays, so that another can go.
+
+    Where heads lie one after the other in a dimension, their number stays then, and what is inside them can be cut.
+    """
     roots = {links.root[trace.tensors[name][axis]] for name, axis in places}
-    if not roots:
-        return links
+    relations = trace.relations
+    held = []
     for number, (factor, _, _) in links.chosen.items():
-        product = trace.relations.products[number]
+        product = relations.products[number]
         if links.root[product.whole] in roots:
-            held = next(f for f in product.factors if links.root[f] == factor)
-            trace.relations.freeze(held, "only dimensions inside heads were asked for")
-    return link(trace)
+            dim = next(f for f in product.factors if links.root[f] == factor)
+            held.append(Freeze(dim, "only dimensions inside heads were asked for", relations.current))
+    if not held:
+        return trace, links
+    trace = replace(trace, relations=replace(relations, freezes=[*relations.freezes, *held]))
+    return trace, link(trace)
 
 
 def stated_frozen(relations: Relations) -> Callable[[int], bool]:

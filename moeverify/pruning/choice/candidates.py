@@ -78,7 +78,7 @@ class Selection:
         self, single: PruningClass, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float
     ) -> Candidate:
         layer = self.graph.found_roles.layer_of(pruning_class.where)
-        shape = structure(self.graph, pruning_class)
+        shape = structure(self.graph.nodes, pruning_class)
         key = self.request.ranked_with(pruning_class, outputs, shape, layer)
         if pruning_class.experts and key is not None and key[0] == "experts":
             raise PruningRefused(
@@ -93,8 +93,8 @@ class Selection:
     def _may_cut(self, pruning_class: PruningClass) -> bool:
         return (
             pruning_class.coupling.size > 1
-            and has_root(self.graph, pruning_class, self.root_types)
-            and not is_ignored(self.graph, pruning_class, self.ignored)
+            and has_root(self.graph.nodes, pruning_class, self.root_types)
+            and not is_ignored(self.graph.nodes, pruning_class, self.ignored, self.graph.ignored_params)
         )
 
     def _refuse_frozen(self, reached: set[nn.Module], step: int) -> None:
@@ -143,9 +143,9 @@ class Selection:
         for pruning_class in asked:
             if pruning_class.coupling.size == 1:
                 return f"{pruning_class.name} has a single unit"
-            if is_ignored(graph, pruning_class, self.ignored):
+            if is_ignored(graph.nodes, pruning_class, self.ignored, graph.ignored_params):
                 return f"{pruning_class.name} cuts an ignored layer or parameter"
-            if not has_root(graph, pruning_class, self.root_types):
+            if not has_root(graph.nodes, pruning_class, self.root_types):
                 return f"{pruning_class.name} cuts no output of the root_module_types"
             return f"{pruning_class.name} keeps all its units at this ratio"
         if not graph.classes and graph.couplings.frozen:

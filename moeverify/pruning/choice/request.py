@@ -81,12 +81,13 @@ def check_schedule(scheduler: Callable, ratio: float, steps: int) -> list[float]
     return schedule
 
 
-def check_heads(num_heads: Mapping[nn.Module, int], name_of: Callable[[Any], str]) -> dict[nn.Module, int]:
-    """Head counts by layer. Raises ``UsageError`` for one that does not divide the layer's outputs."""
+def check_heads(num_heads: Mapping[nn.Module, int], model: nn.Module) -> dict[nn.Module, int]:
+    """Head counts by layer of ``model``. Raises ``UsageError`` for one that does not divide the layer's outputs."""
+    names = {module: name for name, module in model.named_modules()}
     for layer, count in num_heads.items():
         outputs = getattr(layer, "out_features", None)
         if count < 1 or (outputs is not None and outputs % count):
-            raise UsageError(f"{count} heads do not divide the {outputs} outputs of {name_of(layer)}")
+            raise UsageError(f"{count} heads do not divide the {outputs} outputs of {names.get(layer, 'a layer')}")
     return dict(num_heads)
 
 

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning import ops
 from torch_pruning.dependency import Dependency, Node
 
 from moeverify.coupling.classify import PruningClass, classify
-from moeverify.coupling.couplings import CouplingMap, trace_couplings
-from moeverify.coupling.solving.links import hold_factors
+from moeverify.coupling.couplings import CouplingMap, held_inside_heads, trace_couplings
 from moeverify.coupling.solving.solve import solve
-from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.models.wrappers import unwrapped
+from moeverify.pruning.graph.account import Account
 from moeverify.pruning.graph.group_search import GroupSearch
-from moeverify.pruning.graph.groups import Place, PruningGroup
-from moeverify.pruning.graph.history import follow_plan, replay
+from moeverify.pruning.graph.groups import PruningGroup
+from moeverify.pruning.graph.history import end_of, experts_cut, follow_plan
 from moeverify.pruning.graph.injection import index_mapping
-from moeverify.pruning.graph.live import LiveIndex, renumber
+from moeverify.pruning.graph.layer_functions import LayerFunctions
+from moeverify.pruning.graph.live import LiveIndex, Place, renumber
 from moeverify.pruning.graph.nodes import Nodes
-from moeverify.pruning.graph.roots import has_root, is_ignored, root_member
-from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS, Crossing, Expansion
-from moeverify.pruning.plan.apply import apply_keep
-from moeverify.pruning.plan.plan import Cut, Plan, make_plan
+from moeverify.pruning.graph.roots import is_ignored, layer_roots, root_member
+from moeverify.pruning.graph.traced import TracedModel
+from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS, Crossing
+from moeverify.pruning.plan.apply import OwnFunction
+from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import is_depthwise
 
 Roots = Sequence[Any]
@@ -43,7 +43,8 @@ class MoEDependencyGraph(tp.DependencyGraph):
     ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
     and no group comes out. ``guards`` are those of ``moeverify.pruning.graph.walk`` and are left out only to show what
     each is for. With ``heads_whole`` torch's own attention is looked into, and its heads are cut whole; without, it is
-    one layer with Torch-Pruning's function, which makes heads smaller.
+    one layer with Torch-Pruning's function, which makes heads smaller. The heads of ``held_heads``, projections, stay
+    as many as they are: what can be cut is inside them, alike in each.
 
     After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
     of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
@@ -64,22 +65,24 @@ class MoEDependencyGraph(tp.DependencyGraph):
         *,
         guards: Iterable[str] = GUARDS,
         heads_whole: bool = False,
+        held_heads: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
         if max_expansions < 1:
             raise UsageError(f"max_expansions must be a positive number, not {max_expansions!r}")
-        self.heads_whole = heads_whole
+        self.functions = LayerFunctions(
+            self.CUSTOMIZED_PRUNERS,
+            super().get_pruner_of_module,
+            self.is_out_channel_pruning_fn,
+            heads_whole=heads_whole,
+        )
+        self._held_layers = tuple(held_heads)
         self.guards = frozenset(guards)
         if unknown := self.guards - GUARDS:
             raise UsageError(f"unknown guard {sorted(unknown)[0]!r}; the guards are {', '.join(sorted(GUARDS))}")
-        self.max_expansions = max_expansions
         self.roles = roles
-        self.expansions = 0
-        self.overflowed = False
-        self.cycles = 0
-        self.last_cycle: tuple[str, ...] = ()
+        self.account = Account(max_expansions)
         self.held_heads: list[Place] = []
-        self.crossings: list[Crossing] = []
 
     def build_dependency(
         self,
@@ -109,27 +112,77 @@ class MoEDependencyGraph(tp.DependencyGraph):
         pairs = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
         self.unwrapped_parameters = list(pairs or [])
         self.found_roles: FoundRoles = find_roles(model, self.roles)
-        self.nodes = Nodes(self, model)
-        self.couplings: CouplingMap = trace_couplings(
+        couplings = trace_couplings(
             model,
             example_inputs,
             roles=self.roles,
             forward_fn=forward_fn,
             output_transform=output_transform,
-            opaque=self._opaque_layers(),
+            opaque=self.functions.opaque_layers(model),
             held=self._held_dimensions(),
             unused=self._may_stay(),
         )
-        trace = self.couplings.trace
-        self.live = LiveIndex({(n, axis): size for n, shape in trace.shapes.items() for axis, size in enumerate(shape)})
-        self._search = GroupSearch(self)
-        self.nodes.add_loose_parameters()
+        axes = {id(parameter): dim for parameter, dim in self.unwrapped_parameters}
+        nodes = Nodes(model, self.functions, couplings.trace, axes)
+        self.held_heads = [nodes.end(layer).place for layer in self._held_layers]
+        couplings = held_inside_heads(couplings, self.held_heads)
+        self.traced = TracedModel(model, self.found_roles, couplings, nodes, self._pruning_history)
+        self._search = GroupSearch(self.traced, self, self.account, self.guards)
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None
-        if verbose and (unknown := self.couplings.unknown_operations):
+        if verbose and (unknown := couplings.unknown_operations):
             names = ", ".join(sorted(unknown))
             warnings.warn(f"operations without a rule freeze the dimensions that they touch: {names}", stacklevel=2)
         model.eval()  # scripts rely on it: a BatchNorm takes a single row only in this mode
         return self
+
+    @property
+    def couplings(self) -> CouplingMap:
+        """The whole result of the trace."""
+        return self.traced.couplings
+
+    @property
+    def nodes(self) -> Nodes:
+        """Which layer or parameter, by which function, cuts which tensor's axis."""
+        return self.traced.nodes
+
+    @property
+    def live(self) -> LiveIndex:
+        """Which positions are left, and at which place."""
+        return self.traced.live
+
+    @property
+    def max_expansions(self) -> int:
+        """The bound on the steps of one group."""
+        return self.account.max_expansions
+
+    @property
+    def expansions(self) -> int:
+        """The steps of all groups so far."""
+        return self.account.expansions
+
+    @expansions.setter
+    def expansions(self, count: int) -> None:
+        self.account.expansions = count
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether a group was dropped because it needed too many steps."""
+        return self.account.overflowed
+
+    @property
+    def cycles(self) -> int:
+        """How many paths closed while groups were built."""
+        return self.account.cycles
+
+    @property
+    def last_cycle(self) -> tuple[str, ...]:
+        """The last path that closed."""
+        return self.account.last_cycle
+
+    @property
+    def crossings(self) -> list[Crossing]:
+        """The steps that the expert boundary stopped."""
+        return self.account.crossings
 
     @property
     def module2node(self) -> dict[Any, Node]:
@@ -156,24 +209,10 @@ class MoEDependencyGraph(tp.DependencyGraph):
             self._classes = state, renumber(classified, self.live)
         return self._classes[1]
 
-    def _opaque_layers(self) -> dict[str, Opaque]:
-        """Layers with a pruning function of their own, as the trace wants them; a layer inside one is not listed."""
-        found: dict[str, Opaque] = {}
-        for name, module in self.model.named_modules():
-            if not self.nodes.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in found):
-                continue
-            functions = self.get_pruner_of_module(module)
-            tied = functions.prune_out_channels == functions.prune_in_channels
-            inputs, outputs = (
-                _channels(functions, getter, module) for getter in ("get_in_channels", "get_out_channels")
-            )
-            found[name] = Opaque(inputs, outputs, tied)
-        return found
-
     @property
     def layers_apart(self) -> list[str]:
         """Paths of the layers that are cut by functions of the user's."""
-        found = {self.name_of(function.layer) for function in self.nodes.own_functions().values()}
+        found = {self.name_of(function.layer) for function in self.own_functions().values()}
         return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
 
     def _may_stay(self) -> set[str]:
@@ -193,10 +232,11 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
     def get_pruner_of_module(self, module: Any) -> Any:
         """The functions that prune a layer: its own registered ones first, then those of its nearest type."""
-        if isinstance(module, nn.Module) and module in self.CUSTOMIZED_PRUNERS:
-            return self.CUSTOMIZED_PRUNERS[module]
-        registered = (self.CUSTOMIZED_PRUNERS[kind] for kind in type(module).__mro__ if kind in self.CUSTOMIZED_PRUNERS)
-        return next(registered, None) or super().get_pruner_of_module(module)
+        return self.functions.of(module)
+
+    def own_functions(self) -> dict[str, OwnFunction]:
+        """The pruning functions of layers that are not looked into, by the name of the channels that they cut."""
+        return self.traced.own_functions()
 
     def boundary(self, module: nn.Module | str) -> str | None:
         """The routed expert that a module (or path) belongs to, ``None`` outside the experts.
@@ -266,7 +306,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         """
         if pruning_class.joint:
             raise BoundaryRefused(f"one expert's would take the others' along: {pruning_class.joint}")
-        member = root_member(self, pruning_class)
+        member = root_member(self.nodes, pruning_class)
         place = (member.parameter, member.dim)
         rows = member.positions if units is None else member.positions[list(units)]
         numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
@@ -288,7 +328,15 @@ class MoEDependencyGraph(tp.DependencyGraph):
         A matrix outside of torch's layers, such as fused experts, counts as a linear layer. No group cuts an ignored
         layer's outputs, nor the model's own: cutting those changes what the model answers.
         """
-        return all_groups(self, self.ignored_modules(ignored_layers), tuple(root_module_types))
+        roots = layer_roots(
+            self.nodes,
+            self.classes,
+            types=root_module_types,
+            ignored=lambda found: self.is_ignored(found, ignored_layers),
+        )
+        for place, positions in roots.items():
+            with contextlib.suppress(BoundaryRefused):  # it would take two routed experts along
+                yield self.group_at(place, self.live.original(place, positions))
 
     def ignored_modules(self, layers: Sequence[nn.Module]) -> set[nn.Module]:
         """``layers`` and those given to ``build_dependency``, with everything inside them."""
@@ -296,81 +344,29 @@ class MoEDependencyGraph(tp.DependencyGraph):
 
     def is_ignored(self, pruning_class: PruningClass, ignored_layers: Sequence[nn.Module]) -> bool:
         """Whether a class cuts the outputs of an ignored layer (or of a layer inside it) or an ignored parameter."""
-        return is_ignored(self, pruning_class, self.ignored_modules(ignored_layers))
+        return is_ignored(self.nodes, pruning_class, self.ignored_modules(ignored_layers), self.ignored_params)
 
     def check_pruning_group(self, group: PruningGroup) -> bool:
         """Whether something is left of every layer and parameter after the group is pruned."""
         return all(len(gone) < self.live.size(place) for place, gone in group.removed().items())
 
-    def record(self, found: Expansion) -> None:
-        """Add what a walk found to the graph's own account; an overflow is warned of."""
-        self.expansions += found.expansions
-        self.cycles += found.cycles
-        self.last_cycle = found.last_cycle or self.last_cycle
-        self.crossings += [c for c in found.crossings if c not in self.crossings]
-        if found.overflowed:
-            self.overflowed = True
-            warnings.warn(
-                f"Dependency expansion overflow: a group needs more than max_expansions={self.max_expansions} steps; "
-                "it was dropped",
-                stacklevel=4,
-            )
-
-    @torch.no_grad()
-    def cut(self, removed: Mapping[Place, np.ndarray]) -> None:
-        """Remove present positions from the model, all or nothing."""
-        self.keep({place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()})
-
-    def keep(self, keep: Mapping[Place, np.ndarray]) -> None:
-        """Keep only these present positions of each place, all or nothing."""
-        apply_keep(self.model, keep, self.nodes.own_functions())
-        self.live.cut(keep)
-
-    def cut_experts(self, cut: Cut) -> None:
-        """Carry out the cut of experts that each keep channels of their own, all or nothing."""
-        members = {(m.parameter, m.dim): m for m in cut.pruning_class.coupling.members}
-        sizes = {place: self.live.size(place) for name, dim in members for place in ((name, 0), (name, dim))}
-        apply_keep(self.model, make_plan([cut], sizes).keep, self.nodes.own_functions())
-        self.live.cut({p: np.setdiff1d(np.arange(sizes[p]), cut.as_first(m)) for p, m in members.items()})
-
     def carried_out(self, plan: Plan) -> None:
         """Note that ``plan`` was applied to the model: positions and history follow, cut by cut."""
-        follow_plan(self, plan)
-
-    def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
-        """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
-        self._pruning_history.append([name, is_output, list(indices)])
+        follow_plan(self.traced, plan)
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
-        """Prune again what a history (of ``pruning_history()``) lists, in its order."""
-        replay(self, pruning_history)
-        self._pruning_history = [list(entry) for entry in pruning_history]
+        """Prune again what a history (of ``pruning_history()``) lists, in its order.
 
-    def hold_heads(self, layers: Iterable[nn.Module]) -> None:
-        """Leave the heads of these projections whole in number: what can be cut is inside them, alike in each."""
-        trace = self.couplings.trace
-        self.held_heads = [self.nodes.end(layer).place for layer in layers]
-        links = hold_factors(trace, self.couplings.links, self.held_heads)
-        classes, frozen = solve(trace, links)
-        self.couplings = replace(self.couplings, links=links, classes=classes, frozen=frozen)
-        self._search, self._classes = GroupSearch(self), None
-
-
-def all_groups(graph: MoEDependencyGraph, ignored: set[nn.Module], types: tuple[Any, ...]) -> Iterator[PruningGroup]:
-    """One full group for each root, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
-    roots: dict[Place, list[np.ndarray]] = {}
-    for pruning_class in graph.classes:
-        if pruning_class.joint or not has_root(graph, pruning_class, types):
-            continue
-        if is_ignored(graph, pruning_class, ignored):
-            continue
-        member = root_member(graph, pruning_class)
-        roots.setdefault((member.parameter, member.dim), []).append(member.positions.ravel())
-    for place, parts in roots.items():
-        try:
-            yield graph.group_at(place, graph.live.original(place, np.sort(np.concatenate(parts))))
-        except BoundaryRefused:
-            continue  # it would take two routed experts along
+        Raises ``UsageError``, before anything is changed, for a layer or parameter that the model does not have.
+        """
+        ends = [end_of(self.nodes, name, is_output) for name, is_output, _ in pruning_history]
+        for end, (_, _, indices) in zip(ends, pruning_history, strict=True):
+            if indices and isinstance(indices[0], list):
+                self.traced.cut_experts(experts_cut(self.classes, end.place, indices))
+            else:
+                group = self.get_pruning_group(end.node.module, end.function, indices, place=end.place)
+                group.prune(record_history=False)
+        self._pruning_history[:] = [list(entry) for entry in pruning_history]
 
 
 def _positions(idxs: Iterable[Any] | int) -> np.ndarray:
@@ -379,11 +375,3 @@ def _positions(idxs: Iterable[Any] | int) -> np.ndarray:
         return np.array([int(i) for i in idxs], dtype=np.int64)  # type: ignore[union-attr]
     except TypeError:  # a number, or a tensor that holds one
         return np.array([int(idxs)], dtype=np.int64)  # type: ignore[arg-type]
-
-
-def _channels(functions: Any, getter: str, module: nn.Module) -> int | None:
-    """A layer's channel count by its registered functions; ``None`` if they do not give one."""
-    try:
-        return getattr(functions, getter)(module)
-    except Exception:  # the user's own code; the trace counts the channels itself
-        return None

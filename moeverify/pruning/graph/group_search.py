@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-from torch_pruning.dependency import Dependency
+from torch_pruning.dependency import Dependency, DependencyGraph
 
 from moeverify.coupling.relations import Freeze
 from moeverify.coupling.solving.links import link
 from moeverify.errors import BoundaryRefused, PruningRefused
-from moeverify.pruning.graph.groups import Item, Place, PruningGroup, repeated
+from moeverify.pruning.graph.account import Account
+from moeverify.pruning.graph.groups import Item, PruningGroup, repeated
 from moeverify.pruning.graph.injection import INJECTED, DependencyMap
+from moeverify.pruning.graph.live import Place
 from moeverify.pruning.graph.nodes import End
+from moeverify.pruning.graph.traced import TracedModel
 from moeverify.pruning.graph.walk import DimensionGraph, Edge, Expansion, Walk, dimension_graph
-
-if TYPE_CHECKING:
-    from moeverify.pruning.graph.graph import MoEDependencyGraph
 
 # What freezes the model's interface; an explicit request may cut it all the same.
 INTERFACE = ("dimension of the model's input", "dimension of the model's output")
@@ -35,11 +34,12 @@ class _Added:
 
 
 class GroupSearch:
-    """Builds the groups of one dependency graph."""
+    """Builds the groups of a traced model; ``graph`` is the one that Torch-Pruning's code finds in them."""
 
-    def __init__(self, graph: MoEDependencyGraph) -> None:
-        self._graph = graph
-        self._trace = graph.couplings.trace
+    def __init__(self, traced: TracedModel, graph: DependencyGraph, account: Account, guards: frozenset[str]) -> None:
+        self._traced, self._graph = traced, graph
+        self._account, self._guards = account, guards
+        self._trace = traced.couplings.trace
         self._added: tuple[int, list[_Added]] = (0, [])
         self._owners: dict[int, tuple[str, ...]] = {}
 
@@ -48,8 +48,8 @@ class GroupSearch:
 
     @cached_property
     def _strict(self) -> DimensionGraph:
-        merge = "transparent" in self._graph.guards
-        return dimension_graph(self._graph.couplings.links, self._trace.tensors, merge_transparent=merge)
+        merge = "transparent" in self._guards
+        return dimension_graph(self._traced.couplings.links, self._trace.tensors, merge_transparent=merge)
 
     @cached_property
     def _open(self) -> DimensionGraph:
@@ -57,16 +57,16 @@ class GroupSearch:
         relations = self._trace.relations
         freezes = [freeze for freeze in relations.freezes if freeze.reason not in INTERFACE]
         lifted = replace(self._trace, relations=replace(relations, freezes=freezes))
-        return dimension_graph(link(lifted), lifted.tensors, merge_transparent="transparent" in self._graph.guards)
+        return dimension_graph(link(lifted), lifted.tensors, merge_transparent="transparent" in self._guards)
 
     def added(self) -> list[_Added]:
         """The injected dependencies with the tensors they are about."""
-        count = self._graph.nodes.changes
+        count = self._traced.nodes.changes
         if self._added[0] != count:
             found = []
-            for dependency in self._graph.nodes.injected():
-                source = self._graph.nodes.end_of_node(dependency.source, dependency.trigger)
-                target = self._graph.nodes.end_of_node(dependency.target, dependency.handler)
+            for dependency in self._traced.nodes.injected():
+                source = self._traced.nodes.end_of_node(dependency.source, dependency.trigger)
+                target = self._traced.nodes.end_of_node(dependency.target, dependency.handler)
                 found.append(_Added(dependency, source.place, target.place))
             self._added = (count, found)
         return self._added[1]
@@ -84,7 +84,7 @@ class GroupSearch:
                 self._owner(self._strict, self._strict.node_of(first)),
                 self._owner(self._strict, self._strict.node_of(second)),
             )
-            if all(owners) and set(owners[0]).isdisjoint(owners[1]) and "boundary" in self._graph.guards:
+            if all(owners) and set(owners[0]).isdisjoint(owners[1]) and "boundary" in self._guards:
                 continue
             there, rows = DependencyMap(added.dependency, size[second]).map(np.arange(size[first]))
             pairs.append((first, rows, second, there))
@@ -103,7 +103,7 @@ class GroupSearch:
         """Routed experts that a dimension's parameters lie in; empty if one of them lies outside."""
         key = node
         if key not in self._owners:
-            boundaries = {self._graph.found_roles.boundary(name) for name, _ in graph.places.get(node, ())}
+            boundaries = {self._traced.roles.boundary(name) for name, _ in graph.places.get(node, ())}
             self._owners[key] = () if None in boundaries else tuple(sorted(b for b in boundaries if b))
         return self._owners[key]
 
@@ -123,8 +123,8 @@ class GroupSearch:
             owner=lambda node: self._owner(graph, node),
             injected=lambda node: extra.get(node, ()),
             describe=lambda node: self._describe(graph, node),
-            max_expansions=self._graph.max_expansions,
-            guards=self._graph.guards,
+            max_expansions=self._account.max_expansions,
+            guards=self._guards,
         )
 
     def group(
@@ -142,10 +142,10 @@ class GroupSearch:
             lifted = self._expand(self._open, end, positions, roots)
             if self._frozen(self._open, lifted) is None:
                 graph, found, frozen = self._open, lifted, None
-        self._graph.record(found)
+        self._account.add(found)
         if found.overflowed:
             raise PruningRefused(
-                f"the group of {end.place[0]} needs more than max_expansions={self._graph.max_expansions} steps; "
+                f"the group of {end.place[0]} needs more than max_expansions={self._account.max_expansions} steps; "
                 "raise it"
             )
         traced = [crossing for crossing in found.crossings if not crossing.injected]
@@ -169,8 +169,8 @@ class GroupSearch:
     def _assemble(
         self, graph: DimensionGraph, end: End, found: Expansion, positions: np.ndarray, units: bool
     ) -> PruningGroup:
-        live, nodes = self._graph.live, self._graph.nodes
-        group = PruningGroup(self._graph)
+        live, nodes = self._traced.live, self._traced.nodes
+        group = PruningGroup(self._traced, self._graph)
         group.expansions = found.expansions
         items: dict[tuple, tuple[End, np.ndarray, np.ndarray, list[Place]]] = {}
         # The root comes first, with the positions that were asked for in their order.

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch_pruning import _helpers
-from torch_pruning.dependency import Group
+from torch_pruning.dependency import DependencyGraph, Group
 
-if TYPE_CHECKING:
-    from moeverify.pruning.graph.graph import MoEDependencyGraph
-
-Place = tuple[str, int]
+from moeverify.pruning.graph.live import Place
+from moeverify.pruning.graph.traced import TracedModel
 
 
 class Item(_helpers.GroupItem):
@@ -44,17 +42,18 @@ class PruningGroup(Group):
     called with the group after it was pruned.
     """
 
-    _DG: MoEDependencyGraph
+    _DG: DependencyGraph
     _group: list[Any]
 
-    def __init__(self, graph: MoEDependencyGraph) -> None:
+    def __init__(self, traced: TracedModel, graph: DependencyGraph) -> None:
         super().__init__()
-        self._DG = graph
+        self._DG = graph  # where Torch-Pruning's own code looks for it
+        self._traced = traced
         self.expansions = 0
         self.rest: dict[Place, np.ndarray] = {}
         self.on_pruned: Callable[[PruningGroup], None] | None = None
         self._items: dict[int, Item] = {}  # by the identity of the dependency, which a replaced item keeps
-        self._version = graph.live.version
+        self._version = traced.live.version
 
     def add(self, item: Item) -> None:
         """Append an item."""
@@ -69,8 +68,8 @@ class PruningGroup(Group):
         """The item of a dependency; one that was put in from outside is looked up in the graph."""
         if id(dep) in self._items:
             return self._items[id(dep)]
-        end = self._DG.nodes.end_of_node(dep.target, dep.handler)
-        return Item(dep, list(idxs), list(idxs), self._DG.nodes.places(end), end.span)
+        end = self._traced.nodes.end_of_node(dep.target, dep.handler)
+        return Item(dep, list(idxs), list(idxs), self._traced.nodes.places(end), end.span)
 
     def removed(self) -> dict[Place, np.ndarray]:
         """Positions that go, for each parameter and buffer as it is now."""
@@ -86,7 +85,7 @@ class PruningGroup(Group):
 
     def _now(self, place: Place, positions: np.ndarray) -> np.ndarray:
         """Positions of this group as they are numbered in the model now; those that are gone are left out."""
-        live = self._DG.live
+        live = self._traced.live
         if live.version == self._version:
             return positions
         return live.present(place, live.original(place, positions, self._version))[0]
@@ -96,22 +95,22 @@ class PruningGroup(Group):
 
         Raises ``PruningRefused`` before anything is changed if the model no longer fits the graph.
         """
-        group = self
+        group: PruningGroup = self
         root = self._group[0].dep
         if idxs is not None:
             group = self._DG.get_pruning_group(root.target.module, root.handler, idxs)
         indices = group._root_indices()
         if indices:
-            self._DG.cut(group.removed())
+            self._traced.cut(group.removed())
         if indices and record_history:
-            self._DG.remember(*self._DG.nodes.entry(root.target, root.handler), indices)
+            self._traced.remember(*self._traced.nodes.entry(root.target, root.handler), indices)
         if self.on_pruned is not None:
             self.on_pruned(self)
 
     def _root_indices(self) -> list[int]:
         """Positions of the root that go, as they are numbered now."""
         dep, idxs = self._group[0]
-        end = self._DG.nodes.end_of_node(dep.target, dep.handler)
+        end = self._traced.nodes.end_of_node(dep.target, dep.handler)
         if end.span:
             return list(idxs)
         return self._now(end.place, np.asarray(idxs, dtype=np.int64)).tolist()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch_pruning.dependency import Node
 
+from moeverify.coupling.relations import Trace
 from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.coupling.tracing.opaque import INPUTS, OUTPUTS
 from moeverify.errors import UsageError
-from moeverify.pruning.graph.groups import Place
+from moeverify.pruning.graph.layer_functions import LayerFunctions
+from moeverify.pruning.graph.live import Place
 from moeverify.pruning.plan.apply import OwnFunction
 from moeverify.pruning.plan.sites import Site, layer_side, site_of
-
-if TYPE_CHECKING:
-    from moeverify.pruning.graph.graph import MoEDependencyGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +78,10 @@ class Nodes:
     ``changes`` counts the dependencies that were added to nodes or taken away.
     """
 
-    def __init__(self, graph: MoEDependencyGraph, model: nn.Module) -> None:
-        self._graph = graph
-        self._model = model
+    def __init__(self, model: nn.Module, functions: LayerFunctions, trace: Trace, axes: Mapping[int, int]) -> None:
+        """``axes`` gives for a parameter's identity the one dimension along which it may be cut."""
+        self._model, self._functions, self._trace = model, functions, trace
+        self._given_axes = axes
         self.names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         self.names.update({parameter: name for name, parameter in model.named_parameters()})
         self._modules = dict(model.named_modules(remove_duplicate=False))  # a layer may have several names
@@ -90,34 +90,25 @@ class Nodes:
         self._axes: dict[Place, Node] = {}
         self._ends: dict[Place, End] = {}
         self.module2node: dict[Any, Node] = {}
-        self._inside_opaque: set[nn.Module] = set()
+        inside_opaque: set[nn.Module] = set()
         for name, module in model.named_modules():
-            opaque = self.is_opaque(module)
+            opaque = functions.is_opaque(module)
             has_weights = next(module.parameters(recurse=False), None) is not None
-            if name and module not in self._inside_opaque and (opaque or has_weights):
+            if name and module not in inside_opaque and (opaque or has_weights):
                 self.module2node[module] = self._node(module, name)
             if opaque:
-                self._inside_opaque.update(module.modules())
+                inside_opaque.update(module.modules())
+        self._add_loose_parameters(inside_opaque)
 
-    def add_loose_parameters(self) -> None:
+    def _add_loose_parameters(self, inside_opaque: set[nn.Module]) -> None:
         """Make the node of every used parameter outside of torch's layers, as Torch-Pruning lists them."""
-        trace = self._graph.couplings.trace
-        unused = set(trace.untouched)
+        unused = set(self._trace.untouched)
         for name, parameter in self._parameters.items():
-            if self.canonical(name) != name or name in unused or self.owner(name) in self._inside_opaque:
+            if self.canonical(name) != name or name in unused or self.owner(name) in inside_opaque:
                 continue
             in_layer = any(site_of(self._model, name, axis).is_layer for axis in range(parameter.dim()))
             if parameter.dim() and not in_layer:
                 self._end_of_parameter(name, self._default_axis(parameter))
-
-    def is_opaque(self, module: nn.Module) -> bool:
-        """Whether a layer is cut by a pruning function of its own and not looked into."""
-        registered = self._graph.CUSTOMIZED_PRUNERS
-        return (
-            (isinstance(module, nn.MultiheadAttention) and not self._graph.heads_whole)
-            or module in registered
-            or any(isinstance(kind, type) and isinstance(module, kind) for kind in registered)
-        )
 
     def name_of(self, target: Any) -> str:
         """The path of a layer or parameter. Raises ``ValueError`` for one of another model."""
@@ -134,7 +125,7 @@ class Nodes:
 
     def canonical(self, name: str) -> str:
         """The first name of a tied parameter."""
-        return self._graph.couplings.trace.aliases.get(name, name)
+        return self._trace.aliases.get(name, name)
 
     def end(self, target: Any, function: Callable | None = None) -> End:
         """The end that a Torch-Pruning function (outputs if ``None``) of a layer or parameter is about.
@@ -150,7 +141,7 @@ class Nodes:
                 raise UsageError(f"the model has neither a module nor a parameter {target!r}")
             target = found
         name = self.name_of(target)
-        output = function is None or self._graph.is_out_channel_pruning_fn(function)
+        output = function is None or self._functions.is_output(function)
         if isinstance(target, nn.Parameter):
             return self._end_of_parameter(name, self._default_axis(target))
         return self.end_of_name(name, output)
@@ -163,7 +154,7 @@ class Nodes:
         if name in self._parameters:
             return self._end_of_parameter(name, self._default_axis(self._parameters[name]))
         layer = self._modules[name]
-        if self.is_opaque(layer):
+        if self._functions.is_opaque(layer):
             return self.end_of_place((name + (OUTPUTS if output else INPUTS), 0))
         tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
         for leaf, tensor in tensors:
@@ -181,9 +172,8 @@ class Nodes:
             name, axis = place
             layer = name.removesuffix(INPUTS).removesuffix(OUTPUTS)
             if layer != name:
-                functions = self._graph.get_pruner_of_module(self._modules[layer])
                 output = name.endswith(OUTPUTS)
-                function = functions.prune_out_channels if output else functions.prune_in_channels
+                function = self._functions.side(self._modules[layer], output=output)
                 end = End(self.module2node[self._modules[layer]], function, place, output)
             else:
                 end = self._end_of_site(site_of(self._model, name, axis), place)
@@ -200,7 +190,7 @@ class Nodes:
     def places(self, end: End) -> list[Place]:
         """Every tensor's axis that the same call cuts: a layer's weight, bias and statistics."""
         layer = end.node.module
-        if isinstance(layer, nn.Parameter) or self.is_opaque(layer):
+        if isinstance(layer, nn.Parameter) or self._functions.is_opaque(layer):
             return [end.place]
         tensors = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
         name = self.name_of(layer)
@@ -231,7 +221,7 @@ class Nodes:
     @cached_property
     def _aliases(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for other, first in self._graph.couplings.trace.aliases.items():
+        for other, first in self._trace.aliases.items():
             found.setdefault(first, []).append(other)
         return found
 
@@ -242,8 +232,7 @@ class Nodes:
                 raise UsageError(f"{place[0]} is a buffer; it is cut along with the parameters it belongs to")
             return self._end_of_parameter(*canonical)
         layer = self._modules[site.target]
-        functions = self._graph.get_pruner_of_module(layer)
-        function = functions.prune_out_channels if site.output else functions.prune_in_channels
+        function = self._functions.side(layer, output=site.output)
         node = self.module2node.get(layer)
         if node is None:
             node = self.module2node[layer] = self._node(layer, site.target)
@@ -257,13 +246,12 @@ class Nodes:
             node = self._axes[place] = self._node(parameter, place[0])
             node.pruning_dim = axis
             self.module2node.setdefault(parameter, node)
-        return End(node, self._graph.get_pruner_of_module(parameter).prune_out_channels, place, True)
+        return End(node, self._functions.of(parameter).prune_out_channels, place, True)
 
     def _default_axis(self, parameter: nn.Parameter) -> int:
         """The dimension that the user named, else Torch-Pruning's choice: the last of more than one position."""
-        for given, dim in self._graph.unwrapped_parameters:
-            if given is parameter:
-                return dim % parameter.dim()
+        if id(parameter) in self._given_axes:
+            return self._given_axes[id(parameter)] % parameter.dim()
         return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
 
     def entry(self, node: Node, function: Callable) -> tuple[str, bool]:
@@ -271,11 +259,11 @@ class Nodes:
         name = self.name_of(node.module)
         if isinstance(node.module, nn.Parameter):
             return f"{name}@{node.pruning_dim}", True
-        return name, self._graph.is_out_channel_pruning_fn(function)
+        return name, self._functions.is_output(function)
 
     def is_loose_buffer(self, name: str) -> bool:
         """A buffer that no layer's pruning function covers."""
-        if name not in self._graph.couplings.trace.buffers:
+        if name not in self._trace.buffers:
             return False
         return not site_of(self._model, name, 0).is_layer
 
@@ -294,13 +282,13 @@ class Nodes:
         nodes = {id(node): node for node in (*self.module2node.values(), *self._axes.values())}
         return [dependency for node in nodes.values() for dependency in node.dependencies]
 
-    def own_functions(self) -> dict[str, OwnFunction]:
-        """Opaque layers' pruning functions by the name of the channels that they cut."""
+    def own_functions(self, size: Callable[[Place], int]) -> dict[str, OwnFunction]:
+        """Opaque layers' pruning functions by the name of the channels that they cut; ``size`` counts those left."""
         found: dict[str, OwnFunction] = {}
         for layer, node in self.module2node.items():
-            if isinstance(layer, nn.Module) and self.is_opaque(layer):
-                functions = self._graph.get_pruner_of_module(layer)
-                for side, function in ((OUTPUTS, functions.prune_out_channels), (INPUTS, functions.prune_in_channels)):
+            if isinstance(layer, nn.Module) and self._functions.is_opaque(layer):
+                for side in (OUTPUTS, INPUTS):
                     name = self.names[layer] + side
-                    found[name] = OwnFunction(node.module, function, self._graph.live.size((name, 0)))
+                    function = self._functions.side(layer, output=side == OUTPUTS)
+                    found[name] = OwnFunction(node.module, function, size((name, 0)))
         return found

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
+from moeverify.pruning.graph.live import Place
+from moeverify.pruning.graph.nodes import Nodes
 
-if TYPE_CHECKING:
-    from moeverify.pruning.graph.graph import MoEDependencyGraph
 
-
-def root_member(graph: MoEDependencyGraph, pruning_class: PruningClass) -> Member:
+def root_member(nodes: Nodes, pruning_class: PruningClass) -> Member:
     """The member that a group starts from: an output of a linear or convolutional layer, else the first that fits."""
-    ends = list(graph.nodes.ends(pruning_class.coupling))
+    ends = list(nodes.ends(pruning_class.coupling))
     for wanted in ((nn.Linear, nn.modules.conv._ConvNd), (nn.Module,), (nn.Parameter,)):
         for member, end in ends:
             if end.output and isinstance(end.node.module, wanted):
@@ -24,13 +24,13 @@ def root_member(graph: MoEDependencyGraph, pruning_class: PruningClass) -> Membe
     return ends[0][0]
 
 
-def has_root(graph: MoEDependencyGraph, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
+def has_root(nodes: Nodes, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
     """Whether a class cuts the outputs of a layer of one of these types.
 
     A loose matrix, such as fused experts, counts as a linear layer, and so does an embedding, which is one of one-hot
     vectors: a table of n-grams is the only layer that gives its channels.
     """
-    for _, end in graph.nodes.ends(pruning_class.coupling):
+    for _, end in nodes.ends(pruning_class.coupling):
         target = end.node.module
         if isinstance(target, tuple(types)) and end.output:
             return True
@@ -41,16 +41,31 @@ def has_root(graph: MoEDependencyGraph, pruning_class: PruningClass, types: Sequ
     return False
 
 
-def is_ignored(graph: MoEDependencyGraph, pruning_class: PruningClass, layers: set[nn.Module]) -> bool:
-    """Whether a class cuts the outputs of one of ``layers``, or an ignored parameter."""
-    parameters = {graph.name_of(p) for p in graph.ignored_params}
-    for member, end in graph.nodes.ends(pruning_class.coupling):
-        if member.parameter in parameters:
+def is_ignored(
+    nodes: Nodes, pruning_class: PruningClass, layers: set[nn.Module], parameters: Collection[nn.Parameter]
+) -> bool:
+    """Whether a class cuts the outputs of one of ``layers``, or one of ``parameters``."""
+    names = {nodes.name_of(p) for p in parameters}
+    for member, end in nodes.ends(pruning_class.coupling):
+        if member.parameter in names:
             return True
         cuts_outputs = end.output or not isinstance(end.node.module, nn.Module)
-        if layers and cuts_outputs and graph.nodes.owner(member.parameter) in layers:
+        if layers and cuts_outputs and nodes.owner(member.parameter) in layers:
             return True
     return False
+
+
+def layer_roots(
+    nodes: Nodes, classes: Iterable[PruningClass], *, types: Sequence[Any], ignored: Callable[[PruningClass], bool]
+) -> dict[Place, np.ndarray]:
+    """Where groups start, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
+    roots: dict[Place, list[np.ndarray]] = {}
+    for pruning_class in classes:
+        if pruning_class.joint or not has_root(nodes, pruning_class, types) or ignored(pruning_class):
+            continue
+        member = root_member(nodes, pruning_class)
+        roots.setdefault((member.parameter, member.dim), []).append(member.positions.ravel())
+    return {place: np.sort(np.concatenate(parts)) for place, parts in roots.items()}
 
 
 def signature(pruning_class: PruningClass) -> tuple:
@@ -58,10 +73,10 @@ def signature(pruning_class: PruningClass) -> tuple:
     return tuple((m.parameter, m.dim, m.positions.shape[1]) for m in pruning_class.coupling.members)
 
 
-def structure(graph: MoEDependencyGraph, pruning_class: PruningClass) -> tuple:
+def structure(nodes: Nodes, pruning_class: PruningClass) -> tuple:
     """The same for classes that are alike in different layers: kinds of layers, sides, positions a unit."""
     parts = [
         (type(end.node.module).__name__, end.output, member.dim, member.positions.shape[1])
-        for member, end in graph.nodes.ends(pruning_class.coupling)
+        for member, end in nodes.ends(pruning_class.coupling)
     ]
     return pruning_class.role, tuple(sorted(parts))

@@ -16,7 +16,7 @@ from moeverify.pruning.configuration.entries import find_entries
 from moeverify.pruning.configuration.update import set_constants
 from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.constants.derived import DerivedNumbers
-from moeverify.pruning.graph.groups import Place
+from moeverify.pruning.graph.live import Place
 from moeverify.pruning.plan.folds import apply_folds
 
 _RUNS_ONLY_HERE = "the model runs in memory and cannot be saved and loaded again"

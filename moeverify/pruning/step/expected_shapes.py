@@ -57,7 +57,7 @@ def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ())
         return None
     # What imagined data left out is no reason to freeze all dimensions of its size.
     traced = replace(traced, untouched=())
-    return Expectations(traced, hold_factors(traced, link(traced), held))
+    return Expectations(*hold_factors(traced, link(traced), held))
 
 
 def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> int | None:

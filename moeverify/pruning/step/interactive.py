@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeverify.pruning.graph.groups import Place, PruningGroup
+from moeverify.pruning.graph.graph import MoEDependencyGraph
+from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.history import remember_experts
+from moeverify.pruning.graph.live import Place
 from moeverify.pruning.graph.roots import root_member
 from moeverify.pruning.plan.plan import Cut, Plan
-
-if TYPE_CHECKING:
-    from moeverify.pruning.graph.graph import MoEDependencyGraph
 
 
 class Listed:
@@ -54,7 +52,7 @@ def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:
 
 def _prepare(graph: MoEDependencyGraph, cut: Cut) -> tuple[Place, np.ndarray]:
     """Root of a cut, and the original positions that go there."""
-    member = root_member(graph, cut.pruning_class)
+    member = root_member(graph.nodes, cut.pruning_class)
     place = (member.parameter, member.dim)
     return place, graph.live.original(place, cut.as_first(member))
 
@@ -66,7 +64,7 @@ class ExpertGroup(PruningGroup):
     """
 
     def __init__(self, graph: MoEDependencyGraph, cut: Cut) -> None:
-        super().__init__(graph)
+        super().__init__(graph.traced, graph)
         gone = np.setdiff1d(np.arange(cut.before), cut.kept[0])
         shown = graph.group_of(cut.pruning_class, gone.tolist())
         for item in shown.items:
@@ -80,7 +78,7 @@ class ExpertGroup(PruningGroup):
             super().prune(idxs, record_history)
             return
         if record_history:
-            remember_experts(self._DG, self._cut)
-        self._DG.cut_experts(self._cut)
+            remember_experts(self._traced, self._cut)
+        self._traced.cut_experts(self._cut)
         if self.on_pruned is not None:
             self.on_pruned(self)

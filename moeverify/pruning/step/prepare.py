@@ -63,7 +63,7 @@ def prepare(
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
     probe = probe_of(graph)
     if probe is None:
-        rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph, c))
+        rehearsal = Rehearsal(graph, example, num_heads or {}, lambda c: structure(graph.nodes, c))
         plan = _rehearsed(selection, rehearsal, candidates, counts, adjustments, round_to)
         if decision is not None and decision.cuts:
             plan = with_experts(plan, decision.layout, decision.cuts)
@@ -233,7 +233,7 @@ def _say(
     except PruningRefused:
         if fails(counts) is None:  # what stands in the way concerns what was asked for by name
             raise
-    kept, reasons = largest_that_works(counts, fails, lambda c: structure(graph, c), named)
+    kept, reasons = largest_that_works(counts, fails, lambda c: structure(graph.nodes, c), named)
     left = tuple(Adjustment(c, counts[c], c.coupling.size, reason) for c, reason in reasons.items())
     for adjustment in left:
         if adjustment.pruning_class in named:

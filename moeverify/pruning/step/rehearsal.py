@@ -173,7 +173,7 @@ class Rehearsal:
         model = self._copy()
         own = {
             name: function._replace(layer=model.get_submodule(self.graph.name_of(function.layer)))
-            for name, function in self.graph.nodes.own_functions().items()
+            for name, function in self.graph.own_functions().items()
         }
         apply_plan(model, plan, own)
         return model
@@ -188,7 +188,7 @@ class Rehearsal:
         model = copy.deepcopy(self.graph.model).eval()
         own = {
             name: function._replace(layer=model.get_submodule(self.graph.name_of(function.layer)))
-            for name, function in self.graph.nodes.own_functions().items()
+            for name, function in self.graph.own_functions().items()
         }
         apply_plan(model, plan, own)
         set_attributes(model, plan.attributes)

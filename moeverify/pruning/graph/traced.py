@@ -1,0 +1,57 @@
+"""A model with what its trace found, and with what was cut of it since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from moeverify.coupling.couplings import CouplingMap
+from moeverify.models.roles import FoundRoles
+from moeverify.pruning.graph.live import LiveIndex, Place
+from moeverify.pruning.graph.nodes import Nodes
+from moeverify.pruning.plan.apply import OwnFunction, apply_keep
+from moeverify.pruning.plan.plan import Cut, make_plan
+
+
+class TracedModel:
+    """Everything that groups are made of and act on; Torch-Pruning's graph is a door to it.
+
+    ``couplings`` and ``nodes`` stay as they were found. ``live`` and ``history``, which holds Torch-Pruning's entries,
+    follow what is cut.
+    """
+
+    def __init__(
+        self, model: nn.Module, roles: FoundRoles, couplings: CouplingMap, nodes: Nodes, history: list[list[Any]]
+    ) -> None:
+        self.model, self.roles, self.couplings, self.nodes, self.history = model, roles, couplings, nodes, history
+        shapes = couplings.trace.shapes
+        self.live = LiveIndex({(n, axis): size for n, shape in shapes.items() for axis, size in enumerate(shape)})
+
+    def own_functions(self) -> dict[str, OwnFunction]:
+        """The pruning functions of opaque layers, as many channels as they have now."""
+        return self.nodes.own_functions(self.live.size)
+
+    @torch.no_grad()
+    def cut(self, removed: Mapping[Place, np.ndarray]) -> None:
+        """Remove present positions from the model, all or nothing."""
+        self.keep({place: np.setdiff1d(np.arange(self.live.size(place)), gone) for place, gone in removed.items()})
+
+    def keep(self, keep: Mapping[Place, np.ndarray]) -> None:
+        """Keep only these present positions of each place, all or nothing."""
+        apply_keep(self.model, keep, self.own_functions())
+        self.live.cut(keep)
+
+    def cut_experts(self, cut: Cut) -> None:
+        """Carry out the cut of experts that each keep channels of their own, all or nothing."""
+        members = {(m.parameter, m.dim): m for m in cut.pruning_class.coupling.members}
+        sizes = {place: self.live.size(place) for name, dim in members for place in ((name, 0), (name, dim))}
+        apply_keep(self.model, make_plan([cut], sizes).keep, self.own_functions())
+        self.live.cut({p: np.setdiff1d(np.arange(sizes[p]), cut.as_first(m)) for p, m in members.items()})
+
+    def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
+        """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
+        self.history.append([name, is_output, list(indices)])
