@@ -25,6 +25,23 @@ def two_layers():
     return TwoLayers(), torch.randn(5, 8)
 
 
+class OneInput(TwoLayers):
+    """Takes its example alone, so that no other inputs can be drawn."""
+
+    def forward(self, x):
+        if not torch.equal(x.float(), _example()):
+            raise ValueError("not the example")
+        return super().forward(x)
+
+
+def _example():
+    return torch.randn(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+
+
+def one_input():
+    return OneInput(), _example()
+
+
 def raises():
     raise ZeroDivisionError("by design")
 

@@ -8,7 +8,9 @@ from kept_process import kept_process
 
 import synthetic_models
 from moeverify.checks import CHECKS
+from moeverify.checks import reload as reload_module
 from moeverify.checks.context import Context
+from moeverify.models.device import release_cached_memory
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
 from synthetic_models import Spec
@@ -87,3 +89,23 @@ def test_a_key_that_is_not_saved_is_named(monkeypatch):
     monkeypatch.setattr(context.pruned, "save_pretrained", lambda folder: save(folder, state_dict=state))
     finding = CHECKS["reload"](context)
     assert (finding.status, finding.message) == (Status.FAIL, "missing keys on reload: model.norm.weight")
+
+
+def test_cached_memory_of_a_gpu_is_free_before_the_fresh_process_loads(monkeypatch):
+    """The fresh process loads the model on the same device: what this one caches there would be missing."""
+    order = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("freed"))
+    monkeypatch.setattr(
+        reload_module, "load_afresh", lambda words: order.append("loaded") or (1, "stopped by the test")
+    )
+    model = synthetic_models.build(SPEC)
+    found = reload_module.reloaded(model, synthetic_models.example_inputs(SPEC), "float32")
+    assert order == ["freed", "loaded"]
+    assert found.status is Status.FAIL
+    assert "stopped by the test" in found.message
+
+
+def test_without_a_gpu_there_is_nothing_to_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("starts CUDA"))
+    release_cached_memory()

@@ -118,6 +118,17 @@ def test_roles_are_told_as_on_the_command_line(consumer, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_summary_prints_what_passes_leave_open(consumer):
+    words = ["--moeverify-subject", "moe", "--moeverify-sources", "stand_ins:one_input", "--moeverify-checks", "shapes"]
+    done = consumer(*words, "--moeverify-profile", "none", "-k", "moeverify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = (
+        "moeverify note: stand_ins:one_input shapes: runs, output [5, 4] as before; all checks use the example inputs"
+    )
+    assert said in done.stdout
+
+
+@pytest.mark.slow
 def test_fixtures_and_marker(consumer):
     done = consumer(tests=["test_acme.py"])
     assert done.returncode == 0, done.stdout + done.stderr
