@@ -81,10 +81,11 @@ def masked_equivalence(context: Context) -> Finding:
     In float64, float32 casts inside the model lifted, relative error of every floating-point output below 1e-9. All
     models start from one state, with equal random numbers, and the original runs first. Eight inputs are drawn at most,
     one of them longer than any window and chunk that a longer input can be afforded for, one of them shorter. Then
-    tokens are sent by force to experts that are still unseen, in all models alike. Inputs with a near-tie in the choice
-    of experts are drawn again. What was removed is recovered from the values alone. In other precisions than float64
-    the stored values are compared after conversion to float64, so rounding plays no part. Where the subject says that
-    a weight took over a constant derived from a size, the stored weight must be that product, rounded once.
+    tokens are sent by force to experts that are still unseen, in all models alike. Inputs with a near-tie in the
+    reference's choice of experts are drawn again, and must not be most of them. What was removed is recovered from the
+    values alone. In other precisions than float64 the stored values are compared after conversion to float64, so
+    rounding plays no part. Where the subject says that a weight took over a constant derived from a size, the stored
+    weight must be that product, rounded once.
 
     Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A
     gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
@@ -212,7 +213,8 @@ class _Comparison:
             self.seen.error = max(self.seen.error, found.error)
             self.seen.effect = max(self.seen.effect, found.effect)
             return None
-        if not found.wrong and min(mine.margin, other.margin) < NEAR_TIE:
+        # The reference's scores are the base's. A tie in the pruned model alone is its own doing.
+        if not found.wrong and other.margin < NEAR_TIE:
             self.seen.near_ties += 1
             return None
         if reason := self._excuse(theirs, draws, counted, counts.counts, other):
@@ -306,6 +308,12 @@ class _Comparison:
         if not seen.used:
             return inconclusive(
                 "every input drawn has a near-tie in the choice of experts, so nothing was shown; try another --seed",
+                **evidence,
+            )
+        if seen.near_ties > len(seen.used):
+            return inconclusive(
+                f"{seen.near_ties} of {seen.near_ties + len(seen.used)} inputs drawn differ where the original's own "
+                "choice of experts is a near-tie; try another --seed",
                 **evidence,
             )
         if not self.context.kept:

@@ -42,6 +42,8 @@ def masked_equivalence(evidence: Evidence) -> Finding:
     facts = {**vars(proof), "tolerance": tolerance}
     if not proof.inputs:
         return inconclusive("every input drawn has a near-tie in the choice of experts", **facts)
+    if proof.near_ties > proof.inputs:
+        return inconclusive(f"most inputs ({proof.near_ties}) differ where the base's choice is a near-tie", **facts)
     if proof.unseen:
         return inconclusive(f"the router of {proof.unseen[0]} could not be told which experts are gone", **facts)
     if proof.error >= tolerance:

@@ -1,0 +1,210 @@
+"""What a ratio asks of every class and dimension, and which claims of a plan to keep more are true."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from moeverify.checks.context import Context
+from moeverify.checks.evidence.counting import kernel_multiple, units_left
+from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.sayable import Dim, Said, Sayable
+from moeverify.coupling.classify import PruningClass, classify
+from moeverify.coupling.solving.solve import Member
+from moeverify.models.skeleton import has_config
+
+# Torch-Pruning's round_to and whole heads leave a few units of play.
+ROUNDING = 4
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Units that a class may keep, from ``low`` to ``high``, and how many the ratio gives (``wanted``)."""
+
+    low: int
+    high: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """Why a class keeps ``kept`` units, which was not asked; ``false`` says why the claim is no excuse.
+
+    ``seen``: the judge found the reason itself.
+    """
+
+    kept: int
+    seen: bool
+    false: str = ""
+
+
+class Request:
+    """What was asked of each class that the subject shows, by the judge's own arithmetic."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.rounding = max(ROUNDING, kernel_multiple(context.original), context.round_to or 1)
+        self.before = {n: p.shape for n, p in context.original.named_parameters()}
+        # Sizes of the pruned model by the original's names, and its own names.
+        self.now = {context.source_names.get(n, n): n for n, _ in context.pruned.named_parameters()}
+        shapes = {n: p.shape for n, p in context.pruned.named_parameters()}
+        self.after = {source: shapes[name] for source, name in self.now.items()}
+
+    def ratio(self, pruning_class: PruningClass) -> float:
+        """The share asked for; a class that the judge's own trace has goes by the role that it has there."""
+        return self.context.ratio_of(self._role(pruning_class))
+
+    def asked(self, pruning_class: PruningClass) -> Asked:
+        """Units that a class may keep without an excuse."""
+        ratio = self.ratio(pruning_class)
+        wanted = units_left(pruning_class.coupling.size, ratio)
+        if ratio == 0 or pruning_class.role == "heads":  # heads go whole, and a role that is left alone keeps all
+            return Asked(max(wanted, 1), max(wanted, 1), wanted)
+        return Asked(max(wanted - self.rounding + 1, 1), wanted, wanted)
+
+    @cached_property
+    def excuses(self) -> Mapping[int, Excuse]:
+        """For the number of each class that keeps what was not asked, and that the plan claims a reason for."""
+        plan, classes = self.context.outcome.plan, self.context.outcome.classes
+        claimed = {_key(a.pruning_class): a.kept for a in (plan.adjustments if plan is not None else ())}
+        found = {}
+        for number, pruning_class in enumerate(classes):
+            kept, asked = claimed.get(_key(pruning_class)), self.asked(pruning_class)
+            if kept is not None and not asked.low <= kept <= asked.high:
+                found[number] = self._excuse(pruning_class, kept, asked)
+        return found
+
+    @cached_property
+    def dims(self) -> Mapping[Dim, tuple[float, float]]:
+        """Sizes that each dimension of the classes may have now, by original name; a true excuse counts."""
+        lost: dict[Dim, list[tuple[float, float, int]]] = defaultdict(list)
+        for number, pruning_class in enumerate(self.context.outcome.classes):
+            asked, size = self.asked(pruning_class), pruning_class.coupling.size
+            if (excuse := self.excuses.get(number)) is not None and not excuse.false:
+                asked = replace(asked, low=excuse.kept, high=excuse.kept)
+            if size < 2:
+                asked = Asked(size, size, size)
+            for member in pruning_class.coupling.members:
+                if not member.buffer and member.parameter in self.after:
+                    each = member.positions.shape[1] * self.experts_left(pruning_class, member)
+                    gone = ((size - asked.high) * each, (size - asked.low) * each)
+                    lost[member.parameter, member.dim].append((*gone, member.positions.size))
+        found = {}
+        for (name, dim), parts in lost.items():
+            if sum(covered for *_, covered in parts) > self.before[name][dim]:
+                continue  # groups that overlap say nothing of a dimension
+            size = self.before[name][dim] * self._share_left(name, dim)
+            found[name, dim] = (size - sum(most for _, most, _ in parts), size - sum(least for least, _, _ in parts))
+        return found
+
+    def experts_left(self, pruning_class: PruningClass, member: Member) -> float:
+        """The share of the experts that stayed, of a dimension that holds all experts' channels one after the other."""
+        layer = self.context.roles.layer_of(pruning_class.where)
+        if layer is None or (member.parameter, member.dim) not in pruning_class.in_turn:
+            return 1.0
+        return experts_now(self.context.pruned, layer) / len(layer.experts)
+
+    def counts_experts(self, name: str, dim: int) -> bool:
+        """Whether a dimension became smaller as the number of experts of its layer did."""
+        sizes = self.before[name][dim], self.after[name][dim]
+        return any(
+            name.startswith(f"{layer.name}.") and sizes == (len(layer.experts), experts_now(self.context.pruned, layer))
+            for layer in self.context.roles.layers
+        )
+
+    def _share_left(self, name: str, dim: int) -> float:
+        for pruning_class in self.context.outcome.classes:
+            for member in pruning_class.coupling.members:
+                if (member.parameter, member.dim) == (name, dim):
+                    return self.experts_left(pruning_class, member)
+        return 1.0
+
+    def _role(self, pruning_class: PruningClass) -> str:
+        if not self.context.ratios:
+            return pruning_class.role
+        roles = {self._roles[place] for place in _places(pruning_class) if place in self._roles}
+        return roles.pop() if len(roles) == 1 else pruning_class.role
+
+    @cached_property
+    def _judged(self) -> tuple[PruningClass, ...]:
+        couplings = self.context.couplings
+        if couplings is None:
+            return ()
+        return classify(self.context.original, couplings.classes, self.context.roles, couplings)
+
+    @cached_property
+    def _roles(self) -> Mapping[Dim, str]:
+        """Roles by dimension, of dimensions that the classes of the judge's own trace give one role."""
+        found: dict[Dim, set[str]] = defaultdict(set)
+        for pruning_class in self._judged:
+            for place in _places(pruning_class):
+                found[place].add(pruning_class.role)
+        return {place: min(roles) for place, roles in found.items() if len(roles) == 1}
+
+    def _excuse(self, pruning_class: PruningClass, kept: int, asked: Asked) -> Excuse:
+        """Hold a claim against what the judge can see."""
+        size = pruning_class.coupling.size
+        if any(kept == min(size, -(-max(asked.wanted, 1) // m) * m) for m in self._multiples()):
+            return Excuse(kept, seen=True)  # no fewer are a multiple
+        if self._across_experts(pruning_class):
+            return Excuse(kept, seen=True)
+        if self._sayable is None:
+            return Excuse(kept, seen=False)
+        if (said := self._entry(pruning_class, kept, asked)) is None:
+            return Excuse(kept, seen=True)
+        if said.runs is None:
+            return Excuse(kept, seen=False)
+        claim = f"{pruning_class.name} keeps {kept} of {size}, wanted {asked.wanted}"
+        return Excuse(
+            kept,
+            True,
+            f"{claim}: the plan claims that nothing else can be said, but {said.entry} = {said.value} says it",
+        )
+
+    def _multiples(self) -> set[int]:
+        kernel, asked = kernel_multiple(self.context.original), self.context.round_to or 1
+        return {ROUNDING, kernel, asked, math.lcm(kernel, asked)}
+
+    def _across_experts(self, pruning_class: PruningClass) -> bool:
+        """Whether a class takes channels of two experts along, or experts in common parameters cannot choose apart."""
+        boundaries = {self.context.roles.boundary(name) for name in pruning_class.coupling.parameters} - {None}
+        if len(boundaries) > 1 and pruning_class.role != "hidden":
+            return True
+        places = _places(pruning_class)
+        return any(c.joint and places & _places(c) for c in self._judged)
+
+    @cached_property
+    def _sayable(self) -> Sayable | None:
+        pruned = self.context.pruned
+        return Sayable(pruned, self.context.example_inputs) if has_config(pruned) else None
+
+    def _entry(self, pruning_class: PruningClass, kept: int, asked: Asked) -> Said | None:
+        assert self._sayable is not None
+        dims = {
+            (self.now[m.parameter], m.dim): self.after[m.parameter][m.dim]
+            for m in pruning_class.coupling.members
+            if m.parameter in self.now and m.positions.size == self.before[m.parameter][m.dim]
+        }
+        if not dims:
+            return None
+        counts = range(asked.high, asked.low - 1, -1)
+        whole = pruning_class.role == "heads" or any(m.positions.shape[1] > 1 for m in pruning_class.coupling.members)
+        return self._sayable.counts(dims, kept, counts, self._allowed, whole_units=whole)
+
+    @cached_property
+    def _allowed(self) -> Mapping[Dim, tuple[float, float]]:
+        """Sizes that the ratios ask for, by the pruned model's names; no excuse counts."""
+        plain = Request(self.context)
+        plain.__dict__["excuses"] = {}
+        return {(self.now[name], dim): sizes for (name, dim), sizes in plain.dims.items()}
+
+
+def _places(pruning_class: PruningClass) -> set[Dim]:
+    return {(m.parameter, m.dim) for m in pruning_class.coupling.members}
+
+
+def _key(pruning_class: PruningClass) -> tuple[str, int, frozenset[str]]:
+    return pruning_class.name, pruning_class.coupling.size, pruning_class.coupling.parameters
