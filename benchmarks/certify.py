@@ -3,6 +3,9 @@
 ``python -m benchmarks.certify [GIB]`` writes a random Qwen3-MoE of about that size in bfloat16 and half of its experts
 to a temporary folder, layer by layer, and certifies them with one thread: values are compared, no model is run.
 ``sha256sum`` of both folders is timed beside it. The pair is removed at the end.
+
+``python -m benchmarks.certify prove [GIB]`` runs both models, ``--oracle full``, in a process that may have a fraction
+of their size in memory of its own: the limit is set by ``RLIMIT_DATA`` before anything is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from transformers import Qwen3MoeConfig
 
 from moeverify.certification.certify import examine
 
-LIMIT_GIB_PER_S, LIMIT_MEMORY_GIB = 0.5, 1.5
+LIMIT_GIB_PER_S, LIMIT_MEMORY_GIB, LIMIT_PROOF_GIB = 0.5, 1.5, 1.5
 _HIDDEN, _WIDTH, _EXPERTS, _KEPT = 2048, 768, 64, 32
 
 
@@ -151,9 +154,40 @@ def main() -> None:
     sys.exit(int(missed or found.headline != "pure selection"))
 
 
+def prove(gib: float) -> None:
+    """Print what the numeric proof of a pair found under a limit of memory; exit 1 if it is no pass."""
+    with tempfile.TemporaryDirectory(prefix="moeverify-benchmark-") as place:
+        subprocess.run([sys.executable, "-m", "benchmarks.certify", "make", place, str(gib)], check=True)
+        files = [*Path(place).glob("*/*.safetensors")]
+        size = sum(file.stat().st_size for file in files) / 2**30
+        limit = LIMIT_PROOF_GIB
+        print(f"pair: {size:.2f} GiB, in float64 {4 * size:.2f} GiB; limit of memory {limit} GiB", flush=True)
+        command = [sys.executable, "-m", "benchmarks.certify", "limited", place, str(limit)]
+        sys.exit(subprocess.run(command).returncode)
+
+
+def limited(folder: Path, gib: float) -> None:
+    """Certify with ``--oracle full`` in at most ``gib`` of memory that is no file's."""
+    limit = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    with Peak() as memory:
+        begin = time.process_time()
+        found = examine(folder / "base", folder / "pruned", oracle="full")
+        seconds = time.process_time() - begin
+    print(f"resident at the peak, mapped files included: {memory.peak / 2**30:.2f} GiB; {seconds:.0f} s of one core")
+    for verdict in found.verdicts:
+        print(f"  {verdict.check}: {verdict.status.value}, {verdict.seconds:.1f} s: {verdict.message[:100]}")
+    proof = next(v for v in found.verdicts if v.check == "masked-equivalence")
+    sys.exit(int(proof.status.value != "pass"))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["make"]:
         make_pair(Path(sys.argv[2]), float(sys.argv[3]))
+    elif sys.argv[1:2] == ["prove"]:
+        prove(float(sys.argv[2]) if len(sys.argv) > 2 else 8.0)
+    elif sys.argv[1:2] == ["limited"]:
+        limited(Path(sys.argv[2]), float(sys.argv[3]))
     else:
         main()

@@ -22,7 +22,7 @@ def certify_command(
         Path | None, typer.Option(help="Write what stayed into this file, as a plan for `moeverify apply-plan`.")
     ] = None,
     oracle: Annotated[
-        str, typer.Option(help="Run both models: full, sample (only if they are small), none.")
+        str, typer.Option(help="Run both models: full, sample (of large ones some layers), none.")
     ] = "sample",
     report: Annotated[Path | None, typer.Option(help="Folder of the report; none is written without it.")] = None,
     json: Annotated[str | None, typer.Option(help="Also write the JSON document there; - is standard output.")] = None,

@@ -53,7 +53,7 @@ def certify(
     Args:
         base: Folder or hub name of the unpruned checkpoint.
         pruned: Folder or hub name of the pruned one, made by any tool.
-        oracle: ``sample`` runs both models if they are small, ``full`` runs them whatever their size, ``none`` never.
+        oracle: ``full`` runs both models whatever their size, ``sample`` a few layers of large ones, ``none`` nothing.
         device: Where models are run.
         seed: Seed of the tokens that models are run on.
         strict: Whether an inconclusive verdict keeps the result from being ``ok``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from pathlib import Path
 
 import torch
@@ -40,7 +41,8 @@ class Reader:
     def _bytes(self, file: Path) -> torch.Tensor:
         if file not in self._maps:
             with file.open("rb") as stream:
-                # A private mapping is writable for PyTorch's sake; nothing reaches the file.
-                mapping = mmap.mmap(stream.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            self._maps[file] = (mapping, torch.frombuffer(mapping, dtype=torch.uint8))
+                mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the bytes are not writable
+                self._maps[file] = (mapping, torch.frombuffer(mapping, dtype=torch.uint8))
         return self._maps[file][1]

@@ -61,10 +61,10 @@ def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> str | 
 def _words(dim: int, found: np.ndarray, expected: np.ndarray) -> str:
     wrong = np.flatnonzero((found != expected) & (found >= 0))
     half, rest = divmod(len(found), 2)
-    if not rest and len(wrong) == len(found):
+    if not rest and half > 1 and len(wrong) == len(found):
         swapped = np.concatenate([expected[half:], expected[:half]])
         if np.array_equal(found, swapped):
-            return f"the two halves of dimension {dim} are exchanged (gate and up)"
+            return f"the two halves of dimension {dim} are exchanged, as gate and up would be"
     here = spans(wrong[:6].tolist()) + (", ..." if len(wrong) > 6 else "")
     theirs = ", ".join(map(str, found[wrong[:6]].tolist()))
     rest_of_class = ", ".join(map(str, expected[wrong[:6]].tolist()))

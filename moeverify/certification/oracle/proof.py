@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from moeverify.certification.evidence import Evidence
-from moeverify.certification.oracle.reference import leave_out_layers, mask
-from moeverify.certification.oracle.running import load_model, vocabulary
-from moeverify.checks.evidence.routing import Change, Routing, towards
+from moeverify.certification.evidence import Evidence, NotVisible
+from moeverify.certification.oracle.running import vocabulary
+from moeverify.certification.oracle.sides import make_sides
+from moeverify.certification.oracle.streamed import STREAMED_VALUES
+from moeverify.checks.evidence.routing import Change, Routing, towards, towards_each
+from moeverify.models.device import input_device
 from moeverify.models.exercise import count_reached, run
 from moeverify.models.numerics import float64_throughout
-from moeverify.models.roles import find_roles
 
 TOLERANCE = 1e-9
 # A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
 NEAR_TIE = 1e-10
-DRAWN, ENOUGH, FORCED = 8, 2, 64
+DRAWN, ENOUGH, IN_TURN, FORCED = 8, 2, 8, 64
 _SHAPE = (2, 32)
 
 
@@ -30,6 +31,7 @@ class Proof:
     """Relative error, effect of the mask, inputs compared, near-ties left out, experts that no token reached.
 
     ``unseen`` are MoE layers whose router could not be told which experts are gone: the reference is none then.
+    ``sample`` names the layers that ran where not all of them did.
     """
 
     error: float = 0.0
@@ -38,33 +40,30 @@ class Proof:
     near_ties: int = 0
     unreached: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    sample: str = ""
 
 
-def prove(evidence: Evidence, tolerance: float = TOLERANCE) -> Proof:
+def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = STREAMED_VALUES) -> Proof:
     """Compare outputs on drawn tokens, then on tokens sent by force to experts that none of them reached.
 
-    An input that differs by more than ``tolerance`` where the reference's choice is a near-tie is left out.
+    An input that differs by more than ``tolerance`` where the reference's choice is a near-tie is left out. Weights of
+    large models with ``at_least`` values are read from disk when they are used.
     """
-    device = evidence.options.device
-    full = load_model(evidence.base_folder, device)
-    pruned = load_model(evidence.pruned_folder, device)
-    masked = copy.deepcopy(full)
-    keep, roles = evidence.keep, evidence.structure.roles
-    proof = Proof()
+    sides = make_sides(evidence, at_least=at_least)
+    proof = Proof(sample="" if sides.sample is None or sides.sample.whole else str(sides.sample))
     with float64_throughout(), torch.no_grad(), ExitStack() as stack:
-        changes = mask(masked, keep, pruned)
-        reached = stack.enter_context(count_reached(masked, roles))
-        reference = Routing(masked, roles, {})
-        leave_out_layers(masked, keep)
-        theirs = Routing(pruned, find_roles(pruned), {})
-        wanted = _experts(evidence)
-        for number, force in _attempts(wanted, reached, proof):
-            reference.change = _with_force(changes, force)
-            theirs.change = {} if force is None else {force.pruned_layer: towards(force.after)}
-            tokens = _tokens(full, evidence.options.seed + number).to(device)
-            _compare(proof, tolerance, full, (masked, reference), (pruned, theirs), {"input_ids": tokens})
-        proof.unseen = sorted(set(changes) - reference.seen - reference.chosen)
-        proof.unreached = [name for name, target in wanted.items() if not reached[name]]
+        stack.enter_context(sides.stream)
+        reached = stack.enter_context(count_reached(sides.masked, sides.roles))
+        reference = Routing(sides.masked, sides.roles, {})
+        theirs = Routing(sides.pruned, sides.pruned_roles, {})
+        wanted = {name: target for name, target in _experts(evidence).items() if sides.runs(target.pruned_layer)}
+        for number, forced in _attempts(wanted, reached, proof):
+            reference.change = _with_force(sides.changes, {t.layer: c for t, c in forced.before})
+            theirs.change = {t.pruned_layer: c for t, c in forced.after}
+            tokens = _tokens(sides.full, evidence.options.seed + number).to(input_device(sides.full))
+            _compare(proof, tolerance, sides.full, (sides.masked, reference), (sides.pruned, theirs), tokens)
+        proof.unseen = sorted(set(sides.changes) - reference.seen - reference.chosen)
+        proof.unreached = [name for name in wanted if not reached[name]]
     return proof
 
 
@@ -78,6 +77,14 @@ class _Target:
     after: int
 
 
+@dataclass(frozen=True)
+class _Forced:
+    """Changes of router logits that send tokens to experts: in the base's numbers, and in the pruned folder's."""
+
+    before: tuple[tuple[_Target, Change], ...] = ()
+    after: tuple[tuple[_Target, Change], ...] = ()
+
+
 def _experts(evidence: Evidence) -> dict[str, _Target]:
     targets = {}
     for number, experts in evidence.keep.experts.items():
@@ -89,27 +96,44 @@ def _experts(evidence: Evidence) -> dict[str, _Target]:
     return targets
 
 
-def _attempts(
-    wanted: Mapping[str, _Target], reached: Mapping[str, int], proof: Proof
-) -> Iterator[tuple[int, _Target | None]]:
+def _attempts(wanted: Mapping[str, _Target], reached: Mapping[str, int], proof: Proof) -> Iterator[tuple[int, _Forced]]:
+    """Drawn tokens; then tokens that are sent to all unreached experts of each layer in turn; then to one expert."""
     for number in range(DRAWN):
-        yield number, None
+        yield number, _Forced()
         if proof.inputs >= ENOUGH and all(reached[name] for name in wanted):
             return
     number = DRAWN
+    for _ in range(IN_TURN):
+        layers: dict[str, list[_Target]] = defaultdict(list)
+        for name, target in wanted.items():
+            if not reached[name]:
+                layers[target.layer].append(target)
+        if not layers:
+            return
+        yield (
+            number,
+            _Forced(
+                tuple((targets[0], towards_each([t.before for t in targets])) for targets in layers.values()),
+                tuple((targets[0], towards_each([t.after for t in targets])) for targets in layers.values()),
+            ),
+        )
+        number += 1
     for name, target in wanted.items():
-        if not reached[name] and number < DRAWN + FORCED:
-            yield number, target
+        if not reached[name] and number < DRAWN + IN_TURN + FORCED:
+            yield number, _Forced(((target, towards(target.before)),), ((target, towards(target.after)),))
             number += 1
 
 
-def _with_force(changes: Mapping[str, Change], force: _Target | None) -> dict[str, Change]:
+def _with_force(changes: Mapping[str, Change], forced: Mapping[str, Change]) -> dict[str, Change]:
     result = dict(changes)
-    if force is not None:
-        before = result.get(force.layer)
-        chosen = towards(force.before)
-        result[force.layer] = lambda logits: chosen(logits if before is None else before(logits))
+    for layer, force in forced.items():
+        before = result.get(layer)
+        result[layer] = force if before is None else _after(before, force)
     return result
+
+
+def _after(first: Change, second: Change) -> Change:
+    return lambda logits: second(first(logits))
 
 
 def _tokens(model: nn.Module, seed: int) -> torch.Tensor:
@@ -122,8 +146,12 @@ def _compare(
     full: nn.Module,
     reference: tuple[nn.Module, Routing],
     pruned: tuple[nn.Module, Routing],
-    inputs: Mapping[str, torch.Tensor],
+    tokens: torch.Tensor,
 ) -> None:
+    inputs = {"input_ids": tokens}
+    before = run(full, inputs) if not proof.effect or not proof.inputs else None
+    if before is not None and not bool(before.isfinite().all()):
+        raise NotVisible("the base's own output is not finite, so that nothing can be compared")
     outputs = []
     for model, routing in (reference, pruned):
         routing.margin = float("inf")
@@ -140,7 +168,7 @@ def _compare(
     if error >= tolerance and reference[1].margin < NEAR_TIE:
         proof.near_ties += 1
         return
-    before = run(full, inputs)
     proof.inputs += 1
     proof.error = max(proof.error, error)
-    proof.effect = max(proof.effect, float((before - expected).abs().max() / before.abs().max()))
+    if before is not None:
+        proof.effect = max(proof.effect, float((before - expected).abs().max() / before.abs().max()))

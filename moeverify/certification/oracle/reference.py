@@ -5,6 +5,7 @@ Channels are held at zero, norms see the kept ones only, removed experts are nev
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,12 @@ def _rows(keep: KeepMap, name: str, dim: int, number: int, positions: np.ndarray
     return np.stack(rows)
 
 
-def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module) -> dict[str, Change]:
-    """Mask ``model`` in place; what must happen to the logits of routers is returned by MoE layer."""
-    mask_removed(model, kept_positions(keep), pruned)
+def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module, *, elsewhere: Collection[str] = ()) -> dict[str, Change]:
+    """Mask ``model`` in place; what must happen to the logits of routers is returned by MoE layer.
+
+    ``elsewhere`` are weights that are not in the model; who reads them masks them.
+    """
+    mask_removed(model, kept_positions(keep), pruned, elsewhere=elsewhere)
     changes: dict[str, Change] = {}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for number, layer in enumerate(keep.structure.roles.layers):
@@ -127,7 +131,7 @@ def _never(gone: list[int]) -> Change:
     return change
 
 
-class _LeftOut(nn.Module):
+class LeftOut(nn.Module):
     """Stands in the place of a removed layer: hands its input on, with the layer's own attributes."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -153,4 +157,4 @@ def leave_out_layers(model: nn.Module, keep: KeepMap) -> None:
         if path in containers or not isinstance(modules, nn.ModuleList):
             continue
         for gone in sorted(set(range(len(modules))) - set(numbers.tolist())):
-            modules[gone] = _LeftOut(modules[gone])
+            modules[gone] = LeftOut(modules[gone])

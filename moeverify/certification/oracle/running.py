@@ -13,20 +13,26 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.models.numerics import in_float64
 from moeverify.models.sources import quiet_transformers
 
-# Weights on disk up to which models are run without being asked to (they take eight bytes a value).
-SAMPLE_BYTES = 512 << 20
+# Weights on disk up to which a model is loaded as a whole (it takes eight bytes a value then).
+WHOLE_BYTES = 512 << 20
 
 
-def check_size(evidence: Evidence) -> None:
-    """Raise ``NotVisible`` if the models are not to be run: too large for ``sample``, or ``none`` was asked for."""
+def check_asked(evidence: Evidence) -> None:
+    """Raise ``NotVisible`` if the models are not to be run."""
     if evidence.options.oracle == "none":
         raise NotVisible("not run: --oracle none")
-    size = max(evidence.base_inventory.nbytes, evidence.inventory.nbytes)
-    if evidence.options.oracle == "sample" and size > SAMPLE_BYTES:
-        raise NotVisible(
-            f"not run: {size / 2**30:.1f} GiB are more than --oracle sample takes; --oracle full runs both models in "
-            "float64"
-        )
+
+
+def fits(evidence: Evidence) -> bool:
+    """Whether both models are loaded as a whole; larger ones are streamed from their folders."""
+    return max(evidence.base_inventory.nbytes, evidence.inventory.nbytes) <= WHOLE_BYTES
+
+
+def one_device(name: str) -> torch.device:
+    """The device that an option names; ``auto`` is the first GPU, if there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_model(folder: Path, device: str = "cpu") -> nn.Module:
@@ -44,7 +50,7 @@ def load_model(folder: Path, device: str = "cpu") -> nn.Module:
             model: nn.Module = kind.from_pretrained(str(folder), dtype=torch.float64, attn_implementation="eager")
     except Exception as error:
         raise NotVisible(f"it does not load: {one_line(error)}") from error
-    return in_float64(model.to(device).eval())
+    return in_float64(model.to(one_device(device)).eval())
 
 
 def one_line(error: Exception) -> str:

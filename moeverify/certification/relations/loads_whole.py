@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from moeverify.base.scratch import scratch_folder
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.oracle.running import SAMPLE_BYTES
+from moeverify.certification.oracle.running import WHOLE_BYTES
 from moeverify.certification.relations.registry import more, relation
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, failed, passed
@@ -54,7 +54,7 @@ def loads_whole(evidence: Evidence) -> Finding:
 
 def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] | None, str]:
     """What transformers reports of loading a folder; ``None`` and the error if it fails."""
-    if nbytes > SAMPLE_BYTES:
+    if nbytes > WHOLE_BYTES:
         return _without_values(folder)
     with scratch_folder("load") as place:
         os.symlink(folder.resolve(), Path(place, "model"))

@@ -11,7 +11,7 @@ from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import PURE, Compared, Relation
 from moeverify.certification.matching.mixtures import find_mixtures
 from moeverify.certification.oracle.proof import TOLERANCE, Proof, prove
-from moeverify.certification.oracle.running import check_size
+from moeverify.certification.oracle.running import check_asked
 
 # Rescaled weights are rounded once to the 24 bits of float32.
 RESCALED_TOLERANCE = 1e-5
@@ -30,7 +30,7 @@ def classes_of(evidence: Evidence) -> Classes:
 @lru_cache(maxsize=4)
 def proof_of(evidence: Evidence) -> Proof:
     """The numeric proof. Raises ``NotVisible`` if the models are not to be run."""
-    check_size(evidence)
+    check_asked(evidence)
     rescaled = any(item.relation is Relation.SCALED for item in evidence.compared)
     return prove(evidence, RESCALED_TOLERANCE if rescaled else TOLERANCE)
 
@@ -44,7 +44,11 @@ def rescaling_is_right(evidence: Evidence) -> bool | None:
         proof = proof_of(evidence)
     except Exception:
         return None
-    return proof.error < RESCALED_TOLERANCE if proof.inputs and not proof.unseen else None
+    if not proof.inputs or proof.unseen:
+        return None
+    if proof.sample and proof.error < RESCALED_TOLERANCE:
+        return None  # layers that did not run may be wrong
+    return proof.error < RESCALED_TOLERANCE
 
 
 def line(item: Compared) -> str:

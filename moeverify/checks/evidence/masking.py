@@ -10,7 +10,7 @@ are no modules with a vector over channels are left to ``statistics``. A removed
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -212,10 +212,19 @@ class _OfSize(nn.Module):
         return KeptChannels(self.whole, kept, hidden.shape[-1])(hidden, *args, **kwargs)
 
 
-def mask_removed(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> Statistics:
-    """Hold every removed channel of ``model`` at zero, in place; returns as ``hold_channels`` does."""
+def mask_removed(
+    model: nn.Module,
+    kept: Mapping[tuple[str, int], Kept],
+    pruned: nn.Module | None = None,
+    *,
+    elsewhere: Collection[str] = (),
+) -> Statistics:
+    """Hold every removed channel of ``model`` at zero, in place; returns as ``hold_channels`` does.
+
+    ``elsewhere`` are tensors whose values are not in the model; who reads them masks them.
+    """
     tensors = tensors_of(model)
     for (name, dim), found in kept.items():
-        if name in tensors and tensors[name].is_floating_point():
+        if name in tensors and name not in elsewhere and tensors[name].is_floating_point():
             zero_removed(tensors[name], dim, _by_original_expert(found, kept.get((name, 0)), len(tensors[name])))
     return hold_channels(model, kept, pruned)

@@ -8,7 +8,7 @@ inside the MoE layer is made from take their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -185,16 +185,29 @@ def towards(expert: int) -> Change:
     return lambda logits: _forced(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
 
 
-def evenly() -> Change:
-    """Makes experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
+def towards_each(experts: Sequence[int]) -> Change:
+    """Makes each of some experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
     begin = 0
 
     def change(logits: torch.Tensor) -> torch.Tensor:
         nonlocal begin
         count = logits.shape[:-1].numel()
-        turn = torch.arange(begin, begin + count, device=logits.device) % logits.shape[-1]
+        turn = torch.arange(begin, begin + count, device=logits.device) % len(experts)
         begin += count
-        return _forced(logits, turn.view(logits.shape[:-1]))
+        chosen = torch.as_tensor(experts, device=logits.device)[turn]
+        return _forced(logits, chosen.view(logits.shape[:-1]))
+
+    return change
+
+
+def evenly() -> Change:
+    """Makes all experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
+    turn: Change | None = None
+
+    def change(logits: torch.Tensor) -> torch.Tensor:
+        nonlocal turn
+        turn = turn or towards_each(range(logits.shape[-1]))
+        return turn(logits)
 
     return change
 
