@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,20 @@ from moeverify.pruning.choice.channel_groups import group_channels, mean_of_grou
 from moeverify.pruning.choice.ranking import Candidate
 from moeverify.pruning.choice.request import EACH, Request
 from moeverify.pruning.choice.rounding import kept_units
-from moeverify.pruning.choice.scores import score_units
+from moeverify.pruning.choice.scores import score_classes
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import has_root, is_ignored, signature, structure
 from moeverify.pruning.plan.plan import Adjustment, Reason
+
+
+@dataclass(frozen=True, eq=False)
+class _Unscored:
+    """A class that may be pruned: as the model has it, and with its channel groups joined."""
+
+    single: PruningClass
+    grouped: PruningClass
+    ratio: float
+    ranked_with: Hashable
 
 
 class Selection:
@@ -52,7 +62,7 @@ class Selection:
         Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
         overflows.
         """
-        found: list[Candidate] = []
+        found: list[_Unscored] = []
         stopped: list[Adjustment] = []
         reached: set[nn.Module] = set()
         for pruning_class in self.graph.classes:
@@ -69,14 +79,14 @@ class Selection:
                 continue
             grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
             if grouped.coupling.size > 1:
-                found.append(self._candidate(pruning_class, grouped, outputs, ratio))
+                key = self._ranked_with(grouped, outputs)
+                found.append(_Unscored(pruning_class, grouped, ratio, key))
         self._refuse_frozen(reached, step)
         self._refuse_missing_roles(step)
-        return found, [*stopped, *self._frozen_roles(step)]
+        return self._scored(found), [*stopped, *self._frozen_roles(step)]
 
-    def _candidate(
-        self, single: PruningClass, pruning_class: PruningClass, outputs: list[nn.Module], ratio: float
-    ) -> Candidate:
+    def _ranked_with(self, pruning_class: PruningClass, outputs: list[nn.Module]) -> Hashable:
+        """The key of a class's ranking scope. Raises ``PruningRefused`` for experts that cannot be ranked together."""
         layer = self.graph.found_roles.layer_of(pruning_class.where)
         shape = structure(self.graph.nodes, pruning_class)
         key = self.request.ranked_with(pruning_class, outputs, shape, layer)
@@ -86,9 +96,18 @@ class Selection:
                 "channels each of them keeps, and one tensor holds them all, with as many for each; rank them each by "
                 f"itself (expert_ranking={EACH!r})"
             )
-        initial = self._initial.setdefault(signature(pruning_class), pruning_class.coupling.size)
-        scores = mean_of_groups(score_units(self.graph, single, self.importance), pruning_class)
-        return Candidate(pruning_class, scores, initial, ratio, key)
+        return key
+
+    def _scored(self, found: list[_Unscored]) -> list[Candidate]:
+        """The classes with their scores, computed together."""
+        candidates = []
+        scores = score_classes(self.graph, [one.single for one in found], self.importance)
+        for one, given in zip(found, scores, strict=True):
+            initial = self._initial.setdefault(signature(one.grouped), one.grouped.coupling.size)
+            candidates.append(
+                Candidate(one.grouped, mean_of_groups(given, one.grouped), initial, one.ratio, one.ranked_with)
+            )
+        return candidates
 
     def _may_cut(self, pruning_class: PruningClass) -> bool:
         return (

@@ -93,8 +93,9 @@ class RoutingImportance:
             if squares is None:
                 continue
             if (member.parameter, member.dim) in pruning_class.in_turn:
-                mine = [pruning_class.of_expert(member, expert) for expert in range(pruning_class.experts)]
-                total = total + torch.stack([squares[torch.tensor(positions)].sum(-1) for positions in mine])
+                units = len(member.positions)
+                mine = torch.tensor(member.positions).view(units, pruning_class.experts, -1).transpose(0, 1)
+                total = total + squares[mine].sum(-1)
             else:
                 total = total + squares[..., torch.tensor(member.positions)].sum(-1)
         return total.sqrt() if isinstance(total, torch.Tensor) else None

@@ -12,7 +12,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.pruning.choice import scores
+from moeverify.pruning.choice import batches, parts, scores
 
 TOKENS = torch.randn(24, 5, generator=torch.Generator().manual_seed(1))
 IDS = torch.arange(64).view(2, 32)
@@ -226,21 +226,27 @@ def test_model_of_another_shape_than_traced_is_refused_whole():
 def test_scoring_copies_no_weight():
     stack = torch.randn(3, 4, 5)
     for dim in (1, 2):
-        layer = scores._as_linear(stack, stack, dim)
+        layer = parts.as_linear(stack, stack, dim)
         assert layer.weight.data_ptr() == stack.data_ptr()
         assert layer.weight.grad.data_ptr() == stack.data_ptr()
         assert (layer.out_features, layer.in_features) == (stack.shape[dim], stack.numel() // stack.shape[dim])
 
 
-def test_a_class_over_two_devices_is_scored_device_by_device(monkeypatch):
+class Unknown(tp.importance.GroupMagnitudeImportance):
+    def __call__(self, group):
+        return super().__call__(group)
+
+
+@pytest.mark.parametrize(("kind", "module"), [(tp.importance.GroupMagnitudeImportance, batches), (Unknown, scores)])
+def test_a_class_over_two_devices_is_scored_device_by_device(monkeypatch, kind, module):
     model, inputs = fused()
     graph = mv.MoEDependencyGraph().build_dependency(model, inputs)
     hidden = next(c for c in graph.classes if c.role == "hidden")
-    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer=None)
+    importance = kind(p=2, group_reduction="mean", normalizer=None)
     together = scores.score_units(graph, hidden, importance)
     turns = {}
     monkeypatch.setattr(
-        scores, "_device_of", lambda part: torch.device("cuda", turns.setdefault(id(part), len(turns)) % 2)
+        module, "_device_of", lambda part: torch.device("cuda", turns.setdefault(id(part), len(turns)) % 2)
     )
     apart = scores.score_units(graph, hidden, importance)
     assert len(turns) > 2
