@@ -7,7 +7,10 @@ SOURCES = (
     "synthetic, synthetic:NAME, synthetic:SPEC.json, zoo:TYPE, zoo:all, small, a checkpoint folder, org/name, "
     "module:factory"
 )
-SUBJECTS = "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, or module:attribute"
+SUBJECTS = (
+    "moe, moe-experts, torch-pruning, the folder of a Torch-Pruning fork, fault:NAME, module:attribute, or "
+    "'cmd:COMMAND {base} {out} {ratio} {seed}' for a program that prunes folders"
+)
 EXPERT_CRITERIA = (
     "reap, frequency, weighted-frequency, ean, man, msan, easy-ep (these need data), aimer, magnitude, random, "
     "module:function"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, ten
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
+from moeverify.checks.registry import Finding
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.errors import MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
@@ -29,10 +30,14 @@ from moeverify.subjects import Pruned, Subject
 
 @dataclass(frozen=True)
 class Saved:
-    """Where the subject's process saved its own model, or in ``problem`` why it could not."""
+    """Where the subject's process saved its own model, or in ``problem`` why it could not.
+
+    ``by_subject``: the subject wrote the folder itself, and the model was loaded from there.
+    """
 
     folder: Path
     problem: str = ""
+    by_subject: bool = False
 
 
 # Stands for the length of the example inputs as they are.
@@ -65,6 +70,7 @@ class Context:
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
     ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
     example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
+    ``certify`` judges a folder against a base.
     """
 
     source: str
@@ -83,6 +89,7 @@ class Context:
     round_to: int | None = None
     live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     saved: Saved | None = None
+    certify: Callable[[nn.Module, Path], Finding] | None = None
 
     def ratio_of(self, role: str) -> float:
         """The share of its units that a class of this role was to lose."""

@@ -11,6 +11,7 @@ from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.locate import bits
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
+from moeverify.subjects import Pruned
 from moeverify.verdict import Status
 
 
@@ -45,7 +46,8 @@ def _pruned_again(context: Context) -> Finding:
     state = torch.random.get_rng_state()
     torch.manual_seed(context.seed + 987_654_321)
     try:
-        context.subject(again, context.example_inputs, pruning_ratio=context.pruning_ratio, seed=context.seed)
+        answer = context.subject(again, context.example_inputs, pruning_ratio=context.pruning_ratio, seed=context.seed)
+        again = answer.result(again) if isinstance(answer, Pruned) else again
     except Exception as error:
         return failed(f"the second time the subject crashed: {type(error).__name__}: {error}")
     finally:

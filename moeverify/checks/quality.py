@@ -14,6 +14,7 @@ from moeverify.errors import EvaluationError, MoEVerifyError
 from moeverify.evaluation import Difference, Evaluation, EvaluationSettings, compare, evaluate
 from moeverify.evaluation.at_random import prune_at_random
 from moeverify.evaluation.tokenizer import load_tokenizer
+from moeverify.subjects import Pruned
 from moeverify.verdict import Status
 
 # Against removal at random a deficit counts from so many standard errors of the paired difference.
@@ -95,7 +96,8 @@ def _curve(context: Context, tokenizer: Any, asked: EvaluationSettings, after: E
 def _pruned(context: Context, ratio: float) -> nn.Module | None:
     model = copy.deepcopy(context.original)
     try:
-        context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]  # the caller asks for it
+        answer = context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]  # the caller asks for it
+        model = answer.result(model) if isinstance(answer, Pruned) else model
     except MoEVerifyError as error:
         context.facts.setdefault("quality_refused", []).append({"ratio": ratio, "reason": str(error)})
         return None

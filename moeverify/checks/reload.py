@@ -20,6 +20,7 @@ from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.outputs import scale_of
 from moeverify.models.skeleton import has_config
+from moeverify.verdict import Status
 
 # Kernels of a GPU may add in another order each time; so many units in the last place of the largest logit are allowed.
 GPU_ROUNDINGS = 64
@@ -32,7 +33,8 @@ def reload(context: Context) -> Finding:
     unexpected or mismatched key. What was loaded is copied out of the mapped file first, since some kernels add in
     another order where memory is not aligned. Random numbers that a model draws are the same in both processes.
 
-    Says nothing of other transformers releases.
+    A folder that the subject wrote itself is first held against the base by the relations of ``certify``: headers,
+    names, configuration, values. Says nothing of other transformers releases.
     """
     model = context.pruned
     base = context.original
@@ -47,7 +49,17 @@ def reload(context: Context) -> Finding:
         }
     if context.behaviour.unsteady:
         return inconclusive("two forwards of the original differ, so two processes say nothing; see deterministic")
-    return reloaded(model, inputs, context.dtype, saved=context.saved)
+    certified = None
+    if context.saved is not None and context.saved.by_subject and context.certify is not None:
+        certified = context.certify(base, context.saved.folder)
+        if certified.status is Status.FAIL:
+            return certified
+    finding = reloaded(model, inputs, context.dtype, saved=context.saved)
+    if certified is None or finding.status is not Status.PASS:
+        return finding
+    if certified.status is not Status.PASS:
+        return certified
+    return passed(f"{certified.message}; {finding.message}", **certified.evidence)
 
 
 def reloaded(

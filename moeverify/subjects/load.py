@@ -8,6 +8,7 @@ from pathlib import Path
 from moeverify.base import forms
 from moeverify.base.imports import find_attribute
 from moeverify.errors import UsageError
+from moeverify.subjects.folders import PREFIX, command
 from moeverify.subjects.moe import prune_moe, prune_moe_experts
 from moeverify.subjects.protocol import Subject, adapt
 from moeverify.subjects.torch_pruning import fork_package, prune_stock, use_fork
@@ -17,10 +18,13 @@ FORMS = forms.SUBJECTS
 
 
 def subject_kind(name: str) -> str:
-    """The kind of a subject's name: ``built-in``, ``fault``, ``fork`` or ``function``; nothing is imported.
+    """The kind of a subject's name: ``built-in``, ``fault``, ``command``, ``fork`` or ``function``.
 
-    Raises ``UsageError`` for a name that is none, or a fault that does not exist.
+    Nothing is imported. Raises ``UsageError`` for a name that is none, or a fault that does not exist.
     """
+    if name.startswith(PREFIX):
+        command(name.removeprefix(PREFIX))
+        return "command"
     if name in BUILT_IN:
         return "built-in"
     if name.startswith("fault:"):
@@ -46,6 +50,8 @@ def load_subject(name: str) -> Subject:
     kind = subject_kind(name)
     if kind == "built-in":
         return adapt(BUILT_IN[name])
+    if kind == "command":
+        return adapt(command(name.removeprefix(PREFIX)))
     if kind == "fault":
         from moeverify.subjects.faults import find_fault
 
@@ -54,5 +60,8 @@ def load_subject(name: str) -> Subject:
         return adapt(use_fork(Path(name).expanduser()))
     subject = find_attribute(name)
     if not callable(subject):
-        raise UsageError(f"{name} is not a function prune(model, example_inputs, *, pruning_ratio, seed)")
+        raise UsageError(
+            f"{name} is not a function prune(model, example_inputs, *, pruning_ratio, seed) or "
+            "prune(base_folder, out_folder, *, pruning_ratio, seed)"
+        )
     return adapt(subject)

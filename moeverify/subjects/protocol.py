@@ -8,7 +8,8 @@ in place. It has no groups, and is judged by every check that needs only the res
 * the function returns a ``Pruned`` that tells its groups;
 * the function returns a model: that one is judged, and not the one that it was given.
 
-Whatever else it returns is ignored.
+A function ``prune(base_folder, out_folder, *, pruning_ratio, seed)`` prunes checkpoints; see ``folders``.
+Whatever else a function returns is ignored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.pruning.plan.plan import Plan
+from moeverify.subjects.folders import Written, on_models, takes_folders
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,8 @@ class Pruned:
     """What a subject tells of its work: the groups it had, the plan it carried out, expansions counted.
 
     ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them. ``model`` is the
-    pruned model where it is another object than the subject was given.
+    pruned model where it is another object than the subject was given. ``written`` is the folder of one that takes
+    folders.
     """
 
     classes: tuple[PruningClass, ...] = ()
@@ -39,9 +42,25 @@ class Pruned:
     unknown_operations: tuple[str, ...] = ()
     of_trace: bool = False
     model: nn.Module | None = None
+    written: Written | None = None
+
+    def result(self, given: nn.Module) -> nn.Module:
+        """The pruned model: the one that the subject was given, unless it made another."""
+        return given if self.model is None else self.model
 
 
 Subject = Callable[..., Any]
+
+
+def _on_folders(function: Callable[..., Any]) -> Subject:
+    on_model = on_models(function)
+
+    @functools.wraps(function)
+    def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int, **options: Any) -> Pruned:
+        pruned, written = on_model(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, **options)
+        return Pruned(model=pruned, written=written)
+
+    return prune
 
 
 def adapt(function: Callable[..., Any]) -> Subject:
@@ -51,6 +70,9 @@ def adapt(function: Callable[..., Any]) -> Subject:
     """
     from moeverify.subjects.expansions import counted
     from moeverify.subjects.groups import classes_of
+
+    if takes_folders(function):
+        return _on_folders(function)
 
     @functools.wraps(function)
     def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int, **options: Any) -> Pruned:

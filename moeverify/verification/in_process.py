@@ -8,6 +8,7 @@ from typing import Any
 
 from moeverify.base.foreign import by_user, foreign_code
 from moeverify.checks import CHECKS
+from moeverify.checks.context import Saved
 from moeverify.errors import SourceError, SubjectError
 from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.sources import LoadedModel
@@ -74,8 +75,9 @@ def prune_here(
         return
     outcome = outcome if isinstance(outcome, Pruned) else Pruned()
     # A model that the subject returned is judged, and not the one that it was given.
-    pruned = base.loaded.model if outcome.model is None else outcome.model
-    judge(case, base, pruned.eval(), outcome, subject, checks, seconds, on_event, trusted=trusted)
+    pruned = outcome.result(base.loaded.model)
+    saved = None if outcome.written is None else Saved(outcome.written.folder, by_subject=True)
+    judge(case, base, pruned.eval(), outcome, subject, checks, seconds, on_event, trusted=trusted, saved=saved)
 
 
 def imported(name: str) -> Subject:

@@ -23,6 +23,7 @@ from moeverify.models.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject
 from moeverify.verdict import CaseFacts, Status
 from moeverify.verification.case import Case, verdict_of
+from moeverify.verification.certified import certified
 from moeverify.verification.events import CaseFinished, Listener, StageReached, VerdictReached
 from moeverify.verification.facts import model_facts, outcome_facts
 
@@ -77,6 +78,7 @@ def judge(
         round_to=case.round_to,
         live_outputs=live_outputs,
         saved=saved,
+        certify=certified,
     )
     facts = {**base.facts, "seconds": seconds}
     if trusted:

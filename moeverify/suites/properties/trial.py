@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from moeverify.errors import MoEVerifyError
 from moeverify.models.roles import Roles
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.subjects import Pruned, load_subject, prune_moe
+from moeverify.subjects.folders import takes_folders
 from synthetic_models import Spec, Truth
 from synthetic_models.axes import Unit
 from synthetic_models.names import FAMILIES
@@ -56,8 +58,13 @@ class Trial:
         return synthetic_models.example_inputs(self.spec)
 
     def model(self, spec: Spec | None = None) -> nn.Module:
-        """A fresh plain model."""
-        return synthetic_models.build(spec or self.spec, plain=True)
+        """A fresh plain model; one with a configuration for a subject that takes folders."""
+        return synthetic_models.build(spec or self.spec, plain=not self.on_folders)
+
+    @cached_property
+    def on_folders(self) -> bool:
+        """Whether the subject takes folders."""
+        return self.subject != "moe" and takes_folders(inspect.unwrap(load_subject(self.subject)))
 
     def roles(self, spec: Spec | None = None) -> Roles | None:
         """The naming rules of the spec's family, where its names are not usual ones."""
@@ -80,7 +87,7 @@ class Trial:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # classes left alone are told in the outcome
-                return subject(model, self.inputs, pruning_ratio=ratio, seed=self.seed)
+                answer = subject(model, self.inputs, pruning_ratio=ratio, seed=self.seed)
         except PropertyFailed:
             raise
         except MoEVerifyError as error:
@@ -94,6 +101,9 @@ class Trial:
                 raise
             how = f"crashed ({left_by(error)})" if isinstance(error, Exception) else left_by(error)
             raise PropertyFailed(f"the subject {how}") from error
+        if isinstance(answer, Pruned) and answer.model is not None:
+            _become(model, answer.model)
+        return answer if isinstance(answer, Pruned) else Pruned()
 
     def graph(self, model: nn.Module, spec: Spec | None = None) -> MoEDependencyGraph:
         """Our own dependency graph of ``model``."""
@@ -124,6 +134,12 @@ class Trial:
         )
         context.roles = synthetic_roles(original, self.roles())
         return CHECKS[check](context)
+
+
+def _become(model: nn.Module, other: nn.Module) -> None:
+    """Let a model be the one that the subject made of it."""
+    model.__class__ = type(other)
+    model.__dict__ = other.__dict__
 
 
 @functools.lru_cache(maxsize=1)

@@ -38,6 +38,7 @@ SCHEMA = {
         "digest": {"type": "string"},
         "complex": {"type": "array", "items": {"type": "string"}},
         "seconds": {"type": "number", "minimum": 0},
+        "written": {"type": "boolean"},
     },
 }  # fmt: skip
 
@@ -84,15 +85,15 @@ def read_handover(folder: Path) -> Handover:
         raise HandoverError(f"the handed over document is malformed: {error.message[:200]}") from error
     except (OSError, ValueError, RecursionError, KeyError, SafetensorError, RuntimeError) as error:
         raise HandoverError(f"what was handed over cannot be read: {error!r}"[:300]) from error
-    return Handover(document, arrays, outputs, _saved(folder))
+    return Handover(document, arrays, outputs, _saved(folder, bool(document.get("written"))))
 
 
-def _saved(folder: Path) -> Saved | None:
+def _saved(folder: Path, written: bool) -> Saved | None:
     problem = folder / SAVE_PROBLEM
     if problem.is_file():
         with problem.open(encoding="utf-8", errors="replace") as file:
             return Saved(folder / SAVED, file.read(1000))
-    return Saved(folder / SAVED) if (folder / SAVED).is_dir() else None
+    return Saved(folder / SAVED, by_subject=written) if (folder / SAVED).is_dir() else None
 
 
 def write_outputs(folder: Path, outputs: Mapping[int, Mapping[str, torch.Tensor]]) -> None:

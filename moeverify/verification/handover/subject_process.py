@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shutil
 import socket
 import time
 import traceback
@@ -105,14 +106,16 @@ class _SubjectRun:
             self._send({"kind": "crashed", "status": status.value, "message": message, "evidence": plain(evidence)})
             return
         outcome = answer if isinstance(answer, Pruned) else Pruned()
-        pruned = model if outcome.model is None else outcome.model
+        pruned = outcome.result(model)
         folder = self._folder / str(self._number)
         self._number += 1
         try:
             folder.mkdir()
             self._hand_over(folder, pruned.eval(), outcome, time.perf_counter() - begin)
             write_outputs(folder, self._outputs(pruned, untouched, seed, longer=folder.name == "0"))
-            if folder.name == "0" and "reload" in self._case.check_names() and has_config(pruned):
+            if outcome.written is not None:
+                shutil.move(outcome.written.folder, folder / SAVED)
+            elif folder.name == "0" and "reload" in self._case.check_names() and has_config(pruned):
                 _save(folder, pruned)
         except HandoverError as error:
             self._send({"kind": "no-data", "message": str(error)})
@@ -138,6 +141,7 @@ class _SubjectRun:
             "outcome": describe_outcome(outcome, writer),
             "digest": self._digest,
             "seconds": seconds,
+            "written": outcome.written is not None,
         }
         write_handover(folder, document, writer.arrays)
 
