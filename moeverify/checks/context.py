@@ -17,7 +17,7 @@ from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, ten
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
-from moeverify.checks.registry import Finding
+from moeverify.checks.finding import Finding
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.errors import MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
-from moeverify.verdict import Status
+from moeverify.checks.context import Context
+from moeverify.checks.finding import Finding, failed, inconclusive, passed, skipped
 
-if TYPE_CHECKING:
-    from moeverify.checks.context import Context
+__all__ = ["CHECKS", "Check", "Finding", "check", "default_names", "failed", "inconclusive", "passed", "skipped"]
 
-
-@dataclass(frozen=True)
-class Finding:
-    """A check's answer: a status, one line, and the evidence as plain JSON data."""
-
-    status: Status
-    message: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-def passed(message: str, **evidence: Any) -> Finding:
-    """The property holds."""
-    return Finding(Status.PASS, message, evidence)
-
-
-def failed(message: str, **evidence: Any) -> Finding:
-    """The property is violated."""
-    return Finding(Status.FAIL, message, evidence)
-
-
-def skipped(reason: str, **evidence: Any) -> Finding:
-    """The check does not apply; the reason says why."""
-    return Finding(Status.SKIP, reason, evidence)
-
-
-def inconclusive(reason: str, **evidence: Any) -> Finding:
-    """The check applies but could not see enough; the reason says why and what would make it visible."""
-    return Finding(Status.INCONCLUSIVE, reason, evidence)
-
-
-Check = Callable[["Context"], Finding]
+Check = Callable[[Context], Finding]
 CHECKS: dict[str, Check] = {}
 _OPTIONAL: set[str] = set()
 

@@ -11,13 +11,15 @@ import functools
 import inspect
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Formatter
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -46,8 +48,9 @@ class Written:
     """A folder that a subject wrote. It goes when nothing refers to it any more."""
 
     def __init__(self) -> None:
-        self._place = TemporaryDirectory(prefix="moeverify-subject-", ignore_cleanup_errors=True)
-        self.base, self.folder = Path(self._place.name, "base"), Path(self._place.name, "pruned")
+        place = mkdtemp(prefix="moeverify-subject-")
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        self.base, self.folder = Path(place, "base"), Path(place, "pruned")
 
 
 def on_models(function: Callable[..., Any]) -> Callable[..., tuple[nn.Module, Written]]:
