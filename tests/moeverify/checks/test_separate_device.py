@@ -5,6 +5,7 @@ has no such device. ``quality`` is left out, too: it is lm-eval's.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,20 @@ import pytest
 from moeverify.checks import default_names
 from moeverify.pruning.choice.importances import IMPORTANCES
 
-SUPPORT = Path(__file__).parents[2] / "support"
+ROOT = Path(__file__).parents[3]
+SUPPORT = ROOT / "tests" / "support"
 LEFT_OUT = {"reload", "quality"}
 
 
 def run(*words):
     pytest.importorskip("torch.utils.backend_registration")
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "on_separate_device.py"), *words], capture_output=True, text=True, timeout=300
+        [sys.executable, str(SUPPORT / "on_separate_device.py"), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     if done.returncode == 77:
         pytest.skip("this torch cannot register a device from Python")
@@ -50,6 +57,13 @@ def test_every_importance_ranks(source):
     found = run("importances", source)
     assert set(found) == {*IMPORTANCES, "routing"}
     assert all(after < before for before, after in found.values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_full_model_runs_where_the_model_lies():
+    found = run("benchmark")
+    assert set(found) == {"kept weights", "configuration", "masked", "every expert"}
+    assert {name: said for name, said in found.items() if said} == {}
 
 
 @pytest.mark.slow
