@@ -15,6 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from moeverify.certification.matching.compare import PURE, Compared, Relation
+from moeverify.certification.matching.inner import reordered_inside
 from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.matching.mixtures import Mixture
 
@@ -37,13 +38,17 @@ class Headline(StrEnum):
 
 @dataclass(frozen=True)
 class Classes:
-    """``faults`` are differences that are wrong; ``reported`` those that are on purpose or cannot be judged."""
+    """``faults`` are differences that are wrong; ``reported`` those that are on purpose or cannot be judged.
+
+    ``reordered`` are those of the reported ones whose channels stand in another order inside of heads.
+    """
 
     headline: Headline
     faults: tuple[Compared, ...]
     reported: tuple[Compared, ...]
     altered_kinds: tuple[str, ...] = ()
     mixtures: tuple[Mixture, ...] = field(default=())
+    reordered: tuple[Compared, ...] = ()
 
 
 # A kind is altered as a whole if this share of its tensors is.
@@ -57,16 +62,17 @@ def classify(
     keep: KeepMap,
     mixtures: Sequence[Mixture] = (),
     *,
-    rescaling_proved: bool | None = None,
+    proved: bool | None = None,
 ) -> Classes:
     """Tell faults from what was done on purpose.
 
-    ``rescaling_proved``: whether rescaled weights make up for constants of the architecture, as outputs show; ``None``
-    if nothing was run.
+    ``proved``: whether outputs show that rescaled weights make up for constants of the architecture, and that channels
+    in another order inside of heads do so in all tensors; ``None`` if nothing was run.
     """
     kinds: dict[str, list[Compared]] = defaultdict(list)
     whole = {(m.layer_name, m.expert): m.whole for m in mixtures if m.whole is not None}
     compared = [_of_another(item, whole) for item in compared]
+    inside = [compared[number] for number in sorted(reordered_inside(compared, keep))]
     for item in compared:
         kinds[kind_of(item.name)].append(item)
     altered = {kind: items for kind, items in kinds.items() if _share(items, _MATCHED) <= 1 - _WHOLE}
@@ -78,18 +84,22 @@ def classify(
     wholly = len(altered) >= 0.6 * max(len(matrices), 1)
     for kind, items in kinds.items():
         for item in items:
-            if item.relation is Relation.SCALED and rescaling_proved is not None:
-                (reported if rescaling_proved else faults).append(item)
+            if item.relation is Relation.SCALED and proved is not None:
+                (reported if proved else faults).append(item)
+            elif item in inside:
+                (faults if proved is False else reported).append(item)
             elif _routes_to_copies(item, keep, copied):
                 reported.append(item)
             else:
                 _sort(item, items, kind in altered, wholly, merged, faults, reported)
+    headline = _headline(compared, keep, faults, altered, wholly, mixtures)
     return Classes(
-        _headline(compared, keep, faults, altered, wholly, mixtures),
+        Headline.PERMUTED if inside and headline is Headline.SELECTION else headline,
         tuple(sorted(faults, key=_gravity)),
         tuple(reported),
         tuple(altered),
         tuple(mixtures),
+        () if proved is False else tuple(inside),
     )
 
 

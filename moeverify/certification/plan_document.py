@@ -127,6 +127,8 @@ def _config(evidence: Evidence) -> list[dict[str, Any]]:
 def _remarks(evidence: Evidence) -> Iterator[str]:
     if is_permuted(evidence.keep):
         yield "the folder stands in another order than the base; this plan keeps the base's order"
+    elif classes_of(evidence).reordered:
+        yield "channels stand in another order inside of heads; this plan keeps the base's order"
 
 
 def _base(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:

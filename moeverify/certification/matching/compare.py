@@ -212,7 +212,8 @@ def _differs(
     if factor is not None:
         return replace(one, relation=Relation.SCALED, detail=f"times {factor:.6g}", change=change)
     if (moved := alternative(after, before, maps)) is not None:
-        return replace(one, relation=Relation.MOVED, detail=moved, change=change)
+        at = {} if moved.dim is None or one.expert is not None else {"dim": moved.dim, "found": moved.found}
+        return replace(one, relation=Relation.MOVED, detail=moved.words, change=change, evidence=at)
     count = int(different.sum())
     first = torch.nonzero(different)[0].tolist() if count else []
     relation = Relation.CHANGED if change < 0.5 else Relation.UNRELATED

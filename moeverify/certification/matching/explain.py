@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,12 +35,20 @@ def difference(after: torch.Tensor, expected: torch.Tensor) -> tuple[float, floa
     return change, None
 
 
-def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> str | None:
-    """Other positions of the base at which the values lie, in words; ``None`` if there are none."""
+class Moved(NamedTuple):
+    """Other positions of the base at which values lie, in words; ``found`` are those of ``dim``, if it is one alone."""
+
+    words: str
+    dim: int | None = None
+    found: np.ndarray | None = None
+
+
+def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> Moved | None:
+    """Other positions of the base at which the values lie; ``None`` if there are none."""
     if after.dim() == 2 and after.shape == before.T.shape:
         turned = {1 - dim: positions for dim, positions in maps.items()}
         if _taken_equal(after.T, before, {d: maps[d] for d in maps}) or _taken_equal(after, before.T, turned):
-            return "transposed: rows and columns are exchanged"
+            return Moved("transposed: rows and columns are exchanged")
     for dim in range(after.dim()):
         others = {d: p for d, p in maps.items() if d != dim}
         source = before
@@ -54,7 +63,7 @@ def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> str | 
         expected = maps.get(dim)
         expected = np.arange(after.shape[dim]) if expected is None else expected
         if (found >= 0).all() and (found != expected).any():
-            return _words(dim, found, expected)
+            return Moved(_words(dim, found, expected), dim, found)
     return None
 
 

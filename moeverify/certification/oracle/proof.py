@@ -41,6 +41,7 @@ class Proof:
     unreached: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     sample: str = ""
+    tolerance: float = TOLERANCE
 
 
 def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = STREAMED_VALUES) -> Proof:
@@ -50,7 +51,8 @@ def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = S
     large models with ``at_least`` values are read from disk when they are used.
     """
     sides = make_sides(evidence, at_least=at_least)
-    proof = Proof(sample="" if sides.sample is None or sides.sample.whole else str(sides.sample))
+    partial = "" if sides.sample is None or sides.sample.whole else str(sides.sample)
+    proof = Proof(sample=partial, tolerance=tolerance)
     with float64_throughout(), torch.no_grad(), ExitStack() as stack:
         stack.enter_context(sides.stream)
         reached = stack.enter_context(count_reached(sides.masked, sides.roles))

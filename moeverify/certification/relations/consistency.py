@@ -6,7 +6,7 @@ from moeverify.certification.classify import is_permuted
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import Relation
 from moeverify.certification.relations.registry import inconclusive, more, relation
-from moeverify.certification.relations.values import classes_of, line, show
+from moeverify.certification.relations.values import classes_of, line, outputs_are_right, show
 from moeverify.checks.registry import Finding, failed, passed
 
 
@@ -20,6 +20,13 @@ def consistency(evidence: Evidence) -> Finding:
     lost = [item for item in evidence.compared if item.relation is Relation.UNMAPPED and "positions" in item.detail]
     if lost:
         return inconclusive(f"{lost[0].where}: {lost[0].detail}", differences=show(lost))
+    if classes.reordered and not outputs_are_right(evidence):
+        return inconclusive(
+            f"{classes.reordered[0].where}: channels stand in another order inside of their heads; whether all tensors "
+            "agree is seen by running the models: --oracle full",
+            differences=show(classes.reordered),
+        )
     known = len(evidence.keep.units)
     order = "in another order than the base's" if is_permuted(evidence.keep) else "in the base's order"
-    return passed(f"one map explains all members of {known} coupling classes, {order}", classes=known)
+    inside = "; inside of heads channels changed places, in all tensors alike" if classes.reordered else ""
+    return passed(f"one map explains all members of {known} coupling classes, {order}{inside}", classes=known)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from moeverify.certification.classify import Headline
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import Relation
-from moeverify.certification.oracle.proof import TOLERANCE
 from moeverify.certification.oracle.running import check_asked, one_line
 from moeverify.certification.relations.registry import inconclusive, relation
-from moeverify.certification.relations.values import RESCALED_TOLERANCE, classes_of, proof_of
+from moeverify.certification.relations.values import classes_of, proof_of
 from moeverify.checks.registry import Finding, failed, passed, skipped
 
 _NO_REFERENCE = (Headline.MERGED, Headline.COPIES, Headline.RETRAINED, Headline.UNDERIVED, Headline.PARTLY)
@@ -38,15 +37,14 @@ def masked_equivalence(evidence: Evidence) -> Finding:
         proof = proof_of(evidence)
     except Exception as error:
         return inconclusive(f"the models could not be compared: {one_line(error)}")
-    tolerance = RESCALED_TOLERANCE if Relation.SCALED in found else TOLERANCE
-    facts = {**vars(proof), "tolerance": tolerance}
+    facts = vars(proof)
     if not proof.inputs:
         return inconclusive("every input drawn has a near-tie in the choice of experts", **facts)
     if proof.near_ties > proof.inputs:
         return inconclusive(f"most inputs ({proof.near_ties}) differ where the base's choice is a near-tie", **facts)
     if proof.unseen:
         return inconclusive(f"the router of {proof.unseen[0]} could not be told which experts are gone", **facts)
-    if proof.error >= tolerance:
+    if proof.error >= proof.tolerance:
         if classes.faults or evidence.pruned.naming.missing:
             return failed(f"differs from the masked base by {proof.error:.1e}", **facts)
         return failed(

@@ -8,7 +8,7 @@ from moeverify.certification.classify import Classes, Headline, repeated_experts
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import Relation
 from moeverify.certification.relations.registry import inconclusive, more, relation
-from moeverify.certification.relations.values import classes_of, line, rescaling_is_right, share_of_bytes, show
+from moeverify.certification.relations.values import classes_of, line, outputs_are_right, share_of_bytes, show
 from moeverify.checks.registry import Finding, failed, passed
 
 _NOT_JUDGED = (Headline.MERGED, Headline.COPIES, Headline.RETRAINED, Headline.UNDERIVED, Headline.PARTLY)
@@ -41,7 +41,7 @@ def selection(evidence: Evidence) -> Finding:
     unmapped = [item for item in classes.reported if item.relation is Relation.UNMAPPED]
     if unmapped:
         return inconclusive(f"{unmapped[0].where}: {unmapped[0].detail}", differences=show(unmapped), **facts)
-    if classes.headline is Headline.RESCALED and not rescaling_is_right(evidence):
+    if classes.headline is Headline.RESCALED and not outputs_are_right(evidence):
         first = next(item for item in classes.reported if item.relation is Relation.SCALED)
         return inconclusive(
             f"{first.where} is the base's {first.detail}; whether that makes up for a constant of the architecture is "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from moeverify.certification.classify import Classes
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.matching.compare import PURE, Relation
+from moeverify.certification.matching.compare import PURE, Compared, Relation
 from moeverify.certification.relations.registry import inconclusive, more, relation
-from moeverify.certification.relations.values import classes_of, line, rescaling_is_right, show
+from moeverify.certification.relations.values import classes_of, line, outputs_are_right, show
 from moeverify.checks.registry import Finding, failed, passed
 
 
@@ -19,6 +20,11 @@ def untouched(evidence: Evidence) -> Finding:
     items = [item for item in evidence.compared if item.role == "other"]
     odd = [item for item in items if item.relation is not Relation.MOVED or item in classes.reported]
     odd = [item for item in odd if item.relation not in (*PURE, Relation.ROUNDED, Relation.ZEROED)]
-    if odd and not (all(item.relation is Relation.SCALED for item in odd) and rescaling_is_right(evidence)):
+    if odd and not (all(_made_up_for(classes, item) for item in odd) and outputs_are_right(evidence)):
         return inconclusive(f"{odd[0].where}: {odd[0].detail or odd[0].relation.value}", differences=show(odd))
     return passed(f"{len(items)} tensors outside of experts and routers are the base's")
+
+
+def _made_up_for(classes: Classes, item: Compared) -> bool:
+    """Whether outputs can show that a difference changes nothing."""
+    return item.relation is Relation.SCALED or item in classes.reordered

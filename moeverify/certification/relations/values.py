@@ -9,6 +9,7 @@ from typing import Any
 from moeverify.certification.classify import Classes, classify
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import PURE, Compared, Relation
+from moeverify.certification.matching.inner import reordered_inside
 from moeverify.certification.matching.mixtures import find_mixtures
 from moeverify.certification.oracle.proof import TOLERANCE, Proof, prove
 from moeverify.certification.oracle.running import check_asked
@@ -23,8 +24,8 @@ def classes_of(evidence: Evidence) -> Classes:
     compared = evidence.compared
     mixtures = find_mixtures(evidence.base, evidence.pruned, evidence.keep, compared)
     rescaled = any(item.relation is Relation.SCALED for item in compared)
-    proved = rescaling_is_right(evidence) if rescaled else None
-    return classify(compared, evidence.keep, mixtures, rescaling_proved=proved)
+    proved = outputs_are_right(evidence) if rescaled or reordered_inside(compared, evidence.keep) else None
+    return classify(compared, evidence.keep, mixtures, proved=proved)
 
 
 @lru_cache(maxsize=4)
@@ -35,10 +36,10 @@ def proof_of(evidence: Evidence) -> Proof:
     return prove(evidence, RESCALED_TOLERANCE if rescaled else TOLERANCE)
 
 
-def rescaling_is_right(evidence: Evidence) -> bool | None:
-    """Whether rescaled weights make up for constants of the architecture: the outputs are those of the masked base.
+def outputs_are_right(evidence: Evidence) -> bool | None:
+    """Whether the outputs are those of the masked base: rescaled weights then make up for a constant.
 
-    ``None`` if nothing was compared.
+    ``None`` if nothing was compared, or some layers were not.
     """
     try:
         proof = proof_of(evidence)
@@ -46,9 +47,8 @@ def rescaling_is_right(evidence: Evidence) -> bool | None:
         return None
     if not proof.inputs or proof.unseen:
         return None
-    if proof.sample and proof.error < RESCALED_TOLERANCE:
-        return None  # layers that did not run may be wrong
-    return proof.error < RESCALED_TOLERANCE
+    right = proof.error < proof.tolerance
+    return None if right and (proof.sample or proof.unreached) else right  # what did not run may be wrong
 
 
 def line(item: Compared) -> str:
