@@ -163,8 +163,8 @@ def _items(stack: Stack, column: slice, formula: Formula) -> Iterator[_Item]:
         assert source.parameter is not None
         dim = source.dim if source.slices else source.dim + 1
         values, gradients = source.parameter.detach(), source.parameter.grad
-        if not source.slices:
-            values, gradients = values[None], None if gradients is None else gradients[None]
+        some = slice(source.slices) if source.slices else None  # a stack may end with experts that are no routed ones
+        values, gradients = values[some], None if gradients is None else gradients[some]
         if formula.takes(_LINEAR) and _has_gradients([gradients], formula):
             yield _item(_local(formula, values, gradients, dim, copied=True), places, units)
     elif not formula.takes(source.layer):

@@ -1,5 +1,6 @@
 """Experts scored at once get the scores that Torch-Pruning's importances give to each of them by itself."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -113,6 +114,14 @@ def test_each_expert_has_the_scores_that_torch_pruning_gives_it(experts, monkeyp
         wanted = torch.stack([importance(group_of(model.experts.matrices(n))) for n in range(EXPERTS)])
         assert scores.shape == (EXPERTS, INNER)
         assert torch.allclose(scores, wanted, rtol=1e-6, atol=0, equal_nan=True), vars(importance)
+
+
+def test_a_stack_may_hold_more_than_the_experts():
+    _, graph, (stacks,) = model_of(Stacks)
+    fewer = dataclasses.replace(stacks, experts=EXPERTS - 2)
+    for importance in (tp.importance.MagnitudeImportance(), tp.importance.TaylorImportance()):
+        scores = score_units(graph, fewer, importance)
+        assert torch.equal(scores, score_units(graph, stacks, importance)[: EXPERTS - 2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
