@@ -240,8 +240,11 @@ def _local(
         rows = max(1, limit // max(here[:, :1].numel(), 1))
         pieces = []
         for first in range(0, here.shape[1], rows):
-            given = (None if t is None else t[:, first : first + rows] for t in (here, slope))
-            pieces.append(formula.scores(*(t.contiguous() if copied and t is not None else t for t in given)))
+            values_here, slope_here = (None if t is None else t[:, first : first + rows] for t in (here, slope))
+            if copied:
+                values_here, slope_here = (None if t is None else t.contiguous() for t in (values_here, slope_here))
+            assert values_here is not None
+            pieces.append(formula.scores(values_here, slope_here))
         found.append(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
     return torch.cat(found) if len(found) > 1 else found[0]
 

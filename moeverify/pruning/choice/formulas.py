@@ -33,7 +33,8 @@ def _sum_inside(values: torch.Tensor) -> torch.Tensor:
 
 
 def _magnitude(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
-    return _sum_inside(values.abs().pow(importance.p))
+    power = importance.p
+    return _sum_inside(values.square() if power == 2 else values.abs().pow(power))
 
 
 def _taylor(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
@@ -127,7 +128,7 @@ def formula_of(importance: Any) -> Formula | None:
     Known are importances whose methods are Torch-Pruning's, whatever their class is called. A release or fork that
     computes otherwise shows in a small example.
     """
-    kind = type(importance)
+    kind: Any = type(importance)
     local = _LOCAL.get(kind.__call__) if isinstance(importance, GroupMagnitudeImportance) else None
     if local is None or getattr(importance, "group_reduction", None) not in REDUCTIONS:
         return None
@@ -148,9 +149,9 @@ def is_random(importance: Any) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _agrees(kind: type, methods: tuple[Callable, ...], settings: tuple) -> bool:
+def _agrees(kind: Any, methods: tuple[Callable, ...], settings: tuple) -> bool:
     """Whether an importance and its formula give the same scores for a small group; ``methods`` are part of the key."""
-    importance: Any = kind.__new__(kind)
+    importance: Any = object.__new__(kind)
     vars(importance).update(zip(_SETTINGS, settings, strict=True))
     vars(importance).update(target_types=[nn.Linear], _accu_grad={}, _counter={})
     layer = nn.Linear(3, 5, bias=False)

@@ -19,6 +19,9 @@ Document = dict[str, Any]
 # Sizes never depend on which token ends a text, nor on the library that wrote the file.
 _NO_SIZES = ("_token_id", "_token_ids", "_token_index", "transformers_version", "id2label", "label2id")
 
+# What a configuration holds beside its document and passes on to modules.
+PRIVATE = ("_attn_implementation", "_experts_implementation")
+
 
 def document_of(config: Any) -> Document:
     """The configuration as plain data, every entry written out."""
@@ -31,7 +34,7 @@ def config_from(config: Any, document: Document) -> Any:
     Whatever the class raises for entries that it does not accept comes through.
     """
     made = type(config).from_dict(copy.deepcopy(document))
-    for private in ("_attn_implementation", "_experts_implementation"):
+    for private in PRIVATE:
         if getattr(config, private, None) is not None:
             setattr(made, private, getattr(config, private))
     return made

@@ -7,8 +7,9 @@ that are hidden channels.
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,26 +21,13 @@ from moeverify.errors import PruningRefused
 from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.factors import Dim, Held
+from moeverify.pruning.configuration.remembered import Attribute, Built, Remembered, remembered
 from moeverify.pruning.plan.plan import Path
 
 Entries = dict[Path, int]
-Attribute = tuple[str, str]
 
 if TYPE_CHECKING:
     from moeverify.pruning.constants.views import View
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a skeleton says: all shapes, and the plain attributes ``(module, name)`` that differ from the original's."""
-
-    shapes: Shapes
-    attributes: Mapping[Attribute, Any]
-
-    @property
-    def has_constants(self) -> bool:
-        """Whether a floating-point attribute differs: a constant that the architecture derives from a size."""
-        return any(isinstance(value, float) for value in self.attributes.values())
 
 
 @dataclass(frozen=True)
@@ -98,8 +86,7 @@ class Probe:
         self.document = doc.document_of(self.config)
         self.base = self._shapes_of(model)
         self.built = 0
-        self._rules: dict[tuple, str] = {}
-        self._remembered: dict[tuple, Built | None] = {}
+        self._remembered = Remembered() if self.part else remembered(self._architecture())
         try:
             original = self.build({})
         except Exception as error:
@@ -114,6 +101,12 @@ class Probe:
             raise PruningRefused(
                 f"the model's weights do not agree with its own configuration ({min(wrong)}); load or build it afresh"
             )
+
+    def _architecture(self) -> Hashable:
+        """All that the shapes of a skeleton depend on beside changed entries."""
+        private = (getattr(self.config, name, None) for name in doc.PRIVATE)
+        document = json.dumps(self.document, sort_keys=True, default=repr)
+        return (type(self.model), type(self.config), document, *private, tuple(self.base.items()), self.apart)
 
     def _shapes_of(self, model: nn.Module) -> Shapes:
         shapes = shapes_of(model).items()
@@ -142,9 +135,9 @@ class Probe:
     def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
         """What changed entries give; ``None`` if the architecture does not accept them or has other parameters."""
         key = _key(entries)
-        if key not in self._remembered:
-            self._remembered[key] = self._built(entries)
-        return self._remembered[key]
+        if key not in self._remembered.built:
+            self._remembered.built[key] = self._built(entries)
+        return self._remembered.built[key]
 
     def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
         """Shapes under changed entries, ``None`` if there are none."""
@@ -153,19 +146,19 @@ class Probe:
 
     def refuses(self, entries: Mapping[Path, int]) -> bool:
         """Whether the architecture raises for these entries (already tried)."""
-        return _key(entries) in self._rules
+        return _key(entries) in self._remembered.rules
 
     def rules_on(self, names: Iterable[str]) -> list[str]:
         """What the architecture said when it refused entries, as far as it speaks of one of ``names``."""
         words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
-        said = dict.fromkeys(self._rules.values())
+        said = dict.fromkeys(self._remembered.rules.values())
         return [rule for rule in said if any(word.search(rule) for word in words)]
 
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
         try:
             model = self.build(entries)
         except Exception as error:  # a configuration that the architecture does not accept
-            self._rules[_key(entries)] = " ".join(str(error).split())
+            self._remembered.rules[_key(entries)] = " ".join(str(error).split())
             return None
         shapes = self._shapes_of(model)
         if shapes.keys() != self.base.keys():

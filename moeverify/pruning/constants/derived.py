@@ -22,6 +22,7 @@ from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.absorb import absorb_all
+from moeverify.pruning.constants.alike import shortened, standing_for_all
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
 from moeverify.pruning.constants.views import View, divided_otherwise
 from moeverify.pruning.plan.folds import Fold
@@ -88,13 +89,28 @@ class DerivedNumbers:
 
         Raises ``PruningRefused`` if the new model does not run.
         """
-        if self.before is None:
+        if self._alike_layers_tell_nothing(update) or self.before is None:
             return Derived()
         return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
+    def _alike_layers_tell_nothing(self, update: ConfigUpdate) -> bool:
+        """Whether forwards with a few layers of each kind run and show no change; then the whole ones show none."""
+        before, after = self.probe.original, update.after
+        apart = {layer.container for layer in self.roles.layers}
+        kept = standing_for_all(before, after, apart)
+        if not kept:
+            return False
+        try:
+            with shortened(before, kept), shortened(after, kept):
+                first = record_forward(_in_precision_of(self.probe.model, before), self.example)
+                found = compare(first, self._after(update), self.probe.views, self.probe.model, self.roles)
+        except (TraceError, PruningRefused):
+            return False  # the whole forward says what is wrong
+        return found == Derived()
+
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that by themselves change one of the ``stuck`` numbers."""
-        if self.before is None or not stuck:
+        if not stuck or self.before is None:
             return []
         places = {(n.module, n.operation, n.step) for n in stuck}
         found = []

@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
-from moeverify.models.forward import Example
+from moeverify.models.forward import Example, without_collector
 from moeverify.models.skeleton import configured_part
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.ranking import Candidate, rank
@@ -53,6 +53,18 @@ def prepare(
     Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
     run with the pruned sizes.
     """
+    with without_collector():
+        return _prepare(selection, step, round_to, example, num_heads, experts)
+
+
+def _prepare(
+    selection: Selection,
+    step: int,
+    round_to: int | None,
+    example: Example,
+    num_heads: Mapping[nn.Module, int] | None,
+    experts: ExpertRequest | None,
+) -> Prepared:
     graph = selection.graph
     graph.expansions = 0
     decision = experts.decide(graph.model, graph.found_roles, example) if experts is not None else None

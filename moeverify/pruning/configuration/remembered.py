@@ -1,0 +1,50 @@
+"""What an architecture built from changed entries, remembered for later plans in the same process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moeverify.models.skeleton import Shapes
+
+Attribute = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a skeleton says: all shapes, and the plain attributes ``(module, name)`` that differ from the original's."""
+
+    shapes: Shapes
+    attributes: Mapping[Attribute, Any]
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether a floating-point attribute differs: a constant that the architecture derives from a size."""
+        return any(isinstance(value, float) for value in self.attributes.values())
+
+
+@dataclass(eq=False)
+class Remembered:
+    """What an architecture said so far, by the entries that were changed.
+
+    ``built`` holds what came out, ``rules`` the messages of what was refused.
+    """
+
+    built: dict[tuple, Built | None] = field(default_factory=dict)
+    rules: dict[tuple, str] = field(default_factory=dict)
+
+
+# By class, document and shapes: models of one architecture share it, and so do the plans of one model.
+_ARCHITECTURES: OrderedDict[Hashable, Remembered] = OrderedDict()
+_MOST_ARCHITECTURES = 4
+
+
+def remembered(key: Hashable) -> Remembered:
+    """What is remembered of an architecture; of those that were not asked for lately nothing is."""
+    found = _ARCHITECTURES.setdefault(key, Remembered())
+    _ARCHITECTURES.move_to_end(key)
+    while len(_ARCHITECTURES) > _MOST_ARCHITECTURES:
+        _ARCHITECTURES.popitem(last=False)
+    return found

@@ -1,0 +1,127 @@
+"""Layers that repeat: a forward with one of each kind computes with the same numbers as the whole model.
+
+Layers of one kind have modules of the same types with the same attributes and shapes, apart from their own number, and
+the same entries in the configuration's lists by layer. The first two and the last of each kind stay, so that a rule
+such as "every other layer" or "a scale by depth" still shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+# Fewer layers than this are not worth it.
+_FEW = 6
+_INTERNAL = frozenset(vars(nn.Module()))
+_PLAIN = (bool, int, float, str, type(None))
+# One attribute of a module inside of a layer.
+_Attribute = tuple[str, str]
+
+
+def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] = ()) -> dict[str, list[int]]:
+    """By the path of each outermost list of layers, the numbers of layers that stand for all others.
+
+    ``other`` is the same model in other sizes: layers are alike if they are so in both. ``apart`` are paths of lists
+    that hold no layers one after the other, such as experts.
+    """
+    found = {}
+    for path, layers in _outermost_lists(model):
+        if path in apart or len(layers) < _FEW:
+            continue
+        theirs = other.get_submodule(path)
+        if not isinstance(theirs, nn.ModuleList) or len(theirs) != len(layers):
+            continue
+        groups: dict[Hashable, list[int]] = defaultdict(list)
+        for number, kinds in enumerate(zip(_kinds(model, layers), _kinds(other, theirs), strict=True)):
+            groups[kinds].append(number)
+        kept = sorted({number for group in groups.values() for number in (*group[:2], group[-1])})
+        if len(kept) <= len(layers) // 2:
+            found[path] = kept
+    return found
+
+
+@contextlib.contextmanager
+def shortened(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """The model with these layers alone, each under its own number; undone at the end."""
+    lists: list[Any] = [model.get_submodule(path) for path in kept]
+    whole = [layers._modules for layers in lists]
+    try:
+        for layers, numbers in zip(lists, kept.values(), strict=True):
+            layers._modules = {str(number): layers._modules[str(number)] for number in numbers}
+        yield
+    finally:
+        for layers, modules in zip(lists, whole, strict=True):
+            layers._modules = modules
+
+
+def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    for name, child in module.named_children():
+        inside = f"{path}.{name}" if path else name
+        if isinstance(child, nn.ModuleList):
+            yield inside, child
+        else:
+            yield from _outermost_lists(child, inside)
+
+
+def _kinds(model: nn.Module, layers: nn.ModuleList) -> list[Hashable]:
+    """A value for each layer, equal for layers of one kind."""
+    attributes = [dict(_attributes(layer)) for layer in layers]
+    shared = attributes[0].keys()
+    numbers = {key for key in shared if all(a.get(key) == n for n, a in enumerate(attributes))}
+    lists = [values for values in _lists(model) if len(values) == len(layers)]
+    return [
+        (
+            tuple((key, value) for key, value in here.items() if key not in numbers),
+            tuple((name, tuple(t.shape), t.dtype) for name, t in _tensors(layer)),
+            tuple(repr(values[number]) for values in lists),
+        )
+        for number, (layer, here) in enumerate(zip(layers, attributes, strict=True))
+    ]
+
+
+def _tensors(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from layer.named_parameters()
+    yield from layer.named_buffers()
+
+
+def _attributes(layer: nn.Module) -> Iterator[tuple[_Attribute, Hashable]]:
+    """Types and attributes of all modules of a layer; an object that is not plain data is only like itself."""
+    for path, module in layer.named_modules():
+        yield (path, "type of module"), id(type(module))
+        for name, value in vars(module).items():
+            if name not in _INTERNAL:
+                yield (path, name), _comparable(value)
+            elif name.endswith("hooks") and value:
+                yield (path, name), id(module)
+
+
+def _comparable(value: Any) -> Hashable:
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        return tuple(_comparable(part) for part in value)
+    return id(value)
+
+
+def _lists(model: nn.Module) -> Iterator[Sequence[Any]]:
+    """Every list in the configurations of a model."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "to_dict"):
+            yield from _lists_in(config.to_dict())
+            return
+
+
+def _lists_in(document: Any) -> Iterator[Sequence[Any]]:
+    if isinstance(document, Mapping):
+        for value in document.values():
+            yield from _lists_in(value)
+    elif isinstance(document, list | tuple):
+        yield document
+        for value in document:
+            yield from _lists_in(value)
