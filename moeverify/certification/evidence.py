@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from moeverify.base.foreign import left_by
 from moeverify.certification.folders.inventory import Inventory, take_inventory
 from moeverify.certification.matching.compare import Compared, compare_all
 from moeverify.certification.matching.maps import KeepMap
@@ -91,7 +92,7 @@ class Evidence:
         except MoEVerifyError as error:
             raise NotVisible(str(error)) from error
         except Exception as error:  # names and types of strangers
-            line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            line = left_by(error)
             raise NotVisible(f"its tensors cannot be named: {line}") from error
 
     @once

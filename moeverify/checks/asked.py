@@ -94,10 +94,14 @@ class Request:
                     lost[member.parameter, member.dim].append((*gone, member.positions.size))
         found = {}
         for (name, dim), parts in lost.items():
-            if sum(covered for *_, covered in parts) > self.before[name][dim]:
+            covered = sum(places for *_, places in parts)
+            if covered > self.before[name][dim]:
                 continue  # groups that overlap say nothing of a dimension
             size = self.before[name][dim] * self._share_left(name, dim)
-            found[name, dim] = (size - sum(most for _, most, _ in parts), size - sum(least for least, _, _ in parts))
+            least = sum(least for least, _, _ in parts)
+            if covered < self.before[name][dim]:
+                least = 0.0  # the rest of it is frozen, and so a class in it may be
+            found[name, dim] = (size - sum(most for _, most, _ in parts), size - least)
         return found
 
     def experts_left(self, pruning_class: PruningClass, member: Member) -> float:

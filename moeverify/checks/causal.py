@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.models.drawn import floats_in, special_tokens
@@ -103,7 +104,7 @@ class _Comparison:
             except Exception as error:
                 if name == "pruned":
                     raise
-                line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                line = left_by(error)
                 return inconclusive(
                     f"the original does not take other tokens in the places of these ({line}); give example inputs of "
                     "text alone"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.models.forward import call_model
@@ -30,7 +31,7 @@ def config_in_step(context: Context) -> Finding:
     try:
         fresh = skeleton(model, model.config)
     except Exception as error:
-        return failed(f"the configuration cannot build a model: {type(error).__name__}: {error}")
+        return failed(f"the configuration cannot build a model: {left_by(error)}")
     expected, real = shapes_of(fresh), shapes_of(model)
     differing = {
         n: [expected.get(n), real.get(n)] for n in expected.keys() | real.keys() if expected.get(n) != real.get(n)

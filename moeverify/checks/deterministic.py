@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import torch
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.locate import bits
@@ -49,7 +50,7 @@ def _pruned_again(context: Context) -> Finding:
         answer = context.subject(again, context.example_inputs, pruning_ratio=context.pruning_ratio, seed=context.seed)
         again = answer.result(again) if isinstance(answer, Pruned) else again
     except Exception as error:
-        return failed(f"the second time the subject crashed: {type(error).__name__}: {error}")
+        return failed(f"the second time the subject crashed: {left_by(error)}")
     finally:
         torch.random.set_rng_state(state)
     first, second = tensors_of(context.pruned), tensors_of(again)

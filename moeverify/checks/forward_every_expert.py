@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.cut import stack_parts
 from moeverify.checks.evidence.routing import Change, Routing, evenly, towards
@@ -148,6 +149,6 @@ def _wrong(model: torch.nn.Module, roles: FoundRoles, inputs: Any, force: Mappin
         with Routing(model, roles, force):
             outputs = run_all(model, inputs)
     except Exception as error:
-        return f"does not run: {type(error).__name__}: {error}"
+        return f"does not run: {left_by(error)}"
     endless = [name for name, tensor in outputs.items() if not bool(tensor.isfinite().all())]
     return f"gives NaN or infinity in {endless[0]}" if endless else ""

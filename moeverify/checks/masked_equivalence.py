@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.agreement import Agreement, agreement
 from moeverify.checks.evidence.behaviour import Draws
@@ -69,7 +70,7 @@ class _DoesNotRun(Exception):
     """One of the models compared raises."""
 
     def __init__(self, model: nn.Module, name: str, error: Exception) -> None:
-        super().__init__(f"{name} does not run: {type(error).__name__}: {error}")
+        super().__init__(f"{name} does not run: {left_by(error)}")
         self.model = model
 
 

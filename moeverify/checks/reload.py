@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from moeverify.base.foreign import left_by
 from moeverify.base.scratch import scratch_folder
 from moeverify.checks.context import Context, Saved
 from moeverify.checks.evidence.fresh_process import load_afresh
@@ -85,7 +86,7 @@ def reloaded(
             else:
                 shutil.copytree(saved.folder, f"{folder}/model", symlinks=True)
         except Exception as error:
-            return failed(f"save_pretrained failed: {type(error).__name__}: {error}")
+            return failed(f"save_pretrained failed: {left_by(error)}")
         # Copies: two inputs may be one tensor, which safetensors refuses.
         tensors = {k: v.cpu().contiguous().clone() for k, v in inputs.items() if isinstance(v, torch.Tensor)}
         save_file(tensors, f"{folder}/inputs.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.evidence.router_tensors import experts_now
@@ -32,7 +33,7 @@ def topology(context: Context) -> Finding:
     try:
         after = routers_of(context.pruned, context.pruned_roles, lambda model: run(model, context.example_inputs))
     except Exception as error:
-        return failed(f"the pruned model does not run: {type(error).__name__}: {error}")
+        return failed(f"the pruned model does not run: {left_by(error)}")
     stayed = kept_experts(context)
     notes: dict[str, None] = {}
     for layer in layers:

@@ -45,7 +45,12 @@ def command(name: str, *, needs: str, group: typer.Typer = app) -> Callable[[Cal
         def run(*arguments: Any, **options: Any) -> Any:
             with importing():
                 import_module(needs)
-            return function(*arguments, **options)
+            try:
+                return function(*arguments, **options)
+            except (KeyboardInterrupt, EOFError) as error:  # which typer takes for the user's
+                if by_user(error):
+                    raise
+                raise ForeignExit(left_by(error).removeprefix("left by ")) from error
 
         group.command(name)(run)
         return function

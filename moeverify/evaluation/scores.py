@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moeverify.base.documents import DocumentLimits, read_document
+from moeverify.base.foreign import left_by
 from moeverify.errors import EvaluationError, UsageError
 from moeverify.evaluation.settings import EvaluationSettings
 
@@ -127,7 +128,7 @@ class Evaluation:
                 scores=tuple(Score(**{**s, "values": tuple(s["values"])}) for s in data["scores"]),
             )
         except (KeyError, TypeError, UsageError) as error:
-            raise EvaluationError(f"not an evaluation: {type(error).__name__}: {error}") from error
+            raise EvaluationError(f"not an evaluation: {left_by(error)}") from error
 
     @classmethod
     def read(cls, path: str | Path) -> Evaluation:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.base.text import printable
 from moeverify.errors import SourceError
 from moeverify.models.classes import model_class
@@ -118,7 +119,7 @@ def _check_complete(name: str, where: str, model: str, info: Mapping[str, Any]) 
 
 def one_line(error: BaseException) -> str:
     """Type and message of an error, in one line of bounded length."""
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    return printable(left_by(error))[:300]
 
 
 def token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from moeverify.base.foreign import left_by
 from moeverify.errors import SourceError
 from moeverify.models.forward import call_model
 from moeverify.models.lengths import Sequence, resized, rows_for, sequence_of
@@ -167,7 +168,7 @@ class Drawer:
         try:
             self.finite = _all_finite(self._forward(self.example, lookups))
         except Exception as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
+            line = left_by(error)
             raise SourceError(
                 f"the original does not run on its own example inputs ({line}); give inputs that its forward takes"
             ) from error
@@ -213,7 +214,7 @@ class Drawer:
         try:
             output = self._forward(inputs)
         except Exception as error:
-            return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return left_by(error)
         return "NaN or infinity in the output" if self.finite and not _all_finite(output) else None
 
 

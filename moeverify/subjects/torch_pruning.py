@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.coupling.tracing.trace import MODEL_OUTPUT
 from moeverify.errors import MoEVerifyError, SourceError
@@ -89,7 +90,7 @@ def use_fork(folder: Path) -> Callable[..., Any]:
     try:
         found = importlib.import_module("torch_pruning")
     except Exception as error:
-        raise SourceError(f"cannot import the fork in {folder}: {type(error).__name__}: {error}") from error
+        raise SourceError(f"cannot import the fork in {folder}: {left_by(error)}") from error
     if not Path(found.__file__ or "").resolve().is_relative_to(place.resolve()):
         raise SourceError(f"torch_pruning was imported from {found.__file__}, not from {place}")
 

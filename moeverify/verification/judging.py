@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.base.foreign import by_user, left_by
+from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks.context import Context, Saved
 from moeverify.checks.registry import Check
 from moeverify.checks.whole_layers import not_comparable
-from moeverify.errors import ExpansionsExceeded, MoEVerifyError
+from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject
@@ -47,9 +47,10 @@ def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
         trust_remote_code=case.trust_remote_code,
         device=case.device,
     )
-    inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
-    original = copy.deepcopy(loaded.model)
-    facts = model_facts(original, loaded.notes)
+    with foreign_code(f"{case.source} cannot be copied", SourceError):
+        inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
+        original = copy.deepcopy(loaded.model)
+        facts = model_facts(original, loaded.notes)
     facts |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio}
     return Base(loaded, inputs, original, facts)
 

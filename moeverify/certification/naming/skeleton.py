@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.errors import SourceError
 from moeverify.models.sources import quiet_transformers
 
@@ -108,4 +109,4 @@ def _quietly() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:240]
+    return left_by(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.models.numerics import in_float64
 from moeverify.models.sources import quiet_transformers
@@ -55,7 +56,7 @@ def load_model(folder: Path, device: str = "cpu") -> nn.Module:
 
 def one_line(error: Exception) -> str:
     """An error in one line, without the colours of transformers' tables."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", f"{type(error).__name__}: {error}")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", left_by(error))
     return " ".join(text.split())[:300]
 
 

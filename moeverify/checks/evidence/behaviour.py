@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.evidence.sight import differ
 from moeverify.models.exercise import vary_inputs
 from moeverify.models.forward import call_model, module_paths
@@ -95,7 +96,7 @@ def observe(model: nn.Module, example_inputs: Any, seed: int) -> Behaviour:
             second = float_outputs(call_model(model, inputs, use_cache=False))
             unsteady = next((n for n in first if differ({n: first[n]}, {n: second[n]}, _rounding(first[n]))), "")
     except Exception as error:
-        return Behaviour(error=f"{type(error).__name__}: {error}")
+        return Behaviour(error=left_by(error))
     found = [f"{name} in {where or 'the model itself'}" for name, where, _ in draws.found]
     found = list(dict.fromkeys(found)) or (["a generator that is not torch's own"] if drew else [])
     infinite = tuple(name for name, tensor in first.items() if not bool(tensor.isfinite().all()))

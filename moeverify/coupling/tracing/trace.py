@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.foreign import left_by
 from moeverify.coupling.relations import Trace
 from moeverify.coupling.solving.divisions import state_common_factors
 from moeverify.coupling.tracing.escapes import Escapes
@@ -127,7 +128,7 @@ def _record(
     except TraceError:
         raise
     except Exception as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())
+        line = left_by(error)
         raise TraceError(
             f"the model's forward failed while it was traced ({line}); check that it runs with these example inputs"
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.errors import PruningRefused
 from moeverify.pruning.attributes.slots import Slot, Step, entries_of, entry, is_indexed, is_named_tuple, value_of
 
@@ -51,9 +52,7 @@ def set_attributes(model: nn.Module, changes: Iterable[AttributeChange]) -> Undo
         undo()
         if isinstance(error, PruningRefused):
             raise
-        raise PruningRefused(
-            f"{change.slot} cannot be set to {change.new} ({type(error).__name__}: {error})"
-        ) from error
+        raise PruningRefused(f"{change.slot} cannot be set to {change.new} ({left_by(error)})") from error
     return undo
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.errors import PlanError, PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.limits import check_sizes
@@ -75,7 +76,7 @@ def _check_entries(probe: Probe, plan: Plan) -> None:
     try:
         probe.build(plan.entries)
     except Exception as error:
-        raise PlanError(f"the plan's configuration gives no model: {type(error).__name__}: {error}") from error
+        raise PlanError(f"the plan's configuration gives no model: {left_by(error)}") from error
 
 
 def _check_needed(probe: Probe, plan: Plan) -> None:

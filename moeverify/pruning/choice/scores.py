@@ -17,6 +17,7 @@ import torch_pruning as tp
 from torch_pruning.dependency import Group
 from torch_pruning.pruner.importance import OBDCImportance
 
+from moeverify.base.foreign import left_by
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.pruning.choice.batches import FEW_POSITIONS, Batch, NoBatch, batch_scores, batches_of
@@ -105,7 +106,7 @@ def _score(pruning_class: PruningClass, parts: list[Part], importance: Callable)
         found = [(_matrices(share), _score_parts(share, pruning_class.coupling.size, importance)) for share in shares]
     except (AttributeError, KeyError, IndexError, RuntimeError) as error:
         raise PruningRefused(
-            f"{type(importance).__name__} cannot score {pruning_class.name} ({type(error).__name__}: {error}); it may "
+            f"{type(importance).__name__} cannot score {pruning_class.name} ({left_by(error)}); it may "
             "need gradients (a backward pass) or statistics first"
         ) from error
     known = [(count, scores) for count, scores in found if scores is not None]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused
 from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
@@ -91,7 +92,7 @@ class Probe:
             original = self.build({})
         except Exception as error:
             raise PruningRefused(
-                f"{type(self.config).__name__} cannot build the model again ({type(error).__name__}: {error}); "
+                f"{type(self.config).__name__} cannot build the model again ({left_by(error)}); "
                 "without that no pruned size can be written into it"
             ) from error
         self.original = original

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.foreign import left_by
 from moeverify.base.lines import line_of_error, line_of_running_code
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights
 from moeverify.errors import TraceError
@@ -77,7 +78,7 @@ class ForwardFailed(TraceError):
 
 def one_line(error: BaseException) -> str:
     """Type and message of an exception."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return left_by(error)
 
 
 @dataclass(eq=False)

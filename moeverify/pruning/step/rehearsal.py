@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused, TraceError
@@ -196,7 +197,7 @@ class Rehearsal:
             with torch.no_grad():
                 self.example(model)
         except Exception as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
+            line = left_by(error)
             raise PruningRefused(
                 f"the model does not run with fewer experts ({line}); its forward has their number written into it: "
                 "leave whole experts out (ratios without `experts`)"

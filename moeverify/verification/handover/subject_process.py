@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from moeverify.base.foreign import by_user, left_by
+from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks.context import EXAMPLE_LENGTH, input_lengths
-from moeverify.errors import HandoverError, MoEVerifyError
+from moeverify.errors import HandoverError, MoEVerifyError, SourceError
 from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.offload import fetch_offloaded
@@ -86,9 +86,10 @@ class _SubjectRun:
             trust_remote_code=case.trust_remote_code,
             device=case.device,
         )
-        self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
-        self._digest = digest_of(loaded.model)
-        self._base = copy.deepcopy(loaded.model)
+        with foreign_code(f"{case.source} cannot be copied", SourceError):
+            self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
+            self._digest = digest_of(loaded.model)
+            self._base = copy.deepcopy(loaded.model)
         send({"kind": "stage", "stage": PRUNE})
         self.prune(case.pruning_ratio, case.seed, loaded.model)
 

@@ -121,3 +121,20 @@ def test_a_role_is_what_the_judge_sees_and_not_what_a_group_is_called():
     found = judged(mistral(), tokens(), prune, ratios={"heads": 0.0})
     assert found.status is Status.FAIL
     assert "keeps 48 of 48, wanted 24" in found.message
+
+
+class Padded(nn.Module):
+    """An output of which the last three of eleven values are cut off, as padding of a vocabulary is."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.head = nn.Linear(8, 24), nn.Linear(24, 8), nn.Linear(8, 11)
+
+    def forward(self, x):
+        return self.head(x + self.down(self.up(x).relu()))[:, :8]
+
+
+def test_a_class_in_a_dimension_that_is_frozen_otherwise_may_stay():
+    torch.manual_seed(0)
+    found = judged(Padded().eval(), (torch.randn(4, 8),), prune_moe)
+    assert found.status is Status.PASS, found.message
