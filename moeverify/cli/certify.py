@@ -55,7 +55,7 @@ def _print(result: Certification, report: Path | None) -> None:
     """The cause first: what failed, what could not be seen, then the rest."""
     from moeverify.cli.summary import COLOURS
     from moeverify.cli.terminal import escape, make_console
-    from moeverify.report.html import SYMBOLS
+    from moeverify.report.symbols import SYMBOLS
     from moeverify.verdict import PROBLEMS, Status
 
     console = make_console(highlight=False)

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from moeverify.cli.terminal import escape, make_console
 from moeverify.report.caveats import caveats
-from moeverify.report.html import SYMBOLS
 from moeverify.report.result import VerificationResult
+from moeverify.report.symbols import SYMBOLS
 from moeverify.report.text import nothing_checked
 from moeverify.verdict import PROBLEMS, Status
 

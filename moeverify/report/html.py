@@ -5,26 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moeverify.report.caveats import caveats
-from moeverify.report.pictures import isolation_picture, router_load
+from moeverify.report.headline import headline_numbers
+from moeverify.report.pictures import isolation_picture, router_load, shares, timings
 from moeverify.report.quality import quality_view
+from moeverify.report.symbols import SYMBOLS
 from moeverify.verdict import PROBLEMS, Status
 
-if TYPE_CHECKING:
-    pass
-
-SYMBOLS = {
-    Status.PASS: "✓",
-    Status.FAIL: "✗",
-    Status.ERROR: "!",
-    Status.TIMEOUT: "⧖",
-    Status.SKIP: "–",
-    Status.INCONCLUSIVE: "?",
-}
+# What a model's row is marked with: the gravest of its verdicts.
+_WORST = (Status.ERROR, Status.TIMEOUT, Status.FAIL, Status.INCONCLUSIVE, Status.PASS, Status.SKIP)
 _MOST_EVIDENCE = 20_000
 
 
@@ -68,6 +61,12 @@ def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], fact
         "verdicts": verdicts,
         "problem": any(v["status"] in (*PROBLEMS, Status.INCONCLUSIVE) for v in verdicts),
         "facts": facts,
+        "worst": next((s.value for s in _WORST if any(v["status"] == s for v in verdicts)), Status.PASS.value),
+        "left": 100 * facts["parameters_after"] / facts["parameters_before"]
+        if facts.get("parameters_before") and "parameters_after" in facts
+        else None,
+        "shares": shares(facts.get("sizes", [])),
+        "timings": timings(facts.get("seconds", {})),
         "quality": quality_view(facts),
         "matrices": [isolation_picture(layer) for layer in facts.get("isolation", [])],
         "loads": router_load(tokens),
@@ -87,6 +86,7 @@ def render_html(document: Mapping[str, Any], *, ok: bool) -> str:
         result=document,
         ok=ok,
         caveats=caveats(document),
+        numbers=headline_numbers(document),
         rows=rows,
         checks=list(dict.fromkeys(v["check"] for v in document["verdicts"])),
     )

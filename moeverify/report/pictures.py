@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LABELLED = 16
@@ -60,9 +60,35 @@ def router_load(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
             }
             for k, (name, count) in enumerate(experts)
         ]
+        outline = ""
+        if len(experts) > _DRAWN:  # one line over all bars
+            width = _LARGE / len(experts)
+            heights = (round(60 - 60 * count / most, 2) for _, count in experts)
+            outline = "M0 60" + "".join(f"V{height:g}h{width:.3g}" for height in heights) + "V60Z"
+            bars = []
         counts = [count for _, count in experts]
         pictures.append(
-            {"layer": layer, "bars": bars, "bar": round(width - 1, 2), "width": round(width * len(experts), 2),
-             "least": min(counts), "most": max(counts), "count": len(experts)}
-        )  # fmt: skip
+            {
+                "layer": layer,
+                "bars": bars,
+                "outline": outline,
+                "bar": round(width - 1, 2),
+                "width": round(width * len(experts), 2),
+                "least": min(counts),
+                "most": max(counts),
+                "count": len(experts),
+            }
+        )
     return pictures
+
+
+def shares(sizes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What went of each role: its rows with the share that stayed, in percent."""
+    return [{**size, "left": round(100 * size["after"] / size["before"], 1)} for size in sizes if size["before"]]
+
+
+def timings(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The stages of a case with their share of the longest, in percent; the longest first."""
+    most = max(seconds.values(), default=0.0) or 1.0
+    ranked = sorted(seconds.items(), key=lambda item: -item[1])
+    return [{"stage": stage, "seconds": s, "share": round(100 * s / most, 1)} for stage, s in ranked]

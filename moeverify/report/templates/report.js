@@ -32,4 +32,28 @@
   table.querySelectorAll("button[data-sort]").forEach(function (button) {
     button.addEventListener("click", function () { sort(button); });
   });
+
+  function reveal() {
+    var target = document.getElementById(location.hash.slice(1)), inner = target && target.querySelector("details");
+    if (inner && target.tagName === "LI") { inner.open = true; }
+  }
+  window.addEventListener("hashchange", reveal);
+  reveal();
+
+  if (navigator.clipboard) {
+    document.querySelectorAll("button.copy").forEach(function (button) {
+      button.hidden = false;
+      button.addEventListener("click", function () {
+        navigator.clipboard.writeText(button.parentNode.querySelector("code").textContent).then(
+          function () { button.textContent = "Copied"; }, function () { button.textContent = "Select and copy"; });
+      });
+    });
+  }
+
+  var shut = [];
+  window.addEventListener("beforeprint", function () {
+    shut = Array.from(document.querySelectorAll("article details:not([open])"));
+    shut.forEach(function (element) { element.open = true; });
+  });
+  window.addEventListener("afterprint", function () { shut.forEach(function (element) { element.open = false; }); });
 })();

@@ -89,7 +89,7 @@ def test_sorting_by_a_column(page):
 
 def test_hostile_names_are_text(page):
     assert page.title == "moeverify: problems found"
-    assert page.find_element("id", "case-2-title").text.startswith(HOSTILE)
+    assert f"{HOSTILE} pruned by moe" in page.find_element("id", "case-2-title").text
     assert not page.find_elements("tag name", "img")
     assert len(page.find_elements("tag name", "script")) == 1
 
@@ -121,4 +121,24 @@ def test_the_keyboard_reaches_filter_and_tables(page):
         page.switch_to.active_element.send_keys(Keys.TAB)
         element = page.switch_to.active_element
         seen.append(element.get_attribute("id") or element.get_attribute("class") or element.tag_name)
-    assert {"jump", "filter", "problems", "wide"} <= set(seen)
+    assert {"jump", "filter", "problems", "wide overview"} <= set(seen)
+
+
+def test_a_mark_leads_to_its_verdict_and_the_overview_fits(page):
+    page.set_window_size(1280, 900)
+    fits = "var e = document.querySelector('.overview'); return e.scrollWidth <= e.clientWidth"
+    assert page.execute_script(fits)
+    page.find_element("css selector", "#matrix td.fail a").click()
+    target = page.execute_script("return document.querySelector('li:target')")
+    assert "experts leak" in target.text
+    assert target.find_element("tag name", "details").get_attribute("open")
+
+
+def test_the_reproduce_line_is_copied(page):
+    button = page.find_element("css selector", "article button.copy")
+    page.execute_script(
+        "navigator.clipboard.writeText = function (text) { window.copied = text; return Promise.resolve(); }"
+    )
+    button.click()
+    assert page.execute_script("return window.copied") == "moeverify verify zoo:leaky"
+    assert button.text == "Copied"

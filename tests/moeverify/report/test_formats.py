@@ -13,6 +13,7 @@ from moeverify.errors import ReportError, UsageError
 from moeverify.report.annotations import github_annotations
 from moeverify.report.bug_report import bug_report
 from moeverify.report.comparison import compare, read_result, render_comparison
+from moeverify.report.headline import headline_numbers
 from moeverify.report.html import render_html
 from moeverify.report.junit import render_junit
 from moeverify.report.result import VerificationResult
@@ -49,13 +50,61 @@ def test_html_is_self_contained_escaped_and_captioned():
     assert "between 5 and 7 tokens an expert" in page
 
 
-def test_a_hundred_and_fifty_models_stay_under_six_megabytes():
-    sample = VerificationResult.from_json((ROOT / "reports" / "sample" / "report.json").read_text("utf-8"))
-    again = range(150 // len(sample.cases) + 1)
-    cases = tuple(replace(case, source=f"{case.source}-{n}") for n in again for case in sample.cases)
-    verdicts = tuple(replace(v, source=f"{v.source}-{n}") for n in again for v in sample.verdicts)
-    assert len(cases) > 150
-    assert len(render_html(replace(sample, cases=cases, verdicts=verdicts).to_dict(), ok=True).encode()) < 6e6
+def sample(times=1):
+    found = VerificationResult.from_json((ROOT / "reports" / "sample" / "report.json").read_text("utf-8"))
+    cases = tuple(replace(case, source=f"{case.source}-{n}") for n in range(times) for case in found.cases)
+    verdicts = tuple(replace(v, source=f"{v.source}-{n}") for n in range(times) for v in found.verdicts)
+    return replace(found, cases=cases, verdicts=verdicts)
+
+
+def test_reports_stay_small():
+    assert len(sample().cases) == 11
+    assert len(render_html(sample().to_dict(), ok=True).encode()) < 1e6
+    assert len(render_html(sample(14).to_dict(), ok=True).encode()) < 8e6
+
+
+def test_sixty_layers_of_512_experts_stay_under_six_megabytes():
+    layers = [f"model.layers.{n}.mlp" for n in range(60)]
+    names = [f"{layer}.experts[{k}]" for layer in layers for k in range(512)]
+    isolation = [
+        {"layer": layer, "experts": names[512 * n : 512 * (n + 1)], "own": [4] * 512, "leaks": [], "leak_count": 0}
+        for n, layer in enumerate(layers)
+    ]
+    experts = [
+        {"layer": layer, "before": 512, "kept": list(range(0, 512, 2)), "criterion": "reap",
+         "scores": [k / 7 for k in range(512)], "tokens": list(range(512))}
+        for layer in layers
+    ]  # fmt: skip
+    sizes = [{"role": "routed_experts", "where": "layers.*", "classes": 60 * 512, "before": 8, "after": 4}]
+    tokens = {name: k % 97 for k, name in enumerate(names)}
+    found = result(
+        verdict("m", "forward-every-expert", Status.PASS, tokens=tokens),
+        cases=(facts("m", isolation=isolation, experts=experts, sizes=sizes, roles={"experts": names}),),
+    )
+    page = render_html(found.to_dict(), ok=True)
+    assert len(page.encode()) < 6e6
+    assert page.count("between 0 and 96 tokens an expert") == 60
+
+
+def test_the_headline_holds_the_numbers_that_matter():
+    names = {n.name: (n.value, n.note) for n in headline_numbers(sample().to_dict())}
+    assert names["models"] == ("11", "11 without a problem")
+    assert names["parameters"][0].endswith("%")
+    served = verdict("m", "served", Status.PASS, engines=["vllm", "llama.cpp"])
+    kept = [{"layer": "l", "before": 4, "kept": [0, 2, 3]}]
+    scores = [{"ratio": r, "scores": {"a": {"value": 1 - r}, "b": {"value": 1}}} for r in (0, 0.5)]
+    one = result(
+        served, verdict("m", "shapes", Status.FAIL), cases=(facts("m", experts=kept, quality={"points": scores}),)
+    )
+    names = {n.name: (n.value, n.note) for n in headline_numbers(one.to_dict())}
+    assert names == {
+        "model": ("1", "0 without a problem"),
+        "parameters": ("1 K → 600", "60 % left"),
+        "size": ("3.91 KiB → 2.34 KiB", "60 % left"),
+        "experts": ("4 → 3", "75 % left"),
+        "quality": ("1.000 → 0.750", "mean score at ratio 0.5"),
+        "served": ("1 of 1", "llama.cpp, vllm"),
+    }
 
 
 def test_junit_counts_as_the_result_does():
