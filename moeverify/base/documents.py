@@ -10,7 +10,7 @@ import math
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from moeverify.base.files import file_errors
 from moeverify.errors import FileError, MoEVerifyError
 
 MIB = 1 << 20
+Pairs = Callable[[list[tuple[str, Any]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ SMALL = DocumentLimits(size=16 * MIB, items=1_000_000)
 CONFIGURATION = DocumentLimits(size=16 * MIB, items=1_000_000, not_finite=True)
 
 
-class _Strict(ValueError):
+class BeyondLimits(ValueError):
     """A document that breaks a limit."""
 
 
@@ -104,11 +105,11 @@ def parse_document(
 ) -> Any:
     """Data of a text in JSON or TOML; see ``read_document``."""
     try:
-        data = tomllib.loads(text) if language == "TOML" else _from_json(text, limits)
-        _check_limits(data, limits)
+        data = tomllib.loads(text) if language == "TOML" else from_json(text, limits)
+        check_limits(data, limits)
     except RecursionError as problem:
         raise error(f"{name} is nested deeper than {limits.depth} levels") from problem
-    except _Strict as problem:
+    except BeyondLimits as problem:
         raise error(f"{name}: {problem}") from problem
     except ValueError as problem:
         raise error(f"{name} is not valid {language}: {str(problem)[:200]}") from problem
@@ -145,25 +146,30 @@ def _validator() -> Any:
     return extend(Draft202012Validator, type_checker=types)
 
 
-def _from_json(text: str, limits: DocumentLimits) -> Any:
+def from_json(text: str, limits: DocumentLimits, pairs: Pairs | None = None) -> Any:
+    """Data of a text in JSON, its numbers within ``limits``; ``pairs`` makes the objects, else a name stands once.
+
+    Raises ``BeyondLimits``, ``ValueError`` for what is no JSON, ``RecursionError`` for what is nested too deep.
+    """
+
     def whole(literal: str) -> int:
         if len(literal.lstrip("-")) > limits.digits:
-            raise _Strict(f"a whole number has more than {limits.digits} digits")
+            raise BeyondLimits(f"a whole number has more than {limits.digits} digits")
         return int(literal)
 
     def decimal(literal: str) -> float:
         value = float(literal)
         if not math.isfinite(value):
-            raise _Strict(f"the number {literal[:40]} is too large")
+            raise BeyondLimits(f"the number {literal[:40]} is too large")
         return value
 
     def constant(literal: str) -> float:
         if not limits.not_finite:
-            raise _Strict(f"{literal} stands where a number is needed")
+            raise BeyondLimits(f"{literal} stands where a number is needed")
         return float(literal)
 
     return json.loads(
-        text, parse_int=whole, parse_float=decimal, parse_constant=constant, object_pairs_hook=_without_twins
+        text, parse_int=whole, parse_float=decimal, parse_constant=constant, object_pairs_hook=pairs or _without_twins
     )
 
 
@@ -172,17 +178,17 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # None is false
-        raise _Strict(f"{twin[:80]!r} stands twice in one object")
+        raise BeyondLimits(f"{twin[:80]!r} stands twice in one object")
     return found
 
 
-def _check_limits(data: Any, limits: DocumentLimits) -> None:
-    """Depth and number of items, level by level: no recursion, so depth is no danger."""
+def check_limits(data: Any, limits: DocumentLimits) -> None:
+    """Depth and number of items, level by level: no recursion, so depth is no danger. Raises ``BeyondLimits``."""
     level, count = [data], 0
     for _ in range(limits.depth + 1):
         count += len(level)
         if count > limits.items:
-            raise _Strict(f"more than {limits.items:,} items")
+            raise BeyondLimits(f"more than {limits.items:,} items")
         below: list[Any] = []
         for value in level:
             if isinstance(value, dict):
@@ -190,10 +196,10 @@ def _check_limits(data: Any, limits: DocumentLimits) -> None:
             elif isinstance(value, list):
                 below += value
             elif isinstance(value, int) and abs(value) >= 10**limits.digits:
-                raise _Strict(f"a whole number has more than {limits.digits} digits")
+                raise BeyondLimits(f"a whole number has more than {limits.digits} digits")
             elif isinstance(value, float) and not limits.not_finite and not math.isfinite(value):
-                raise _Strict(f"{value} stands where a number is needed")
+                raise BeyondLimits(f"{value} stands where a number is needed")
         if not below:
             return
         level = below
-    raise _Strict(f"nested deeper than {limits.depth} levels")
+    raise BeyondLimits(f"nested deeper than {limits.depth} levels")

@@ -51,6 +51,24 @@ def fold_of(item):
     return {"parameter": item["parameter"], "factor": 2.0, "offset": 0.0}
 
 
+def shifted(plan, ending, dim):
+    """As many positions of one tensor, but others: the complement, or what fills it up."""
+    number = next(n for n, k in enumerate(plan["keep"]) if k["parameter"].endswith(ending) and k["dim"] == dim)
+    entry = plan["keep"][number]
+    kept = set(positions_in(plan["sets"][entry["set"]]))
+    gone = [p for p in range(entry["size"]) if p not in kept]
+    others = sorted([*gone, *sorted(kept)][: len(kept)])
+    data = edited(plan, "keep", number, set=len(plan["sets"]))
+    return {**data, "sets": [*plan["sets"], ",".join(map(str, others))]}
+
+
+def positions_in(text):
+    """The positions of a set as a plan writes it: ``0-3,7``."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 EDITS = {
     "positions_without_end": lambda p: {**p, "sets": ["0-999999999999", *p["sets"][1:]]},
     "position_of_many_digits": lambda p: {**p, "sets": ["9" * 5000, *p["sets"][1:]]},
@@ -94,6 +112,9 @@ EDITS = {
     "factor_of_400_digits": lambda p: edited(p, "folds", 0, factor=10**400),
     "factor_zero": lambda p: edited(p, "folds", 0, factor=0),
     "another_offset": lambda p: edited(p, "folds", 0, offset=0.5),
+    "other_positions_of_one_tensor": lambda p: shifted(p, "mlp.up_proj.weight", 0),
+    "other_positions_of_the_norm": lambda p: shifted(p, "model.norm.weight", 0),
+    "other_positions_of_queries": lambda p: shifted(p, "q_proj.weight", 1),
     "further_key": lambda p: {**p, "run": "rm"},
     "schema_of_the_future": lambda p: {**p, "schema_version": "9"},
     "nothing_kept": lambda p: {**p, "keep": []},

@@ -5,7 +5,6 @@ A header is input from strangers: every length, offset, type and shape is checke
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections import Counter
@@ -16,8 +15,12 @@ from typing import Any
 
 import torch
 
+from moeverify.base.documents import BeyondLimits, DocumentLimits, check_limits, from_json
+
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000  # the limit of the safetensors library
+MAX_DIMENSIONS = 64
+LIMITS = DocumentLimits(size=MAX_HEADER, depth=4)
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -117,8 +120,13 @@ def _parse(file: Path) -> tuple[int, int, dict[str, Any], dict[str, int]]:
         return dict(pairs)
 
     try:
-        entries = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        entries = from_json(text, LIMITS, unique)
+        check_limits(entries, LIMITS)
+    except BeyondLimits as error:
+        raise _Broken(f"the header is none: {error}") from error
+    except RecursionError as error:
+        raise _Broken(f"the header is nested deeper than {LIMITS.depth} levels") from error
+    except ValueError as error:
         raise _Broken(f"the header is not JSON: {str(error)[:120]}") from error
     if not isinstance(entries, dict):
         raise _Broken("the header is no JSON object")
@@ -131,7 +139,7 @@ def _tensor(file: Path, name: str, entry: Any, start: int, size: int) -> Stored:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _Broken(f"unknown type {_short(str(dtype))}")
-    if not isinstance(shape, list) or not all(_is_count(n) for n in shape):
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_is_count(n) for n in shape):
         raise _Broken(f"no valid shape: {_short(str(shape))}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
         raise _Broken(f"no valid byte range: {_short(str(offsets))}")

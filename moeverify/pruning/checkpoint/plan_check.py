@@ -18,6 +18,7 @@ from moeverify.models.forward import Example
 from moeverify.models.limits import check_sizes
 from moeverify.models.roles import find_roles
 from moeverify.models.skeleton import Shapes, has_config, shapes_of
+from moeverify.pruning.checkpoint.plan_coupled import check_coupled
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.probe import Attribute, changed_attributes
@@ -35,8 +36,8 @@ _MOST_GROWTH = 64
 def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdate | None:
     """The update of the configuration that the plan makes; nothing is changed.
 
-    Raises ``PlanError`` unless every cut fits the model, every entry is needed for the sizes, and the folds are those
-    that the new sizes ask for.
+    Raises ``PlanError`` unless every cut fits the model, coupled tensors keep the same positions, every entry is needed
+    for the sizes, and the folds are those that the new sizes ask for.
     """
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for (name, dim), size in plan.sizes.items():
@@ -52,6 +53,7 @@ def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdat
     for fold in plan.folds:
         if fold.parameter not in tensors:
             raise PlanError(f"the plan folds a constant into {fold.parameter}, which the model does not have")
+    check_coupled(model, plan.keep, example_inputs)
     if not has_config(model):
         return None
     probe = Probe(model)

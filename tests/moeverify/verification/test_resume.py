@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -81,3 +82,29 @@ def test_other_settings_are_refused(tmp_path):
     assert read_journal(tmp_path, {"seed": 0}).created == "now"
     with pytest.raises(UsageError, match="other settings"):
         read_journal(tmp_path, {"seed": 1})
+
+
+def limited():
+    """Files above 9 kB cannot be written; the system's answer is like that of a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+
+
+@pytest.mark.slow
+def test_a_run_whose_report_finds_no_space_is_resumed_without_its_work(tmp_path):
+    """The journal and what is handed over are small; the page of the report is not."""
+    folder = tmp_path / "run"
+    words = [sys.executable, "-m", "moeverify", "verify", "stand_ins:two_layers", "--subject", "stand_ins:slow"]
+    words += ["--checks", "terminates,something-pruned", "--report", str(folder)]
+    first = subprocess.run(words, env=environment(), capture_output=True, text=True, preexec_fn=limited)
+    lines = [line for line in first.stderr.splitlines() if line.startswith("moeverify: ")]
+    assert first.returncode == 2, (first.stdout, first.stderr)
+    assert len(lines) == 1
+    assert "report.html" in lines[0]
+    journal = map(json.loads, filter(None, (folder / NAME).read_text("utf-8").splitlines()))
+    judged = {entry["verdict"]["check"]: entry["verdict"] for entry in journal if "verdict" in entry}
+    assert set(judged) == {"terminates", "something-pruned"}
+    assert subprocess.run([*words, "--resume"], env=environment(), capture_output=True).returncode == 0
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    assert {v["check"]: v for v in report["verdicts"]} == judged  # to the second: nothing was done again
+    assert not (folder / NAME).exists()
