@@ -9,15 +9,11 @@ from typing import Any
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
 from moeverify.certification.matching.lists import lengths
 from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.certification.relations.engines import contradictions
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.registry import Finding, failed, passed
 
-# Names of one and the same entry; engines differ in which they read first.
-ALIASES = (
-    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
-    ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_topk"),
-)
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
 
@@ -27,14 +23,14 @@ def config_in_step(evidence: Evidence) -> Finding:
     """The configuration implies the shapes on disk, and says nothing else than the base's but for sizes."""
     if is_quantised(evidence.inventory.config):
         return inconclusive("the folder is quantised: shapes of packed weights are left to loads-whole")
-    pruned, config = evidence.pruned, evidence.inventory.config
+    pruned = evidence.pruned
     theirs = set(evidence.base.naming.broken)
     lines = [
         f"{name} {line}"
         for name, line in pruned.naming.broken.items()
         if "config.json implies" in line and name not in theirs
     ]
-    lines += _aliases(config)
+    lines += contradictions(evidence.inventory.config, evidence.base_inventory.config)
     lines += _prediction_layers(evidence)
     unsure: list[str] = []
     if evidence.same_config:
@@ -65,15 +61,6 @@ def _grown(evidence: Evidence) -> Iterator[str]:
             shapes = f"{list(after[name])}, in the base {list(before[name])}"
             yield f"{name} has shape {shapes}: base and pruned folder may be exchanged"
             return
-
-
-def _aliases(config: Mapping[str, Any]) -> Iterator[str]:
-    for part in (config, *(value for value in config.values() if isinstance(value, Mapping))):
-        for names in ALIASES:
-            values = {name: part[name] for name in names if is_count(part.get(name))}
-            if len(set(values.values())) > 1:
-                told = " and ".join(f"{name} = {value}" for name, value in values.items())
-                yield f"config.json has {told}: engines differ in which they read"
 
 
 def _prediction_layers(evidence: Evidence) -> Iterator[str]:

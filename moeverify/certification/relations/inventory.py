@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moeverify.certification.evidence import Evidence
+from moeverify.certification.relations.engines import read_by
 from moeverify.certification.relations.registry import more, relation
 from moeverify.checks.registry import Finding, failed, passed
 
@@ -11,7 +12,13 @@ from moeverify.checks.registry import Finding, failed, passed
 def inventory(evidence: Evidence) -> Finding:
     """The files agree with each other: index and shards both ways, no tensor twice, no stray file, honest headers."""
     found = evidence.inventory
-    facts = {"files": len(found.files), "tensors": len(found.tensors), "bytes": found.nbytes, "notes": found.notes}
+    facts = {
+        "files": len(found.files),
+        "tensors": len(found.tensors),
+        "bytes": found.nbytes,
+        "notes": found.notes,
+        "read_by": read_by(found.config),
+    }
     if found.problems:
         return failed(more(list(found.problems)), problems=list(found.problems), **facts)
     size = f"{found.nbytes / 2**30:.2f} GiB" if found.nbytes > 2**28 else f"{found.nbytes / 2**20:.1f} MiB"
