@@ -1,66 +1,123 @@
-"""Routers known by their shape: a linear layer with one output for each expert that reads what the experts read."""
+"""Routers known by their shape: what has one output for each expert and reads what the experts read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-Modules = Mapping[str, nn.Module]
-Children = Mapping[str, Sequence[str]]
+from moeverify.models.model_tree import LISTS, ModelTree
+from moeverify.models.moe_layer import ancestors, last
+
+# Names of what chooses. The gate of a gated MLP is none of them.
+_CHOOSES = re.compile(
+    r"(^|_)gat(e|es|er|ing)(_|\d|$)|(^|_)w?g$|rout|switch|scor|select|choos|centroid|dispatch|slot|(^|_)phi$"
+)
+_GATED_MLP = re.compile(r"gate_(up_)?proj|gate_layer")
 
 
-def own_stacks(modules: Modules, children: Children, name: str) -> dict[str, torch.Tensor]:
-    """Parameters ``[experts, ..., ...]`` of a module, or of small modules of the user's in it, all of one first size.
+@dataclass(frozen=True)
+class Scorers:
+    """Modules that score experts, and parameters that do so without a module of their own, with the evidence."""
 
-    Empty unless there are two; attention keeps heads so, which are no experts.
+    modules: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    evidence: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.modules or self.parameters)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is scored: ``counts`` how many experts there may be, ``inputs`` the sizes they read.
+
+    ``experts`` are paths that hold no router. ``place`` is the key of the experts' list in a list of such lists.
     """
-    if any(word in name.lower() for word in ("attn", "attention")):
-        return {}
-    holders = [name, *(n for n in children.get(name, ()) if not type(modules[n]).__module__.startswith("torch."))]
-    found: dict[str, torch.Tensor] = {
-        f"{holder}.{leaf}": p
-        for holder in holders
-        for leaf, p in modules[holder]._parameters.items()
-        if p is not None and p.dim() == 3
-    }
-    sizes = {p.shape[0] for p in found.values()}
-    return found if len(found) > 1 and len(sizes) == 1 and min(sizes) > 1 else {}
+
+    counts: frozenset[int]
+    inputs: frozenset[int]
+    experts: frozenset[str]
+    place: str = ""
 
 
-def scorers_of_stacks(modules: Modules, children: Children, name: str, stacks: Mapping[str, torch.Tensor]) -> tuple:
-    """The routers of experts in ``stacks`` of the module ``name``: in that module, else in the one around it."""
-    count = next(iter(stacks.values())).shape[0]
-    inputs = {size for p in stacks.values() for size in p.shape[1:]}
-    for around in dict.fromkeys((name, name.rpartition(".")[0])):
-        near = [c for child in children.get(around, ()) for c in (child, *children.get(child, ()))]
-        if found := _scorers(modules, near, {count}, inputs):
-            return found
-    return ()
+def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = False) -> Scorers:
+    """What scores experts inside the module ``region``; ``named``: only what has the name of something that chooses.
 
-
-def scorers_of_nested_list(modules: Modules, children: Children, name: str, inputs: set[int]) -> tuple[str, ...]:
-    """The routers of the experts in a list that lies in a list of such lists (clusters, tasks).
-
-    They stand beside the outer list, one for each inner list or one for all; they may choose among the experts of
-    another list beside it as well, which all tasks share.
+    A linear layer or a parameter counts that has one output for each expert, and either reads as many numbers as the
+    experts or is named as something that chooses.
     """
-    outer, _, index = name.rpartition(".")
-    around = outer.rpartition(".")[0]
-    if not isinstance(modules.get(outer), nn.ModuleList) or not outer:
-        return ()
-    beside = [n for n in children.get(around, ()) if n != outer]
-    lists = [n for n in beside if isinstance(modules[n], nn.ModuleList)]
-    count = len(children.get(name, ()))
-    counts = {count, *(count + len(children.get(n, ())) for n in lists)}
-    for group in lists:
-        found = _scorers(modules, [f"{group}.{index}"], counts, inputs)
-        if found and len(children[group]) == len(children[outer]):
-            return found
-    return _scorers(modules, beside, counts, inputs)
+    modules: dict[str, str] = {}
+    parameters: dict[str, str] = {}
+    for path in _walk(tree, region, scored.experts):
+        module = tree.modules[path]
+        name = path.removeprefix(region).lstrip(".")
+        if isinstance(module, nn.Linear):
+            if module.out_features in scored.counts and _believed(name, module.in_features, scored, named):
+                modules.setdefault(_router_around(tree, region, path), _because(name, module.out_features, scored))
+        elif not tree.of_torch(path):
+            for leaf, tensor in tree.own(path).items():
+                full = f"{name}.{last(leaf)}".lstrip(".")
+                if leaf in scored.experts or not _scores(tuple(tensor.shape), full, scored, named):
+                    continue
+                if path == region:
+                    parameters.setdefault(leaf, _because(full, _count(tuple(tensor.shape), scored), scored))
+                else:
+                    router = _router_around(tree, region, path)
+                    modules.setdefault(router, _because(full, _count(tuple(tensor.shape), scored), scored))
+    found = Scorers(tuple(modules), tuple(parameters), (*modules.items(), *parameters.items()))
+    return _of_this_list(found, region, scored)
 
 
-def _scorers(modules: Modules, names: Iterable[str], counts: set[int], inputs: set[int]) -> tuple[str, ...]:
-    linears = {n: m for n in names if isinstance(m := modules.get(n), nn.Linear)}
-    return tuple(n for n, m in linears.items() if m.out_features in counts and m.in_features in inputs)
+def chooses(name: str) -> bool:
+    """Whether a path has a part with the name of something that chooses."""
+    parts = [part for part in name.lower().split(".") if not _GATED_MLP.search(part)]
+    return any(_CHOOSES.search(part) for part in parts)
+
+
+def _walk(tree: ModelTree, region: str, skip: Collection[str]) -> Iterator[str]:
+    """Modules of a region without those that are skipped, and without what lies in them."""
+    if region not in skip:
+        yield region
+        for child in tree.children.get(region, ()):
+            yield from _walk(tree, child, skip)
+
+
+def _believed(name: str, reads: int, scored: Scored, named: bool) -> bool:
+    if _GATED_MLP.search(last(name)):
+        return False
+    beside = "." not in name or (scored.place != "" and name.split(".")[1:] == [scored.place])
+    return chooses(name) or (not named and reads in scored.inputs and beside)
+
+
+def _scores(shape: tuple[int, ...], name: str, scored: Scored, named: bool) -> bool:
+    """Whether a bare parameter maps inputs to experts: ``[E, in]``, ``[in, E]``, or slots ``[E, slots, in]``."""
+    if len(shape) == 2 and min(shape) > 1:
+        fits = any(a in scored.counts and b in scored.inputs for a, b in (shape, shape[::-1]))
+        return fits and (chooses(name) or not named) and "bias" not in name
+    return len(shape) == 3 and shape[0] in scored.counts and shape[2] in scored.inputs and chooses(name)
+
+
+def _count(shape: tuple[int, ...], scored: Scored) -> int:
+    return next(size for size in shape if size in scored.counts)
+
+
+def _router_around(tree: ModelTree, region: str, path: str) -> str:
+    """The outermost module of its own around a scoring layer: below the region and below lists in it."""
+    around = [p for p in reversed(list(ancestors(path))) if not region or p.startswith(f"{region}.")]
+    return next((p for p in around if not isinstance(tree.modules[p], LISTS)), path)
+
+
+def _because(name: str, outputs: int, scored: Scored) -> str:
+    return f"{name} has {outputs} outputs, one for each expert" + ("" if not chooses(name) else ", and its name")
+
+
+def _of_this_list(found: Scorers, region: str, scored: Scored) -> Scorers:
+    """Of scorers in lists, those at the place that the experts' own list has in its list, if there are any."""
+    mine = tuple(p for p in found.modules if scored.place and scored.place in p.removeprefix(region).split("."))
+    if not mine:
+        return found
+    kept = {*mine, *found.parameters}
+    return Scorers(mine, found.parameters, tuple(item for item in found.evidence if item[0] in kept))

@@ -19,7 +19,9 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
     """
     count = len(layer.experts)
     block = model.get_submodule(layer.name)
-    found = {name: t for name, t in _own(block, layer.name) if t.dim() and t.shape[0] == count}
+    own = dict(_own(block, layer.name))
+    found = {name: t for name, t in own.items() if t.dim() and t.shape[0] == count and name not in layer.stacks}
+    found |= {name: own[name] for name in layer.router_parameters if name in own}
     for router in layer.routers:
         parts = list(model.get_submodule(router).named_modules(prefix=router))
         root, *inner = [dict(_own(module, path)) for path, module in parts]

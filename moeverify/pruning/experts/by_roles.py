@@ -31,6 +31,7 @@ def by_roles(model: nn.Module, roles: FoundRoles) -> tuple[CountedLayer, ...]:
 def _counted(model: nn.Module, layer: MoELayer) -> CountedLayer:
     count = len(layer.experts)
     router = [axis for path in layer.routers for axis in _router_axes(model, path, count)]
+    router += [_parameter_axis(model, name, count) for name in layer.router_parameters]
     if not router:
         raise PruningRefused(
             f"no router of {layer.name or layer.container} has one output for each of its {count} experts; name it "
@@ -83,6 +84,17 @@ def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
             return [*(ExpertAxis(n, d, size) for n, d in dims.items()), *(ExpertAxis(n, 0, size) for n in vectors)]
         return []
     return []
+
+
+def _parameter_axis(model: nn.Module, name: str, count: int) -> ExpertAxis:
+    """The dimension of a layer's own parameter that scores experts."""
+    shape = list(model.get_parameter(name).shape)
+    if shape.count(count) > 1:
+        raise PruningRefused(
+            f"{name} {shape} has two dimensions that may count experts; leave whole experts out "
+            "(ratios without `experts`)"
+        )
+    return ExpertAxis(name, shape.index(count), count)
 
 
 def _beside(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:

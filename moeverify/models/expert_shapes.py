@@ -1,0 +1,116 @@
+"""What has the shape of routed experts: lists of modules that are all alike, parameters stacked by expert."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moeverify.models.model_tree import LISTS, ModelTree
+from moeverify.models.moe_layer import last, parent
+
+_EXPERT = re.compile(r"expert", re.IGNORECASE)
+_COUNT = re.compile(r"expert|(^|_)n_?exp(s|erts)?$", re.IGNORECASE)
+_NO_COUNT = re.compile(r"per_tok|top_?k|shared|dim|hidden|size|group|capacity|select|active", re.IGNORECASE)
+_ONE_AFTER_THE_OTHER = re.compile(
+    r"^(layers?|blocks?|stages?|h|heads?|towers?|encoders?|decoders?|attns?)(_|$)|layers$"
+)
+
+
+def named_as_experts(tree: ModelTree, path: str) -> bool:
+    """Whether a list, or the list around it, has a name with *expert* in it."""
+    around = parent(path)
+    names = [last(path), last(around)] if around and isinstance(tree.modules[around], LISTS) else [last(path)]
+    return any(_EXPERT.search(name) for name in names)
+
+
+def one_after_the_other(path: str) -> bool:
+    """Whether a list is named as layers that run in turn, or as heads."""
+    return bool(_ONE_AFTER_THE_OTHER.search(last(path)))
+
+
+def alike(tree: ModelTree, members: Sequence[str], *, nested: bool = False) -> bool:
+    """Whether modules have the same parameters, among them two matrices or kernels.
+
+    ``nested``: they may hold lists of layers. Lists of modules that are alike in turn are no experts.
+    """
+    forms = {tree.shapes(member) for member in members}
+    if len(members) < 2 or len(forms) != 1 or sum(len(shape) >= 2 for _, shape in next(iter(forms))) < 2:
+        return False
+    first = members[0]
+    if isinstance(tree.modules[first], LISTS):
+        return not alike(tree, tree.children.get(first, ()))
+    return nested or not any(isinstance(m, nn.ModuleList) for m in tree.modules[first].modules())
+
+
+def inner_lists(tree: ModelTree, path: str) -> tuple[str, ...]:
+    """The lists in a list of lists of experts (clusters, tasks); none where its members are experts themselves."""
+    members = tree.children.get(path, ())
+    if not isinstance(tree.modules[path], LISTS) or not members:
+        return ()
+    lists = all(isinstance(tree.modules[m], LISTS) and alike(tree, tree.children.get(m, ())) for m in members)
+    return members if lists else ()
+
+
+def input_sizes(tree: ModelTree, expert: str) -> frozenset[int]:
+    """Sizes that the layers of an expert read."""
+    return frozenset(shape[1] for _, shape in tree.shapes(expert) if len(shape) >= 2)
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Parameters ``[experts, ..., ...]`` of one module, and what says so beside their shape."""
+
+    parameters: dict[str, torch.Tensor]
+    count: int
+    evidence: str = ""
+
+    @property
+    def inputs(self) -> frozenset[int]:
+        """Sizes of one expert's part."""
+        return frozenset(size for p in self.parameters.values() for size in p.shape[1:])
+
+
+def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
+    """Stacks of a module, or of small modules of the user's in it: at least two, all of one first size.
+
+    Attention keeps heads so, which are no experts, unless an attribute counts experts.
+    """
+    holders = [path, *(child for child in tree.children.get(path, ()) if not tree.of_torch(child))]
+    own = {name: p for holder in holders for name, p in tree.own(holder).items() if name in tree.first_names}
+    blocks = {name: p for name, p in own.items() if p.dim() == 3}
+    sizes = {p.shape[0] for p in blocks.values()}
+    if len(blocks) < 2 or len(sizes) != 1 or min(sizes) < 2:
+        return None
+    if path not in (owners := {parent(name) for name in blocks}) and len(owners) == 1:
+        return None  # the layer is that module
+    (count,) = sizes
+    evidence = counting_attribute(tree, path, count) or _table_of_ids(tree, path, count)
+    if not evidence and any(word in path.lower() for word in ("attn", "attention")):
+        return None
+    inner = {size for p in blocks.values() for size in p.shape[1:]}
+    biases = {n: p for n, p in own.items() if p.dim() == 2 and p.shape[0] == count and p.shape[1] in inner}
+    biases = {n: p for n, p in biases.items() if re.search(r"bias|^b(_?\d|_?\w+)?$", last(n))}
+    return Stacks(blocks | biases, count, evidence)
+
+
+def counting_attribute(tree: ModelTree, path: str, count: int) -> str:
+    """An attribute of a module, or of the one around it, that is named as the number of experts and holds it."""
+    for owner in (path, parent(path)) if path else (path,):
+        for name, value in vars(tree.modules[owner]).items():
+            if type(value) is int and value == count and _COUNT.search(name) and not _NO_COUNT.search(name):
+                return f"{last(owner) or 'the model'}.{name} is {count}, as many as its parameters have"
+    return ""
+
+
+def _table_of_ids(tree: ModelTree, path: str, count: int) -> str:
+    """A buffer of whole numbers below the count that names each expert: which one a token goes to."""
+    for name, table in tree.modules[path]._buffers.items():
+        if table is None or table.is_meta or table.is_floating_point() or table.dtype is torch.bool:
+            continue
+        if table.numel() > count and table.unique().tolist() == list(range(count)):
+            return f"{name} holds the numbers of {count} experts"
+    return ""

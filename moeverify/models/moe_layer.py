@@ -1,0 +1,136 @@
+"""MoE layers as found in a model: which modules and parameters play which part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+Layout = Literal["fused", "listed", "rows"]
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """One MoE layer: paths of its modules.
+
+    Where several layers use the same experts they are one, with the routers and shared experts of all of them.
+    ``layout`` says how the routed experts are kept: ``listed`` as modules of their own (``experts`` are their
+    paths), ``fused`` in parameters ``[experts, ..., ...]`` that leave each expert its own channels, ``rows`` in
+    matrices whose rows belong to one expert after the other (``experts`` are ``container[number]`` in both cases).
+    ``stacks`` names the parameters that hold all experts; it is empty for listed ones. ``router_parameters`` names
+    parameters of the layer itself that score the experts, where no module of their own does. ``evidence`` says by what
+    each path was given its role.
+    """
+
+    name: str
+    container: str
+    experts: tuple[str, ...]
+    layout: Layout
+    routers: tuple[str, ...]
+    shared_experts: tuple[str, ...]
+    stacks: tuple[str, ...] = ()
+    router_parameters: tuple[str, ...] = ()
+    evidence: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def fused(self) -> bool:
+        """Whether each expert's channels can be chosen apart although one parameter holds all of them."""
+        return self.layout == "fused"
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The modules that own the experts' parameters: the experts themselves if listed."""
+        if self.layout == "listed":
+            return self.experts
+        return tuple(dict.fromkeys(stack.rpartition(".")[0] for stack in self.stacks))
+
+
+@dataclass(frozen=True)
+class FoundRoles:
+    """All MoE layers of a model, in the order of its modules.
+
+    ``notes`` say what could not be found; ``unrecognised`` are the paths of modules named as experts whose layout is
+    not known. ``outside`` are modules that stand inside a container of stacked experts and hold no stack themselves,
+    such as its router or a projection that all experts share.
+    """
+
+    layers: tuple[MoELayer, ...]
+    notes: tuple[str, ...] = ()
+    unrecognised: tuple[str, ...] = ()
+    outside: frozenset[str] = frozenset()
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Every routed expert."""
+        return tuple(e for layer in self.layers for e in layer.experts)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """Every router."""
+        return tuple(r for layer in self.layers for r in layer.routers)
+
+    @property
+    def shared_experts(self) -> tuple[str, ...]:
+        """Every shared expert."""
+        return tuple(s for layer in self.layers for s in layer.shared_experts)
+
+    @cached_property
+    def _boundaries(self) -> dict[str, str]:
+        found = {}
+        for layer in self.layers:
+            for holder in layer.holders:
+                found[holder] = holder if layer.layout == "listed" else layer.container
+        return found
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        return frozenset(self.shared_experts)
+
+    def boundary(self, name: str) -> str | None:
+        """The routed expert that a module or parameter path lies in: ``None`` outside, the container where one
+        parameter holds all experts.
+        """
+        beside = False
+        for path in ancestors(name):
+            beside = beside or path in self.outside
+            if path in self._boundaries and not (beside and path not in self._listed):
+                return self._boundaries[path]
+        return None
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        return frozenset(e for layer in self.layers if layer.layout == "listed" for e in layer.experts)
+
+    @cached_property
+    def _layers(self) -> dict[str, MoELayer]:
+        return {
+            boundary: layer
+            for layer in self.layers
+            for boundary in (layer.experts if layer.layout == "listed" else (layer.container,))
+        }
+
+    def layer_of(self, boundary: str) -> MoELayer | None:
+        """The MoE layer that a boundary belongs to: a listed expert, or the container of those in common parameters."""
+        return self._layers.get(boundary)
+
+    def shared(self, name: str) -> str | None:
+        """The shared expert that a path lies in, if any."""
+        return next((p for p in ancestors(name) if p in self._shared), None)
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """The path itself and every path above it, innermost first."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def parent(name: str) -> str:
+    """The path of the module around."""
+    return name.rpartition(".")[0]
+
+
+def last(name: str) -> str:
+    """The last part of a path."""
+    return name.rpartition(".")[2]

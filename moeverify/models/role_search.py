@@ -1,0 +1,278 @@
+"""The search for MoE layers: containers named as experts first, then what has the structure of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from moeverify.models.expert_shapes import (
+    Stacks,
+    alike,
+    counting_attribute,
+    inner_lists,
+    input_sizes,
+    named_as_experts,
+    one_after_the_other,
+    stacks_of,
+)
+from moeverify.models.model_tree import LISTS, ModelTree, join
+from moeverify.models.moe_layer import FoundRoles, Layout, MoELayer, ancestors, last, parent
+from moeverify.models.role_rules import Roles, Rule, fits
+from moeverify.models.scorers import Scored, Scorers, find_scorers
+
+_NAME = "its name"
+
+
+class RoleSearch:
+    """One search through one model; ``run`` gives what is found."""
+
+    def __init__(self, model: nn.Module, roles: Roles) -> None:
+        self.tree = ModelTree.of(model)
+        self.modules = self.tree.modules
+        self.roles = roles
+
+    def run(self) -> FoundRoles:
+        """All MoE layers in the order of the modules, with notes on what is missing."""
+        layers: list[MoELayer] = []
+        notes, unrecognised = [], []
+        for name in self.modules:
+            if name and self._is(self.roles.experts, name):
+                found = self._container(name)
+                layers += found
+                if not found and not any(parent(name) in ancestors(other.container) for other in layers):
+                    unrecognised.append(name)
+        taken = {p for layer in layers for p in (layer.container, layer.name, *layer.shared_experts)} - {""}
+        for name in self.modules:
+            if not any(p in taken for p in ancestors(name)) and (layer := self._by_structure(name)) is not None:
+                layers.append(layer)
+                # A list's siblings may be lists of experts, too: the layer as a whole is not taken.
+                taken |= {layer.container, *layer.shared_experts, *layer.routers} - {""}
+                notes.append(f"{layer.container}: experts recognised by structure, not by name")
+        layers = [self._with_borrowers(layer) for layer in layers]
+        order = {name: position for position, name in enumerate(self.modules)}
+        layers.sort(key=lambda layer: order[layer.container])
+        found_paths = {p for layer in layers for p in ancestors(layer.container)}
+        unrecognised = [name for name in unrecognised if name not in found_paths]
+        notes += [
+            f"{name} is named as experts but holds {self._held(name)}, neither several modules nor stacked parameters"
+            for name in unrecognised
+        ]
+        notes += [
+            f"{layer.name or layer.container}: no router found beside its experts"
+            for layer in layers
+            if not layer.routers and not layer.router_parameters
+        ]
+        if not layers:
+            notes.append("no routed experts found; name them with Roles(experts=...)")
+        return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), frozenset(self._outside(layers)))
+
+    def _held(self, name: str) -> str:
+        lists = [n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], nn.ParameterList)]
+        return f"lists of parameters ({last(lists[0])}, ...)" if lists else "something else"
+
+    def _outside(self, layers: Iterable[MoELayer]) -> Iterator[str]:
+        """Modules inside containers of stacked experts that hold no stack."""
+        for layer in layers:
+            if layer.layout != "listed":
+                inside = {p for holder in layer.holders for p in ancestors(holder)}
+                for holder in layer.holders:
+                    yield from (child for child in self.tree.children.get(holder, ()) if child not in inside)
+
+    def _is(self, rule: Rule, name: str) -> bool:
+        return fits(rule, name, self.modules[name])
+
+    def _named(self, around: str, rule: Rule) -> tuple[str, ...]:
+        return tuple(child for child in self.tree.children.get(around, ()) if self._is(rule, child))
+
+    # Containers by name.
+
+    def _container(self, name: str) -> list[MoELayer]:
+        """The MoE layers whose experts a module named as their container holds: several if it is a list of lists."""
+        if isinstance(self.modules[name], LISTS):
+            if lists := inner_lists(self.tree, name):
+                return [self._of_list(inner, _NAME) for inner in lists]
+            experts = self._listed_experts(name)
+            return [self._layer(parent(name), name, experts, "listed", _NAME)] if len(experts) > 1 else []
+        if (inner := self._only_list(name)) is not None:
+            return [self._layer(parent(name), inner, self._listed_experts(inner), "listed", f"{last(name)} around it")]
+        inside = any(self._is(self.roles.routers, child) for child in self.tree.children.get(name, ()))
+        stacked = self._stacked(name if inside else parent(name), name)
+        return [stacked] if stacked is not None else []
+
+    def _listed_experts(self, name: str) -> tuple[str, ...]:
+        """The children of a list but for helpers, such as a dropout that all experts use.
+
+        A child without weights is a helper if the router chooses among the others alone; else it may be an expert that
+        does nothing.
+        """
+        children = self.tree.children.get(name, ())
+        weighty = tuple(c for c in children if any(True for _ in self.modules[c].parameters()))
+        routers = [self.modules[r] for r in self._named(parent(name), self.roles.routers)]
+        choices = {n for r in routers for p in r.parameters() if p.dim() == 2 for n in p.shape}
+        return weighty if len(weighty) in choices and len(children) not in choices else children
+
+    def _only_list(self, name: str) -> str | None:
+        """The one list of modules that a module named as experts holds, if it holds no weights besides."""
+        lists = [n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], LISTS)]
+        if len(lists) != 1 or len(self.modules[lists[0]]._modules) < 2:
+            return None
+        inside = sum(1 for _ in self.modules[lists[0]].parameters())
+        forms = {tuple(tuple(p.shape) for p in m.parameters()) for m in self.modules[lists[0]].children()}
+        return lists[0] if len(forms) == 1 and inside == sum(1 for _ in self.modules[name].parameters()) else None
+
+    def _stacked(self, layer: str, container: str) -> MoELayer | None:
+        """Experts kept in common parameters of the container or of modules in it."""
+        own = {join(container, n): p for n, p in self.modules[container].named_parameters()}
+        # Experts shared with another layer are that one's.
+        own = {n: p for n, p in own.items() if n in self.tree.first_names}
+        routers = self._named(layer, self.roles.routers)
+        own = {n: p for n, p in own.items() if not any(r in ancestors(n) for r in routers)}
+        blocks = {n: p for n, p in own.items() if p.dim() == 3}
+        if len(blocks) >= 2 and (count := min(p.shape[0] for p in blocks.values())) > 1:
+            stacks = tuple(n for n, p in own.items() if n in blocks or (p.dim() == 2 and p.shape[0] == count))
+            return self._layer(layer, container, _numbered(container, count), "fused", _NAME, stacks)
+        counts = {p.shape[0] for r in routers for p in self.modules[r].parameters() if p.dim() == 2}
+        for count in sorted(counts - {0, 1}):
+            rows = tuple(
+                n
+                for n, p in own.items()
+                if p.dim() == 2
+                and p.shape[0] % count == 0
+                and not isinstance(self.modules[parent(n)], nn.ParameterList)  # one entry for each expert instead
+            )
+            if len(rows) >= 2 and self._same_matrices(rows):
+                return self._layer(layer, container, _numbered(container, count), "rows", _NAME, rows)
+        return None
+
+    def _same_matrices(self, parameters: tuple[str, ...]) -> bool:
+        """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
+        owners = [self.modules[parent(n)] for n in parameters]
+        shapes = {tuple(o.get_parameter(last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
+        return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
+
+    # Layers by structure.
+
+    def _by_structure(self, name: str) -> MoELayer | None:
+        if isinstance(self.modules[name], LISTS):
+            members = self.tree.children.get(name, ())
+            named = named_as_experts(self.tree, name)
+            shared = any(self._is(self.roles.shared_experts, path) for path in ancestors(name))
+            if shared or not alike(self.tree, members, nested=named):
+                return None
+            layer = self._of_list(name, "a name with 'expert' in it" if named else "members that are all alike")
+            scored = layer.routers or layer.router_parameters
+            return layer if named or (scored and not one_after_the_other(name)) else None
+        if not name:
+            return None
+        if self._named(name, self.roles.routers):
+            return self._tables(name) or self._stacked(name, name)
+        if (tables := self._tables(name)) is not None and counting_attribute(self.tree, name, len(tables.experts)):
+            return tables
+        stacks = stacks_of(self.tree, name)
+        return None if stacks is None else self._of_stacks(name, stacks)
+
+    def _of_list(self, name: str, evidence: str) -> MoELayer:
+        """The layer of the experts in a list; one of several lists is a layer of its own."""
+        experts = self.tree.children[name]
+        around = parent(name)
+        if not around or not isinstance(self.modules[around], LISTS):
+            return self._layer(around, name, experts, "listed", evidence)
+        layer = self._layer(name, name, experts, "listed", evidence)
+        return replace(layer, shared_experts=self._named(parent(around), self.roles.shared_experts))
+
+    def _tables(self, name: str) -> MoELayer | None:
+        """Experts in the rows of several embeddings of one size."""
+        tables = tuple(n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], nn.Embedding))
+        sizes = {tuple(self.modules[n].get_parameter("weight").shape) for n in tables}
+        if len(tables) < 2 or len(sizes) != 1:
+            return None
+        numbered = _numbered(name, sizes.pop()[0])
+        return self._layer(name, name, numbered, "rows", "embeddings of one size", tuple(f"{n}.weight" for n in tables))
+
+    def _of_stacks(self, name: str, stacks: Stacks) -> MoELayer | None:
+        evidence = f"parameters [{stacks.count}, ..., ...]" + (f"; {stacks.evidence}" if stacks.evidence else "")
+        layer = self._layer(name, name, _numbered(name, stacks.count), "fused", evidence, tuple(stacks.parameters))
+        if not layer.routers and not layer.router_parameters:
+            around = parent(name)
+            if isinstance(self.modules[around], LISTS):
+                return layer if stacks.evidence else None
+            beside = self._layer(around, name, layer.experts, "fused", evidence, layer.stacks)
+            if not beside.routers and not beside.router_parameters:
+                return layer if stacks.evidence else None
+            layer = beside
+        return layer
+
+    # The rest of a layer.
+
+    def _layer(
+        self,
+        name: str,
+        container: str,
+        experts: tuple[str, ...],
+        layout: Layout,
+        evidence: str,
+        stacks: tuple[str, ...] = (),
+    ) -> MoELayer:
+        beside = [child for child in self.tree.children.get(name, ()) if child != container]
+        shared = [child for child in beside if self._is(self.roles.shared_experts, child)]
+        if not shared and name != container:
+            # A dense MLP in the very module that holds router and experts runs beside them.
+            shared = [child for child in beside if re.search(r"^(mlp|ffn|feed_forward)$", last(child))]
+        # Some families put the shared expert one level up, beside the whole MoE block.
+        shared = shared or list(self._named(parent(name), self.roles.shared_experts))
+        routers = tuple(child for child in beside if self._is(self.roles.routers, child))
+        layer = MoELayer(name, container, experts, layout, routers, tuple(shared), stacks)
+        scorers = Scorers() if any(self._counts(r, len(experts)) for r in routers) else self._scorers(layer)
+        why = {container: evidence, **dict.fromkeys((*routers, *shared), _NAME), **dict(scorers.evidence)}
+        return replace(
+            layer,
+            routers=tuple(dict.fromkeys((*routers, *scorers.modules))),
+            router_parameters=scorers.parameters,
+            evidence=why,
+        )
+
+    def _counts(self, router: str, count: int) -> bool:
+        """Whether a router has an entry for each of so many experts; it may have some for what is no expert."""
+        shapes = (shape for _, shape in self.tree.shapes(router) if len(shape) > 1)
+        return any(count <= size <= 2 * count for shape in shapes for size in shape)
+
+    def _scorers(self, layer: MoELayer) -> Scorers:
+        """What scores the experts of a layer, inside of it or in what is around it."""
+        count = len(layer.experts)
+        if layer.layout == "listed":
+            inputs = input_sizes(self.tree, layer.experts[0])
+        else:
+            tensors = [self.modules[parent(s)].get_parameter(last(s)) for s in layer.stacks]
+            inputs = frozenset(size for t in tensors for size in t.shape[1:])
+        nested = layer.name == layer.container and isinstance(self.modules[layer.container], LISTS)
+        region = parent(parent(layer.container)) if nested else layer.name
+        beside = [len(self.tree.children.get(n, ())) for n in self.tree.children.get(region, ()) if nested]
+        counts = frozenset({count, *(count + more for more in beside)})
+        skip = frozenset({layer.container} if layer.layout == "listed" else layer.stacks) | set(layer.shared_experts)
+        scored = Scored(counts, inputs, frozenset(skip), last(layer.container) if nested else "")
+        if found := find_scorers(self.tree, region, scored):
+            return found
+        outer = parent(region)
+        if not region or isinstance(self.modules[outer], LISTS):
+            return Scorers()
+        return find_scorers(self.tree, outer, scored, named=True)
+
+    def _with_borrowers(self, layer: MoELayer) -> MoELayer:
+        """The layer with what stands beside its experts wherever else they are used: routers, shared experts."""
+        holders = self.tree.parents.get(id(self.modules[layer.container]), ())
+        others = [name for name in holders if name not in (layer.name, parent(layer.container))]
+        routers = [router for name in others for router in self._named(name, self.roles.routers)]
+        shared = [expert for name in others for expert in self._named(name, self.roles.shared_experts)]
+        return replace(
+            layer,
+            routers=tuple(dict.fromkeys((*layer.routers, *routers))),
+            shared_experts=tuple(dict.fromkeys((*layer.shared_experts, *shared))),
+            evidence={**dict.fromkeys((*routers, *shared), _NAME), **layer.evidence},
+        )
+
+
+def _numbered(container: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{container}[{number}]" for number in range(count))
