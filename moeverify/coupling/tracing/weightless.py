@@ -24,6 +24,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_map
 
+from moeverify.coupling.tracing.loops import Loops
+
 # So many rows an imagined selection has, or all there are: enough for programs that put a few tokens into a block, and
 # more than one, since a dimension of size 1 relates to nothing.
 CHOSEN = 8
@@ -102,11 +104,13 @@ def _without_log() -> Iterator[None]:
 class Imagination:
     """Runs operations on fake tensors and makes up results that depend on data. ``told`` counts them.
 
-    Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exception: sizes of parts sum to their whole.
+    Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exceptions: sizes of parts sum to their whole,
+    and the condition of a ``while`` is false the second time.
     """
 
     def __init__(self) -> None:
         self.told: Counter[str] = Counter()
+        self._loops = Loops()
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
@@ -120,7 +124,8 @@ class Imagination:
             if answer is None:
                 raise
             self.told[name.replace("::", ".")] += 1
-            return answer(*args, **kwargs)
+            given = answer(*args, **kwargs)
+            return False if given is True and self._loops.goes_on() else given
 
 
 def _parts(tensor: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[torch.Tensor, list[int], int]:
