@@ -9,17 +9,20 @@ from moeverify.checks.evidence.liveness import Held, Laboratory, chosen_units, j
 from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
+# With so many other weights a place is tried, and so often it has to lose its gradient.
+_TRIALS, _AGAIN = 6, 3
+
 
 @check("coupling-complete")
 def coupling_complete(context: Context) -> Finding:
     """Proves that nobody is missing from the subject's groups: with one unit of every group held at zero, no other
     weight of the model loses its effect on the output, as it would if it belonged to what was removed.
 
-    The evidence is gradients in float64 of the original model on several inputs; it shares no code with the trace that
-    our own groups come from. Where more is known, groups are compared with it unit by unit as well: with the ground
-    truth of a synthetic model, and for other subjects than ours with our trace. Sees nothing of experts that no token
-    reached, nor of weights without effect in the original. Group sizes are not judged: a subject may leave out what it
-    does not want to prune.
+    The evidence is gradients in float64 of the original model on several inputs, and with other weights; it shares no
+    code with the trace that our own groups come from. Where more is known, groups are compared with it unit by unit as
+    well: with the ground truth of a synthetic model, and for other subjects than ours with our trace. Sees nothing of
+    experts that no token reached, nor of weights without effect in the original. Group sizes are not judged: a subject
+    may leave out what it does not want to prune.
     """
     classes = context.outcome.classes
     if not classes:
@@ -46,7 +49,7 @@ def coupling_complete(context: Context) -> Finding:
 
 
 def _missing(laboratory: Laboratory, held: Held) -> list[str]:
-    """Places outside ``held`` that lose their gradient with it, on one set of inputs and on another."""
+    """Places outside ``held`` that lose their gradient with it, on two sets of inputs and with other weights."""
     found: dict[tuple[str, int], np.ndarray] = {}
     for first in (0, 100):
         under = laboratory.gradients(held, first)
@@ -65,4 +68,34 @@ def _missing(laboratory: Laboratory, held: Held) -> list[str]:
                     found.pop((name, dim), None)
         if not found:
             break
+    found = _with_other_weights(laboratory, held, found) if found else found
     return [place for (name, dim), mask in sorted(found.items()) for place in places(name, dim, mask)]
+
+
+def _with_other_weights(
+    laboratory: Laboratory, held: Held, found: dict[tuple[str, int], np.ndarray]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Those of ``found`` that lose their gradient with other weights, too, and never keep it.
+
+    A choice by value, such as the keys of a memory, leaves places out by chance; with other weights it leaves out
+    others. What belongs to the unit has no effect without it whatever the weights are. Where the model gives no numbers
+    with other weights, what was found stays.
+    """
+    seen = {key: np.zeros(mask.shape, dtype=int) for key, mask in found.items()}
+    left = {key: mask.copy() for key, mask in found.items()}
+    runs = 0
+    for noise in range(_TRIALS):
+        first = 200 + 10 * noise
+        free, under = laboratory.gradients({}, first, noise=noise), laboratory.gradients(held, first, noise=noise)
+        if not (free.finite and under.finite):
+            continue
+        runs += 1
+        for key, mask in left.items():
+            lost, live = laboratory.lost(*key, under, free), laboratory.live(*key, under, free)
+            if lost is not None and live is not None:
+                seen[key] += lost
+                mask &= ~live
+    if not runs:
+        return found
+    left = {key: mask & (seen[key] >= min(_AGAIN, runs)) for key, mask in left.items()}
+    return {key: mask for key, mask in left.items() if mask.any()}

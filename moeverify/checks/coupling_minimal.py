@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.liveness import (
     INPUTS,
@@ -39,8 +41,8 @@ def coupling_minimal(context: Context) -> Finding:
         return wrong
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
-    if _in_use(laboratory, joint(unit.held for unit in chosen)):
-        for unit in chosen:
+    if suspects := _suspects(laboratory, chosen):
+        for unit in suspects:
             if used := _in_use(laboratory, unit.held):
                 return failed(
                     f"the group {unit.group.name} holds {used[0]}, which is still in use when the rest is gone",
@@ -66,6 +68,21 @@ def _tied(context: Context, part: Part, unit: ChosenUnit) -> bool:
     return part.block not in context.roles.experts and context.laboratory.tied_by_shape(part.held, unit)
 
 
+def _suspects(laboratory: Laboratory, chosen: list[ChosenUnit]) -> list[ChosenUnit]:
+    """Units to look at one by one: all if any place is in use while all are held at once.
+
+    Units of one dimension answer for each other then: those with a gradient left are always looked at.
+    """
+    held = joint(unit.held for unit in chosen)
+    if _in_use(laboratory, held):
+        return chosen
+    under = laboratory.gradients(held)
+    times = Counter(key for unit in chosen for key in unit.held)
+    live = {key: laboratory.live(*key, under) for key, count in times.items() if count > 1}
+    live = {key: mask for key, mask in live.items() if mask is not None}
+    return [unit for unit in chosen if any((live[key] & gone).any() for key, gone in unit.held.items() if key in live)]
+
+
 def _in_use(laboratory: Laboratory, held: Held) -> list[str]:
     """Places of ``held`` that have a gradient although all of it is at zero, and without which the rest lives on.
 
@@ -73,19 +90,28 @@ def _in_use(laboratory: Laboratory, held: Held) -> list[str]:
     but it is what takes the effect from the queries, so it does belong there.
     """
     under = laboratory.gradients(held)
-    found = []
-    for (name, dim), gone in sorted(held.items()):
-        live = laboratory.live(name, dim, under)
-        if live is not None and (live & gone).any() and not _takes_along(laboratory, held, (name, dim)):
-            found += places(name, dim, live & gone)
-    return found
+    used: Held = {}
+    for key, gone in sorted(held.items()):
+        live = laboratory.live(*key, under)
+        if live is not None and (live & gone).any() and not _takes_along(laboratory, held, {key: gone}):
+            used[key] = live & gone
+    if len(used) > 1:  # several readers of one channel take the effect from it together
+        together = {key: held[key] for key in used}
+        used = {key: mask for key, mask in used.items() if not _needed(laboratory, held, together, key)}
+    return [place for (name, dim), mask in used.items() for place in places(name, dim, mask)]
 
 
-def _takes_along(laboratory: Laboratory, held: Held, key: tuple[str, int]) -> bool:
-    """Whether anything else of ``held`` loses its effect when only what is held of one tensor is at zero."""
-    under = laboratory.gradients({key: held[key]})
-    lost = ((k, laboratory.lost(*k, under)) for k in held if k != key)
+def _takes_along(laboratory: Laboratory, held: Held, part: Held) -> bool:
+    """Whether anything else of ``held`` loses its effect when only ``part`` of it is at zero."""
+    under = laboratory.gradients(part)
+    lost = ((k, laboratory.lost(*k, under)) for k in held if k not in part)
     return any(mask is not None and (mask & held[k]).any() for k, mask in lost)
+
+
+def _needed(laboratory: Laboratory, held: Held, together: Held, key: tuple[str, int]) -> bool:
+    """Whether tensors take something along together, and do not without one of them."""
+    rest = {other: gone for other, gone in together.items() if other != key}
+    return _takes_along(laboratory, held, together) and not _takes_along(laboratory, held, rest)
 
 
 def _could_go_alone(laboratory: Laboratory, part: Part, whole: Held) -> bool:

@@ -17,6 +17,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,16 @@ class Gradients:
 
     values: Mapping[str, torch.Tensor]
     stacks: frozenset[str]
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest of all gradients."""
+        return max((float(g.max()) for g in self.values.values() if g.numel()), default=0.0)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all gradients are numbers."""
+        return all(bool(gradient.isfinite().all()) for gradient in self.values.values())
 
     def along(self, name: str, dim: int) -> torch.Tensor | None:
         """The largest gradient at each position of a dimension, ``[n]``; of fused experts ``[experts, n]``."""
@@ -103,11 +114,15 @@ class Laboratory:
             for name in own
         }
         self.free = self.gradients({})
-        self.largest = max((float(g.max()) for g in self.free.values.values() if g.numel()), default=0.0)
 
-    def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS) -> Gradients:
-        """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs."""
+    def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS, noise: int | None = None) -> Gradients:
+        """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs.
+
+        ``noise``: seed of a change of every weight by as much as its size.
+        """
         model = copy.deepcopy(self.model)
+        if noise is not None:
+            _disturb(model, noise)
         _hold(model, held)
         parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         for parameter in parameters.values():
@@ -120,14 +135,18 @@ class Laboratory:
         whole = {n: g for n, g in total.items() if self.sizes.get(n) == tuple(g.shape)}
         return Gradients(whole, self.stacks)
 
-    def live(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
+    def live(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
         """Which positions have a gradient, as booleans."""
-        return self._compare(name, dim, under, lambda g, scale: g > LIVE * scale)
+        return self._compare(name, dim, under, free or self.free, lambda g, scale: g > LIVE * scale)
 
-    def lost(self, name: str, dim: int, under: Gradients) -> np.ndarray | None:
-        """Which positions had a gradient when all was free, and have none now, while others still have one."""
-        before, now = self.live(name, dim, self.free), self.live(name, dim, under)
-        dead = self._compare(name, dim, under, lambda g, scale: g <= DEAD * scale)
+    def lost(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
+        """Which positions had a gradient when all was free, and have none now, while others still have one.
+
+        ``free`` are the gradients to compare with; by default those of the model as it is.
+        """
+        free = free or self.free
+        before, now = self.live(name, dim, free, free), self.live(name, dim, under, free)
+        dead = self._compare(name, dim, under, free, lambda g, scale: g <= DEAD * scale)
         if before is None or now is None or dead is None:
             return None
         gone = before & dead
@@ -211,15 +230,26 @@ class Laboratory:
             found = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True)
         return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
 
-    def _compare(self, name: str, dim: int, under: Gradients, test: _Test) -> np.ndarray | None:
-        gradient, free = under.along(name, dim), self.free.along(name, dim)
-        if gradient is None or free is None:
+    def _compare(self, name: str, dim: int, under: Gradients, free: Gradients, test: _Test) -> np.ndarray | None:
+        gradient, reference = under.along(name, dim), free.along(name, dim)
+        if gradient is None or reference is None:
             return None
         # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
-        if float(free.amax()) <= NEGLIGIBLE * self.largest:
+        if float(reference.amax()) <= NEGLIGIBLE * free.largest:
             return None
-        found: np.ndarray = test(gradient, free.amax()).cpu().numpy()
+        found: np.ndarray = test(gradient, reference.amax()).cpu().numpy()
         return found
+
+
+@torch.no_grad()
+def _disturb(model: nn.Module, seed: int) -> None:
+    """Add to every parameter random numbers of its own size."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            size = float(parameter.double().pow(2).mean().sqrt()) if parameter.numel() else 0.0
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((values * size).to(parameter.device, parameter.dtype))
 
 
 def _hold(model: nn.Module, held: Held) -> None:
