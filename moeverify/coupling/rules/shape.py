@@ -208,7 +208,7 @@ def stack(call: Call, relations: Relations) -> None:
 
 @rule("aten.repeat")
 def repeat(call: Call, relations: Relations) -> None:
-    """Each dimension enumerates (copy, position)."""
+    """Each dimension enumerates (copy, position). Copies of one position are new and free, as ``expand`` makes them."""
     source, out, counts = call.dims(0), call.out, call.args[1]
     lead = len(out) - len(source)
     relations.freeze_all(out[:lead], COPIES)
@@ -216,7 +216,7 @@ def repeat(call: Call, relations: Relations) -> None:
         count = counts[lead + position]
         if count == 1:
             relations.equal(source[position], target)
-        else:
+        elif relations.sizes[source[position]] > 1:
             (copies,) = relations.new_dims([count])
             relations.freeze(copies, COPIES)
             relations.product(target, (copies, source[position]))

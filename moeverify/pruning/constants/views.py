@@ -121,7 +121,34 @@ def _as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequenc
             found = True
             if _fit(factors, [new[side][axis] for axis in here]):
                 return True
-    return not found
+    return not found and _divided_as_before(factors, old, new)
+
+
+def _divided_as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequence[Shape]) -> bool:
+    """The same for a view of several dimensions: ``[t, batch, heads * d]`` as ``[t, batch * heads, d]``."""
+    for side in (0, 1):
+        before, after = _parts(old[side], old[1 - side]), _parts(new[side], new[1 - side])
+        for then, now in zip(before, after, strict=False):
+            if len(then) == len(factors) > 1 and _fit(factors, then):
+                return len(now) == len(factors) and _fit(factors, now)
+    return True
+
+
+def _parts(shape: Shape, other: Shape) -> list[list[int]]:
+    """The factors of each dimension with which both shapes can be put together; empty if there are none."""
+    parts: list[list[int]] = [[] for _ in shape]
+    rest = iter(other)
+    theirs = 1
+    for mine, size in zip(parts, shape, strict=True):
+        while size > 1:
+            while theirs == 1:
+                theirs = next(rest, 0)
+            common = math.gcd(size, theirs)
+            if theirs == 0 or common == 1:
+                return []
+            mine.append(common)
+            size, theirs = size // common, theirs // common
+    return parts
 
 
 def _fit(factors: Sequence[int | None], sizes: Sequence[int]) -> bool:

@@ -84,3 +84,46 @@ def test_a_configuration_that_says_the_shapes_in_another_way_is_not_taken(monkey
     assert {a.pruning_class.role for a in plan.adjustments} == {"heads"}
     assert (model.config.n_groups, model.config.state_size, model.config.num_heads) == (2, 8, 8)
     assert run(model, {"input_ids": IDS}).shape == before
+
+
+class BatchedHeads(nn.Module):
+    """Heads and sequences in one dimension, ``[t, batch * heads, d]``; sizes in attributes."""
+
+    def __init__(self, width=32, heads=4):
+        super().__init__()
+        self.width, self.heads, self.size = width, heads, width // heads
+        self.words, self.out = nn.Embedding(20, width), nn.Linear(width, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, ids):
+        x = self.words(ids).transpose(0, 1)
+        t, b, _ = x.shape
+        q, k, v = (
+            f(x).contiguous().view(t, b * self.heads, self.size).transpose(0, 1) for f in (self.q, self.k, self.v)
+        )
+        mixed = torch.bmm(torch.bmm(q, k.transpose(1, 2)).softmax(-1), v)
+        return self.out(mixed.transpose(0, 1).contiguous().view(t, b, self.width))
+
+
+def test_heads_beside_sequences_in_one_dimension_are_counted_and_not_made_smaller():
+    torch.manual_seed(0)
+    model = BatchedHeads().eval()
+    plan = mv.MoEPruner(model, torch.randint(0, 20, (2, 6)), pruning_ratio=0.5).step()
+    assert {str(a) for a in plan.attributes} == {"heads 4 -> 2", "width 32 -> 16"}
+    assert model.q.weight.shape == (16, 16)
+
+
+def test_copies_of_one_position_do_not_freeze_what_they_index():
+    class Scattered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(5, 12), nn.Linear(12, 3)
+
+        def forward(self, x):
+            h = self.up(x).relu()
+            index = torch.arange(len(x), device=x.device).flip(0).view(-1, 1).repeat(1, h.shape[-1])
+            return self.down(torch.zeros_like(h).scatter_add_(0, index, h))
+
+    model = Scattered().eval()
+    mv.MoEPruner(model, torch.randn(4, 5), pruning_ratio=0.5).step()
+    assert model.up.weight.shape[0] == 6
