@@ -170,12 +170,12 @@ def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:
     )
 
 
-def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[str, int]:
-    """Attributes of the block and its routers that go by one of ``names``."""
+def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...], of: nn.Module | None = None) -> dict[str, int]:
+    """Attributes of the block and its routers that go by one of ``names``, of the pruned model unless of another."""
     found: dict[str, int] = {}
     routing = {name.rpartition(".")[0] for name in router_tensors(context.original, layer)}
     for path in (layer.name, *(r for r in layer.routers if r in routing)):
-        module: Any = context.pruned.get_submodule(path)
+        module: Any = (of or context.pruned).get_submodule(path)
         for attribute in names:
             value = vars(module).get(attribute)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -186,8 +186,10 @@ def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...]) -> dict[
 def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
     tensors = router_tensors(context.original, layer).values()
     spare = max((spare_classes(tensor, len(layer.experts)) for tensor in tensors), default=0)
+    before = _numbers(context, layer, COUNTS, of=context.original)
     for where, count in _numbers(context, layer, COUNTS).items():
-        if count not in (experts, experts + spare):
+        told = before.get(where) in (len(layer.experts), len(layer.experts) + spare)  # else it means something else
+        if told and count not in (experts, experts + spare):
             return failed(f"{where} says {count} experts, there are {experts}", attribute=where, says=count)
     groups, chosen = _numbers(context, layer, GROUPS), _numbers(context, layer, GROUP_LIMITS)
     experts += spare

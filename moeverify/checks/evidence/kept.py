@@ -19,7 +19,7 @@ from torch import nn
 
 from moeverify.checks.evidence.locate import Positions, bits, locate, vote
 from moeverify.checks.evidence.router_tensors import experts_listed
-from moeverify.models.roles import FoundRoles, MoELayer, fused_expert_count
+from moeverify.models.roles import FoundRoles, MoELayer
 
 # Neighbours tried for a tensor whose own values do not tell.
 MAX_HINTS = 12
@@ -87,8 +87,9 @@ def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterab
 
 
 def _stacked(original: nn.Module, name: str, experts: int) -> bool:
-    """Whether a tensor belongs to fused experts, ``[experts, ...]``."""
-    return fused_expert_count(original.get_submodule(name.rpartition(".")[0])) == experts
+    """Whether a tensor ``[experts, ...]`` lies beside a stack of so many experts."""
+    beside = original.get_submodule(name.rpartition(".")[0])._parameters.values()
+    return any(p is not None and p.dim() == 3 and p.shape[0] == experts for p in beside)
 
 
 def _alike(first: str, second: str) -> int:
