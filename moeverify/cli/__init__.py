@@ -9,7 +9,7 @@ from importlib import import_module
 from moeverify.cli.app import app, main
 
 # What commands print with; imported by the command that runs.
-_VIEWS = {"evaluation_table", "inspect_view", "progress", "stages", "summary"}
+_VIEWS = {"evaluation_table", "inspect_view", "plan_size_view", "progress", "stages", "summary"}
 
 for _module in pkgutil.iter_modules(__path__):
     if _module.name not in _VIEWS:

@@ -10,7 +10,7 @@ from torch import nn
 from moeverify.errors import MoEVerifyError
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
-from moeverify.pruning.experts.removal import expert_layout
+from moeverify.pruning.experts.removal import ExpertLayout, expert_layout
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ def expert_facts(model: nn.Module, roles: FoundRoles, example: Example) -> tuple
         layout = expert_layout(model, roles, example)
     except MoEVerifyError as error:
         return (), str(error)
+    return facts_of(layout), ""
+
+
+def facts_of(layout: ExpertLayout) -> tuple[ExpertFacts, ...]:
+    """Facts of every MoE layer of a layout."""
     facts = []
     for counted in layout.layers:
         rules = layout.topologies[counted.layer.name]
@@ -45,4 +50,4 @@ def expert_facts(model: nn.Module, roles: FoundRoles, example: Example) -> tuple
         facts.append(
             ExpertFacts(counted.layer.name, counted.count, rules.top_k, rules.groups, companions, tuple(rules.legal()))
         )
-    return tuple(facts), ""
+    return tuple(facts)

@@ -1,0 +1,1 @@
+"""What pruning would give, from a configuration alone."""

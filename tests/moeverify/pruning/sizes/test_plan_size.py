@@ -1,0 +1,217 @@
+"""Sizes that pruning gives, from a configuration alone, are those of the model that is really pruned."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from typer.testing import CliRunner
+
+import moeverify as mv
+from moeverify.cli import app
+from moeverify.errors import PruningRefused
+from moeverify.models.roles import find_roles
+from moeverify.pruning.experts.topology import Topology
+from moeverify.pruning.sizes.by_role import GIB, Size, largest_layer, sizes_by_role
+from moeverify.pruning.sizes.engine_limits import ENGINE_LIMITS, exceeded, parallel_sizes
+from moeverify.pruning.sizes.plan_size import plan_size, total
+from moeverify.pruning.sizes.streaming_needs import streaming_needs
+
+SMALL = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 16,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 4,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "vocab_size": 64,
+    "dtype": "bfloat16",
+}
+QWEN3_30B = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+}
+MOONLIGHT_16B = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 2048,
+    "intermediate_size": 11264,
+    "moe_intermediate_size": 1408,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "kv_lora_rank": 512,
+    "q_lora_rank": None,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "vocab_size": 163840,
+}
+# GiB that were published for so many experts; what was measured beside the weights is the same for every number.
+PUBLISHED = {
+    "qwen3": (QWEN3_30B, "num_experts", {128: 56.93, 96: 43.43, 64: 29.92}, 30_532_122_624),
+    "moonlight": (MOONLIGHT_16B, "n_routed_experts", {64: 29.88, 48: 23.17, 32: 16.47}, 15_960_108_544),
+}
+
+
+def written(folder, config):
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        {"experts": 0.5},
+        {"routed_experts": 0.5, "shared_experts": 0.5},
+        {"experts": 0.25, "hidden": 0.5},
+        {"heads": 0.5},
+    ],
+    ids=lambda ratios: "+".join(ratios),
+)
+def test_sizes_are_those_of_the_pruned_model(tmp_path, ratios):
+    planned = plan_size(written(tmp_path, SMALL), ratios=ratios)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL), dtype=torch.bfloat16).eval()
+    before = sizes_by_role(model, find_roles(model))
+    pruner = mv.MoEPruner(
+        model,
+        {"input_ids": torch.arange(64).view(2, 32)},
+        pruning_ratio=0.0,
+        ratios=ratios,
+        ignored_layers=[model.lm_head],
+    )
+    pruner.step()
+    after = sizes_by_role(model, find_roles(model))
+    assert planned.before == before
+    assert planned.after == after
+    assert total(after).parameters < total(before).parameters
+
+
+def test_every_tensor_of_a_checkpoint_counts_once(tmp_path):
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**SMALL, tie_word_embeddings=True), dtype=torch.float32
+    )
+    sizes = sizes_by_role(model, find_roles(model))
+    model.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    tensors = {id(t): t for t in model.state_dict(keep_vars=True).values()}.values()
+    assert saved["tie_word_embeddings"]
+    assert total(sizes).bytes == sum(t.numel() * t.element_size() for t in tensors)
+    assert sizes["embeddings"].parameters == 64 * 32
+    assert sizes["routers"].parameters == 2 * (16 * 32 + 16)
+    assert sizes["routed_experts"].parameters == 2 * 16 * 3 * 24 * 32
+    assert largest_layer(model).parameters == sum(p.numel() for p in model.model.layers[1].parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_of_published_models(name):
+    config, entry, published, parameters = PUBLISHED[name]
+    gib = {}
+    for count in published:
+        with torch.device("meta"):
+            made = AutoConfig.for_model(**{**config, entry: count})
+            model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+        gib[count] = total(sizes_by_role(model, find_roles(model))).gib
+        if count == max(published):
+            assert sum(p.numel() for p in model.parameters()) == parameters
+    beside = [published[count] - gib[count] for count in published]
+    assert all(0 < more < 0.16 for more in beside)
+    assert max(beside) - min(beside) < 0.01  # rounding of two numbers with two decimals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_plans_of_published_models(name, ratio, tmp_path):
+    config, _, published, _ = PUBLISHED[name]
+    planned = plan_size(written(tmp_path, config), ratios={"experts": ratio})
+    kept = int(max(published) * (1 - ratio))
+    assert planned.experts == (kept,)
+    saved = total(planned.before).gib - total(planned.after).gib
+    assert saved == pytest.approx(published[max(published)] - published[kept], abs=0.01)
+
+
+def test_illegal_numbers_are_refused_with_the_nearest_legal_ones(tmp_path):
+    with pytest.raises(PruningRefused, match=r"nearest legal numbers are 12 .* or 16"):
+        plan_size(written(tmp_path, SMALL), ratios={"experts": 0.125})
+
+
+def test_the_command_prints_tables_and_json(tmp_path):
+    source = written(tmp_path, {**SMALL, "n_group": 1, "topk_group": 1})
+    asked = ["plan-size", source, "--ratio", "experts=0.5", "--expert-parallel", "16", "--gib-per-second", "2"]
+    shown = CliRunner().invoke(app, asked)
+    assert shown.exit_code == 0, shown.output
+    assert "n_routed_experts = 8" in shown.output
+    assert "expert-parallel sizes: 1, 2, 4, 8" in shown.output
+    assert "vllm-project/vllm#52435" in shown.output
+    data = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert data["format"] == "moeverify-plan-size/1"
+    assert data["experts"] == [8]
+    assert data["layers"][0]["legal"] == list(range(4, 17))
+    assert data["streaming"]["speed"] == 2
+    parts = [size["bytes"] for part, size in data["after"].items() if part != "total"]
+    assert sum(parts) == data["after"]["total"]["bytes"]
+
+
+def test_nothing_asked_for_changes_nothing(tmp_path):
+    planned = plan_size(written(tmp_path, SMALL))
+    assert planned.before == planned.after
+    assert planned.entries == {}
+
+
+@pytest.mark.parametrize(
+    ("topology", "engines"),
+    [
+        (Topology(128, 8), []),
+        (Topology(160, 8), ["vllm"]),
+        (Topology(256, 8, 8, 4, 2), []),
+        (Topology(256, 8, 16, 4, 2), ["flashinfer"]),
+        (Topology(256, 8, 8, 5, 2), ["flashinfer"]),
+        (Topology(384, 8, 8, 4, 2), ["aiter"]),
+        (Topology(100, 8, 8, 4, 2), ["vllm"]),
+    ],
+)
+def test_limits_of_engines(topology, engines):
+    assert [limit.engine for limit in exceeded(topology)] == engines
+
+
+def test_limits_name_their_sources():
+    assert all("#" in limit.source and limit.read for limit in ENGINE_LIMITS)
+    assert [str(limit) for limit in exceeded(Topology(96, 8), expert_parallel=64)] == [
+        "vllm: the number of experts must be a multiple of the expert-parallel size (vllm-project/vllm#52435)"
+    ]
+    assert parallel_sizes(96) == [1, 2, 4, 8, 16, 32]
+
+
+def test_streaming_reads_twice_and_holds_a_layer_in_float32():
+    needs = streaming_needs(Size(100, 4 * GIB), Size(50, 2 * GIB), Size(10**9, 2 * 10**9), speed=2.0)
+    assert needs.memory == 4 * 10**9 + 1.5 * GIB
+    assert (needs.read, needs.written, needs.seconds) == (8 * GIB, 2 * GIB, 5.0)
