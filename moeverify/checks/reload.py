@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from moeverify.base.foreign import left_by
+from moeverify.base.memory import is_out_of_memory
 from moeverify.base.scratch import scratch_folder
 from moeverify.checks.context import Context, Saved
 from moeverify.checks.evidence.fresh_process import load_afresh
@@ -97,6 +98,8 @@ def reloaded(
         code, said = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
         if code:
             last = (said.strip().splitlines() or ["no message"])[-1]
+            if is_out_of_memory(said, code):
+                return inconclusive(f"memory ran out in the fresh process: {last}; use a smaller model or more memory")
             return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])
         info = json.loads(Path(folder, "info.json").read_text("utf-8"))
         outputs = load_file(f"{folder}/outputs.safetensors")

@@ -14,6 +14,8 @@ from moeverify.certification.oracle.proof import prove
 from moeverify.certification.oracle.sides import alone
 from moeverify.certification.oracle.stream import Stream
 from moeverify.certification.oracle.streamed import is_placeholder
+from moeverify.certification.relations import causal as causal_module
+from moeverify.certification.relations import loads_whole
 from moeverify.certification.relations.causal import causal
 from moeverify.certification.relations.masked_equivalence import masked_equivalence
 from moeverify.models.exercise import run
@@ -160,3 +162,32 @@ def test_a_row_a_block_and_a_lookup_read_what_they_need():
         assert torch.equal(nn.functional.linear(ones, placeholder, bias), ones @ weight.values.T + 1)
         assert torch.equal(ones @ placeholder.T, ones @ weight.values.T)
         assert torch.equal(torch.cat([placeholder, placeholder]), torch.cat([weight.values] * 2))
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_folder(tmp_path, monkeypatch):
+    evidence = write(*pair(tmp_path))
+
+    def none_left(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(loads_whole, "load_afresh", lambda arguments: (1, "RuntimeError: can't allocate memory"))
+    monkeypatch.setattr(loads_whole, "_without_values", lambda folder: ({}, ""))
+    assert loads_whole.loads_whole(evidence).status is Status.PASS  # names and shapes need no memory
+    monkeypatch.setattr(loads_whole, "_without_values", lambda folder: (None, loads_whole._ended(-9, "")))
+    finding = loads_whole.loads_whole(evidence)
+    assert finding.status is Status.INCONCLUSIVE
+    assert finding.message.startswith("memory ran out")
+    monkeypatch.setattr(causal_module, "leak", none_left)
+    assert causal(evidence).status is Status.INCONCLUSIVE
+
+
+def test_a_forward_that_fails_on_both_sides_is_not_blamed_on_the_pruning(tmp_path, monkeypatch):
+    evidence = write(*pair(tmp_path))
+
+    def needs_images(*_):
+        raise ValueError("pixel_values are missing")
+
+    monkeypatch.setattr(causal_module, "leak", needs_images)
+    finding = causal(evidence)
+    assert finding.status is Status.INCONCLUSIVE
+    assert "the base's forward on tokens fails as well" in finding.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from moeverify.base.memory import is_out_of_memory
 from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.oracle.causality import TOLERANCE, leak
 from moeverify.certification.oracle.running import check_asked, one_line
@@ -20,6 +21,10 @@ def causal(evidence: Evidence) -> Finding:
     try:
         found = leak(model, evidence.options.seed, stream)
     except Exception as error:
+        if is_out_of_memory(error):
+            return inconclusive(f"memory ran out: {one_line(error)}")
+        if _base_fails(evidence):
+            return inconclusive(f"the base's forward on tokens fails as well: {one_line(error)}")
         return failed(f"its forward fails: {one_line(error)}")
     if found <= TOLERANCE:
         if sample is not None and not sample.whole:
@@ -32,3 +37,13 @@ def causal(evidence: Evidence) -> Finding:
     if theirs > TOLERANCE:
         return inconclusive(f"the base is not causal either: {theirs:.1e}", relative_change=found, base=theirs)
     return failed(f"changing the last token changes earlier logits by {found:.1e}", relative_change=found, base=theirs)
+
+
+def _base_fails(evidence: Evidence) -> bool:
+    """Whether the base cannot be run on tokens either: then the pruning is not to blame."""
+    try:
+        base, stream, _ = alone(evidence, evidence.base_folder)
+        leak(base, evidence.options.seed, stream)
+    except Exception:
+        return True
+    return False

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from moeverify.base.memory import is_out_of_memory
 from moeverify.base.scratch import scratch_folder
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.oracle.running import WHOLE_BYTES
-from moeverify.certification.relations.registry import more, relation
+from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, failed, passed
 
@@ -41,6 +42,8 @@ print(json.dumps({k: sorted(map(str, v)) for k, v in info.items() if v}))
 def loads_whole(evidence: Evidence) -> Finding:
     """A fresh process of plain transformers loads the folder: no key missing, unexpected or re-initialised."""
     found, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
+    if found is None and is_out_of_memory(error):
+        return inconclusive(f"memory ran out while transformers loaded it: {error}")
     if found is None:
         return failed(f"transformers does not load it: {error}")
     if found:
@@ -56,6 +59,11 @@ def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] |
     """What transformers reports of loading a folder; ``None`` and the error if it fails."""
     if nbytes > WHOLE_BYTES:
         return _without_values(folder)
+    report, error = _with_values(folder)
+    return _without_values(folder) if report is None and is_out_of_memory(error) else (report, error)
+
+
+def _with_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
     with scratch_folder("load") as place:
         os.symlink(folder.resolve(), Path(place, "model"))
         save_file({"input_ids": torch.zeros(1, 8, dtype=torch.long)}, Path(place, "inputs.safetensors"))
@@ -63,7 +71,7 @@ def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] |
         report = Path(place, "info.json")
         if code == 0 and report.is_file():
             return json.loads(report.read_text("utf-8")), ""
-        return None, last_error(said)
+        return None, _ended(code, said)
 
 
 def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
@@ -74,8 +82,13 @@ def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     if done.returncode:
-        return None, last_error(done.stderr)
+        return None, _ended(done.returncode, done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
+
+
+def _ended(code: int, said: str) -> str:
+    """How a process ended that did not load the folder."""
+    return f"out of memory: {last_error(said)}" if is_out_of_memory(said, code) else last_error(said)
 
 
 def last_error(text: str) -> str:
