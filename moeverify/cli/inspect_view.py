@@ -15,6 +15,7 @@ from moeverify.coupling.explain import Explanation
 from moeverify.coupling.relations import Operation
 from moeverify.inspection.inspection import Inspection
 from moeverify.models.roles import MoELayer
+from moeverify.models.roles_file import written_roles
 from moeverify.pruning.experts.facts import ExpertFacts
 
 _FEW = 6  # so many lines of one kind are shown without --verbose
@@ -93,6 +94,24 @@ def _print_roles(inspection: Inspection, console: Console) -> None:
         table.add_row(escape(pattern), str(len(paths)), f"{container}: {layout}", routers, shared)
     console.print()
     console.print(table)
+    _print_evidence(inspection, console)
+
+
+def _print_evidence(inspection: Inspection, console: Console) -> None:
+    """Why each module or parameter was given its role, and a file that gives the same."""
+    table = _table("\nRoles and their evidence", "what", "#", "role", "by")
+    roles = inspection.roles
+    said: dict[str, tuple[str, str]] = {}
+    for layer in roles.layers:
+        for path, why in layer.evidence.items():
+            shared = path in layer.shared_experts
+            said[path] = ("experts" if path == layer.container else "shared expert" if shared else "router", why)
+    for pattern, (role, why), paths in collapse(said.items()):
+        table.add_row(escape(pattern or "the model"), str(len(paths)), role, escape(why))
+    console.print(table)
+    console.print("\n[bold]roles.toml[/], to edit and give with --roles:")
+    rules = written_roles(inspection.model, roles).splitlines()
+    console.print("\n".join(line for line in rules if not line.startswith("# ") or " = " in line), markup=False)
 
 
 def _inner(layer: MoELayer, name: str) -> str:

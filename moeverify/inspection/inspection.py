@@ -18,6 +18,7 @@ from moeverify.errors import UsageError
 from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.full_size import is_configuration, load_full_size, with_more_tokens
 from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.models.roles_file import written_roles
 from moeverify.models.sources import LoadedModel, load_source, source_kind
 
 FORMAT = "moeverify-inspect/1"
@@ -96,9 +97,12 @@ class Inspection:
                     "expert_class": self.kind(layer.experts[0]) if layer.layout == "listed" else None,
                     "routers": {name: self.kind(name) for name in layer.routers},
                     "shared_experts": {name: self.kind(name) for name in layer.shared_experts},
+                    "router_parameters": list(layer.router_parameters),
+                    "evidence": dict(layer.evidence),
                 }
                 for layer in self.roles.layers
             ],
+            "roles_file": written_roles(self.model, self.roles) if self.roles.layers else "",
             "boundaries": self.boundaries(),
             "classes": [_class_to_dict(item) for item in self.classes],
             "frozen": [

@@ -11,6 +11,7 @@ from torch import nn
 
 from moeverify.models.model_tree import LISTS, ModelTree
 from moeverify.models.moe_layer import last, parent
+from moeverify.models.scorers import chooses
 
 _EXPERT = re.compile(r"expert", re.IGNORECASE)
 _COUNT = re.compile(r"expert|(^|_)n_?exp(s|erts)?$", re.IGNORECASE)
@@ -24,7 +25,7 @@ def named_as_experts(tree: ModelTree, path: str) -> bool:
     """Whether a list, or the list around it, has a name with *expert* in it."""
     around = parent(path)
     names = [last(path), last(around)] if around and isinstance(tree.modules[around], LISTS) else [last(path)]
-    return any(_EXPERT.search(name) for name in names)
+    return any(_EXPERT.search(name) for name in names) and not any(map(chooses, names))
 
 
 def one_after_the_other(path: str) -> bool:

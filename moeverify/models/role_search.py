@@ -21,7 +21,7 @@ from moeverify.models.expert_shapes import (
 from moeverify.models.model_tree import LISTS, ModelTree, join
 from moeverify.models.moe_layer import FoundRoles, Layout, MoELayer, ancestors, last, parent
 from moeverify.models.role_rules import Roles, Rule, fits
-from moeverify.models.scorers import Scored, Scorers, find_scorers
+from moeverify.models.scorers import Scored, Scorers, chooses, find_scorers
 
 _NAME = "its name"
 
@@ -39,7 +39,7 @@ class RoleSearch:
         layers: list[MoELayer] = []
         notes, unrecognised = [], []
         for name in self.modules:
-            if name and self._is(self.roles.experts, name):
+            if name and self._is(self.roles.experts, name) and name not in {layer.container for layer in layers}:
                 found = self._container(name)
                 layers += found
                 if not found and not any(parent(name) in ancestors(other.container) for other in layers):
@@ -131,7 +131,9 @@ class RoleSearch:
         routers = self._named(layer, self.roles.routers)
         own = {n: p for n, p in own.items() if not any(r in ancestors(n) for r in routers)}
         blocks = {n: p for n, p in own.items() if p.dim() == 3}
-        if len(blocks) >= 2 and (count := min(p.shape[0] for p in blocks.values())) > 1:
+        count = min((p.shape[0] for p in blocks.values()), default=0)
+        # One stack is enough where an attribute counts experts: they are of one layer each.
+        if count > 1 and (len(blocks) > 1 or counting_attribute(self.tree, container, count)):
             stacks = tuple(n for n, p in own.items() if n in blocks or (p.dim() == 2 and p.shape[0] == count))
             return self._layer(layer, container, _numbered(container, count), "fused", _NAME, stacks)
         counts = {p.shape[0] for r in routers for p in self.modules[r].parameters() if p.dim() == 2}
@@ -160,7 +162,7 @@ class RoleSearch:
             members = self.tree.children.get(name, ())
             named = named_as_experts(self.tree, name)
             shared = any(self._is(self.roles.shared_experts, path) for path in ancestors(name))
-            if shared or not alike(self.tree, members, nested=named):
+            if shared or chooses(last(name)) or not alike(self.tree, members, nested=named):
                 return None
             layer = self._of_list(name, "a name with 'expert' in it" if named else "members that are all alike")
             scored = layer.routers or layer.router_parameters

@@ -94,6 +94,7 @@ def _believed(name: str, reads: int, scored: Scored, named: bool) -> bool:
 
 def _scores(shape: tuple[int, ...], name: str, scored: Scored, named: bool) -> bool:
     """Whether a bare parameter maps inputs to experts: ``[E, in]``, ``[in, E]``, or slots ``[E, slots, in]``."""
+    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(shape) == 2 and min(shape) > 1:
         fits = any(a in scored.counts and b in scored.inputs for a, b in (shape, shape[::-1]))
         return fits and (chooses(name) or not named) and "bias" not in name
@@ -116,8 +117,13 @@ def _because(name: str, outputs: int, scored: Scored) -> str:
 
 def _of_this_list(found: Scorers, region: str, scored: Scored) -> Scorers:
     """Of scorers in lists, those at the place that the experts' own list has in its list, if there are any."""
-    mine = tuple(p for p in found.modules if scored.place and scored.place in p.removeprefix(region).split("."))
+    mine = tuple(p for p in found.modules if scored.place and _key(p, region) == scored.place)
     if not mine:
         return found
     kept = {*mine, *found.parameters}
     return Scorers(mine, found.parameters, tuple(item for item in found.evidence if item[0] in kept))
+
+
+def _key(path: str, region: str) -> str:
+    """The key under which a path lies in a list that stands in the region."""
+    return [*path.removeprefix(region).lstrip(".").split("."), ""][1]

@@ -199,3 +199,11 @@ def test_full_size_in_less_than_a_gibibyte(source, parameters, experts, layers):
     assert data["roles"]["routed_experts"][0] == layers
     assert data["roles"]["hidden"][0] == 1
     assert data["grown"] < 2**30
+
+
+def test_roles_with_their_evidence_and_a_file_that_gives_them(capsys):
+    code, out, _ = run(capsys, "zoo:qwen2_moe")
+    assert code == 0
+    assert "Roles and their evidence" in out
+    assert "experts = '^experts$'" in out
+    assert "routers = '^(gate|shared_expert_gate)$'" in out

@@ -98,3 +98,32 @@ def test_experts_that_are_lists_of_layers_are_no_lists_of_experts():
     lists = [nn.ModuleList([nn.Linear(12, 8), nn.Linear(8, 12)]) for _ in range(3)]
     (layer,) = find_roles(nn.ModuleDict({"experts": nn.ModuleList(lists), "gate": nn.Linear(12, 3)})).layers
     assert layer.experts == ("experts.0", "experts.1", "experts.2")
+
+
+def test_a_list_in_a_module_of_the_same_name_is_one_layer():
+    wrapped = nn.Module()
+    wrapped.experts = nn.ModuleList([mlp(), mlp(), mlp()])
+    (layer,) = find_roles(nn.ModuleDict({"moe": nn.ModuleDict({"experts": wrapped, "gate": nn.Linear(12, 3)})})).layers
+    assert (layer.name, layer.container) == ("moe", "moe.experts.experts")
+
+
+def test_a_list_of_what_chooses_experts_holds_none():
+    model = nn.ModuleDict({"expert_routers": nn.ModuleList([mlp(), mlp()]), "cluster_router": nn.Linear(12, 2)})
+    assert not find_roles(nn.ModuleDict({"body": model})).layers
+
+
+class Single(nn.Module):
+    """One linear layer for each expert, in one stack."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 12, 12)), nn.Parameter(torch.randn(4, 12))
+        if count:
+            self.num_experts = count
+
+
+@pytest.mark.parametrize("count", [None, 4])
+def test_one_stack_is_enough_where_an_attribute_counts_experts(count):
+    found = find_roles(nn.ModuleDict({"experts": Single(count), "gate": nn.Linear(12, 4)}))
+    assert len(found.experts) == (count or 0)
+    assert bool(found.unrecognised) is (count is None)
