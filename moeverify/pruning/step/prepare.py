@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.tracing.weightless import is_weightless
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example, without_collector
 from moeverify.models.skeleton import configured_part
@@ -29,6 +30,7 @@ from moeverify.pruning.plan.plan import Adjustment, Cut, Plan, Reason, make_plan
 from moeverify.pruning.step.in_step import Said, say
 from moeverify.pruning.step.leave_out import FOLLOWS, common_share, largest_that_works
 from moeverify.pruning.step.rehearsal import Rehearsal, Rehearsed
+from moeverify.pruning.step.vanishing import NOT_NOTHING, has_no_reader, vanishes
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +177,10 @@ def _rehearsed(
         trouble = rehearsed(counts).trouble
         return None if trouble is None else trouble.reason
 
+    for c in _that_do_not_vanish(rehearsal, {c: _plan(graph, candidates, {c: k}, ()) for c, k in counts.items()}):
+        told.append(Adjustment(c, counts.pop(c), c.coupling.size, Reason(NOT_NOTHING)))
+        if c in named:
+            raise PruningRefused(str(told[-1]))
     while True:
         found = rehearsed(counts)
         derived = found.derived
@@ -199,6 +205,21 @@ def _rehearsed(
             told.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
             if c in named:
                 raise PruningRefused(str(told[-1]))
+
+
+def _that_do_not_vanish(rehearsal: Rehearsal, plans: Mapping[PruningClass, Plan]) -> list[PruningClass]:
+    """Classes without a reader whose units would add to the outputs even with weights of zero."""
+    graph = rehearsal.graph
+    sizes = {name: parameter.dim() for name, parameter in graph.model.named_parameters()}
+    nothing: dict[object, bool] = {}
+    for c, plan in plans.items():
+        kind = rehearsal.kind_of(c)
+        if kind not in nothing and plan.cuts and has_no_reader(c, sizes) and not is_weightless(graph.model):
+            found = rehearsal.of(plan)
+            own = graph.nodes.own_functions()
+            whole = replace(plan, attributes=found.attributes)
+            nothing[kind] = found.trouble is not None or bool(own) or vanishes(graph.model, whole, rehearsal.example)
+    return [c for c in plans if not nothing.get(rehearsal.kind_of(c), True)]
 
 
 def _rounded_up(

@@ -1,0 +1,66 @@
+"""Units that no weights read, such as retrieval heads: do they add nothing once their weights are zero?
+
+Pruning removes what a unit adds. That equals holding its weights at zero only if a unit with weights of zero adds
+nothing. A head whose scores pass a softmax adds something all the same, unless a projection reads it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.models.forward import Example
+from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.state import same_start
+from moeverify.pruning.attributes.change import set_attributes
+from moeverify.pruning.plan.apply import apply_plan
+from moeverify.pruning.plan.plan import Plan
+
+NOT_NOTHING = "a unit without weights still adds to the outputs, since no weights read it; removing it is no masking"
+_CLOSE = 1e-6
+
+
+def has_no_reader(pruning_class: PruningClass, sizes: dict[str, int]) -> bool:
+    """Whether all members are rows of what makes the channels, and none a column of what reads them.
+
+    ``sizes`` gives the number of dimensions of each parameter.
+    """
+    return all(member.dim == 0 for member in pruning_class.coupling.members if sizes.get(member.parameter, 0) > 1)
+
+
+def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
+    """Whether a copy pruned by ``plan`` computes what a copy computes whose removed units have weights of zero.
+
+    ``True`` as well where that cannot be seen, since a copy does not run.
+    """
+    masked, pruned = in_float64(model).eval(), in_float64(model).eval()
+    with torch.no_grad():
+        tensors = dict(masked.named_parameters())
+        for cut in plan.cuts:
+            for member in cut.pruning_class.coupling.members:
+                if not member.buffer and cut.kept.ndim == 1:
+                    lost = torch.as_tensor(cut.lost(member), device=tensors[member.parameter].device)
+                    tensors[member.parameter].index_fill_(member.dim, lost, 0)
+    apply_plan(pruned, plan)
+    set_attributes(pruned, plan.attributes)
+    try:
+        return _alike(_outputs(masked, example), _outputs(pruned, example))
+    except Exception:  # whatever a forward raises
+        return True
+
+
+def _outputs(model: nn.Module, example: Example) -> list[torch.Tensor]:
+    inputs = tree_map(
+        lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, example.inputs
+    )
+    with same_start(model), float64_throughout():
+        output = example(model, inputs)
+    return [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+
+
+def _alike(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether outputs are alike; those of other shapes are not compared."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=False) if a.shape == b.shape and a.numel()]
+    return all(float((a - b).abs().max()) <= _CLOSE * (float(a.abs().max()) or 1.0) for a, b in pairs)
