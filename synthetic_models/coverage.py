@@ -10,8 +10,18 @@ from synthetic_models.spec import CYCLES, KINDS, LAYERS, Spec
 
 # Precision aside, every field with kinds; then what a spec has or has not.
 _FIELDS = tuple(name for name in KINDS if name != "dtype")
-_TRAITS = ("bias", "tied_embeddings", "router_hidden", "features", "unequal widths", "several top-k", "bfloat16")
+_TRAITS = ("bias", "tied_embeddings", "router_hidden", "features", "unequal widths", "several top-k", "bfloat16",
+           "expert scale", "zero experts", "several groups", "groups scored by two")  # fmt: skip
 # Pairs that no spec can have: a stacked parameter is of one width and has no two parameters to tie.
+_CORRECTED = ("router=sigmoid", "router=group_limited")
+_ROUTERS_OF: Mapping[str, Iterable[str]] = {
+    "correction=buffer": _CORRECTED,
+    "correction=block": _CORRECTED,
+    "expert scale": ("router=softmax", "router=noisy", *_CORRECTED),
+    "zero experts": ("router=softmax", "router=sigmoid"),
+    "several groups": ("router=group_limited",),
+    "groups scored by two": ("router=group_limited",),
+}
 _STACKED = ("fused", "fused_transposed", "fused_interleaved", "per_projection")
 
 
@@ -27,6 +37,10 @@ def kinds_of(spec: Spec) -> frozenset[str]:
         "unequal widths": len(set(spec.widths)) > 1,
         "several top-k": spec.top_k > 1,
         "bfloat16": spec.dtype == "bfloat16",
+        "expert scale": spec.expert_scale,
+        "zero experts": spec.zero_experts > 0,
+        "several groups": spec.groups > 2 or spec.chosen_groups > 1,
+        "groups scored by two": spec.group_scores > 1,
     }
     return frozenset(kinds | {trait for trait, has in traits.items() if has})
 
@@ -45,12 +59,11 @@ def possible_pair(first: str, second: str) -> bool:
     both = {first, second}
     if both & {f"storage={name}" for name in _STACKED} and both & {"unequal widths", "cycle=tied_experts"}:
         return False
-    impossible = (
-        {"storage=fused_interleaved", "activation=mlp"},
-        {"router=hash", "router_hidden"},
-        {"router=hash", "several top-k"},
-    )
-    return both not in impossible
+    if both in ({"storage=fused_interleaved", "activation=mlp"}, {"router=hash", "router_hidden"}):
+        return False
+    # Kinds of these routers alone; two kinds without a common router exclude each other.
+    routers = [_ROUTERS_OF.get(kind, {kind} if kind.startswith("router=") else None) for kind in (first, second)]
+    return None in routers or bool(set(routers[0] or ()) & set(routers[1] or ()))
 
 
 class SpecCoverage:

@@ -17,6 +17,7 @@ STORAGES = ("listed", "fused", "fused_transposed", "fused_interleaved", "per_pro
 ACTIVATIONS = ("mlp", "swiglu", "geglu")
 ROUTERS = ("softmax", "sigmoid", "group_limited", "noisy", "expert_choice", "hash", "soft")
 SHARED = ("none", "one", "several", "gated")
+CORRECTIONS = ("parameter", "buffer", "block")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 CYCLES = (
     "ladder",
@@ -38,6 +39,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "storage": STORAGES,
     "activation": ACTIVATIONS,
     "router": ROUTERS,
+    "correction": CORRECTIONS,
     "shared": SHARED,
     "dtype": DTYPES,
 }
@@ -69,6 +71,11 @@ class Spec:
     ``layers`` names the feed-forward part of each layer (``moe`` or ``dense``), ``widths`` the intermediate size of
     each routed expert, ``group`` the query heads for each key/value head, ``router_hidden`` the size of the router's
     hidden layer (0: none), ``features`` the width of a second, floating-point input (0: token numbers alone).
+    A ``group_limited`` router chooses ``chosen_groups`` of ``groups``, each scored by its best ``group_scores``
+    experts. ``correction`` says where the correction bias lies: a parameter or a buffer of the router, or a parameter
+    of the MoE block. ``expert_scale`` multiplies routing weights by a parameter for each expert; ``zero_experts`` are
+    further choices that return the token as it is. A ``hash`` router holds ``top_k`` expert ids for each token of the
+    vocabulary, and weighs several of them by scores.
     Raises ``ValueError`` with one line for a model that cannot be meant.
     """
 
@@ -91,6 +98,12 @@ class Spec:
     router: str = "softmax"
     top_k: int = 1
     router_hidden: int = 0
+    groups: int = 2
+    chosen_groups: int = 1
+    group_scores: int = 1
+    correction: str = "parameter"
+    expert_scale: bool = False
+    zero_experts: int = 0
     shared: str = "none"
     shared_width: int = 4
     dense_width: int = 4
@@ -180,7 +193,8 @@ MOST_WEIGHTS = 500_000_000
 # Field -> the smallest and the largest value that can be meant.
 _RANGES = {
     "hidden": (2, 4096), "vocab": (2, 100_000), "batch": (1, 64), "length": (1, 512), "kv_heads": (1, 64),
-    "group": (1, 16), "head_dim": (2, 256), "top_k": (1, 256), "router_hidden": (0, 4096), "shared_width": (2, 4096),
+    "group": (1, 16), "head_dim": (2, 256), "top_k": (1, 256), "router_hidden": (0, 4096), "groups": (2, 64),
+    "chosen_groups": (1, 64), "group_scores": (1, 2), "zero_experts": (0, 64), "shared_width": (2, 4096),
     "dense_width": (2, 4096), "latent": (2, 4096), "features": (0, 4096), "seed": (0, 2**62),
 }  # fmt: skip
 
@@ -193,7 +207,7 @@ def _check(spec: Spec) -> None:
     for name, allowed in KINDS.items():
         if getattr(spec, name) not in allowed:
             raise ValueError(f"unknown {name} {getattr(spec, name)!r}; use one of {', '.join(allowed)}")
-    for name in ("bias", "tied_embeddings"):
+    for name in ("bias", "tied_embeddings", "expert_scale"):
         if not isinstance(getattr(spec, name), bool):
             raise ValueError(f"{name} must be true or false, not {getattr(spec, name)!r}")
     if not spec.layers or len(spec.layers) > 64 or any(kind not in LAYERS for kind in spec.layers):
@@ -226,14 +240,31 @@ def _check_experts(spec: Spec) -> None:
         raise ValueError("fused_interleaved experts interleave gate and up, so activation cannot be mlp")
     if spec.top_k > spec.experts:
         raise ValueError(f"top_k {spec.top_k} exceeds the {spec.experts} experts")
-    if spec.router == "group_limited" and (spec.experts < 4 or spec.experts % 2 or spec.top_k > spec.experts // 2):
-        raise ValueError("group_limited routing needs an even number of at least 4 experts and top_k within one half")
+    _check_router(spec)
     if spec.router == "hash" and spec.router_hidden:
         raise ValueError("a hash router has no hidden layer; router_hidden must be 0")
     if spec.router_hidden == 1:
         raise ValueError("router_hidden must be 0 (none) or at least 2")
-    if spec.router == "hash" and spec.top_k != 1:
-        raise ValueError(f"a hash router sends each token to one expert; top_k must be 1, not {spec.top_k}")
+
+
+def _check_router(spec: Spec) -> None:
+    if spec.router == "group_limited":
+        each = spec.experts // spec.groups
+        if spec.experts % spec.groups or each < 2 or spec.chosen_groups > spec.groups:
+            raise ValueError(
+                f"{spec.groups} groups, of which {spec.chosen_groups} are chosen, must have at least two of the "
+                f"{spec.experts} experts each and equally many"
+            )
+        if spec.top_k > spec.chosen_groups * each:
+            raise ValueError(f"top_k {spec.top_k} exceeds the {spec.chosen_groups * each} experts of the chosen groups")
+    elif (spec.groups, spec.chosen_groups, spec.group_scores) != (2, 1, 1):
+        raise ValueError(f"groups belong to a group_limited router, not to {spec.router}")
+    if spec.correction != "parameter" and spec.router not in ("sigmoid", "group_limited"):
+        raise ValueError(f"a {spec.router} router has no correction bias, so correction must be parameter")
+    if spec.expert_scale and spec.router in ("expert_choice", "hash", "soft"):
+        raise ValueError(f"expert_scale needs a router that weights chosen experts, not {spec.router}")
+    if spec.zero_experts and spec.router not in ("softmax", "sigmoid"):
+        raise ValueError(f"zero_experts need a softmax or sigmoid router, not {spec.router}")
 
 
 def _check_cycles(spec: Spec) -> None:

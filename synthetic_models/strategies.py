@@ -11,7 +11,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from synthetic_models.spec import ACTIVATIONS, ATTENTIONS, NORMS, RESIDUALS, ROUTERS, SHARED, STORAGES, Cycle, Spec
+from synthetic_models.spec import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    CORRECTIONS,
+    NORMS,
+    RESIDUALS,
+    ROUTERS,
+    SHARED,
+    STORAGES,
+    Cycle,
+    Spec,
+)
 
 # Each place where layers can differ: one alone, dense ones before, between and after.
 LAYERS = (
@@ -41,12 +52,21 @@ def specs(
     interleaved = fields["storage"] == "fused_interleaved"
     fields["activation"] = one(*(ACTIVATIONS[1:] if interleaved else ACTIVATIONS))
     fields["router"] = one(*ROUTERS)
-    count = one(4, 6) if fields["router"] == "group_limited" else one(2, 3, 4)
+    count = one(4, 6, 8) if fields["router"] == "group_limited" else one(2, 3, 4)
     fields["widths"] = _widths(draw, count, fields["storage"])
-    top_k = one(*range(1, 1 + (count // 2 if fields["router"] == "group_limited" else min(count, 3))))
+    fields |= _grouped(draw, count) if fields["router"] == "group_limited" else {}
+    chosen = fields.get("chosen_groups", 1) * count // fields.get("groups", 2)
+    fields["top_k"] = one(*range(1, 1 + min(3, chosen if fields["router"] == "group_limited" else count)))
     router_hidden = one(0, 4, 8)
     if fields["router"] != "hash":
-        fields |= {"top_k": top_k, "router_hidden": router_hidden}
+        fields["router_hidden"] = router_hidden
+    correction, scale, zero = one(*CORRECTIONS), one(False, True), one(0, 0, 1, 2)
+    if fields["router"] in ("sigmoid", "group_limited"):
+        fields["correction"] = correction
+    if fields["router"] not in ("hash", "expert_choice", "soft"):
+        fields["expert_scale"] = scale
+    if fields["router"] in ("softmax", "sigmoid"):
+        fields["zero_experts"] = zero
     fields["shared"] = one(*SHARED)
     if fields["shared"] != "none":
         fields["shared_width"] = one(4, 8)
@@ -73,9 +93,18 @@ def specs(
         "dtype": one(*dtypes),
         "seed": draw(st.integers(0, 999)),
     }
+    if count in (fields["hidden"], router_hidden):
+        fields.pop("zero_experts", None)  # one size for two things: rows of the router tell nothing
     if injected:
         fields["cycles"] = draw(cycles(fields))
     return Spec(**fields)
+
+
+def _grouped(draw: st.DrawFn, count: int) -> dict[str, int]:
+    """Groups of at least two experts each, of which not all are chosen."""
+    groups = draw(st.sampled_from([n for n in (2, 4, 3) if count % n == 0 and count // n >= 2]))
+    chosen = draw(st.sampled_from(range(1, groups)))
+    return {"groups": groups, "chosen_groups": chosen, "group_scores": draw(st.sampled_from((1, 2)))}
 
 
 def _widths(draw: st.DrawFn, count: int, storage: str) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ class _Writer:
             self._mlp(f"{path}.mlp", Axis.free(f"dense {path}.mlp", spec.dense_width))
             return
         path = f"{path}.{self.names.moe}"
-        if spec.router != "hash":
+        if spec.router != "hash" or spec.top_k > 1:
             self._router(f"{path}.{self.names.router}")
         self.routers.append(f"{path}.{self.names.router}")
         earlier = spec.moe_layers.index(number)
@@ -158,7 +158,8 @@ class _Writer:
 
     def _router(self, path: str) -> None:
         spec = self.spec
-        experts = Axis.fixed(spec.experts, "experts are chosen by the router")
+        experts = Axis.fixed(spec.experts + spec.zero_experts, "experts are chosen by the router")
+        block = path.rpartition(".")[0]
         seen = self.hidden
         if spec.router_hidden:
             seen = Axis.free(f"router {path}", spec.router_hidden)
@@ -166,8 +167,10 @@ class _Writer:
         self.common.put(f"{path}.weight", experts, seen)
         if spec.router == "noisy":
             self.common.put(f"{path}.noise_weight", experts, seen)
-        if spec.router in ("sigmoid", "group_limited"):
-            self.common.put(f"{path}.e_score_correction_bias", experts)
+        if spec.router in ("sigmoid", "group_limited") and spec.correction != "buffer":
+            self.common.put(f"{block if spec.correction == 'block' else path}.e_score_correction_bias", experts)
+        if spec.expert_scale:
+            self.common.put(f"{path}.per_expert_scale", Axis.fixed(spec.experts, "experts are chosen by the router"))
 
     def _shared(self, path: str) -> None:
         spec, base = self.spec, f"{path}.{self.names.shared}"

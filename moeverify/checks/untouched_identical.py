@@ -80,26 +80,29 @@ def _kind(tensor: torch.Tensor) -> str:
     return "Parameter" if isinstance(tensor, nn.Parameter) else "buffer"
 
 
-def _tied(model: nn.Module) -> set[frozenset[str]]:
-    groups: dict[int, set[str]] = defaultdict(set)
+def _tied(model: nn.Module) -> dict[str, frozenset[str]]:
+    """Parameters with several names: the first one, and all."""
+    groups: dict[int, list[str]] = defaultdict(list)
     for name, tensor in model.named_parameters(remove_duplicate=False):
-        groups[id(tensor)].add(name)
-    return {frozenset(names) for names in groups.values() if len(names) > 1}
+        groups[id(tensor)].append(name)
+    return {names[0]: frozenset(names) for names in groups.values() if len(names) > 1}
 
 
 def _ties(context: Context) -> Finding | None:
-    names = {name: context.source_names.get(name, name) for name, _ in _all_names(context.pruned)}
-    before = _tied(context.original)
-    after = {frozenset(names.get(n, n) for n in group) for group in _tied(context.pruned)}
-    for kind, groups in (("no longer", before - after), ("now", after - before)):
-        if groups:
-            group = sorted(sorted(groups, key=sorted)[0])
-            return failed(f"{' and '.join(group)} are {kind} one tensor", tied=group)
+    """Parameters have the names that they had. Experts that moved up have as many, each under its new number."""
+    sources = context.source_names
+    now = {sources.get(name, name) for name in tensors_of(context.pruned)}
+    moved = {source for name, source in sources.items() if name != source}
+    before = {first: names for first, names in _tied(context.original).items() if first in now}
+    after = {sources.get(first, first): names for first, names in _tied(context.pruned).items()}
+    for first in sorted(before.keys() | after.keys()):
+        old, new = before.get(first, frozenset()), after.get(first, frozenset())
+        if len(old) == len(new) if first in moved else old == new:
+            continue
+        lost = old if len(old) > len(new) or not new else new
+        kind = "no longer" if lost is old else "now"
+        return failed(f"{' and '.join(sorted(lost))} are {kind} one tensor", tied=sorted(lost))
     return None
-
-
-def _all_names(model: nn.Module) -> Any:
-    return model.named_parameters(remove_duplicate=False)
 
 
 def _values(context: Context) -> Finding | None:

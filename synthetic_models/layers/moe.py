@@ -7,7 +7,7 @@ from torch import nn
 
 from synthetic_models.layers.experts import StackedExperts, dispatch
 from synthetic_models.layers.mlp import MLP
-from synthetic_models.layers.routers import Router
+from synthetic_models.layers.routers import Router, corrected
 from synthetic_models.names import FAMILIES
 from synthetic_models.sizes import Sizes
 from synthetic_models.spec import Spec
@@ -22,8 +22,11 @@ class MoE(nn.Module):
         self.ring, self.chain = spec.strength("ring"), spec.strength("chain")
         hidden, prefix = sizes["hidden_size"], f"layer_{number}_"
         count = sizes[f"{prefix}experts"]
-        router = Router(spec.router, hidden, sizes.get(f"{prefix}router_size", 0), count, spec.top_k, spec.vocab)
+        router = Router(spec, hidden, sizes.get(f"{prefix}router_size", 0), count)
         self.add_module(self.names.router, router)
+        self.count, self.zero = count, spec.zero_experts
+        if corrected(spec) and spec.correction == "block":
+            self.e_score_correction_bias = nn.Parameter(torch.zeros(count + spec.zero_experts))
         experts: nn.Module
         if spec.storage == "listed":
             experts = nn.ModuleList(
@@ -59,12 +62,15 @@ class MoE(nn.Module):
     def _once(self, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         common = self._shared(x)
         seen = x + common if self.ring and common is not None else x
-        assigned = getattr(self, self.names.router)(seen, ids)
+        assigned = getattr(self, self.names.router)(seen, ids, getattr(self, "e_score_correction_bias", None))
         experts = getattr(self, self.names.experts)
         if isinstance(experts, nn.ModuleList):
             out = dispatch(lambda e, rows: experts[e](rows), len(experts), x, assigned, self.chain)
         else:
             out = experts(x, assigned.experts, assigned.tokens, assigned.weights)
+        if self.zero:
+            unchanged = assigned.experts >= self.count
+            out = out.index_add(0, assigned.tokens, x[assigned.tokens] * (assigned.weights * unchanged)[:, None])
         return out if common is None else out + common
 
     def forward(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import nn
-
 from moeverify.suites.properties.registry import prop
+from moeverify.suites.properties.removal import permuted, put
 from moeverify.suites.properties.trial import NotApplicable, Trial, differing, require
 from synthetic_models import Spec
-from synthetic_models.names import FAMILIES
 
 
 @prop("expert-permutation")
@@ -25,13 +22,7 @@ def expert_permutation(trial: Trial) -> None:
     second.load_state_dict(permuted(first, spec, order))
     trial.prune(first)
     trial.prune(second)
-    expected = trial.model(spec)
-    for name, value in permuted(first, spec, order).items():
-        owner, _, leaf = name.rpartition(".")
-        tensors = expected.get_submodule(owner)
-        (tensors._buffers if leaf in tensors._buffers else tensors._parameters)[leaf] = nn.Parameter(
-            value, requires_grad=False
-        )
+    expected = put(trial.model(spec), permuted(first, spec, order))
     lines = differing(expected, second)
     require(not lines, f"with experts in the order {order}, {len(lines)} tensors differ: {lines[:1]}")
 
@@ -45,27 +36,6 @@ def permutation(spec: Spec) -> list[int]:
     start = fixed + 1 if fixed else 0
     numbers = list(range(spec.experts))
     if spec.router == "group_limited":
-        half = spec.experts // 2
-        return numbers if fixed else [*numbers[half:], *numbers[:half]]
-    if spec.router == "hash":
-        return numbers  # the table is part of the program
+        each = spec.experts // spec.groups
+        return numbers if fixed else [*numbers[each:], *numbers[:each]]
     return [*numbers[:start], *reversed(numbers[start:])]
-
-
-def permuted(model: nn.Module, spec: Spec, order: list[int]) -> dict[str, torch.Tensor]:
-    """The state of ``model`` with the experts of every MoE layer, and the router's rows, in another order."""
-    names = FAMILIES[spec.names]
-    state = model.state_dict()
-    result = dict(state)
-    for key, value in state.items():
-        parts = key.split(".")
-        if names.experts in parts:
-            at = parts.index(names.experts)
-            if spec.storage == "listed":
-                old = [*parts[: at + 1], str(order[int(parts[at + 1])]), *parts[at + 2 :]]
-                result[key] = state[".".join(old)]
-            else:
-                result[key] = value[order]
-        elif names.router in parts and parts[-2] == names.router and value.shape[:1] == (spec.experts,):
-            result[key] = value[order]
-    return result

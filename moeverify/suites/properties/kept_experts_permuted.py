@@ -1,0 +1,57 @@
+"""``kept-experts-permuted``"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from moeverify.suites.properties.registry import prop
+from moeverify.suites.properties.removal import original, permuted, put, removable, without
+from moeverify.suites.properties.trial import NotApplicable, Trial, require, twin
+from moeverify.verdict import Status
+
+_CHECKS = ("masked-equivalence", "router-intact")
+_TOLERANCE = 1e-9
+
+
+@prop("kept-experts-permuted", own=True)
+def kept_experts_permuted(trial: Trial) -> None:
+    """A pruned model with its kept experts in another order, and all that counts them with them, gives the same
+    outputs and passes the same checks.
+    """
+    spec = trial.spec
+    base = original(trial)
+    gone, *_ = removable(spec, np.random.default_rng(spec.seed))
+    pruned = without(trial, twin(base), gone)
+    order = another_order(spec.experts - len(gone), spec.groups if spec.router == "group_limited" else 1)
+    moved = put(twin(pruned), permuted(pruned, spec, order))
+    with torch.no_grad():
+        outputs = [_logits(model(**_as_double(trial.inputs))) for model in (pruned, moved)]
+    distance = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())
+    require(distance <= _TOLERANCE, f"kept experts in the order {order} change the outputs by {distance:.1e}")
+    if spec.storage == "listed" and len(set(spec.widths)) > 1 and spec.zero_experts:
+        raise NotApplicable("its configuration gives each expert a width of its own")
+    for check in _CHECKS:
+        before, after = (trial.finding(check, base, model) for model in (pruned, moved))
+        bad = after.status not in (Status.PASS, Status.SKIP, Status.INCONCLUSIVE)
+        require(
+            not bad or before.status is after.status, f"kept experts in the order {order}: {check}: {after.message}"
+        )
+
+
+def another_order(count: int, groups: int) -> list[int]:
+    """Groups in reverse, and the experts of each group in reverse.
+
+    >>> another_order(6, 2)
+    [5, 4, 3, 2, 1, 0]
+    """
+    each = count // groups
+    return [group * each + expert for group in reversed(range(groups)) for expert in reversed(range(each))]
+
+
+def _logits(output):
+    return getattr(output, "logits", output)
+
+
+def _as_double(inputs):
+    return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
