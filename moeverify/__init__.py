@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from moeverify.pruning import MoEPruner as MoEPruner
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint as prune_checkpoint
     from moeverify.pruning.choice.calibration import Calibration as Calibration
+    from moeverify.pruning.choice.camera import CameraImportance as CameraImportance
     from moeverify.pruning.choice.routing_importance import RoutingImportance as RoutingImportance
     from moeverify.pruning.experts.statistics import ExpertStatistics as ExpertStatistics
     from moeverify.report.result import VerificationResult as VerificationResult
@@ -56,6 +57,7 @@ _HOME = {
     "prune_checkpoint": "moeverify.pruning.checkpoint.checkpoint",
     "Calibration": "moeverify.pruning.choice.calibration",
     "ExpertStatistics": "moeverify.pruning.experts.statistics",
+    "CameraImportance": "moeverify.pruning.choice.camera",
     "RoutingImportance": "moeverify.pruning.choice.routing_importance",
     "Roles": "moeverify.models.roles",
     "find_roles": "moeverify.models.roles",

@@ -15,6 +15,6 @@ EXPERT_CRITERIA = (
     "reap, frequency, weighted-frequency, ean, man, msan, easy-ep (these need data), aimer, magnitude, random, "
     "module:function"
 )
-IMPORTANCES = "magnitude, magnitude-l1, lamp, random, module:attribute"
+IMPORTANCES = "magnitude, magnitude-l1, lamp, random, routing, camera, module:attribute"
 ROLES = ("experts", "hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
 DTYPES = ("float32", "float64", "bfloat16", "float16")

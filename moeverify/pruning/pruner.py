@@ -20,6 +20,7 @@ from moeverify.models.roles import Roles
 from moeverify.models.wrappers import refuse_old_release, unwrapped
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.choice.candidates import Selection
+from moeverify.pruning.choice.importances import calibrated
 from moeverify.pruning.choice.request import (
     DEFAULT_RATIO,
     EACH,
@@ -123,7 +124,9 @@ class MoEPruner:
         refuse_old_release(model)
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
         self.example = Example(example_inputs, forward_fn)
-        self.importance = importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
+        self.importance = calibrated(importance, model, calibration, roles) or tp.importance.GroupMagnitudeImportance(
+            p=2, group_reduction="mean"
+        )
         if iterative_steps < 1:
             raise UsageError(f"iterative_steps must be a positive number, not {iterative_steps!r}")
         if expert_ranking not in (None, EACH, TOGETHER):

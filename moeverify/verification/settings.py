@@ -107,7 +107,8 @@ class Settings:
         _QUALITY_DEFAULT, "", *_QUALITY, read=_read_quality, write=written_words)  # fmt: skip
     ratios: Mapping[str, float] = option({}, "", *_RATIOS, read=_read_ratios, write=_write_ratios)
     round_to: int | None = option(None, "Keep multiples of this many channels; the subject's own.", kind=int, low=1)
-    importance: str | None = option(None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")
+    importance: str | None = option(
+        None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")  # fmt: skip
     expert_criterion: str | None = option(
         None, f"What ranks whole experts: {forms.EXPERT_CRITERIA}; reap with data, else magnitude.")  # fmt: skip
     calibration: str | None = option(
@@ -244,6 +245,7 @@ def selected(names: Iterable[str]) -> tuple[Option, ...]:
 def check_evidence(settings: Settings) -> None:
     """Raises ``UsageError`` for a criterion or data that cannot be meant; nothing is read."""
     from moeverify.pruning.choice.criteria import criterion_named
+    from moeverify.pruning.choice.importances import WITH_DATA
 
     if settings.calibration is not None and settings.statistics is not None:
         raise UsageError("--statistics hold what --calibration would tell; give one of them")
@@ -254,6 +256,8 @@ def check_evidence(settings: Settings) -> None:
         value = getattr(settings, field)
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{field} must be a positive whole number, not {value!r}")
+    if settings.importance in WITH_DATA and settings.calibration is None:
+        raise UsageError(f"--importance {settings.importance} ranks channels by data; give it with --calibration FILE")
     if (criterion := settings.expert_criterion) is None:
         return
     if not settings.ratios.get("experts"):

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from moeverify.base.documents import DocumentLimits, parse_document, read_text
 from moeverify.errors import FileError, UsageError
+from moeverify.models.device import input_device, move_inputs
 
 _LIMITS = DocumentLimits(size=4 << 30)  # text for calibration may be large
 _TEXT_FIELDS = ("text", "content", "prompt", "document")
@@ -66,9 +67,9 @@ class Calibration:
         """
         source = self.source
         if isinstance(source, torch.Tensor):
-            yield from self._drawn(source, _vocabulary(model))
+            yield from self._drawn(source, model)
         elif isinstance(source, str | Path) or _is_data_set(source):
-            yield from self._drawn(self._ids(model), _vocabulary(model))
+            yield from self._drawn(self._ids(model), model)
         elif isinstance(source, Mapping):
             yield source
         elif isinstance(source, Sequence):
@@ -89,8 +90,9 @@ class Calibration:
                     found.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return f"sha256:{found.hexdigest()}"
 
-    def _drawn(self, ids: torch.Tensor, known: int | None) -> Iterator[dict[str, torch.Tensor]]:
-        """Rows of ``ids [samples, length]``, drawn without repetition; ``known`` is the size of the vocabulary."""
+    def _drawn(self, ids: torch.Tensor, model: nn.Module) -> Iterator[Any]:
+        """Rows of ``ids [samples, length]``, drawn without repetition."""
+        known = _vocabulary(model)
         if ids.dim() != 2 or ids.is_floating_point() or not len(ids):
             raise UsageError(f"calibration tensors hold token ids [samples, length], not {list(ids.shape)} {ids.dtype}")
         if known and not 0 <= int(ids.min()) <= int(ids.max()) < known:
@@ -100,7 +102,7 @@ class Calibration:
             )
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))[: self.samples]
         for row in ids[order]:
-            yield {"input_ids": row[None, : self.length]}
+            yield move_inputs({"input_ids": row[None, : self.length]}, input_device(model))
 
     def _ids(self, model: nn.Module) -> torch.Tensor:
         tokenizer: Any = None  # loaded when the first text comes

@@ -16,7 +16,8 @@ up weights are scored by the same product, weight times gradient, and the square
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class RoutingImportance:
         batches = 0
         handles = [model.get_submodule(layer.name).register_forward_hook(self._hook(model, layer)) for layer in layers]
         try:
-            with torch.enable_grad(), _Evaluating(model):
+            with torch.enable_grad(), evaluating(model):
                 for batch in calibration:
                     call_model(model, batch, use_cache=False)
                     batches += 1
@@ -137,21 +138,18 @@ class RoutingImportance:
             self._squares[key] = self._squares[key] + value if key in self._squares else value
 
 
-class _Evaluating:
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with every parameter requiring a gradient; put back as it was on leaving."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.model.modules()]
-        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
-        self.model.eval()
-        for parameter in self.frozen:
-            parameter.requires_grad_()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self.modes:
+    modes = [(module, module.training) for module in model.modules()]
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    model.eval()
+    for parameter in frozen:
+        parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for module, training in modes:
             module.training = training
-        for parameter in self.frozen:
+        for parameter in frozen:
             parameter.requires_grad_(False)

@@ -65,7 +65,8 @@ def test_the_tokenizer_of_a_source_reads_text(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("sort d c a b = a b c d .\nshift c a j = d b a .\n" * 30)
     settings = {"calibration": str(text), "calibration_samples": 4, "calibration_length": 16}
-    assert len(plan_of("small", expert_criterion="reap", **settings)) == 3
+    with pytest.warns(UserWarning, match="experts got no token of the calibration data"):
+        assert len(plan_of("small", expert_criterion="reap", **settings)) == 3
 
 
 def test_text_for_a_model_without_a_tokenizer_is_refused_with_the_remedy(tmp_path):
