@@ -27,6 +27,7 @@ from moeverify.pruning.choice.request import (
     TOGETHER,
     channel_ratio,
     check_heads,
+    check_schedule,
     make_request,
     modules_of,
 )
@@ -148,16 +149,21 @@ class MoEPruner:
         given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
         self.num_heads = check_heads(given, model)
         held = self.num_heads if prune_head_dims and not prune_num_heads else ()
-        self.DG = MoEDependencyGraph(max_expansions, roles, heads_whole=True, held_heads=held).build_dependency(
-            model,
-            example_inputs,
-            forward_fn=forward_fn,
-            output_transform=output_transform,
-            unwrapped_parameters=unwrapped_parameters,
-            customized_pruners=customized_pruners,
-            ignored_layers=self.ignored_layers,
-            ignored_params=self.ignored_params,
-        )
+        self._graph: dict[str, Any] = {
+            "max_expansions": max_expansions,
+            "roles": roles,
+            "heads_whole": True,
+            "held_heads": held,
+        }
+        self._traced_with = {
+            "forward_fn": forward_fn,
+            "output_transform": output_transform,
+            "unwrapped_parameters": unwrapped_parameters,
+            "customized_pruners": customized_pruners,
+            "ignored_layers": self.ignored_layers,
+            "ignored_params": self.ignored_params,
+        }
+        self.DG = self._traced()
         if self.num_heads and prune_head_dims and prune_num_heads and pruning_ratio:
             warnings.warn(
                 "prune_num_heads removes whole heads; the dimensions inside of heads stay, although prune_head_dims is "
@@ -167,6 +173,7 @@ class MoEPruner:
         self.iterative_steps = iterative_steps
         self.current_step = 0
         self.last_plan: Plan | None = None
+        self._experts_went = False
         self.request = make_request(
             self.DG,
             steps=iterative_steps,
@@ -185,7 +192,7 @@ class MoEPruner:
             expert_ranking=expert_ranking,
         )
         self.pruning_ratio = float(pruning_ratio)
-        self._experts = self._expert_request(expert_criterion, calibration)
+        self._experts = self._expert_request(expert_criterion, calibration, iterative_pruning_ratio_scheduler)
         self._selection = Selection(
             self.DG,
             self.request,
@@ -201,7 +208,15 @@ class MoEPruner:
         return self.importance(group)
 
     def pruning_history(self) -> list:
-        """What was pruned so far, for ``load_pruning_history`` on an unpruned model."""
+        """What was pruned so far, for ``load_pruning_history`` on an unpruned model.
+
+        Raises ``UsageError`` if whole experts went, which Torch-Pruning's histories cannot say.
+        """
+        if self._experts_went:
+            raise UsageError(
+                "a pruning history has no entry for whole experts; keep the plan instead (prune --save-model writes "
+                "pruning_plan.json, and apply-plan carries it out again)"
+            )
         return self.DG.pruning_history()
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
@@ -234,7 +249,8 @@ class MoEPruner:
     def _prepare(self, step: int) -> Prepared:
         own = type(self).estimate_importance is not MoEPruner.estimate_importance
         self._selection.importance = self.estimate_importance if own else self.importance
-        return prepare(self._selection, step, self.round_to, self.example, self.num_heads, self._experts)
+        experts = None if self._experts is None else self._experts.at(step)
+        return prepare(self._selection, step, self.round_to, self.example, self.num_heads, experts)
 
     @property
     def expert_statistics(self) -> ExpertStatistics | None:
@@ -242,20 +258,34 @@ class MoEPruner:
         score = None if self._experts is None else self._experts.score
         return score.statistics if isinstance(score, ExpertScorer) else None
 
-    def _expert_request(self, criterion: str | Callable | None, calibration: Any) -> ExpertRequest | None:
+    @property
+    def expert_scores(self) -> dict[str, dict[str, Any]]:
+        """Criterion, scores and calibration tokens of every expert, by MoE layer; empty before experts were ranked."""
+        score = None if self._experts is None else self._experts.score
+        return score.ranked() if isinstance(score, ExpertScorer) else {}
+
+    def _expert_request(
+        self, criterion: str | Callable | None, calibration: Any, scheduler: Callable[[float, int], Sequence[float]]
+    ) -> ExpertRequest | None:
         """The request for whole experts; ``None`` without one."""
         ratio = self.request.experts
         if not (any(ratio.values()) if isinstance(ratio, Mapping) else ratio):
             return None
-        if self.iterative_steps > 1:
-            raise UsageError("whole experts are removed in one step; use iterative_steps=1, or leave `experts` out")
-        if self.request.global_pruning and not isinstance(ratio, Mapping):
+        if self.iterative_steps > 1 and isinstance(calibration, ExpertStatistics):
             raise UsageError(
-                "global_pruning would leave layers with unequal numbers of experts; give each layer its ratio: "
-                "ratios={'experts': {layer: ratio}}"
+                "each iterative step ranks the experts that are left anew, and saved statistics are those of the whole "
+                "model; pass calibration data, or use iterative_steps=1"
             )
         scorer = ExpertScorer(criterion, calibration, self.example)
-        return ExpertRequest(ratio, scorer, frozenset(self.ignored_layers))
+        together = self.request.global_pruning and not isinstance(ratio, Mapping)
+        return ExpertRequest(
+            ratio,
+            scorer,
+            frozenset(self.ignored_layers),
+            schedule=lambda ratio: check_schedule(scheduler, ratio, self.iterative_steps),
+            steps=self.iterative_steps,
+            together=together,
+        )
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
@@ -296,7 +326,19 @@ class MoEPruner:
             raise
         self.DG.carried_out(plan)
         self._follow(prepared, heads)
+        self._experts_went |= bool(plan.experts)
+        if plan.experts and self.current_step < self.iterative_steps:
+            self._trace_again(plan)
         return plan
+
+    def _traced(self) -> MoEDependencyGraph:
+        """A graph of the model as it is."""
+        return MoEDependencyGraph(**self._graph).build_dependency(self.model, self.example_inputs, **self._traced_with)
+
+    def _trace_again(self, plan: Plan) -> None:
+        """Go on with a graph of the model as it is: experts moved up, and their tensors have other names and sizes."""
+        self.DG = self._traced()
+        self._selection.move_to(self.DG, plan.experts)
 
     def _check(self, prepared: Prepared) -> None:
         plan = prepared.plan
@@ -312,7 +354,8 @@ class MoEPruner:
         """Whether a later iterative step cuts something: the first ones may ask for less than a single channel."""
         if self.current_step == self.iterative_steps:
             return False
-        return bool(self._prepare(self.iterative_steps).plan.cuts)
+        later = self._prepare(self.iterative_steps).plan
+        return bool(later.cuts or later.experts)
 
     def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
         """Bring in step what follows from sizes: folded constants, configuration, head counts."""

@@ -15,8 +15,8 @@ Whatever else a function returns is ignored.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -32,7 +32,8 @@ class Pruned:
 
     ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them. ``model`` is the
     pruned model where it is another object than the subject was given. ``written`` is the folder of one that takes
-    folders.
+    folders. ``expert_scores`` holds for each MoE layer, by name, the ``criterion``, the ``scores`` and the calibration
+    ``tokens`` of its experts, as plain lists.
     """
 
     classes: tuple[PruningClass, ...] = ()
@@ -43,6 +44,7 @@ class Pruned:
     of_trace: bool = False
     model: nn.Module | None = None
     written: Written | None = None
+    expert_scores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def result(self, given: nn.Module) -> nn.Module:
         """The pruned model: the one that the subject was given, unless it made another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.choice.scores import score_classes
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import has_root, is_ignored, signature, structure
+from moeverify.pruning.plan.expert_cut import ExpertCut, renamed
 from moeverify.pruning.plan.plan import Adjustment, Reason
 
 
@@ -32,6 +33,13 @@ class _Unscored:
     grouped: PruningClass
     ratio: float
     ranked_with: Hashable
+
+
+def _key(pruning_class: PruningClass) -> tuple:
+    """What a class is known by in later steps; positions a unit of experts in common rows change with their number."""
+    if pruning_class.role == "routed_experts":
+        return tuple((m.parameter, m.dim) for m in pruning_class.coupling.members)
+    return signature(pruning_class)
 
 
 class Selection:
@@ -51,10 +59,22 @@ class Selection:
         self.graph = graph
         self.request = request
         self.importance = importance
-        self.ignored = graph.ignored_modules(list(ignored))
+        self._ignored_layers = list(ignored)
+        self.ignored = graph.ignored_modules(self._ignored_layers)
         self.root_types = root_types
         self.inputs, self.outputs = inputs, outputs
         self._initial: dict[Any, int] = {}
+
+    def move_to(self, graph: MoEDependencyGraph, cuts: Sequence[ExpertCut]) -> None:
+        """Go on with ``graph``, made anew after whole experts went; sizes before the first step go by the new names."""
+        self.graph = graph
+        self.ignored = graph.ignored_modules(self._ignored_layers)
+        moved = {}
+        for key, size in self._initial.items():
+            names = [(renamed(name, cuts), *rest) for name, *rest in key]
+            if all(name is not None for name, *_ in names):
+                moved[tuple(names)] = size
+        self._initial = moved
 
     def candidates(self, step: int) -> tuple[list[Candidate], list[Adjustment]]:
         """What ``step`` may cut, and what the expert boundary, or a freeze of a whole role, keeps from being cut.
@@ -103,7 +123,7 @@ class Selection:
         candidates = []
         scores = score_classes(self.graph, [one.single for one in found], self.importance)
         for one, given in zip(found, scores, strict=True):
-            initial = self._initial.setdefault(signature(one.grouped), one.grouped.coupling.size)
+            initial = self._initial.setdefault(_key(one.grouped), one.grouped.coupling.size)
             candidates.append(
                 Candidate(one.grouped, mean_of_groups(given, one.grouped), initial, one.ratio, one.ranked_with)
             )

@@ -7,7 +7,7 @@ an architecture keeps them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +66,20 @@ def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
                 "their router, so none can be removed; leave whole experts out (ratios without `experts`)"
             )
     _refuse_lists(document, counts, config)
+    effective = {path for paths in entries.values() for path in paths}
+    names = {
+        layer.name: _other_names(model, entries[layer.name], len(layer.experts), document, effective)
+        for layer in roles.layers
+    }
     return tuple(
-        _counted(model, layer, grown[layer.name].values(), entries[layer.name], document) for layer in roles.layers
+        _counted(model, layer, grown[layer.name].values(), (*entries[layer.name], *names[layer.name]))
+        for layer in roles.layers
     )
 
 
-def _counted(
-    model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis], entries: tuple[Path, ...], document: Mapping
-) -> CountedLayer:
+def _counted(model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis], entries: tuple[Path, ...]) -> CountedLayer:
     axes = tuple(axes)
-    also = _other_names(model, entries, len(layer.experts), document)
-    return CountedLayer(layer, axes, listed_children(layer), id_tables(model, layer, axes), (*entries, *also))
+    return CountedLayer(layer, axes, listed_children(layer), id_tables(model, layer, axes), entries)
 
 
 def _is_count(path: Path) -> bool:
@@ -156,14 +159,17 @@ def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxi
     return ExpertAxis(name, dim, old, repeats)
 
 
-def _other_names(model: Any, entries: tuple[Path, ...], count: int, document: Mapping) -> tuple[Path, ...]:
-    """Further entries beside the effective ones that hold the same count under another name.
+def _other_names(
+    model: Any, entries: tuple[Path, ...], count: int, document: Mapping, effective: Collection[Path]
+) -> tuple[Path, ...]:
+    """Further entries beside a layer's own that hold the same count under another name.
 
-    Engines read different names, so none may keep the old number.
+    Engines read different names, so none may keep the old number. Exception: entries that are ``effective`` for other
+    layers are no other names.
     """
     found = []
     for path, value in doc.integers(document):  # type: ignore[arg-type]
-        if path in entries or value != count or not _is_count(path) or isinstance(path[-1], int):
+        if path in effective or value != count or not _is_count(path) or isinstance(path[-1], int):
             continue
         aliases = set(getattr(type(model.config), "attribute_map", {}))
         if any(path[:-1] == entry[:-1] for entry in entries) or path[-1] in aliases:

@@ -1,19 +1,18 @@
-"""From scores to a plan that removes whole experts: legal numbers first, then who stays, then every position."""
+"""From scores to a plan that removes whole experts: who stays, then every position."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from moeverify.errors import PruningRefused, UsageError
+from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
 from moeverify.models.skeleton import has_config
-from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.experts.axes import CountedLayer
 from moeverify.pruning.experts.by_configuration import by_configuration
 from moeverify.pruning.experts.by_roles import by_roles
@@ -50,38 +49,6 @@ def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> Expe
     layers = by_configuration(model, roles) if has_config(model) else by_roles(model, roles)
     choices = watch_choices(model, example)
     return ExpertLayout(layers, {c.layer.name: topology_of(model, c, choices) for c in layers})
-
-
-def numbers_kept(
-    layout: ExpertLayout, ratio: float | Mapping[str, float], ignored: Collection[str] = ()
-) -> dict[str, int]:
-    """How many experts each layer keeps, by layer name; ``ratio`` is common, or given by layer.
-
-    Layers among ``ignored`` keep all of theirs.
-
-    Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where
-    one entry of the configuration counts for several layers. Raises ``UsageError`` for a layer that is not there.
-    """
-    names = [counted.layer.name for counted in layout.layers]
-    ratios = dict(ratio) if isinstance(ratio, Mapping) else dict.fromkeys(names, ratio)
-    if unknown := sorted(set(ratios) - set(names)):
-        raise UsageError(f"the model has no MoE layer {unknown[0]!r}; its MoE layers are {', '.join(names[:4])}, ...")
-    ratios |= dict.fromkeys(ignored, 0.0)
-    kept = {c.layer.name: kept_units(c.count, ratios.get(c.layer.name, 0.0)) for c in layout.layers}
-    for counted in layout.layers:
-        name = counted.layer.name
-        if kept[name] != counted.count:
-            layout.topologies[name].check(kept[name], name)
-    for group in layout.linked():
-        numbers = {kept[c.layer.name] for c in group}
-        if len(numbers) > 1:
-            first = ".".join(map(str, group[0].entries[0]))
-            raise PruningRefused(
-                f"{group[0].layer.name} would keep {kept[group[0].layer.name]} experts and another layer "
-                f"{min(numbers - {kept[group[0].layer.name]})}, but the entry {first} of the configuration counts for "
-                "both; give all layers one ratio"
-            )
-    return kept
 
 
 def choose(scores: torch.Tensor, kept: int, topology: Topology) -> np.ndarray:

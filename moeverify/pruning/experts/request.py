@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
-from moeverify.pruning.experts.removal import ExpertLayout, Scores, expert_cuts, expert_layout, numbers_kept
+from moeverify.pruning.experts.numbers import numbers_kept, numbers_together, wanted_numbers
+from moeverify.pruning.experts.removal import ExpertLayout, Scores, expert_cuts, expert_layout
 from moeverify.pruning.plan.expert_cut import ExpertCut
 
 Criterion = Callable[[nn.Module, ExpertLayout], Scores]
@@ -28,11 +29,24 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class ExpertRequest:
-    """A share of the experts to remove, common or by layer name, what ranks them, and modules to be left alone."""
+    """A share of the experts to remove, common or by layer name, what ranks them, and modules to be left alone.
+
+    ``schedule`` gives for a ratio the one after each of ``steps``; ``initial`` holds the numbers before the first.
+    ``together`` ranks the experts of all layers by one threshold, so that layers may keep unequal numbers.
+    """
 
     ratio: float | Mapping[str, float]
     score: Criterion
     ignored: frozenset[nn.Module] = frozenset()
+    schedule: Callable[[float], Sequence[float]] | None = None
+    steps: int = 1
+    together: bool = False
+    step: int = 1
+    initial: dict[str, int] = field(default_factory=dict)
+
+    def at(self, step: int) -> ExpertRequest:
+        """The request of one iterative step."""
+        return replace(self, step=step)
 
     def decide(self, model: Any, roles: FoundRoles, example: Example) -> Decision:
         """The decision for a model; numbers are checked before anything is scored.
@@ -40,11 +54,27 @@ class ExpertRequest:
         Raises ``PruningRefused`` for a number that is illegal, or for scores that cannot rank.
         """
         layout = expert_layout(model, roles, example)
-        kept = numbers_kept(layout, self.ratio, self._left_alone(model, layout))
+        for counted in layout.layers:
+            self.initial.setdefault(counted.layer.name, counted.count)
+        wanted = wanted_numbers(layout, self._ratio(), self.initial, self._left_alone(model, layout))
+        wanted = replace(wanted, final=self.step == self.steps)
+        if self.together:
+            scores = self.score(model, layout)
+            kept = numbers_together(layout, wanted, scores)
+        else:
+            kept, scores = numbers_kept(layout, wanted), {}
         if all(kept[c.layer.name] == c.count for c in layout.layers):
             return Decision(layout, ())
-        scores = self.score(model, layout)
+        scores = scores or self.score(model, layout)
         return Decision(layout, expert_cuts(layout, kept, scores), scores)
+
+    def _ratio(self) -> float | Mapping[str, float]:
+        """The ratio after the present step."""
+        if self.schedule is None:
+            return self.ratio
+        if isinstance(self.ratio, Mapping):
+            return {name: self.schedule(ratio)[self.step] for name, ratio in self.ratio.items()}
+        return self.schedule(self.ratio)[self.step]
 
     def _left_alone(self, model: nn.Module, layout: ExpertLayout) -> set[str]:
         """Layers whose experts or routers are among the modules that the user ignores."""

@@ -42,14 +42,16 @@ class ExpertScorer:
     """Ranks experts: ``criterion`` is a name or a function from ``LayerEvidence`` to ``[experts]`` scores.
 
     The default is ``reap`` with calibration data and ``magnitude`` without. ``statistics`` holds what was gathered.
+    What a criterion draws follows ``torch.manual_seed``.
 
     Raises ``UsageError`` for an unknown name, or for a criterion that needs data and gets none.
     """
 
-    def __init__(self, criterion: str | Callable | None, calibration: Any, example: Example, seed: int = 0) -> None:
+    def __init__(self, criterion: str | Callable | None, calibration: Any, example: Example) -> None:
         self.calibration = calibration
         self.example = example
-        self.seed = seed
+        self.scores: dict[str, torch.Tensor] = {}
+        self.seed = torch.initial_seed()  # what torch.manual_seed was given
         self.statistics: ExpertStatistics | None = calibration if isinstance(calibration, ExpertStatistics) else None
         chosen = criterion or ("magnitude" if calibration is None else "reap")
         self.criterion = criterion_named(chosen) if isinstance(chosen, str) else chosen
@@ -79,6 +81,7 @@ class ExpertScorer:
             if statistics is not None and self._needs_data:
                 found = _unseen_last(found, statistics.layers[name].tokens, magnitude.magnitude(weights, generator))
             scores[name] = found
+        self.scores = scores
         if statistics is not None and self._needs_data and (unseen := statistics.unseen()):
             warnings.warn(
                 f"{len(unseen)} experts got no token of the calibration data and rank below all others, by the norm of "
@@ -86,6 +89,16 @@ class ExpertScorer:
                 stacklevel=2,
             )
         return scores
+
+    def ranked(self) -> dict[str, dict[str, Any]]:
+        """Criterion, scores and calibration tokens of the last ranking, by layer, as plain data."""
+        name = self.criterion.name if isinstance(self.criterion, ExpertCriterion) else _name_of(self.criterion)
+        tokens = self.statistics.layers if self.statistics is not None and self._needs_data else {}
+        return {
+            layer: {"criterion": name, "scores": scores.tolist()}
+            | ({"tokens": tokens[layer].tokens.tolist()} if layer in tokens else {})
+            for layer, scores in self.scores.items()
+        }
 
     @property
     def _needs_data(self) -> bool:
@@ -105,7 +118,8 @@ class ExpertScorer:
         if self.calibration is None or not self._needs_data:
             return None
         digest = digest_of(model)
-        if self.statistics is None:
+        given = isinstance(self.calibration, ExpertStatistics)
+        if self.statistics is None or (not given and self.statistics.model_digest != digest):
             calibration = Calibration.of(self.calibration)
             layers = observe(model, layout.layers, calibration.batches(model), self.example)
             self.statistics = ExpertStatistics(layers, digest, calibration.digest(model), calibration.settings())
@@ -113,6 +127,10 @@ class ExpertScorer:
         if missing := [c.layer.name for c in layout.layers if c.layer.name not in self.statistics.layers]:
             raise UsageError(f"the statistics know no layer {missing[0]}; gather them anew with calibration data")
         return self.statistics
+
+
+def _name_of(function: Callable) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def evidence_from(
