@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moeverify.report.caveats import caveats
+from moeverify.report.experts import expert_pictures
 from moeverify.report.headline import headline_numbers
 from moeverify.report.pictures import isolation_picture, router_load, shares, timings
 from moeverify.report.quality import quality_view
@@ -67,6 +68,7 @@ def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], fact
         else None,
         "shares": shares(facts.get("sizes", [])),
         "timings": timings(facts.get("seconds", {})),
+        "experts": expert_pictures(facts),
         "quality": quality_view(facts),
         "matrices": [isolation_picture(layer) for layer in facts.get("isolation", [])],
         "loads": router_load(tokens),

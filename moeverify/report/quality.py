@@ -54,6 +54,7 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
         if baseline is None or baseline["mean"] is None
         else {"x": x(baseline["ratio"]), "y": y(baseline["mean"]), "value": baseline["mean"]},
         "points": points,
+        "removed": quality.get("removed", "channels"),
         "names": names,
         "tasks": quality["tasks"],
         "settings": quality["settings"],

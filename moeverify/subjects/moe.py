@@ -109,4 +109,5 @@ def _told(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) -> P
         frozen=tuple(frozen.values()),
         unknown_operations=tuple(couplings.unknown_operations),
         of_trace=True,
+        expert_scores=pruner.expert_scores,
     )

@@ -17,6 +17,7 @@ from moeverify.inspection.inspection import inspect_model
 from moeverify.inspection.picture import layer_picture
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import LoadedModel
+from moeverify.verification.expert_facts import removed_experts
 
 
 def model_facts(model: nn.Module, notes: Sequence[str] = ()) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def outcome_facts(context: Context, *, groups: bool = False) -> dict[str, Any]:
         "frozen": list(outcome.frozen),
         "unknown_operations": list(outcome.unknown_operations),
     }
+    if experts := removed_experts(context):
+        facts["experts"] = experts
     facts |= context.facts
     if outcome.expansions is not None:
         facts["expansions"] = outcome.expansions

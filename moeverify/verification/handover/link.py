@@ -79,10 +79,16 @@ class Link:
             else:
                 return self._handover(message)
 
-    def again(self, pruning_ratio: float, seed: int) -> Handover:
-        """Let the subject prune a fresh copy of the base once more. Raises as ``first`` does."""
+    def again(self, pruning_ratio: float, seed: int, ratios: Mapping[str, float] | None = None) -> Handover:
+        """Let the subject prune a fresh copy of the base once more, ``ratios`` in place of the case's own.
+
+        Raises as ``first`` does.
+        """
+        asked: dict[str, Any] = {"kind": "again", "pruning_ratio": pruning_ratio, "seed": seed}
+        if ratios is not None:
+            asked["ratios"] = dict(ratios)
         with contextlib.suppress(OSError):  # its end is noticed by the next read
-            self._connection.sendall(pack({"kind": "again", "pruning_ratio": pruning_ratio, "seed": seed}))
+            self._connection.sendall(pack(asked))
         return self._handover(self._next())
 
     def _handover(self, message: Mapping[str, Any]) -> Handover:

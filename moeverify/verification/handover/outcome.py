@@ -9,6 +9,7 @@ import torch
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.classes import CouplingClass, Member
+from moeverify.errors import HandoverError
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Adjustment, Plan, Reason
 from moeverify.subjects import Pruned
@@ -16,7 +17,7 @@ from moeverify.verification.handover.values import Reader, Writer
 
 # Classes of ours that may be made from a document.
 OWN = (PruningClass, CouplingClass, Member, Fold, Adjustment, Reason)
-_FIELDS = ("classes", "expansions", "frozen", "unknown_operations", "of_trace")
+_FIELDS = ("classes", "expansions", "frozen", "unknown_operations", "of_trace", "expert_scores")
 _CLAIMS = ("adjustments", "folds", "constants")
 
 
@@ -32,6 +33,8 @@ def read_outcome(data: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) ->
     """The outcome that ``describe_outcome`` wrote. Raises ``HandoverError`` for a document that is none."""
     reader = Reader(arrays, OWN)
     found = {name: reader.read(data[name]) for name in _FIELDS}
+    if not isinstance(found["expert_scores"], dict):
+        raise HandoverError("scores of experts are told by layer")
     plan = None
     if data.get("plan") is not None:
         plan = Plan(cuts=(), keep={}, **{name: reader.read(data["plan"][name]) for name in _CLAIMS})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -95,9 +96,17 @@ class _Again:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    def __call__(self, model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int) -> Pruned:
+    def __call__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        pruning_ratio: float,
+        seed: int,
+        ratios: Mapping[str, float] | None = None,
+    ) -> Pruned:
         try:
-            found: Handover = self._link.again(pruning_ratio, seed)
+            found: Handover = self._link.again(pruning_ratio, seed, ratios)
         except (Crashed, BrokeProtocol) as error:
             raise SubjectError(str(error)) from error
         rebuild(model, found.document["model"], copy.copy(found.arrays))

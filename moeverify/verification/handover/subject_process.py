@@ -55,7 +55,7 @@ def serve(case: Case, connection: socket.socket, folder: Path) -> None:
             with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
                 run = _SubjectRun(case, folder, send)
                 for request in _requests(connection):
-                    run.prune(float(request["pruning_ratio"]), int(request["seed"]))
+                    run.prune(float(request["pruning_ratio"]), int(request["seed"]), ratios=request.get("ratios"))
         except MoEVerifyError as error:
             send({"kind": "refused", "error": type(error).__name__, "message": str(error)})
         except BaseException as error:
@@ -93,13 +93,19 @@ class _SubjectRun:
         send({"kind": "stage", "stage": PRUNE})
         self.prune(case.pruning_ratio, case.seed, loaded.model)
 
-    def prune(self, ratio: float, seed: int, model: nn.Module | None = None) -> None:
-        """Let the subject prune a fresh copy of the base, and hand over what came of it."""
+    def prune(
+        self, ratio: float, seed: int, model: nn.Module | None = None, ratios: Mapping[str, float] | None = None
+    ) -> None:
+        """Let the subject prune a fresh copy of the base, and hand over what came of it.
+
+        ``ratios`` take the place of the case's own.
+        """
+        more = {} if ratios is None else {"ratios": dict(ratios)}
         model = copy.deepcopy(self._base) if model is None else model
         given, untouched = copy.deepcopy(self._inputs), copy.deepcopy(self._inputs)
         begin = time.perf_counter()
         try:
-            answer = self._subject(model, given, pruning_ratio=ratio, seed=seed)
+            answer = self._subject(model, given, pruning_ratio=ratio, seed=seed, **more)
         except BaseException as error:
             if by_user(error):
                 raise
