@@ -77,3 +77,7 @@ class EvaluationError(MoEVerifyError):
 
 class ExtensionError(MoEVerifyError):
     """A module that adds checks, rules or faults cannot be loaded."""
+
+
+class EngineError(MoEVerifyError):
+    """An engine that cannot be installed or run."""

@@ -22,6 +22,9 @@ def prune_command(
     ignore: Annotated[list[str] | None, typer.Option(help="A layer whose outputs stay; again for more.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Only write the plan to this file; nothing is pruned.")] = None,
     save_statistics: Annotated[Path | None, typer.Option(help="File for what calibration tells of experts.")] = None,
+    for_: Annotated[
+        str, typer.Option("--for", help="Engines that are to serve the result, such as vllm: sizes they refuse stop.")
+    ] = "",
     dtype: Annotated[str | None, typer.Option(help="Precision to load in; the checkpoint's own.")] = None,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -35,6 +38,8 @@ def prune_command(
     from moeverify.models.sources import tokenizer_of
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
     from moeverify.pruning.experts.scorer import criterion_from, evidence_from
+    from moeverify.serving.at_plan_time import plan_judge
+    from moeverify.serving.engines import engines_named
 
     if (save_model is None) == (plan is None):
         both = "; not both: the folder holds its plan" if plan else ""
@@ -45,6 +50,7 @@ def prune_command(
     if save_statistics is not None and selection.calibration is None:
         raise UsageError("--save-statistics needs --calibration FILE to gather them from")
     load_modules(selection.load)
+    engines = engines_named(for_)
     check_evidence(selection)
     data = evidence_from(
         selection.calibration,
@@ -74,6 +80,7 @@ def prune_command(
             expert_criterion=criterion_from(selection.expert_criterion),
             calibration=data,
             progress=progress,
+            check_plan_for=plan_judge(engines) if engines else None,
         )
     tell_saved(done, planned=plan is not None)
     return 0

@@ -112,8 +112,11 @@ def load_source(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     device: str = "cpu",
+    engine_ready: bool = False,
 ) -> LoadedModel:
     """Load the model that a source names, and place it and its inputs.
+
+    ``engine_ready`` builds synthetic and zoo models in sizes that other engines take.
 
     ``device`` is ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a checkpoint is then spread over all devices, main memory
     included, as accelerate sees fit.
@@ -122,18 +125,20 @@ def load_source(
     not there.
     """
     check_device(device)
-    loaded = _load(name, seed, dtype, trust_remote_code, device)
+    loaded = _load(name, seed, dtype, trust_remote_code, device, engine_ready)
     if device not in ("cpu", "auto"):
         loaded.model.to(device)
     return replace(loaded, example_inputs=move_inputs(loaded.example_inputs, input_device(loaded.model)))
 
 
-def _load(name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str) -> LoadedModel:
+def _load(
+    name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, device: str, engine_ready: bool
+) -> LoadedModel:
     kind, rest = source_kind(name)
     if kind == "synthetic":
-        return _synthetic(name, rest, seed, dtype)
+        return _synthetic(name, rest, seed, dtype, engine_ready)
     if kind == "zoo":
-        model = build_zoo(rest, seed=seed, dtype=dtype)
+        model = build_zoo(rest, seed=seed, dtype=dtype, engine_ready=engine_ready)
         return LoadedModel(name, model, token_inputs(model, seed))
     if kind == "small":
         from synthetic_models.small import MODEL
@@ -147,7 +152,7 @@ def _load(name: str, seed: int, dtype: torch.dtype, trust_remote_code: bool, dev
     return _pretrained(name, name, seed, loading)
 
 
-def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedModel:
+def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype, engine_ready: bool) -> LoadedModel:
     import synthetic_models
 
     specs = synthetic_models.default_specs()
@@ -162,6 +167,9 @@ def _synthetic(name: str, rest: str, seed: int, dtype: torch.dtype) -> LoadedMod
     else:
         raise SourceError(f"no synthetic model {rest!r}; there are {', '.join(specs)}, or give a SPEC.json")
     spec = replace(spec, seed=spec.seed + seed)
+    if engine_ready:
+        widths = tuple(64 * max(1, width // 4) for width in spec.widths)
+        spec = replace(spec, hidden=128, vocab=256, head_dim=64, widths=widths, shared_width=128, dense_width=128)
     model = synthetic_models.build(spec).to(dtype).eval()
     return LoadedModel(name, model, synthetic_models.example_inputs(spec))
 

@@ -13,8 +13,10 @@ from moeverify.models.zoo.registry import zoo_types
 from moeverify.models.zoo.shrink import EXPERTS, shrunken_config
 
 
-def build_zoo(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A random model of a transformers type, in evaluation mode.
+def build_zoo(
+    model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, engine_ready: bool = False
+) -> nn.Module:
+    """A random model of a transformers type, in evaluation mode; ``engine_ready``: in sizes that engines take.
 
     Raises ``SourceError`` for a type that the zoo does not have, that transformers cannot build this small, or
     whose small model has fewer than two MoE layers.
@@ -25,7 +27,7 @@ def build_zoo(model_type: str, *, seed: int = 0, dtype: torch.dtype = torch.floa
         raise SourceError(f"the zoo has no {model_type!r}; it has {', '.join(zoo_types())}")
     torch.manual_seed(seed)
     try:
-        config = shrunken_config(model_type)
+        config = shrunken_config(model_type, engine_ready=engine_ready)
         # Grouped kernels do not take float64; otherwise transformers' own choice of experts implementation stands.
         plain = {"experts_implementation": "eager"} if dtype is torch.float64 else {}
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager", **plain)

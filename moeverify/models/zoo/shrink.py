@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from moeverify.models.zoo.engine_sizes import ENGINE_ENTRIES, ENGINE_SIZES
 from moeverify.models.zoo.exceptions import EXCEPTIONS
 from moeverify.models.zoo.registry import causal_config_class
 
@@ -25,7 +26,8 @@ LAYERS = 3
 COUNTS = r"(moe_)?(n|num)_(routed_|local_)?experts"
 GROUPS = r"(n|num)_(expert_)?groups?"
 # The first pattern that matches an entry's whole name decides; sizes only ever get smaller.
-SIZES: tuple[tuple[str, int], ...] = (
+Sizes = tuple[tuple[str, int], ...]
+SIZES: Sizes = (
     (r"(unpadded_)?vocab_size.*", VOCABULARY),
     (r"hidden_size|d_model", HIDDEN),
     (r"(moe|expert|routed).*(intermediate|ffn).*size", 32),
@@ -94,13 +96,21 @@ MOE_KIND = re.compile(r"moe|sparse(?!_attention)")
 TOKENS = re.compile(r"(bos|eos|pad|eod|sep|cls|mask|unk)_token_id")
 
 
-def shrunken_config(model_type: str) -> Any:
-    """A tiny configuration of ``model_type``. Raises whatever transformers raises where that is impossible."""
+def shrunken_config(model_type: str, *, engine_ready: bool = False) -> Any:
+    """A tiny configuration of ``model_type``; ``engine_ready``: small, in sizes that other engines take.
+
+    Raises whatever transformers raises where that is impossible.
+    """
     config_class = causal_config_class(model_type)
-    return _shrink(config_class, EXCEPTIONS.get(config_class.model_type, {}))
+    exceptions = EXCEPTIONS.get(config_class.model_type, {})
+    if not engine_ready:
+        return _shrink(config_class, exceptions, SIZES)
+    return _shrink(
+        config_class, {**exceptions, **ENGINE_ENTRIES.get(config_class.model_type, {})}, (*ENGINE_SIZES, *SIZES)
+    )
 
 
-def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
+def _shrink(config_class: Any, exceptions: Mapping[str, Any], sizes: Sizes) -> Any:
     from transformers import PretrainedConfig
 
     nested = _nested(config_class)
@@ -111,18 +121,18 @@ def _shrink(config_class: Any, exceptions: Mapping[str, Any]) -> Any:
     sampling = {"top_k"} & set(PretrainedConfig().to_dict())
     shrunk: dict[str, Any] = {}
     for name, value in entries.items():
-        if name not in nested and name not in sampling and (small := _entry(name, value)) is not None:
+        if name not in nested and name not in sampling and (small := _entry(name, value, sizes)) is not None:
             shrunk[name] = small
     for name, parts in TIED:
         if all(isinstance(entries.get(part), int) for part in parts) and entries.get(name) == sum(
             entries[part] for part in parts
         ):
             shrunk[name] = sum(shrunk[part] for part in parts)
-    shrunk |= _layers(default, entries, shrunk)
+    shrunk |= _layers(default, entries, shrunk, sizes)
     if any(re.fullmatch(GROUPS, name) and isinstance(value, int) and value > 1 for name, value in shrunk.items()):
         shrunk |= {name: GROUPED_EXPERTS for name, value in shrunk.items() if re.fullmatch(COUNTS, name) and value}
     for name, sub in nested.items():
-        shrunk[name] = _shrink(sub, exceptions.get(name, {}))
+        shrunk[name] = _shrink(sub, exceptions.get(name, {}), sizes)
     changed = {name: value for name, value in shrunk.items() if value is not None and value != entries.get(name)}
     return config_class(**(changed | given))
 
@@ -134,23 +144,23 @@ def _nested(config_class: Any) -> dict[str, Any]:
     return {name: sub for name, sub in nested.items() if not getattr(specs.get(name), "optional", False)}
 
 
-def _entry(name: str, value: Any) -> Any:
+def _entry(name: str, value: Any, sizes: Sizes) -> Any:
     """The small value of one entry, or ``None`` to leave it to the configuration class."""
     if isinstance(value, bool):
         return True if SWITCHES.fullmatch(name) else None
     if TOKENS.fullmatch(name):
         return {"bos_token_id": 0, "eos_token_id": 1}.get(name, None if value is None else 2)
     if isinstance(value, int):
-        return PERIODS[name] if name in PERIODS else min(value, _size(name, value))
+        return PERIODS[name] if name in PERIODS else min(value, _size(name, value, sizes))
     if value is None and NEEDED.fullmatch(name):
-        return _size(name, 0)
+        return _size(name, 0, sizes)
     if name == "rope_parameters" and isinstance(value, Mapping):
         return _rope(value)
     return None
 
 
-def _size(name: str, value: int) -> int:
-    return next((small for pattern, small in SIZES if re.fullmatch(pattern, name)), value)
+def _size(name: str, value: int, sizes: Sizes) -> int:
+    return next((small for pattern, small in sizes if re.fullmatch(pattern, name)), value)
 
 
 def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +175,7 @@ def _rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def _layers(default: Any, entries: Mapping[str, Any], shrunk: Mapping[str, Any]) -> dict[str, Any]:
+def _layers(default: Any, entries: Mapping[str, Any], shrunk: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     """The per-layer lists and overrides of a few layers picked from the default configuration."""
     count = getattr(default, "num_hidden_layers", 0)
     lists = {
@@ -177,7 +187,8 @@ def _layers(default: Any, entries: Mapping[str, Any], shrunk: Mapping[str, Any])
     picked = _pick([tuple(str(values[i]) for values in lists.values()) for i in range(count)])
     result: dict[str, Any] = {"num_hidden_layers": len(picked)} if "num_hidden_layers" in entries else {}
     for name, values in lists.items():
-        chosen = [values[i] if _entry(name, values[i]) is None else _entry(name, values[i]) for i in picked]
+        small = [_entry(name, values[i], sizes) for i in picked]
+        chosen = [values[i] if entry is None else entry for i, entry in zip(picked, small, strict=True)]
         if set(chosen) == {"sparse"}:  # the architecture knows dense layers, the default has none
             chosen[0] = "dense"
         result[name] = chosen

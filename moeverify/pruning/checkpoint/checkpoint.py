@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from moeverify.models.exercise import run_all
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.quantised import quantisation_of
 from moeverify.models.roles import Roles
+from moeverify.models.skeleton import has_config
 from moeverify.models.sources import DTYPES, LoadedModel, load_source, parse_dtype, source_kind
 from moeverify.models.stored import read_configuration
 from moeverify.pruning.checkpoint.folders import copy_companions, whole_folder
@@ -33,6 +34,7 @@ from moeverify.pruning.step.carry_out import carry_out
 
 PLAN_FILE = "pruning_plan.json"
 Progress = Callable[[str], None]
+PlanJudge = Callable[[Mapping[str, Any], Mapping[tuple[str | int, ...], int]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,21 @@ def prune_checkpoint(
     plan_only: bool = False,
     save_statistics: str | Path | None = None,
     progress: Progress = lambda stage: None,
+    check_plan_for: PlanJudge | None = None,
     **arguments: Any,
 ) -> PrunedCheckpoint:
     """Prune the model that ``source`` names and save it in the folder ``target``, with its plan beside it.
 
     ``importance`` is a name of ``importances``, ``module:attribute``, or an importance of Torch-Pruning. ``dtype`` is
     the checkpoint's own if not given. With ``plan_only``, ``target`` is the file to write the plan to and nothing is
-    pruned. ``save_statistics`` is a file for what calibration data told of the experts. Further ``arguments`` go to
-    ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done,
-    and leaves nothing behind then.
+    pruned. ``save_statistics`` is a file for what calibration data told of the experts. ``check_plan_for`` gets the
+    configuration and the plan's new entries before anything is pruned; it returns notes, or raises. Further
+    ``arguments`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves
+    nothing behind then.
     """
     loading = {"seed": seed, "device": device, "trust_remote_code": trust_remote_code}
 
-    def planned() -> tuple[LoadedModel, Plan]:
+    def planned() -> tuple[LoadedModel, Plan, tuple[str, ...]]:
         loaded = load_base(source, dtype=dtype, progress=progress, **loading)
         torch.manual_seed(seed)
         progress("trace")
@@ -98,18 +102,22 @@ def prune_checkpoint(
         if not plan.keep:
             because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
             raise PruningRefused(f"nothing of {source} can be pruned{because}; `moeverify inspect {source}` says why")
-        return loaded, plan
+        model = loaded.model
+        if check_plan_for is None or not has_config(model):
+            return loaded, plan, ()
+        return loaded, plan, tuple(check_plan_for(model.config.to_dict(), plan.entries))
 
     if plan_only:
-        loaded, plan = planned()
+        loaded, plan, notes = planned()
         document = document_plan(loaded.model, plan)
         document.write(Path(target))
         count = _parameters(loaded.model)
-        return PrunedCheckpoint(Path(target), document, count, count, loaded.notes)
+        return PrunedCheckpoint(Path(target), document, count, count, (*loaded.notes, *notes))
     with whole_folder(target, overwrite=overwrite, source=source) as (beside, folder):
-        loaded, plan = planned()
+        loaded, plan, notes = planned()
         document = document_plan(loaded.model, plan)
-        return _carry_out_and_save(loaded, document, plan, None, Saving(source, beside, folder, progress))
+        done = _carry_out_and_save(loaded, document, plan, None, Saving(source, beside, folder, progress))
+    return replace(done, notes=(*notes, *done.notes))
 
 
 def apply_plan_file(

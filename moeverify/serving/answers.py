@@ -1,0 +1,48 @@
+"""What engines are asked, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOP = 20
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an engine is asked: prompts of token ids, for each folder."""
+
+    folders: tuple[Path, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    top: int = TOP
+    dtype: str = "float32"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine made of one folder.
+
+    Attributes:
+        folder: the checkpoint.
+        distributions: for each prompt, log-probability by token of the most likely next tokens.
+        refused: why there are none, in the engine's words.
+        undecided: whether it was stopped from outside (time, memory), which says nothing of the folder.
+        version: of the engine.
+        facts: what else the worker says.
+
+    """
+
+    folder: Path
+    distributions: tuple[Mapping[int, float], ...] = ()
+    refused: str = ""
+    undecided: bool = False
+    version: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def served(self) -> bool:
+        """Whether it answered."""
+        return not self.refused

@@ -1,0 +1,68 @@
+"""What engines take of a plan: told, or refused, before anything is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from moeverify.errors import PruningRefused
+from moeverify.serving.limits import Limit, broken, nearest, note, sizes_of
+from moeverify.serving.registry import Engine
+
+Entries = Mapping[tuple[str | int, ...], Any]
+Judge = Callable[[Mapping[str, Any], Entries], list[str]]
+# Sizes that a ratio of a role changes.
+_ROLES = {"experts": "experts", "hidden": "hidden", "expert_channels": "routed_experts"}
+
+
+def plan_judge(engines: Sequence[Engine]) -> Judge:
+    """A function of a configuration and a plan's new entries: notes on what engines serve less well.
+
+    It raises ``PruningRefused`` for a size that an engine refuses, with the nearest that it takes. What the base
+    falls outside of as well is no matter of the plan.
+    """
+
+    def judge(before: Mapping[str, Any], entries: Entries) -> list[str]:
+        notes, after = [], with_entries(before, entries)
+        for engine in engines:
+            usual = {id(limit) for limit in broken(engine.limits, before)}
+            for limit in broken(engine.limits, after):
+                if id(limit) in usual:
+                    continue
+                line = f"{engine.name}: {note(limit, sizes_of(after))}{_ratios(limit, before, after)}"
+                if limit.refuses:
+                    raise PruningRefused(f"{line}; nothing was pruned")
+                notes.append(line)
+        return notes
+
+    return judge
+
+
+def _ratios(limit: Limit, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The options that give the nearest sizes."""
+    role, size = _ROLES.get(limit.size), sizes_of(before).get(limit.size, 0)
+    near = nearest(limit, sizes_of(after), most=size - 1)
+    if role is None or not near:
+        return ""
+    return ": " + " or ".join(f"--ratio {role}={1 - kept / size:.4g}" for kept in near)
+
+
+def with_entries(config: Mapping[str, Any], entries: Entries) -> dict[str, Any]:
+    """A configuration with the new entries of a plan, by path.
+
+    >>> with_entries({"a": {"b": 4}}, {("a", "b"): 2})
+    {'a': {'b': 2}}
+    """
+    changed = dict(config)
+    for path, value in entries.items():
+        head, *rest = path
+        if not isinstance(head, str):
+            continue
+        inner = changed.get(head)
+        if not rest:
+            changed[head] = value
+        elif isinstance(inner, Mapping):
+            changed[head] = with_entries(inner, {tuple(rest): value})
+        elif isinstance(inner, list | tuple) and isinstance(rest[0], int) and len(rest) == 1:
+            changed[head] = [value if n == rest[0] else v for n, v in enumerate(inner)]
+    return changed

@@ -1,0 +1,90 @@
+"""Sizes that engines take: what falls outside is named with source, date and the nearest that does not."""
+
+import json
+
+import pytest
+
+from moeverify.errors import PruningRefused
+from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
+from moeverify.serving.at_plan_time import plan_judge, with_entries
+from moeverify.serving.engines import ENGINES, engines_named
+from moeverify.serving.limits import Limit, broken, nearest, outside, sizes_of
+
+VLLM = engines_named("vllm")
+
+
+def test_every_limit_has_a_source_a_date_and_a_size_that_is_known():
+    config = {
+        "model_type": "x", "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
+        "hidden_size": 64, "moe_intermediate_size": 32, "num_attention_heads": 4,
+    }  # fmt: skip
+    limits = [limit for engine in ENGINES.values() for limit in engine.limits]
+    assert limits
+    for limit in limits:
+        assert limit.source
+        assert limit.date
+        assert limit.size in sizes_of(config)
+
+
+def test_sizes_are_found_under_the_names_of_types_and_in_the_text_part():
+    assert sizes_of({"num_local_experts": 4, "hidden_size": 64, "num_attention_heads": 4})["head_size"] == 16
+    assert sizes_of({"text_config": {"num_experts": 6, "head_dim": 64}}) == {"experts": 6, "head_size": 64}
+    assert sizes_of({"num_experts": [4, 8]}) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "experts", "told"),
+    [("deepseek_v4", 144, "nearest: 128 or 192"), ("deepseek_v4", 128, None), ("deepseek_v3", 144, None)],
+)
+def test_a_count_that_the_fused_router_does_not_know_is_a_note(tmp_path, kind, experts, told):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "n_routed_experts": experts}))
+    notes = [n for n in outside(VLLM[0].limits, tmp_path) if "fused router" in n]
+    assert bool(notes) is (told is not None)
+    assert told is None or told in notes[0]
+
+
+def test_experts_that_groups_do_not_divide_fall_outside():
+    config = {"model_type": "deepseek_v3", "n_routed_experts": 10, "n_group": 4}
+    assert any("groups do not divide" in limit.text for limit in broken(VLLM[0].limits, config))
+    assert not any("groups do not divide" in x.text for x in broken(VLLM[0].limits, {**config, "n_routed_experts": 8}))
+
+
+def test_the_nearest_sizes_lie_on_both_sides():
+    limit = Limit("hidden", lambda value, sizes: value % 64 == 0, "", "", "")
+    assert nearest(limit, {"hidden": 100}) == (64, 128)
+    assert nearest(limit, {"hidden": 100}, most=100) == (64,)
+
+
+def test_a_plan_is_refused_for_an_engine_that_would_refuse_its_sizes():
+    before = {"model_type": "deepseek_v4", "n_routed_experts": 256}
+    with pytest.raises(PruningRefused, match=r"experts 144: .*--ratio experts=0.5 or --ratio experts=0.25; nothing"):
+        plan_judge(VLLM)(before, {("n_routed_experts",): 144})
+    assert plan_judge(VLLM)(before, {("n_routed_experts",): 128}) == []
+    # The base is refused as well: no matter of the plan.
+    assert plan_judge(VLLM)({**before, "n_routed_experts": 240}, {("n_routed_experts",): 144}) == []
+
+
+def test_what_an_engine_serves_less_well_is_a_note():
+    (note,) = plan_judge(VLLM)({"model_type": "mixtral", "num_local_experts": 8}, {("num_local_experts",): 5})
+    assert note.startswith("vllm: experts 5: expert parallelism")
+    assert "--ratio experts=0.5 or --ratio experts=0.25" in note
+
+
+def test_entries_of_a_plan_go_into_parts_and_lists():
+    config = {"text_config": {"hidden_size": 64}, "sizes": [1, 2]}
+    assert with_entries(config, {("text_config", "hidden_size"): 32, ("sizes", 1): 5}) == {
+        "text_config": {"hidden_size": 32},
+        "sizes": [1, 5],
+    }
+    assert config == {"text_config": {"hidden_size": 64}, "sizes": [1, 2]}
+
+
+def test_prune_asks_before_anything_is_written(tmp_path):
+    def refuse(config, entries):
+        assert config["num_local_experts"] == 4
+        assert entries["num_local_experts",] == 2
+        raise PruningRefused("not served")
+
+    with pytest.raises(PruningRefused, match="not served"):
+        prune_checkpoint("zoo:mixtral", tmp_path / "out", ratios={"experts": 0.5}, check_plan_for=refuse)
+    assert not (tmp_path / "out").exists()
