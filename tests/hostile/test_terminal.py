@@ -6,11 +6,13 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
+from torch import nn
 
 from moeverify.base.text import printable
 from moeverify.cli.app import tolerant_streams
 from moeverify.cli.terminal import escape, make_console
 from moeverify.inspection.svg import Drawing
+from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.report.annotations import github_annotations
 from moeverify.report.html import render_html
 from moeverify.report.junit import render_junit
@@ -85,3 +87,10 @@ def test_an_ascii_terminal_is_enough(monkeypatch):
     sys.stdout.write("✓ 3 pass → é\n")
     sys.stdout.flush()
     assert raw.getvalue() == b"\\u2713 3 pass \\u2192 \\xe9\n"
+
+
+def test_a_model_whose_names_are_no_text_has_a_digest():
+    """A lone surrogate is a legal name of a module, and has no encoding in UTF-8."""
+    one, two = (nn.ModuleDict({name: nn.Linear(2, 2)}) for name in ("a\ud800", "b\ud800"))
+    two.load_state_dict({k.replace("a", "b", 1): v for k, v in one.state_dict().items()})
+    assert digest_of(one) != digest_of(two)

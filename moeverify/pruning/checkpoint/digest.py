@@ -16,7 +16,7 @@ def digest_of(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict(keep_vars=False).items()):
         if not isinstance(tensor, torch.Tensor):
             continue
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, len(flat), _CHUNK):
             total.update(flat[start : start + _CHUNK].numpy().data)
