@@ -14,12 +14,14 @@ from moeverify.base.versions import versions
 from moeverify.certification.evidence import Evidence, NotVisible, Options
 from moeverify.certification.folders.inventory import resolve_folder
 from moeverify.certification.oracle.running import one_line
-from moeverify.certification.relations.registry import RELATIONS, inconclusive
+from moeverify.certification.relations.registry import inconclusive, relations_for
 from moeverify.certification.relations.values import classes_of
 from moeverify.certification.summary import case_facts
 from moeverify.checks.registry import Finding
 from moeverify.errors import MoEVerifyError, SourceError, UsageError
 from moeverify.models.device import check_device
+from moeverify.serving.engines import engines_named
+from moeverify.serving.settings import SECONDS
 from moeverify.verdict import CaseFacts, Verdict
 
 ORACLES = ("full", "sample", "none")
@@ -47,6 +49,8 @@ def examine(
     oracle: str = "sample",
     device: str = "cpu",
     seed: int = 0,
+    engines: tuple[str, ...] = (),
+    engine_timeout: float = SECONDS,
     on_event: Callable[[str], None] = lambda name: None,
 ) -> Certified:
     """Judge every relation between two folders.
@@ -57,8 +61,10 @@ def examine(
     if oracle not in ORACLES:
         raise UsageError(f"unknown oracle {oracle!r}; use --oracle {', '.join(ORACLES)}")
     check_device(device)
+    engines_named(engines)
     started = time.perf_counter()
-    evidence = Evidence(resolve_folder(base), resolve_folder(pruned), Options(oracle, device, seed))
+    options = Options(oracle, device, seed, tuple(engines), engine_timeout)
+    evidence = Evidence(resolve_folder(base), resolve_folder(pruned), options)
     if evidence.base_inventory.problems:
         raise SourceError(f"the base {base} is damaged: {evidence.base_inventory.problems[0]}; download it again")
     try:
@@ -67,8 +73,10 @@ def examine(
         raise SourceError(f"the base {base}: {error}") from error
     _ = evidence.inventory
     source, again = str(pruned), f"moeverify certify {base} {pruned} --oracle {oracle}"
+    if engines:
+        again += f" --engines {','.join(engines)}"
     verdicts = []
-    for name, judge in RELATIONS.items():
+    for name, judge in relations_for(options).items():
         on_event(name)
         begun = time.perf_counter()
         finding = _judged(judge, evidence)
@@ -87,10 +95,17 @@ def examine(
     headline = _headline(evidence)
     return Certified(
         tuple(verdicts),
-        CaseFacts(source, SUBJECT, case_facts(evidence, headline)),
+        CaseFacts(source, SUBJECT, {**case_facts(evidence, headline), **evidence.facts}),
         headline,
         evidence,
-        {"subject": SUBJECT, "base": str(base), "pruned": str(pruned), "oracle": oracle, "device": device},
+        {
+            "subject": SUBJECT,
+            "base": str(base),
+            "pruned": str(pruned),
+            "oracle": oracle,
+            "device": device,
+            **({"engines": list(engines)} if engines else {}),
+        },
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
     )

@@ -19,6 +19,7 @@ from moeverify.certification.matching.recover import recover
 from moeverify.certification.naming.checkpoint import Checkpoint, open_checkpoint
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
+from moeverify.serving.settings import SECONDS
 
 T = TypeVar("T")
 
@@ -53,11 +54,16 @@ class once(Generic[T]):  # noqa: N801  used as a decorator, as cached_property i
 
 @dataclass(frozen=True)
 class Options:
-    """``oracle`` is ``full``, ``sample`` or ``none``; ``device`` is where models run."""
+    """``oracle`` is ``full``, ``sample`` or ``none``; ``device`` is where models run.
+
+    ``engines`` are names of engines that serve both folders, each for at most ``engine_timeout`` seconds.
+    """
 
     oracle: str = "sample"
     device: str = "cpu"
     seed: int = 0
+    engines: tuple[str, ...] = ()
+    engine_timeout: float = SECONDS
 
 
 @dataclass(eq=False)

@@ -24,6 +24,7 @@ from moeverify.checks import (  # noqa: F401
     reload,
     kernel_ready,
     quality,
+    served,
 )
 from moeverify.checks.registry import CHECKS, Finding, check, default_names
 

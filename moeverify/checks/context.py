@@ -25,6 +25,7 @@ from moeverify.models.drawn import Drawer
 from moeverify.models.lengths import Lengths, lengths_for, position_numbers
 from moeverify.models.numerics import in_float64
 from moeverify.models.roles import FoundRoles, MoELayer, find_roles
+from moeverify.serving.settings import SECONDS
 from moeverify.subjects import Pruned, Subject
 
 
@@ -70,7 +71,8 @@ class Context:
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
     ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
     example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
-    ``certify`` judges a folder against a base.
+    ``certify`` judges a folder against a base. ``engines`` are those that the check ``served`` asks, each for at
+    most ``engine_timeout`` seconds.
     """
 
     source: str
@@ -90,6 +92,8 @@ class Context:
     live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     saved: Saved | None = None
     certify: Callable[[nn.Module, Path], Finding] | None = None
+    engines: tuple[str, ...] = ()
+    engine_timeout: float = SECONDS
 
     def ratio_of(self, role: str) -> float:
         """The share of its units that a class of this role was to lose."""

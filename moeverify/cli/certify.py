@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moeverify.base.words import words
 from moeverify.cli.app import command
-from moeverify.cli.options import Device, Seed
+from moeverify.cli.options import Device, Engines, EngineTimeout, Seed
+from moeverify.serving.settings import SECONDS
 
 if TYPE_CHECKING:
     from moeverify.verification.certify import Certification
@@ -29,13 +31,16 @@ def certify_command(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a verdict is inconclusive, too.")] = False,
     device: Device = "cpu",
     seed: Seed = 0,
+    engines: Engines = "",
+    engine_timeout: EngineTimeout = SECONDS,
 ) -> int:
     """Judge whether a checkpoint folder was pruned correctly from another one: verdicts, class and keep map."""
     from moeverify.cli.stages import stages
     from moeverify.verification.certify import certify
 
     with stages() as progress:
-        result = certify(base, pruned, oracle=oracle, device=device, seed=seed, strict=strict, on_event=progress)
+        result = certify(base, pruned, oracle=oracle, device=device, seed=seed, engines=words(engines),
+                         engine_timeout=engine_timeout, strict=strict, on_event=progress)  # fmt: skip
     if report is not None:
         result.write(report)
     if json == "-":

@@ -33,6 +33,7 @@ def watch(*, quiet: bool = False) -> Iterator[Listener | None]:
         tasks: dict[Case, TaskID] = {}
         problems: Counter[Case] = Counter()
         unseen: Counter[Case] = Counter()
+        passed: Counter[Case] = Counter()
 
         def listen(event: Event) -> None:
             case = event.case
@@ -43,12 +44,15 @@ def watch(*, quiet: bool = False) -> Iterator[Listener | None]:
                 progress.update(tasks[case], description=f"{name} · {event.stage}")
             elif isinstance(event, VerdictReached):
                 problems[case] += event.verdict.status in PROBLEMS
+                passed[case] += event.verdict.status is Status.PASS
                 unseen[case] += event.verdict.status is Status.INCONCLUSIVE
                 progress.advance(tasks[case])
             elif isinstance(event, CaseFinished):
                 progress.remove_task(tasks.pop(case))
                 count = problems[case]
                 mark = f"[red]✗ {count} problem{'s' if count > 1 else ''}[/]" if count else "[green]✓[/]"
+                if not count and not passed[case] and not unseen[case]:
+                    mark = "[bright_black]– skipped[/]"
                 if not count and unseen[case]:
                     mark = f"[yellow]? {unseen[case]} inconclusive[/]"
                 progress.console.print(f"{mark} {escape(name)}", highlight=False)

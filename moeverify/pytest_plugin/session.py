@@ -24,8 +24,9 @@ from moeverify.subjects.load import subject_kind
 from moeverify.verdict import LOAD, CaseFacts, Status, Verdict
 from moeverify.verification.case import Case, verdict_of
 from moeverify.verification.events import CaseFinished, Event, VerdictReached
+from moeverify.verification.limits import limits_of
 from moeverify.verification.verify import plan_cases
-from moeverify.verification.worker import Limits, Worker
+from moeverify.verification.worker import Worker
 
 ROOT = "moeverify"
 EXAMPLES = {"none": 0, "ci": 20, "nightly": 500}
@@ -216,7 +217,7 @@ class MoEVerifySession:
             if self.worker is None or not self.worker.alive:
                 self.worker = Worker()
             try:
-                self.worker.run(case, Limits(case.timeout, case.memory), self._listen)
+                self.worker.run(case, limits_of(case), self._listen)
             except MoEVerifyError as error:
                 self.errors[case.source] = error
         if case.source in self.errors:

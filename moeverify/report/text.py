@@ -38,15 +38,17 @@ def describe_problem(verdict: Verdict) -> str:
 
 
 def nothing_checked(verdicts: Iterable[Verdict]) -> list[str]:
-    """Lines that say why no check passed or failed: each reason once, with the checks that gave it.
+    """Lines that say why no check passed or failed on a source: each reason once, with the checks that gave it.
 
-    Empty if a check passed or there is a problem, which says enough.
+    Empty if on every source a check passed or there is a problem, which says enough.
     """
     verdicts = list(verdicts)
-    if any(v.status in (Status.PASS, *PROBLEMS) for v in verdicts):
-        return []
+    told = {v.source for v in verdicts if v.status in (Status.PASS, *PROBLEMS)}
     reasons: dict[str, list[str]] = {}
     for verdict in verdicts:
-        reasons.setdefault(f"{verdict.source}: {verdict.message}", []).append(verdict.check)
+        if verdict.source not in told:
+            reasons.setdefault(f"{verdict.source}: {verdict.message}", []).append(verdict.check)
+    if not reasons and verdicts:
+        return []
     lines = [f"{reason} ({', '.join(dict.fromkeys(checks))})" for reason, checks in reasons.items()]
     return ["no check could be carried out:", *(f"  {line}" for line in lines)]

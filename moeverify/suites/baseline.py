@@ -16,7 +16,7 @@ from moeverify.models.sources import expand_sources
 from moeverify.verdict import PROBLEMS
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, Event, Listener, VerdictReached
-from moeverify.verification.worker import Limits
+from moeverify.verification.limits import Limits
 from moeverify.verification.workers import run_isolated
 
 FORMAT = 1

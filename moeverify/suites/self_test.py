@@ -16,7 +16,7 @@ from moeverify.subjects.faults import Fault, all_faults, find_fault
 from moeverify.verdict import PROBLEMS, Status, Verdict
 from moeverify.verification.case import Case
 from moeverify.verification.events import Event, VerdictReached
-from moeverify.verification.worker import Limits
+from moeverify.verification.limits import Limits
 from moeverify.verification.workers import run_isolated
 
 RIGHT = "moe"

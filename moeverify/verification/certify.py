@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.picture import keep_picture
 from moeverify.certification.plan_document import write_plan
 from moeverify.report.result import VerificationResult
+from moeverify.serving.settings import SECONDS
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def certify(
     oracle: str = "sample",
     device: str = "cpu",
     seed: int = 0,
+    engines: Sequence[str] = (),
+    engine_timeout: float = SECONDS,
     strict: bool = False,
     on_event: Callable[[str], None] = lambda name: None,
 ) -> Certification:
@@ -56,6 +59,8 @@ def certify(
         oracle: ``full`` runs both models whatever their size, ``sample`` a few layers of large ones, ``none`` nothing.
         device: Where models are run.
         seed: Seed of the tokens that models are run on.
+        engines: Engines that serve both folders, such as ``vllm`` and ``llama.cpp``; see ``moeverify engines list``.
+        engine_timeout: Seconds that one engine may take.
         strict: Whether an inconclusive verdict keeps the result from being ``ok``.
         on_event: Called with the name of each relation before it is judged.
 
@@ -64,7 +69,7 @@ def certify(
 
     Raises:
         SourceError: One of the folders is no checkpoint, or the base is damaged.
-        UsageError: An oracle or device that does not exist.
+        UsageError: An oracle, device or engine that does not exist.
 
     Example::
 
@@ -72,7 +77,16 @@ def certify(
         assert result.ok, result.headline
 
     """
-    found = examine(base, pruned, oracle=oracle, device=device, seed=seed, on_event=on_event)
+    found = examine(
+        base,
+        pruned,
+        oracle=oracle,
+        device=device,
+        seed=seed,
+        engines=tuple(engines),
+        engine_timeout=engine_timeout,
+        on_event=on_event,
+    )
     facts = found.facts
     try:
         facts = replace(facts, facts={**facts.facts, "kept_picture": keep_picture(found.evidence.keep)})

@@ -46,6 +46,7 @@ def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
         dtype=parse_dtype(case.dtype),
         trust_remote_code=case.trust_remote_code,
         device=case.device,
+        engine_ready=case.engine_ready,
     )
     with foreign_code(f"{case.source} cannot be copied", SourceError):
         inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
@@ -80,6 +81,8 @@ def judge(
         live_outputs=live_outputs,
         saved=saved,
         certify=certified,
+        engines=case.engines,
+        engine_timeout=case.engine_timeout,
     )
     facts = {**base.facts, "seconds": seconds}
     if trusted:

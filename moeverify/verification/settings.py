@@ -12,6 +12,7 @@ from moeverify.base.options import Option, given, option, options_of, read_field
 from moeverify.base.words import words
 from moeverify.errors import UsageError
 from moeverify.evaluation.settings import QualitySettings
+from moeverify.serving.settings import SECONDS
 
 ROLE_KINDS = ("experts", "routers", "shared_experts")
 
@@ -123,6 +124,17 @@ class Settings:
         read=_read_words("skip_checks"), write=_write_words("--skip-checks"))  # fmt: skip
     timeout: float = option(120.0, "Seconds that one model may take.", kind=float, low=0.1, limit=True)
     memory: float = option(12.0, "GiB of memory that one model may take.", kind=float, low=0.1, limit=True)
+    quality_timeout: float = option(
+        1800.0, "Seconds that the check quality may take, apart from --timeout.", kind=float, low=0.1,
+        limit=True)  # fmt: skip
+    engines: tuple[str, ...] = option(
+        (), "", Option("engines", str, "", "Engines of the check served: `moeverify engines list` names them."),
+        read=_read_words("engines"), write=_write_words("--engines"))  # fmt: skip
+    engine_timeout: float = option(
+        SECONDS, "Seconds that one engine may take, apart from --timeout.", kind=float, low=0.1,
+        limit=True)  # fmt: skip
+    engine_ready: bool = option(
+        False, "Build synthetic and zoo models in sizes that engines take, with heads of 64.", kind=bool)  # fmt: skip
     strict: bool = option(False, "Exit code 1 if a verdict is inconclusive, too.", kind=bool)
     load: tuple[str, ...] = option(
         (), "", Option("load", str, None, "Python module that adds checks, rules or faults; again for more.",
@@ -182,6 +194,7 @@ class Settings:
         from moeverify.models.device import check_device
         from moeverify.models.sources import parse_dtype
         from moeverify.pruning.choice.request import check_ratio
+        from moeverify.serving.engines import engines_named
 
         load_modules(self.load)
         ratios = check_role_ratios(self.ratios)
@@ -192,7 +205,8 @@ class Settings:
         parse_dtype(self.dtype)
         check_device(self.device)
         expected = select_checks(self.expect_fail) if self.expect_fail else ()
-        checks = select_checks(self.checks or None, self.skip_checks)
+        checks = select_checks(self.checks or None, self.skip_checks, also=("served",) if self.engines else ())
+        engines_named(self.engines)
         return replace(
             self,
             ratios=ratios,
@@ -202,6 +216,8 @@ class Settings:
             pruning_ratio=float(self.pruning_ratio),
             timeout=_positive("timeout", self.timeout),
             memory=_positive("memory", self.memory),
+            quality_timeout=_positive("quality_timeout", self.quality_timeout),
+            engine_timeout=_positive("engine_timeout", self.engine_timeout),
         )
 
 

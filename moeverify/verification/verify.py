@@ -25,6 +25,7 @@ from moeverify.models.sources import LoadedModel, expand_sources
 from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio
 from moeverify.report.comparison import check_written
 from moeverify.report.result import VerificationResult
+from moeverify.serving.settings import SECONDS
 from moeverify.subjects import Subject
 from moeverify.subjects.load import subject_kind
 from moeverify.verdict import LOAD, Verdict
@@ -32,8 +33,8 @@ from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, CaseStarted, Event, Listener, VerdictReached
 from moeverify.verification.in_process import run_case
 from moeverify.verification.journal import NAME, Journal, Past, read_journal
+from moeverify.verification.limits import limits_of
 from moeverify.verification.settings import Settings
-from moeverify.verification.worker import Limits
 from moeverify.verification.workers import not_loaded, run_isolated
 
 
@@ -86,7 +87,11 @@ def verify(
     expect_fail: Iterable[str] = (),
     strict: bool = False,
     load: Sequence[str] = (),
+    engines: Sequence[str] = (),
+    engine_timeout: float = SECONDS,
+    engine_ready: bool = False,
     timeout: float = 120.0,
+    quality_timeout: float = 1800.0,
     memory: float = 12.0,
     workers: int | None = None,
     trust_remote_code: bool = False,
@@ -126,7 +131,11 @@ def verify(
         expect_fail: checks whose failure is right and whose pass is a failure.
         strict: count inconclusive verdicts as failures.
         load: modules that add checks, rules or faults.
+        engines: engines that the check ``served`` asks, such as ``vllm`` and ``llama.cpp``.
+        engine_timeout: seconds that one engine may take; they do not count for ``timeout``.
+        engine_ready: build synthetic and zoo models in sizes that engines take.
         timeout: seconds that one model may take.
+        quality_timeout: seconds that the check ``quality`` may take; they do not count for ``timeout``.
         memory: GiB that the processes of one model may hold.
         workers: models verified at a time.
         trust_remote_code: let a checkpoint run Python code of its own.
@@ -169,6 +178,10 @@ def verify(
         strict=strict,
         load=tuple(load),
         timeout=timeout,
+        quality_timeout=quality_timeout,
+        engines=tuple(engines),
+        engine_timeout=engine_timeout,
+        engine_ready=engine_ready,
         memory=memory,
         trust_remote_code=trust_remote_code,
     )
@@ -228,7 +241,7 @@ def run_settings(
             for case in left:
                 _run_here(case, loaded, function, collector)
         elif left:
-            run_isolated(left, Limits(settings.timeout, settings.memory), workers, collector)
+            run_isolated(left, limits_of(settings), workers, collector)
         result = VerificationResult(
             verdicts=tuple(v for case in cases for v in _ordered(collector.verdicts.get(case.source, {}).values())),
             cases=tuple(facts for case in cases if (facts := collector.facts.get(case.source)) is not None),

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import IO, Any
 
 import psutil
@@ -21,7 +20,8 @@ import psutil
 from moeverify.base.scratch import scratch_folder
 from moeverify.errors import MoEVerifyError, ProtocolError
 from moeverify.verification.case import Case
-from moeverify.verification.events import CaseStarted, Listener
+from moeverify.verification.events import CaseStarted, Listener, StageReached
+from moeverify.verification.limits import Clock, Limits
 from moeverify.verification.messages import Conversation, Frames, pack
 from moeverify.verification.pipes import READ_BYTES, CasePipes, selectable
 from moeverify.verification.processes import descendants, in_session, kill, kill_descendants, resident_bytes
@@ -31,14 +31,6 @@ GIBIBYTE = 1 << 30
 _POLL_SECONDS = 0.2
 _START_SECONDS = 300.0
 _STOP_SECONDS = 5.0  # for the fork server to report a case that was killed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one case may use: wall-clock seconds, and GiB of resident memory of all its processes."""
-
-    seconds: float = 120.0
-    gibibytes: float = 12.0
 
 
 class Worker:
@@ -165,6 +157,7 @@ class _Run:
         self._seen: dict[int, psutil.Process] = {}
         self._refused: MoEVerifyError | None = None
         self._deadline = time.monotonic() + _START_SECONDS
+        self._clock: Clock | None = None  # of the case, which begins when its process is there
         self._measure_at = 0.0
         self._killed = False
 
@@ -206,7 +199,9 @@ class _Run:
                 self._unfinished.not_started()
                 self._worker.give_up()
                 return True
-            self._unfinished.timed_out(self._limits.seconds, self._frames_of_what_runs(self._child))
+            self._unfinished.timed_out(
+                self._clock.allowed if self._clock else self._limits.seconds, self._frames_of_what_runs(self._child)
+            )
             self._kill()
         elif self._child is not None and now >= self._measure_at:
             self._measure_at = now + _POLL_SECONDS
@@ -233,7 +228,8 @@ class _Run:
         for message in self._worker.control_messages():
             if message["kind"] == "child":
                 self._child, self._subject = message["pid"], message["subject"]
-                self._deadline = time.monotonic() + self._limits.seconds
+                self._clock = Clock(self._limits, time.monotonic())
+                self._deadline = self._clock.deadline
             elif message["kind"] == "exit":
                 self._code = message["code"]
         return True
@@ -260,7 +256,14 @@ class _Run:
         elif isinstance(found, Mapping):
             self._unfinished.failed(found)
         else:
+            if isinstance(found, StageReached):
+                self._enter(found.stage)
             self._unfinished.take(found)
+
+    def _enter(self, stage: str) -> None:
+        if self._clock is not None and not self._killed:
+            self._clock.enter(stage, time.monotonic())
+            self._deadline = self._clock.deadline
 
     def _drain(self) -> None:
         """Read messages that the case sent before it ended."""

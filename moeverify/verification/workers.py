@@ -14,7 +14,8 @@ from moeverify.errors import MoEVerifyError, SourceError
 from moeverify.verdict import LOAD, Status
 from moeverify.verification.case import Case, verdict_of
 from moeverify.verification.events import CaseFinished, Listener, VerdictReached
-from moeverify.verification.worker import Limits, Worker
+from moeverify.verification.limits import Limits
+from moeverify.verification.worker import Worker
 
 
 def not_loaded(case: Case, error: MoEVerifyError, listen: Listener) -> None:

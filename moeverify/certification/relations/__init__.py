@@ -18,5 +18,6 @@ for _name in (
     "loads_whole",
     "causal",
     "masked_equivalence",
+    "served",
 ):
     import_module(f"{__name__}.{_name}")

@@ -9,20 +9,27 @@ from moeverify.checks.registry import Finding
 from moeverify.verdict import Status
 
 if TYPE_CHECKING:
-    from moeverify.certification.evidence import Evidence
+    from moeverify.certification.evidence import Evidence, Options
 
 Relation = Callable[["Evidence"], Finding]
 RELATIONS: dict[str, Relation] = {}
+_WHEN: dict[str, Callable[[Options], bool]] = {}
 
 
-def relation(name: str) -> Callable[[Relation], Relation]:
-    """Register a relation under its stable name."""
+def relation(name: str, when: Callable[[Options], bool] = lambda options: True) -> Callable[[Relation], Relation]:
+    """Register a relation under its stable name; ``when`` tells whether the user's options ask for it."""
 
     def register(function: Relation) -> Relation:
         RELATIONS[name] = function
+        _WHEN[name] = when
         return function
 
     return register
+
+
+def relations_for(options: Options) -> dict[str, Relation]:
+    """The relations to judge, in the order of the report."""
+    return {name: judge for name, judge in RELATIONS.items() if _WHEN[name](options)}
 
 
 def inconclusive(reason: str, **evidence: Any) -> Finding:

@@ -85,6 +85,7 @@ class _SubjectRun:
             dtype=parse_dtype(case.dtype),
             trust_remote_code=case.trust_remote_code,
             device=case.device,
+            engine_ready=case.engine_ready,
         )
         with foreign_code(f"{case.source} cannot be copied", SourceError):
             self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)

@@ -19,7 +19,7 @@ from moeverify.verdict import PROBLEMS
 from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
 from moeverify.verification.in_process import run_case
-from moeverify.verification.worker import Limits
+from moeverify.verification.limits import Limits
 from moeverify.verification.workers import run_isolated
 from synthetic_models import Spec
 from synthetic_models.names import FAMILIES

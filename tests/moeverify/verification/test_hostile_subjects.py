@@ -9,7 +9,8 @@ from moeverify.errors import SubjectError
 from moeverify.verdict import Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, VerdictReached
-from moeverify.verification.worker import Limits, Worker
+from moeverify.verification.limits import Limits
+from moeverify.verification.worker import Worker
 
 CHECKS = ("terminates", "something-pruned", "shapes")
 

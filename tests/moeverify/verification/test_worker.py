@@ -7,7 +7,8 @@ from moeverify.errors import SourceError
 from moeverify.verdict import Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, VerdictReached
-from moeverify.verification.worker import Limits, Worker
+from moeverify.verification.limits import Limits
+from moeverify.verification.worker import Worker
 
 CHECKS = ("terminates", "something-pruned", "shapes")
 
