@@ -101,9 +101,9 @@ def install(engine: Engine, on_step: Callable[[str], None] = lambda text: None) 
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted installation left
         on_step(f"environment {folder}")
         _run([sys.executable, "-m", "venv", str(folder)], engine)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+        pip = [str(folder / "bin" / "python"), "-m", "pip"]
         on_step(f"packages of {engine.pins.name}")
-        _run([*pip, "install", "--quiet", "--no-deps", "-r", str(engine.pins)], engine)
+        _run([*pip, "install", "-q", "--no-deps", "-r", str(engine.pins)], engine)
         if engine.torch:
             _add_torch(engine, folder, pip, on_step)
         for requirement, prefixes in engine.sources.items():
@@ -125,7 +125,7 @@ def _add_torch(engine: Engine, folder: Path, pip: list[str], on_step: Callable[[
         return
     on_step(f"torch {engine.torch} for CPUs")
     _run(
-        [*pip, "install", "--quiet", "--no-deps", "--extra-index-url", _CPU_INDEX, f"torch=={engine.torch}+cpu"], engine
+        [*pip, "install", "-q", "--no-deps", "--extra-index-url", _CPU_INDEX, f"torch=={engine.torch}+cpu"], engine
     )
 
 
@@ -137,7 +137,7 @@ def _top_level(distribution: metadata.Distribution) -> Iterable[str]:
 def _unpack(engine: Engine, requirement: str, prefixes: tuple[str, ...], folder: Path, pip: list[str]) -> None:
     """Files of a source archive under ``prefixes``, below ``sources`` without what the prefixes share."""
     place = folder / "archives"
-    _run([*pip, "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", str(place), requirement], engine)
+    _run([*pip, "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(place), requirement], engine)
     common = os.path.commonpath(prefixes)
     for archive in place.glob("*.tar.gz"):
         with tarfile.open(archive) as tar:
@@ -153,6 +153,7 @@ def _unpack(engine: Engine, requirement: str, prefixes: tuple[str, ...], folder:
 
 def _run(command: list[str], engine: Engine) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     try:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     except OSError as error:

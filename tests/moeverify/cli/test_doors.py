@@ -105,7 +105,7 @@ def test_every_option_that_a_message_names_exists():
     known = {word for command in commands() for p in command.params for word in getattr(p, "opts", [])}
     known |= {word for command in commands() for p in command.params for word in getattr(p, "secondary_opts", [])}
     known |= {f"--moeverify-{o.flag[2:]}" for o in plugin.ALL} | {"--debug", "--version", "--help"}
-    foreign = {"--no-deps"}
+    foreign = {"--no-deps", "--no-binary", "--extra-index-url"}  # pip's
     unknown = []
     for path in (ROOT / "moeverify").rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))

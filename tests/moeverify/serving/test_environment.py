@@ -53,7 +53,7 @@ def test_an_installation_is_there_only_when_every_step_succeeded(cache, monkeypa
     def run(command, engine):
         if "venv" in command:
             Path(command[-1]).mkdir(parents=True)
-        step("venv" if "venv" in command else command[command.index("pip") + 2])
+        step("venv" if "venv" in command else command[command.index("pip") + 1])
 
     monkeypatch.setattr(environment, "_run", run)
     monkeypatch.setattr(environment, "_add_torch", lambda *_: step("torch"))
