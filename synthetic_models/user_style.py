@@ -109,6 +109,8 @@ class Expert(nn.Module):
 class Mixture(_Settings):
     """Experts in one of several forms behind one of several routers."""
 
+    seen: torch.Tensor
+
     def __init__(self, style: Style, shared: Any) -> None:
         super().__init__(style, shared)
         self.router = nn.Linear(HIDDEN, EXPERTS, bias=False)
