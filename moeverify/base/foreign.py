@@ -89,20 +89,23 @@ def guarded_exits() -> Iterator[None]:
 @contextlib.contextmanager
 def _noticed_interrupts() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    ignored = handler is signal.SIG_IGN  # in the background, with nohup: no Ctrl-C comes at all
+    if threading.current_thread() is not threading.main_thread() or not (callable(handler) or ignored):
         yield
         return
 
     def notice(number: int, frame: Any) -> Any:
         _interrupted.set()
-        return handler(number, frame)
+        return handler(number, frame) if callable(handler) else None
 
     before = _interrupted.is_set()
     _interrupted.clear()
-    signal.signal(signal.SIGINT, notice)
+    if not ignored:
+        signal.signal(signal.SIGINT, notice)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if not ignored:
+            signal.signal(signal.SIGINT, handler)
         if before:
             _interrupted.set()

@@ -55,6 +55,18 @@ def test_an_interrupt_of_the_users_passes_through_and_one_that_code_raises_does_
     assert by_user(KeyboardInterrupt())  # outside nobody can tell
 
 
+def test_where_interrupts_are_ignored_none_is_the_users():
+    """In the background (``nohup``, a script of a CI) no Ctrl-C arrives."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with guarded_exits(), pytest.raises(SourceError, match="left by KeyboardInterrupt"):  # noqa: SIM117
+            with foreign_code("code", SourceError):
+                raise KeyboardInterrupt
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_child_process_may_leave_as_it_likes():
     with guarded_exits():
         child = multiprocessing.get_context("fork").Process(target=os._exit, args=(7,))

@@ -48,7 +48,7 @@ def test_inputs_that_a_subject_shortens_or_overwrites_are_its_own():
 def test_a_damaged_original_is_an_error():
     def damages(model, example_inputs, *, pruning_ratio, seed):
         for other in gc.get_objects():
-            if isinstance(other, TwoLayers):
+            if type(other) is TwoLayers:  # what asks for the class of other objects may make them warn
                 wrong(other)
 
     found, _ = verdicts(damages)
