@@ -191,3 +191,27 @@ def test_a_forward_that_fails_on_both_sides_is_not_blamed_on_the_pruning(tmp_pat
     finding = causal(evidence)
     assert finding.status is Status.INCONCLUSIVE
     assert "the base's forward on tokens fails as well" in finding.message
+
+
+@pytest.mark.parametrize("limit", [0, running.WHOLE_BYTES])
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_a_cast_folder_is_proved_against_the_base_rounded_alike(tmp_path, monkeypatch, limit, stored):
+    monkeypatch.setattr(running, "WHOLE_BYTES", limit)
+    draft, _ = pair(tmp_path)
+    evidence = write(draft.cast(torch.bfloat16).cast(stored), tmp_path)
+    proof = prove(evidence, at_least=0)
+    assert proof.error < 1e-12
+    assert masked_equivalence(evidence).status is Status.PASS
+    name = draft.names("mlp.gate.weight")[0]
+    draft.tensors[name] = draft.tensors[name].flip(0)
+    draft.write(tmp_path / "wrong")
+    wrong = Evidence(tmp_path / "base", tmp_path / "wrong", Options("full"))
+    assert prove(wrong, at_least=0).error > 1e-3
+
+
+def test_a_tensor_that_was_rounded_in_part_has_no_reference(tmp_path):
+    draft, _ = pair(tmp_path)
+    name = draft.names("experts.down_proj")[0]
+    draft.tensors[name][1] = draft.tensors[name][1].bfloat16().float()
+    with pytest.raises(NotVisible, match="rounded in part"):
+        prove(write(draft, tmp_path))

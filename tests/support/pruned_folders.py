@@ -737,6 +737,14 @@ def _(folder, draft):
     return inside_heads(draft, other_seed=7)
 
 
+@wrong("cast-too-large-for-the-type", "qwen3_moe", "untouched", "too large for float16")
+def _(folder, draft):
+    name = draft.names("o_proj.weight")[0]
+    draft.tensors[name][3, 5] = 1e6
+    draft.copy().write(folder / "base")
+    return experts(draft).cast(torch.float16)
+
+
 @wrong("heads-of-another-group", "qwen3_moe", "consistency")
 def _(folder, draft):
     draft.take(draft.names("q_proj.weight"), 0, list(range(32, 64)))

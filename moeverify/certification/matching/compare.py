@@ -173,7 +173,9 @@ def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) 
     unknown = [dim for dim, positions in maps.items() if positions is not None and (positions < 0).any()]
     usable = {d: None if p is None else np.maximum(p, 0) for d, p in maps.items()}
     if not unknown and _equal(after, before, usable):
-        return replace(one, relation=Relation.EQUAL if after.dtype == before.dtype else Relation.CAST)
+        if after.dtype == before.dtype:
+            return replace(one, relation=Relation.EQUAL)
+        return _cast(one, after, before)
     for dim in unknown:
         known = np.flatnonzero(maps[dim] >= 0)  # type: ignore[operator]  # an unknown dimension has positions
         if not len(known):
@@ -188,6 +190,14 @@ def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) 
     if not after.is_floating_point():
         return replace(one, relation=Relation.UNRELATED, detail="its whole numbers are not the base's")
     return _differs(one, after, expected, before, usable)
+
+
+def _cast(one: Compared, after: torch.Tensor, before: torch.Tensor) -> Compared:
+    """The base's values in another type, unless that type is too small for them."""
+    if bool(after.isfinite().all()) or not bool(before.isfinite().all()):
+        return replace(one, relation=Relation.CAST, evidence={"dtype": after.dtype})
+    count, name = int((~after.isfinite()).sum()), str(after.dtype).removeprefix("torch.")
+    return replace(one, relation=Relation.UNRELATED, detail=f"{count:,} values are too large for {name}: not finite")
 
 
 def _differs(
@@ -207,7 +217,7 @@ def _differs(
             rounded = expected.to(dtype).to(after.dtype)
             if dtype != after.dtype and torch.equal(rounded, after):
                 detail = f"rounded to {str(dtype).removeprefix('torch.')}"
-                return replace(one, relation=Relation.ROUNDED, detail=detail)
+                return replace(one, relation=Relation.ROUNDED, detail=detail, evidence={"dtype": dtype})
     change, factor = difference(after, expected)
     if factor is not None:
         return replace(one, relation=Relation.SCALED, detail=f"times {factor:.6g}", change=change)

@@ -15,6 +15,7 @@ from torch import nn
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
 from moeverify.certification.oracle.layers import LayerSample, leave_out, runs, sample_layers
 from moeverify.certification.oracle.reference import kept_positions, leave_out_layers, mask
+from moeverify.certification.oracle.rounding import round_alike, roundings
 from moeverify.certification.oracle.running import fits, load_model
 from moeverify.certification.oracle.stream import Stream
 from moeverify.certification.oracle.streamed import STREAMED_VALUES, hide, streamed_model
@@ -48,6 +49,7 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
     roles, device = evidence.structure.roles, evidence.options.device
     if fits(evidence):
         full = load_model(evidence.base_folder, device)
+        round_alike(full, roundings(evidence))
         pruned = load_model(evidence.pruned_folder, device)
         masked = copy.deepcopy(full)
         pruned_roles = find_roles(pruned)
@@ -55,9 +57,11 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
         leave_out_layers(masked, evidence.keep)
         return Sides(full, masked, pruned, changes, roles, pruned_roles)
     _check_plain(evidence)
-    stream = Stream()
-    full, _ = streamed_model(evidence.base, device, stream, at_least=at_least)
-    masked, apart = streamed_model(evidence.base, device, stream, at_least=at_least)
+    stream, types = Stream(), roundings(evidence)
+    full, apart = streamed_model(evidence.base, device, stream, at_least=at_least)
+    masked, _ = streamed_model(evidence.base, device, stream, at_least=at_least)
+    for model in (full, masked):
+        round_alike(model, types, apart, stream)
     pruned, _ = streamed_model(evidence.pruned, device, stream, at_least=at_least)
     pruned_roles = find_roles(evidence.pruned.skeleton.model)
     hide(stream, masked, apart, kept_positions(evidence.keep))

@@ -32,12 +32,14 @@ class Weight:
     """A weight on disk: its name in ``checkpoint``, and positions that stayed, by dimension.
 
     ``kept[dim]`` is ``[size]``, or ``[experts, size]`` where each expert of a stack keeps others; ``True`` stays.
+    ``rounding`` is a shorter type that values pass through.
     """
 
     name: str
     checkpoint: Checkpoint
     device: torch.device
     kept: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    rounding: torch.dtype | None = None
 
     def rows(self, index: torch.Tensor) -> torch.Tensor:
         """The values at some positions of dimension 0, in float64, with removed ones at zero."""
@@ -47,6 +49,7 @@ class Weight:
         else:
             values = self.checkpoint.read(self.name).index_select(0, index)
             self.checkpoint.reader.looked_at(values.nbytes)
+        values = values if self.rounding is None else values.to(self.rounding)
         values = values.to(self.device, torch.float64)
         for dim, mask in self.kept.items():
             chosen = mask[index] if dim == 0 or mask.dim() == 2 else mask
@@ -77,6 +80,11 @@ class Stream(TorchFunctionMode):
         """Read a weight with zeros where ``kept`` says so."""
         weight = self._weights[id(placeholder)][1]
         self._weights[id(placeholder)] = (placeholder, replace(weight, kept={**weight.kept, **kept}))
+
+    def round(self, placeholder: torch.Tensor, dtype: torch.dtype) -> None:
+        """Let a weight pass through a shorter type as it is read."""
+        weight = self._weights[id(placeholder)][1]
+        self._weights[id(placeholder)] = (placeholder, replace(weight, rounding=dtype))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

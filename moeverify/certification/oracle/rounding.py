@@ -1,0 +1,42 @@
+"""The base rounded as the pruned folder was: a cast folder is proved against values of its own precision."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+
+from moeverify.certification.evidence import Evidence, NotVisible
+from moeverify.certification.matching.compare import Relation
+from moeverify.certification.oracle.stream import Stream
+
+_LOST = (Relation.CAST, Relation.ROUNDED)
+
+
+def roundings(evidence: Evidence) -> dict[str, torch.dtype]:
+    """Types that tensors of the base were rounded to, by name. Raises ``NotVisible`` for one rounded in part."""
+    types: dict[str, set[torch.dtype | None]] = defaultdict(set)
+    for item in evidence.compared:
+        types[item.base_name].add(item.evidence.get("dtype") if item.relation in _LOST else None)
+    partly = [name for name, found in types.items() if len(found) > 1]
+    if partly:
+        raise NotVisible(f"{partly[0]} was rounded in part, so that there is no reference")
+    return {name: dtype for name, found in types.items() for dtype in found if dtype is not None}
+
+
+@torch.no_grad()
+def round_alike(
+    model: nn.Module, types: Mapping[str, torch.dtype], apart: Collection[str] = (), stream: Stream | None = None
+) -> None:
+    """Round tensors of a float64 model in place; those ``apart`` are rounded as ``stream`` reads them."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, dtype in types.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            continue
+        if name in apart and stream is not None:
+            stream.round(tensor, dtype)
+        else:
+            tensor.copy_(tensor.to(dtype))
