@@ -9,7 +9,7 @@ from torch import nn
 
 from moeverify.errors import SourceError
 from moeverify.models.roles import find_roles
-from moeverify.models.zoo.registry import zoo_types
+from moeverify.models.zoo.registry import is_zoo_type, zoo_types
 from moeverify.models.zoo.shrink import EXPERTS, shrunken_config
 
 
@@ -23,7 +23,7 @@ def build_zoo(
     """
     from transformers import AutoModelForCausalLM
 
-    if model_type not in zoo_types():
+    if not is_zoo_type(model_type):
         raise SourceError(f"the zoo has no {model_type!r}; it has {', '.join(zoo_types())}")
     torch.manual_seed(seed)
     try:

@@ -12,7 +12,7 @@ from torch import nn
 from moeverify.errors import SourceError
 from moeverify.models.roles import MoELayer, find_roles
 from moeverify.models.zoo.build import build_zoo
-from moeverify.models.zoo.registry import zoo_types
+from moeverify.models.zoo.registry import is_zoo_type, zoo_types
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def zoo_listing(model_types: Iterable[str] = ()) -> Iterator[ZooEntry]:
     """An entry for each of ``model_types``, all by default. Raises ``SourceError`` for a name not in the zoo."""
     wanted = tuple(model_types)
     for model_type in wanted:
-        if model_type not in zoo_types():
+        if not is_zoo_type(model_type):
             raise SourceError(f"the zoo has no {model_type!r}; `moeverify zoo` lists what it has")
     for model_type in wanted or zoo_types():
         yield describe(model_type)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeverify.errors import SourceError
-from moeverify.models.zoo.registry import causal_config_class, zoo_types
+from moeverify.models.zoo.registry import causal_config_class, is_zoo_type
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def full_size_config(model_type: str) -> tuple[Any, str]:
 
     Raises ``SourceError`` for a type that the zoo does not have.
     """
-    if model_type not in zoo_types():
+    if not is_zoo_type(model_type):
         raise SourceError(f"the zoo has no {model_type!r}: it holds causal language models that can have experts")
     config_class = causal_config_class(model_type)
     published = PUBLISHED.get(config_class.model_type)

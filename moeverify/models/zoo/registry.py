@@ -18,18 +18,24 @@ def zoo_types() -> tuple[str, ...]:
     A type qualifies by an entry of its configuration class (or of a configuration nested in it) that speaks of
     experts. Whether its shrunken model has MoE layers is asked when it is built.
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return tuple(sorted(filter(is_zoo_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+
+
+@cache
+def is_zoo_type(model_type: str) -> bool:
+    """Whether a type is one of ``zoo_types``. Only its own configuration is imported, not those of all types."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    found = []
-    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        try:
-            config_class = CONFIG_MAPPING[model_type]
-        except KeyError:  # a name kept for old checkpoints, without a configuration of its own
-            continue
-        if any(EXPERT_ENTRY.search(entry) for entry in _entries(config_class)):
-            found.append(model_type)
-    return tuple(sorted(found))
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return False
+    try:
+        config_class = CONFIG_MAPPING[model_type]
+    except KeyError:  # a name kept for old checkpoints, without a configuration of its own
+        return False
+    return any(EXPERT_ENTRY.search(entry) for entry in _entries(config_class))
 
 
 def causal_config_class(model_type: str) -> Any:

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
+from moeverify.coupling.tracing.weightless import fake_weights
 from moeverify.errors import TraceError
 
 
@@ -137,3 +138,24 @@ def test_what_cannot_be_imagined_is_one_line():
     with pytest.raises(TraceError, match="forward failed"):
         mv.trace_couplings(model, torch.ones(2, 3))
     assert all(p.is_meta for p in model.parameters())
+
+
+class Overlapping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        whole = torch.randn(6, 4)
+        self.first, self.second = nn.Parameter(whole[:4]), nn.Parameter(whole[2:])
+        self.alone, self.read = nn.Parameter(torch.randn(3, 5).t()), nn.Parameter(torch.randn(2, 2))
+
+
+def test_fake_weights_share_memory_as_the_real_ones_do():
+    model = Overlapping()
+    with fake_weights(model, {"x": model.read.detach()[0]}) as inputs:
+        fakes = dict(model.named_parameters())
+        places = {name: tensor.untyped_storage()._cdata for name, tensor in fakes.items()}
+        assert places["first"] == places["second"]
+        assert fakes["second"].storage_offset() == 8
+        assert places["read"] == inputs["x"].untyped_storage()._cdata
+        assert len(set(places.values())) == 3
+        assert (fakes["alone"].shape, fakes["alone"].stride()) == ((5, 3), (1, 5))
+    assert model.alone.untyped_storage().nbytes() == 60
