@@ -25,9 +25,11 @@ _CLOSE = 1e-6
 def has_no_reader(pruning_class: PruningClass, sizes: dict[str, int]) -> bool:
     """Whether all members are rows of what makes the channels, and none a column of what reads them.
 
-    ``sizes`` gives the number of dimensions of each parameter.
+    ``sizes`` gives the number of dimensions of each parameter. Exception: experts that come in turn in rows, which the
+    rows of another matrix read.
     """
-    return all(member.dim == 0 for member in pruning_class.coupling.members if sizes.get(member.parameter, 0) > 1)
+    members = (member for member in pruning_class.coupling.members if sizes.get(member.parameter, 0) > 1)
+    return not pruning_class.experts and all(member.dim == 0 for member in members)
 
 
 def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
@@ -40,7 +42,7 @@ def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
         tensors = dict(masked.named_parameters())
         for cut in plan.cuts:
             for member in cut.pruning_class.coupling.members:
-                if not member.buffer and cut.kept.ndim == 1:
+                if not member.buffer:
                     lost = torch.as_tensor(cut.lost(member), device=tensors[member.parameter].device)
                     tensors[member.parameter].index_fill_(member.dim, lost, 0)
     apply_plan(pruned, plan)
