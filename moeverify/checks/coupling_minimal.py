@@ -64,8 +64,17 @@ def coupling_minimal(context: Context) -> Finding:
 
 
 def _tied(context: Context, part: Part, unit: ChosenUnit) -> bool:
-    """Whether a part outside of the routed experts shares a shape with the rest; experts choose for themselves."""
-    return part.block not in context.roles.experts and context.laboratory.tied_by_shape(part.held, unit)
+    """Whether a part shares a shape with the rest. Experts choose for themselves, unless a layer of theirs keeps the
+    channels of its input as they are, as convolutions channel by channel do.
+    """
+    own = part.block in context.roles.experts and not any(_by_channel(context, name) for name, _ in part.held)
+    return not own and context.laboratory.tied_by_shape(part.held, unit)
+
+
+def _by_channel(context: Context, name: str) -> bool:
+    """Whether a parameter belongs to a convolution that treats each channel by itself."""
+    module = context.original.get_submodule(name.rpartition(".")[0])
+    return getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
 
 
 def _suspects(laboratory: Laboratory, chosen: list[ChosenUnit]) -> list[ChosenUnit]:

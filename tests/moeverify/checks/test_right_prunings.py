@@ -199,3 +199,33 @@ def test_a_model_that_takes_only_its_example_is_judged_on_it_and_this_is_said():
     assert problems(found) == {}
     assert "all checks use the example inputs alone" in found["shapes"].message
     assert found["shapes"].evidence["caveat"]
+
+
+class ByChannel(nn.Module):
+    """An expert that treats each channel by itself before it mixes them, on images."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.each, self.mix = nn.Conv2d(width, width, 3, 1, 1, groups=width), nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        return self.mix(self.each(x))
+
+
+class OfImages(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Conv2d(3, width, 3), nn.Linear(width, 3), nn.Linear(width, 4)
+        self.experts = nn.ModuleList(ByChannel(width) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        shares = self.gate(x.mean((2, 3))).softmax(-1)
+        x = x + sum(e(x) * shares[:, n, None, None, None] for n, e in enumerate(self.experts))
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_convolution_channel_by_channel_in_an_expert_has_its_input_s_channels():
+    torch.manual_seed(0)
+    found = verdicts(OfImages(), torch.randn(4, 3, 8, 8), checks=("coupling-minimal", "masked-equivalence"))
+    assert problems(found) == {}
