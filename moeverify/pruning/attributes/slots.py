@@ -77,12 +77,20 @@ def slots_of(model: nn.Module) -> Iterator[tuple[Slot, int]]:
 def _inside(slot: Slot, value: Any, seen: set[int]) -> Iterator[tuple[Slot, int]]:
     if type(value) is int:
         yield slot, value
+    elif _is_cache(slot, value):
+        return
     elif len(slot.steps) <= _DEEPEST and id(value) not in seen:
         entries = entries_of(value)
         if entries and (is_named_tuple(value) or not isinstance(value, tuple)):
             seen.add(id(value))
         for step, inner in entries.items():
             yield from _inside(Slot(slot.module, (*slot.steps, step)), inner, seen)
+
+
+def _is_cache(slot: Slot, value: Any) -> bool:
+    """Whether a private mapping by number keeps results, such as the recipes of a layer of einops, and no settings."""
+    private = str(slot.steps[0]).startswith("_")
+    return private and isinstance(value, Mapping) and any(not isinstance(key, str) for key in value)
 
 
 def entries_of(value: Any) -> dict[Step, Any]:

@@ -377,3 +377,22 @@ def test_halves_by_attribute():
     original, plan = prune(model)
     assert (model.half, model.up.out_features) == (5, 10)
     assert difference(original, model, plan, X) < EXACT
+
+
+class Recipes(nn.Module):
+    """A layer that keeps, by the number of dimensions, how it moves them: results of its own, no settings."""
+
+    def __init__(self, recipes):
+        super().__init__()
+        self._recipes = recipes
+
+    def forward(self, x):
+        return x.permute(*self._recipes[x.dim()])
+
+
+def test_results_that_a_layer_keeps_by_number_are_no_sizes():
+    shared = {3: (0, 2, 1), 4: (0, 3, 1, 2)}
+    slots = [slot for slot, _ in slots_of(nn.Sequential(Recipes(shared), Recipes(shared)))]
+    assert not [slot for slot in slots if "_recipes" in slot.steps]
+    named = Recipes({"a": 3})
+    assert [str(slot) for slot, _ in slots_of(named)] == ["_recipes.a"]
