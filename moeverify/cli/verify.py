@@ -21,6 +21,11 @@ def verify_command(
     options: dict[str, Any],
     sources: SourceNames = None,
     workers: Annotated[int | None, typer.Option(help="Models verified at a time; one a core.", min=1)] = None,
+    executor: Annotated[str, typer.Option(help="Where models are verified: local, ray.")] = "local",
+    address: Annotated[str, typer.Option(help="The cluster of --executor ray; auto: the one that runs here.")] = "auto",
+    shard: Annotated[
+        str | None, typer.Option(help="Only this part of the sources, for merge-reports.", metavar="K/N")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder of the report; a new one under reports/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the killed run in --report.")] = False,
     json: Annotated[str | None, typer.Option(help="Also write report.json there; - is standard output.")] = None,
@@ -34,7 +39,17 @@ def verify_command(
     settings = Settings.read(options)
     folder = report or Path("reports", datetime.datetime.now().strftime("%Y%m%d-%H%M%S"))
     with watch(quiet=json == "-") as listen:
-        result = run_settings(sources or (), settings, workers=workers, report=folder, resume=resume, listen=listen)
+        result = run_settings(
+            sources or (),
+            settings,
+            workers=workers,
+            executor=executor,
+            address=address,
+            shard=shard,
+            report=folder,
+            resume=resume,
+            listen=listen,
+        )
     if json == "-":
         typer.echo(result.to_json(), nl=False)
     else:

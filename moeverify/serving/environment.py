@@ -124,9 +124,7 @@ def _add_torch(engine: Engine, folder: Path, pip: list[str], on_step: Callable[[
                 (site / name).symlink_to(Path(str(here.locate_file(name))).resolve())
         return
     on_step(f"torch {engine.torch} for CPUs")
-    _run(
-        [*pip, "install", "-q", "--no-deps", "--extra-index-url", _CPU_INDEX, f"torch=={engine.torch}+cpu"], engine
-    )
+    _run([*pip, "install", "-q", "--no-deps", "--extra-index-url", _CPU_INDEX, f"torch=={engine.torch}+cpu"], engine)
 
 
 def _top_level(distribution: metadata.Distribution) -> Iterable[str]:

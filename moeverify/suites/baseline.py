@@ -16,8 +16,9 @@ from moeverify.models.sources import expand_sources
 from moeverify.verdict import PROBLEMS
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, Event, Listener, VerdictReached
+from moeverify.verification.executors.local import run_locally
+from moeverify.verification.executors.registry import Work
 from moeverify.verification.limits import Limits
-from moeverify.verification.workers import run_isolated
 
 FORMAT = 1
 _TEXT = {"type": "string"}
@@ -107,7 +108,7 @@ def record(
         if listen is not None:
             listen(event)
 
-    run_isolated(cases, Limits(timeout), workers, collect)
+    run_locally(Work(cases, lambda _: Limits(timeout), collect, workers))
     if problems:
         raise SourceError(f"no baseline of {problems[0]}")
     if empty := [case.source for case in cases if not groups.get(case.source)]:

@@ -16,8 +16,9 @@ from moeverify.subjects.faults import Fault, all_faults, find_fault
 from moeverify.verdict import PROBLEMS, Status, Verdict
 from moeverify.verification.case import Case
 from moeverify.verification.events import Event, VerdictReached
+from moeverify.verification.executors.local import run_locally
+from moeverify.verification.executors.registry import Work
 from moeverify.verification.limits import Limits
-from moeverify.verification.workers import run_isolated
 
 RIGHT = "moe"
 _SYMBOLS = {Status.PASS: "·", Status.SKIP: " ", Status.INCONCLUSIVE: "?"}
@@ -232,7 +233,7 @@ def self_test(
 
     # Those that wait for a limit first: they need no core while others work.
     order = sorted(verdicts, key=lambda c: (f := by_case.get(c)) is None or "terminates" not in f.caught_by)
-    run_isolated(order, limits, workers, hear)
+    run_locally(Work(order, limits, hear, workers))
 
     def told(case: Case) -> tuple[Verdict, ...]:
         return tuple(verdicts[case][name] for name in CHECKS if name in verdicts[case])

@@ -61,6 +61,10 @@ class Unfinished:
         """The worker process did not come up."""
         self._stop(Status.ERROR, "the worker process did not start; see whether the machine is out of memory", {})
 
+    def lost(self, how: str) -> None:
+        """The machines that ran the case were lost."""
+        self._stop(Status.ERROR, f"the machine that ran it was lost {how}; see that cluster's log", {})
+
     def fork_server_gone(self, output: str) -> None:
         """The process that cases are forked from ended or stopped."""
         self._stop(Status.ERROR, f"the fork server was ended or stopped in stage {self._stage}", {"output": output})

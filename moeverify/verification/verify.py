@@ -31,11 +31,12 @@ from moeverify.subjects.load import subject_kind
 from moeverify.verdict import LOAD, Verdict
 from moeverify.verification.case import Case
 from moeverify.verification.events import CaseFinished, CaseStarted, Event, Listener, VerdictReached
+from moeverify.verification.executors.registry import Work, executor_named, not_loaded
 from moeverify.verification.in_process import run_case
 from moeverify.verification.journal import NAME, Journal, Past, read_journal
 from moeverify.verification.limits import limits_of
 from moeverify.verification.settings import Settings
-from moeverify.verification.workers import not_loaded, run_isolated
+from moeverify.verification.shards import parse_shard
 
 
 @dataclass
@@ -94,6 +95,9 @@ def verify(
     quality_timeout: float = 1800.0,
     memory: float = 12.0,
     workers: int | None = None,
+    executor: str = "local",
+    address: str = "auto",
+    shard: str | None = None,
     trust_remote_code: bool = False,
     report: str | Path | None = None,
     resume: bool = False,
@@ -138,6 +142,9 @@ def verify(
         quality_timeout: seconds that the check ``quality`` may take; they do not count for ``timeout``.
         memory: GiB that the processes of one model may hold.
         workers: models verified at a time.
+        executor: where models are verified: ``local``, ``ray``, or a name that another package registered.
+        address: where the executor finds its machines; ``auto`` for the cluster of this one.
+        shard: ``K/N`` for the K-th of N parts of the sources; ``moeverify merge-reports`` joins their reports.
         trust_remote_code: let a checkpoint run Python code of its own.
         report: folder for ``report.json``, ``report.html`` and ``junit.xml``.
         resume: continue a run that was killed in ``report``.
@@ -192,6 +199,9 @@ def verify(
         example_inputs=example_inputs,
         roles=None if isolated else roles,
         workers=workers,
+        executor=executor,
+        address=address,
+        shard=shard,
         report=report,
         resume=resume,
         listen=listen,
@@ -207,6 +217,9 @@ def run_settings(
     example_inputs: Any = None,
     roles: Roles | None = None,
     workers: int | None = None,
+    executor: str = "local",
+    address: str = "auto",
+    shard: str | None = None,
     report: str | Path | None = None,
     resume: bool = False,
     listen: Listener | None = None,
@@ -215,12 +228,21 @@ def run_settings(
     """Run ``settings`` on ``sources``; see ``verify``. ``function`` takes the place of the subject that is named."""
     begin = time.monotonic()
     settings = settings.validated()
+    carry_out = executor_named(executor)
     isolated = not isinstance(sources, nn.Module) and function is None
     if function is None:
         subject_kind(settings.subject)
     named = function is None or ":" in settings.subject
     cases = plan_cases(sources, settings, again=None if named else reproduce or "", of_object=reproduce or "")
     described = {"sources": [case.source for case in cases], **settings.describe(limits=False)}
+    if shard is not None:
+        part = parse_shard(shard)
+        cases = part.of(cases)
+        described |= {
+            "sources": [case.source for case in cases],
+            "shard": str(part),
+            "of_sources": described["sources"],
+        }
     folder = Path(report) if report is not None else None
     past = _past(folder, described) if resume else Past()
     created = past.created or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -241,7 +263,8 @@ def run_settings(
             for case in left:
                 _run_here(case, loaded, function, collector)
         elif left:
-            run_isolated(left, limits_of(settings), workers, collector)
+            limits = limits_of(settings)
+            carry_out(Work(left, lambda _: limits, collector, workers, address))
         result = VerificationResult(
             verdicts=tuple(v for case in cases for v in _ordered(collector.verdicts.get(case.source, {}).values())),
             cases=tuple(facts for case in cases if (facts := collector.facts.get(case.source)) is not None),

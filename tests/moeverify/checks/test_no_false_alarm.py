@@ -18,9 +18,10 @@ from moeverify.subjects import prune_moe
 from moeverify.verdict import PROBLEMS
 from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
+from moeverify.verification.executors.local import run_locally
+from moeverify.verification.executors.registry import Work
 from moeverify.verification.in_process import run_case
 from moeverify.verification.limits import Limits
-from moeverify.verification.workers import run_isolated
 from synthetic_models import Spec
 from synthetic_models.names import FAMILIES
 from synthetic_models.strategies import specs
@@ -83,7 +84,9 @@ def test_every_check_passes_on_zoo_models():
         for name in types
     ]
     heard = []
-    run_isolated(cases, Limits(600.0), 1, lambda e: isinstance(e, VerdictReached) and heard.append(e.verdict))
+    run_locally(
+        Work(cases, lambda _: Limits(600.0), lambda e: isinstance(e, VerdictReached) and heard.append(e.verdict), 1)
+    )
     problems = [v for v in heard if v.status in PROBLEMS and "the subject refused" not in v.message]
     assert [(v.reproduce, v.check, v.message) for v in problems] == []
     assert len(heard) >= len(cases)
