@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -92,8 +93,9 @@ def _cluster(address: str) -> Iterator[Any]:
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))
         environment = {"PYTHONPATH": paths} | {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
         try:
+            _reach(address)
             ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": environment})
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())[:200]
             raise UsageError(
                 f"no Ray cluster at {address!r} ({line}); start one with `ray start --head`, or leave out --executor"
@@ -103,3 +105,10 @@ def _cluster(address: str) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` at once where nothing listens at ``host:port``: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
