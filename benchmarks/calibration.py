@@ -1,6 +1,7 @@
 """What one calibration pass costs, in plain forwards of the same data, for fused and for listed experts.
 
-``python -m benchmarks.calibration`` prints the smallest of several timings of each, taken in turn.
+``python -m benchmarks.calibration`` prints the smallest of several timings of each, in seconds of processor time, taken
+in turn.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ def cost(make: Callable[[], tuple[nn.Module, Any]]) -> tuple[float, float]:
     layers = expert_layout(model, find_roles(model), example).layers
     plain, observed = [], []
     for _ in range(TURNS):
-        begin = time.perf_counter()
+        begin = time.process_time()
         with torch.no_grad():
             example(model)
-        plain.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
+        plain.append(time.process_time() - begin)
+        begin = time.process_time()
         observe(model, layers, [inputs], example)
-        observed.append(time.perf_counter() - begin)
+        observed.append(time.process_time() - begin)
     return min(plain), min(observed)
 
 

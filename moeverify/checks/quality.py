@@ -26,8 +26,9 @@ def quality(context: Context) -> Finding:
     """Shows what pruning costs on lm-eval tasks: the same version, tasks, shots, limit and seeds before and after.
 
     With ``max_drop`` it fails if a task's score drops by more than that. Without, it fails if the pruned model does
-    worse, beyond two standard errors of the mean over all documents, than the original with as many channels removed
-    at random: then the pruner chose badly, or did not keep what it chose; a pass then allows any drop, and says so.
+    worse, beyond two standard errors of the mean over all documents, than the original with as many channels or experts
+    removed at random: then the pruner chose badly, or did not keep what it chose; a pass then allows any drop, and
+    says so.
     Does not say where a loss comes from, nor that a model without loss was pruned correctly.
     """
     settings = context.quality
@@ -42,13 +43,14 @@ def quality(context: Context) -> Finding:
         after = evaluate(context.pruned, tokenizer, asked)
         changes = [d for d in compare(before, after) if d.primary]
         at_random = None if settings.max_drop is not None else _at_random(context, tokenizer, asked)
-        points = [_point(0.0, before), *_curve(context, tokenizer, asked, after)]
+        points = [_point(0.0, before, 1.0), *_curve(context, tokenizer, asked, after)]
     except EvaluationError as error:
         return Finding(Status.ERROR, str(error))
     context.facts["quality"] = {
         "tasks": [_task(d) for d in changes],
         "points": points,
-        "at_random": None if at_random is None else _point(context.pruning_ratio, at_random),
+        "at_random": None if at_random is None else _point(_ratio(context), at_random, _left(context, context.pruned)),
+        "removed": _removed(context),
         "settings": {**asked.to_dict(), "max_drop": settings.max_drop},
         "versions": dict(before.versions),
     }
@@ -71,9 +73,11 @@ def quality(context: Context) -> Finding:
     deficit, stderr = _mean_loss(at_random, after)
     evidence |= {"at_random": at_random.mean, "below_random": deficit, "stderr": stderr}
     if deficit > STANDARD_ERRORS * stderr:
-        return failed(f"{said}, worse than {_scores(at_random)} with as many channels removed at random", **evidence)
+        return failed(
+            f"{said}, worse than {_scores(at_random)} with as many {_removed(context)} removed at random", **evidence
+        )
     caveat = (
-        "quality was only asked not to be clearly worse than with as many channels removed at random, "
+        f"quality was only asked not to be clearly worse than with as many {_removed(context)} removed at random, "
         f"{_scores(at_random)}, and any drop is allowed; --max-drop sets a limit"
     )
     return passed(f"{said}; {caveat}", caveat=caveat, **evidence)
@@ -85,18 +89,41 @@ def _at_random(context: Context, tokenizer: Any, asked: EvaluationSettings) -> E
 
 
 def _curve(context: Context, tokenizer: Any, asked: EvaluationSettings, after: Evaluation) -> Iterator[dict[str, Any]]:
-    """Scores at each ratio in ascending order, the case's own among them; a ratio that is refused is left out."""
-    for ratio in sorted({context.pruning_ratio, *(context.quality.curve or ())}):
-        if ratio == context.pruning_ratio:
-            yield _point(ratio, after)
+    """Scores at each ratio in ascending order, the case's own among them; a ratio that is refused is left out.
+
+    Where whole experts are removed, the ratio is theirs.
+    """
+    for ratio in sorted({_ratio(context), *(context.quality.curve or ())}):
+        if ratio == _ratio(context):
+            yield _point(ratio, after, _left(context, context.pruned))
         elif context.subject is not None and (model := _pruned(context, ratio)) is not None:
-            yield _point(ratio, evaluate(model, tokenizer, asked))
+            yield _point(ratio, evaluate(model, tokenizer, asked), _left(context, model))
+
+
+def _ratio(context: Context) -> float:
+    """The ratio that the curve varies: that of whole experts, if they are asked for."""
+    return context.ratios.get("experts") or context.pruning_ratio
+
+
+def _removed(context: Context) -> str:
+    if not context.ratios.get("experts"):
+        return "channels"
+    others = [context.pruning_ratio, *(r for role, r in context.ratios.items() if role != "experts")]
+    return "experts and channels" if any(others) else "experts"
+
+
+def _left(context: Context, model: nn.Module) -> float:
+    """The share of the original's parameters that a model has."""
+    return sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in context.original.parameters())
 
 
 def _pruned(context: Context, ratio: float) -> nn.Module | None:
     model = copy.deepcopy(context.original)
+    asked: dict[str, Any] = {"pruning_ratio": ratio}
+    if context.ratios.get("experts"):
+        asked = {"pruning_ratio": context.pruning_ratio, "ratios": {**context.ratios, "experts": ratio}}
     try:
-        answer = context.subject(model, context.example_inputs, pruning_ratio=ratio, seed=context.seed)  # type: ignore[misc]  # the caller asks for it
+        answer = context.subject(model, context.example_inputs, seed=context.seed, **asked)  # type: ignore[misc]  # the caller asks for it
         model = answer.result(model) if isinstance(answer, Pruned) else model
     except MoEVerifyError as error:
         context.facts.setdefault("quality_refused", []).append({"ratio": ratio, "reason": str(error)})
@@ -104,9 +131,9 @@ def _pruned(context: Context, ratio: float) -> nn.Module | None:
     return model.eval()
 
 
-def _point(ratio: float, evaluation: Evaluation) -> dict[str, Any]:
+def _point(ratio: float, evaluation: Evaluation, left: float) -> dict[str, Any]:
     scores = {s.name: {"value": s.value, "stderr": s.stderr, "chance": s.chance} for s in evaluation.primary}
-    return {"ratio": ratio, "mean": evaluation.mean, "scores": scores}
+    return {"ratio": ratio, "left": round(left, 4), "mean": evaluation.mean, "scores": scores}
 
 
 def _task(change: Difference) -> dict[str, Any]:
