@@ -95,11 +95,19 @@ def _rows(keep: KeepMap, name: str, dim: int) -> np.ndarray:
         found = keep.positions(name, dim)
         return np.sort(np.arange(keep.base[name][dim]) if found is None else found)
     experts = [*keep.experts[axis.layer], *range(axis.count, keep.base[name][0])]
-    rows = np.tile(np.arange(keep.shape(name)[dim]), (keep.base[name][0], 1))
+    rows = np.tile(_first_units(keep, name, dim), (keep.base[name][0], 1))
     for after, before in enumerate(experts):
         found = keep.positions(name, dim, after)
         rows[int(before)] = np.sort(np.arange(keep.base[name][dim]) if found is None else found)
     return rows
+
+
+def _first_units(keep: KeepMap, name: str, dim: int) -> np.ndarray:
+    """Positions of the first units of each class: what experts that are gone keep, whole units as the others do."""
+    held = np.ones(keep.base[name][dim], dtype=bool)
+    for slot in keep.structure.slots.get((name, dim), ()):
+        held[slot.positions[keep.count(slot.number) :].ravel()] = False
+    return np.flatnonzero(held)
 
 
 def _cuts(keep: KeepMap) -> Iterator[dict[str, Any]]:
