@@ -21,6 +21,7 @@ from moeverify.base.foreign import left_by
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.pruning.choice.batches import FEW_POSITIONS, Batch, NoBatch, batch_scores, batches_of
+from moeverify.pruning.choice.camera import CameraImportance
 from moeverify.pruning.choice.formulas import formula_of, is_random
 from moeverify.pruning.choice.parts import Part, Source, as_linear, sources_of
 from moeverify.pruning.choice.routing_importance import RoutingImportance
@@ -68,8 +69,9 @@ def score_classes(
 
 
 def _asked_for_groups(importance: Any) -> Any:
-    """The importance that scores groups: of one that knows routing, the one that it leaves them to."""
-    return importance.base if type(importance).__call__ is RoutingImportance.__call__ else importance
+    """The importance that scores groups: of one that knows experts, the one that it leaves all else to."""
+    leaves = type(importance).__call__ in (RoutingImportance.__call__, CameraImportance.__call__)
+    return importance.base if leaves else importance
 
 
 def _by_class(

@@ -15,6 +15,7 @@ from torch_pruning.pruner.importance import FPGMImportance
 import moeverify as mv
 from moeverify.errors import PruningRefused
 from moeverify.pruning.choice import batches, formulas
+from moeverify.pruning.choice.camera import CameraImportance
 from moeverify.pruning.choice.routing_importance import RoutingImportance
 from moeverify.pruning.choice.scores import score_classes, score_units
 
@@ -256,10 +257,12 @@ def test_a_missing_gradient_is_refused_or_passed_over_as_torch_pruning_does():
     assert torch.allclose(scores, wanted, rtol=1e-5)
 
 
-def test_classes_outside_of_experts_are_left_to_the_base_of_routing():
+@pytest.mark.parametrize("kind", [RoutingImportance, CameraImportance])
+def test_classes_outside_of_experts_are_left_to_the_base(kind, monkeypatch):
     model, graph, classes = model_of(Stacks)
-    routing = RoutingImportance(model, [TOKENS])
+    knowing = kind(model, [TOKENS])
     hidden = next(c for c in graph.classes if c.role == "hidden")
-    of_experts, of_hidden = score_classes(graph, [*classes, hidden], routing)
-    assert torch.equal(of_experts, routing.score_class(classes[0]))
-    assert torch.equal(of_hidden, score_units(graph, hidden, routing.base))
+    monkeypatch.setattr("moeverify.pruning.choice.scores._one_by_one", None)  # not taken
+    of_experts, of_hidden = score_classes(graph, [*classes, hidden], knowing)
+    assert torch.equal(of_experts, knowing.score_class(classes[0]))
+    assert torch.equal(of_hidden, score_units(graph, hidden, knowing.base))
