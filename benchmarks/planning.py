@@ -143,6 +143,11 @@ def table(points: list[dict[str, Any]], starts: list[dict[str, Any]]) -> str:
             f"| {p['first'] / unit:.1f} ({p['first'] / p['everyone']:.1f}) "
             f"| {p['later'] / unit:.1f} ({p['later'] / p['everyone']:.1f}) |"
         )
+    known = [p for p in points if p["importance"] != "unknown"]
+    for name in ("first", "later"):
+        most = max((p[name] / p["forward"] for p in known), default=0.0)
+        reached = "reached" if most <= TARGET else "missed"
+        lines += ["", f"The target is {reached} by a {name} plan with known importances: at most {most:.1f} forwards."]
     lines += [
         "",
         "CPU seconds of commands from start to end, and of importing the libraries alone that they need.",
