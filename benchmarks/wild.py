@@ -1,8 +1,9 @@
 """Our pruner on models of other people's making: what is found, what is pruned, what every check says.
 
 ``python -m benchmarks.wild`` verifies each model of ``wild_models`` that is installed and writes
-``reports/baselines/wild.json`` and the table ``wild.md`` beside it. ``tox run -e wild`` does so with the packages. A
-model that is named is run again; the others keep their last results.
+``reports/baselines/wild.json`` and the table ``wild.md`` beside it. ``tox run -e wild`` does so with the packages.
+A model that is named is run again; the others keep their last results. ``--resume`` takes over the reports that are
+in the folder of the runs.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def row(model: WildModel, result: VerificationResult) -> dict[str, Any]:
         "after": model.after,
         "package": model.package,
         "routed": model.routed,
+        "channels": model.channels,
+        "experts_at": model.experts_at,
         "experts": len(roles.get("experts", ())),
         "routers": len(roles.get("routers", ())),
         "shared": len(roles.get("shared_experts", ())),
@@ -62,8 +65,13 @@ def _anywhere(text: str) -> str:
 
 
 def pruned_roles(data: Mapping[str, Any]) -> set[str]:
-    """Roles of which something was removed; experts that the roles do not name count by their place."""
-    return {role for role, _, before, after in data["sizes"] if after < before}
+    """Roles of which something was removed; experts whose roles are not found count by their place."""
+    at = data["experts_at"]
+    return {
+        "routed_experts" if at and where == at else role
+        for role, where, before, after in data["sizes"]
+        if after < before
+    }
 
 
 def experts_pruned(data: Mapping[str, Any]) -> bool:
@@ -74,7 +82,8 @@ def experts_pruned(data: Mapping[str, Any]) -> bool:
 def table(rows: Mapping[str, Mapping[str, Any]], packages: Mapping[str, str]) -> str:
     """The results as Markdown."""
     routed = {name: data for name, data in rows.items() if data["routed"]}
-    cut = [name for name, data in routed.items() if experts_pruned(data)]
+    inner = {name: data for name, data in routed.items() if data["channels"]}
+    cut = [name for name, data in inner.items() if experts_pruned(data)]
     more = [name for name, data in routed.items() if pruned_roles(data) & {"hidden", "heads"}]
     failed = [name for name, data in rows.items() if any(data["checks"][c] in _BAD for c in data["checks"])]
     open_ = [name for name, data in rows.items() if "inconclusive" in data["checks"].values() and name not in failed]
@@ -87,8 +96,10 @@ def table(rows: Mapping[str, Mapping[str, Any]], packages: Mapping[str, str]) ->
         f"{len(rows)} models: {sum(not d['package'] for d in rows.values())} hand-written after public layouts, "
         f"{sum(bool(d['package']) for d in rows.values())} from packages.",
         "",
-        f"- {len(cut)} of {len(routed)} models with routed experts have channels of these experts pruned.",
-        f"- {len(more)} of {len(routed)} have hidden channels or heads pruned as well.",
+        f"- {len(routed)} models have routed experts; in {len(routed) - len(inner)} of them these are one neuron or "
+        "one layer each, with nothing inside that could go.",
+        f"- {len(cut)} of the other {len(inner)} have channels of these experts pruned.",
+        f"- {len(more)} of the {len(routed)} have hidden channels or heads pruned.",
         f"- {len(rows) - len(failed) - len(open_)} pass all checks that apply, {len(open_)} have an inconclusive one, "
         f"{len(failed)} a failure.",
         "",
@@ -123,12 +134,21 @@ def _counts(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(sorted(statuses)) if s != "skip")
 
 
+def _result(model: WildModel, folder: Path, timeout: float, resume: bool) -> VerificationResult:
+    """A run of one model, or the report of one that is there."""
+    if resume and (folder / "report.json").exists():
+        return VerificationResult.from_json((folder / "report.json").read_text("utf-8"))
+    return verify(model.source, timeout=timeout, workers=1, report=folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Verify, write and print; 1 if a check failed somewhere."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="*", help="run only these again")
     parser.add_argument("--kind", choices=("handwritten", "packaged"), help="run only these")
     parser.add_argument("--output", type=Path, default=Path("reports/baselines"), help="folder of the results")
+    parser.add_argument("--runs", type=Path, default=Path("reports/wild"), help="folder of the runs' own reports")
+    parser.add_argument("--resume", action="store_true", help="take over the reports that are there")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that one model may take")
     options = parser.parse_args(arguments)
     path = options.output / "wild.json"
@@ -138,8 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = name in options.models if options.models else options.kind in (None, model.kind)
         if not named or not model.installed:
             continue
-        result = verify(model.source, timeout=options.timeout, workers=1)
-        rows[name] = row(model, result)
+        rows[name] = row(model, _result(model, options.runs / name, options.timeout, options.resume))
         print(f"{name}: {_counts(rows[name])}", flush=True)
         rows = {other: rows[other] for other in known if other in rows}
         document = {"versions": versions(), "models": rows}

@@ -9,7 +9,19 @@ from pathlib import Path
 
 HAND_WRITTEN, PACKAGED = "handwritten", "packaged"
 # Models that choose tokens or values, and hold no experts that are chosen.
-WITHOUT_EXPERTS = frozenset({"mixture_of_depths", "product_keys"})
+WITHOUT_EXPERTS = frozenset({"light_and_heavy", "mixture_of_depths", "pkm_layer", "product_keys"})
+
+# Models whose experts are one neuron or one layer each: nothing inside of them can go.
+WITHOUT_CHANNELS = frozenset({"depthwise_experts", "million_experts", "peer_layer", "soft_vit"})
+# Where the experts' channels lie in models whose roles are not found.
+EXPERTS_AT = {
+    "flattened": "moes.*",
+    "graph_moe": "layers.*",
+    "grouped_einsum": "block.moe",
+    "hierarchical_stacks": "layer.experts",
+    "parallel_lists": "trf_blocks.*.ff",
+    "parameter_lists": "mlp.calculator.experts",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,16 @@ class WildModel:
     def routed(self) -> bool:
         """Whether the model has routed experts."""
         return self.name not in WITHOUT_EXPERTS
+
+    @property
+    def channels(self) -> bool:
+        """Whether its routed experts have channels of their own."""
+        return self.routed and self.name not in WITHOUT_CHANNELS
+
+    @property
+    def experts_at(self) -> str:
+        """The place of classes inside its experts, if their roles are not found."""
+        return EXPERTS_AT.get(self.name, "")
 
     @property
     def installed(self) -> bool:

@@ -67,8 +67,8 @@ def test_the_table_says_what_was_found_pruned_and_left():
     data = row(model, result)
     assert experts_pruned(data)
     text = table({model.name: data}, {"torch": "2"})
-    assert "1 of 1 models with routed experts" in text
-    assert "0 of 1 have hidden channels or heads" in text
+    assert "1 of the other 1 have channels of these experts pruned" in text
+    assert "0 of the 1 have hidden channels or heads" in text
     assert f"- {model.name}, causal: not seen" in text
     assert f"- {model.name}: heads is left alone" in text
     assert "2 (listed), 1, 0 | 40% | routed_experts | 1 inconclusive, 2 pass" in text

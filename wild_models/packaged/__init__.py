@@ -1,0 +1,1 @@
+"""MoE models whose layers come from packages of others; ``requirements.txt`` pins each."""
