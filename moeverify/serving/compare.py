@@ -81,6 +81,9 @@ def judge(name: str, answers: Sequence[Answer], base: Sequence[float], pruned: S
 
 
 def _compared(label: str, base: np.ndarray, pruned: np.ndarray) -> tuple[Status, str]:
+    silent = int((~np.isfinite(pruned)).sum())
+    if silent > len(pruned) / 2 and np.isfinite(base).all():
+        return Status.FAIL, f"{label} gives numbers for the base, and none for the pruned model on {silent} prompts"
     numbers = f"log-probabilities differ by {_number(pruned)}, in the base by {_number(base)}"
     if (pruned <= TOLERANCE).all():
         note = "" if np.median(base) <= TOLERANCE else "; it disagrees with transformers on the base"

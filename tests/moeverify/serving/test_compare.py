@@ -37,6 +37,11 @@ def test_the_pruned_model_may_differ_by_what_its_base_does(base, pruned, status)
     assert judge("fake", (SERVED, SERVED), base, pruned).status is status
 
 
+def test_an_engine_that_gives_no_numbers_for_the_pruned_model_fails_it():
+    outcome = judge("fake", (SERVED, SERVED), [1e-6] * 4, [float("inf")] * 4)
+    assert outcome.message == "fake 3 gives numbers for the base, and none for the pruned model on 4 prompts"
+
+
 def test_an_engine_that_refuses_the_base_is_skipped_with_its_reason():
     outcome = judge("fake", (refused("unknown type"), refused("unknown type")), (), ())
     assert outcome.status is Status.SKIP
