@@ -48,6 +48,7 @@ def sizes_of(config: Mapping[str, Any]) -> dict[str, int]:
         "groups": config.get("n_group"),
         "topk_group": config.get("topk_group"),
         "hidden": hidden,
+        "heads": heads,
         "expert_channels": config.get("moe_intermediate_size") or config.get("intermediate_size"),
         "head_size": config.get("head_dim")
         or (hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None),
@@ -71,17 +72,25 @@ def _groups_divide(value: int, sizes: Mapping[str, int]) -> bool:
     return value % sizes.get("groups", 1) == 0
 
 
+def _all_heads(value: int, sizes: Mapping[str, int]) -> bool:
+    heads = sizes.get("heads", 0) * sizes.get("head_size", 0)
+    return not heads or value == heads
+
+
 def _group_size(most: int) -> Callable[[int, Mapping[str, int]], bool]:
     return lambda value, sizes: value // sizes.get("groups", value) <= most
 
 
 _WORDS = ", ".join(map(str, _HEAD_SIZES)), ", ".join(map(str, _FUSED_COUNTS))
+_DERIVED_HEADS = "the head size is worked out as hidden size / heads, whatever head_dim says"
 _K_QUANTS = "k-quants want rows of a multiple of 256 values; others are quantised less far"
 VLLM_LIMITS = (
     Limit("head_size", _one_of(*_HEAD_SIZES), f"attention on CPUs takes head sizes {_WORDS[0]}",
           "vllm 0.32.0, v1/attention/backends/cpu_attn.py", "read 2026-11-26", refuses=True),
     Limit("experts", _one_of(*_FUSED_COUNTS), f"the fused router kernel on GPUs takes {_WORDS[1]} experts",
           "vllm-project/vllm#50982", "2026-08-04", types=("deepseek_v4",), refuses=True),
+    Limit("hidden", _all_heads, _DERIVED_HEADS, "vllm 0.32.0, model_executor/models/qwen2_moe.py", "read 2026-11-26",
+          types=("qwen2_moe",), refuses=True),
     Limit("experts", _groups_divide, "experts that groups do not divide fall back to plain top-k",
           "vllm-project/vllm#29439", "read 2026-11"),
     Limit("experts", _multiple(2), "expert parallelism wants a count that its size divides",
@@ -94,6 +103,8 @@ VLLM_LIMITS = (
           "ROCm/aiter#2369", "read 2026-11"),
 )  # fmt: skip
 LLAMA_CPP_LIMITS = (
+    Limit("hidden", _all_heads, _DERIVED_HEADS, "xllamacpp 2026.10.11549, reports/baselines/served.md",
+          "tried 2026-11-26", types=("qwen2_moe",), refuses=True),
     Limit("hidden", _multiple(256), _K_QUANTS, "ggml-org/llama.cpp#1921", "2023-06-18"),
     Limit("expert_channels", _multiple(256), _K_QUANTS, "ggml-org/llama.cpp#1921", "2023-06-18"),
     Limit("experts", _groups_divide, "its metadata hold one number of experts a group",

@@ -28,6 +28,7 @@ def test_every_limit_has_a_source_a_date_and_a_size_that_is_known():
 
 def test_sizes_are_found_under_the_names_of_types_and_in_the_text_part():
     assert sizes_of({"num_local_experts": 4, "hidden_size": 64, "num_attention_heads": 4})["head_size"] == 16
+    assert sizes_of({"hidden_size": 64, "num_attention_heads": 4})["heads"] == 4
     assert sizes_of({"text_config": {"num_experts": 6, "head_dim": 64}}) == {"experts": 6, "head_size": 64}
     assert sizes_of({"num_experts": [4, 8]}) == {}
 
@@ -62,6 +63,15 @@ def test_a_plan_is_refused_for_an_engine_that_would_refuse_its_sizes():
     assert plan_judge(VLLM)(before, {("n_routed_experts",): 128}) == []
     # The base is refused as well: no matter of the plan.
     assert plan_judge(VLLM)({**before, "n_routed_experts": 240}, {("n_routed_experts",): 144}) == []
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
+def test_hidden_channels_of_a_type_whose_head_size_engines_work_out_stop_the_plan(engine):
+    config = {"model_type": "qwen2_moe", "hidden_size": 512, "num_attention_heads": 4, "moe_intermediate_size": 256}
+    with pytest.raises(PruningRefused, match="hidden 256: the head size is worked out as hidden size / heads"):
+        plan_judge(engines_named(engine))(config, {("hidden_size",): 256, ("head_dim",): 128})
+    other = {**config, "model_type": "qwen3_moe"}
+    assert plan_judge(engines_named(engine))(other, {("hidden_size",): 256, ("head_dim",): 128}) == []
 
 
 def test_what_an_engine_serves_less_well_is_a_note():
