@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.base.memory import is_out_of_memory
@@ -56,7 +58,7 @@ def reload(context: Context) -> Finding:
         certified = context.certify(base, context.saved.folder)
         if certified.status is Status.FAIL:
             return certified
-    finding = reloaded(model, inputs, context.dtype, saved=context.saved)
+    finding = reloaded(model, inputs, _stored_as(context.original), saved=context.saved)
     if certified is None or finding.status is not Status.PASS:
         return finding
     if certified.status is not Status.PASS:
@@ -119,6 +121,15 @@ def reloaded(
                           f"of the largest (allowed {allowed:.0e})", difference=worst, tolerance=allowed)  # fmt: skip
     how = "bit for bit" if not limit else f"to {most:.1e} (allowed {limit:.0e} on {device.type})"
     return passed(f"a fresh process gives the same {', '.join(list(expected)[:3])} {how}, all keys accounted for")
+
+
+def _stored_as(model: nn.Module) -> str:
+    """The precision of most weights: a model that a function makes may have another than ``--dtype`` says."""
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            counts[parameter.dtype] += parameter.numel()
+    return str(counts.most_common(1)[0][0] if counts else torch.float32).removeprefix("torch.")
 
 
 def _distance(before: torch.Tensor, after: torch.Tensor) -> float:

@@ -39,6 +39,10 @@ def shapes(context: Context) -> Finding:
         return failed(f"the pruned model does not run: {type(error).__name__}: {error}", error=repr(error))
     if got.keys() != original.keys():
         name = min(got.keys() ^ original.keys())
+        if unsteady := context.behaviour.unsteady:
+            return inconclusive(
+                f"the original's {unsteady} differs between two equal forwards, and so may {name}; see deterministic"
+            )
         return failed(f"{name} is returned by {'the pruned model' if name in got else 'the original'} alone")
     finding = _shapes(context, inputs, original, got)
     if isinstance(finding, Finding):

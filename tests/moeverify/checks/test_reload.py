@@ -11,7 +11,7 @@ from moeverify.checks import CHECKS
 from moeverify.checks import reload as reload_module
 from moeverify.checks.context import Context
 from moeverify.models.device import release_cached_memory
-from moeverify.subjects import prune_moe
+from moeverify.subjects import Pruned, prune_moe
 from moeverify.verdict import Status
 from synthetic_models import Spec
 
@@ -109,3 +109,14 @@ def test_cached_memory_of_a_gpu_is_free_before_the_fresh_process_loads(monkeypat
 def test_without_a_gpu_there_is_nothing_to_free(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("starts CUDA"))
     release_cached_memory()
+
+
+def test_a_model_is_loaded_in_the_precision_that_it_came_in():
+    """A function may make a model in another precision than the run's, which is float32 unless asked for."""
+    model = synthetic_models.build(SPEC).to(torch.bfloat16)
+    inputs = synthetic_models.example_inputs(SPEC)
+    inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+    found = CHECKS["reload"](Context("a test", model, copy.deepcopy(model), inputs, Pruned(), 0.5, 0, "float32"))
+    assert found.status is Status.PASS, found.message
+    cast = Context("a test", model.float(), copy.deepcopy(model).bfloat16(), inputs, Pruned(), 0.5, 0, "float32")
+    assert CHECKS["reload"](cast).status is not Status.PASS

@@ -105,6 +105,18 @@ def test_every_output_is_looked_at(change, message):
     assert message in found.message
 
 
+def test_an_original_that_returns_more_each_time_is_no_fault_of_the_pruning():
+    class Growing(Decoder):
+        calls = 0
+
+        def forward(self, x):
+            Growing.calls += 1
+            return super().forward(x) | {f"score {n}": x.mean() + Growing.calls for n in range(Growing.calls)}
+
+    found = finding(lambda model: None, Growing())
+    assert found.status is Status.INCONCLUSIVE, found.message
+
+
 def test_a_size_that_depends_on_the_data_is_free():
     assert finding(returns(lambda out: {**out, "high": out["high"][:-1]})).status is Status.PASS
 
