@@ -12,7 +12,6 @@ from typing import Any
 import moeverify.certification.relations  # noqa: F401  registers the relations
 from moeverify.base.versions import versions
 from moeverify.certification.evidence import Evidence, NotVisible, Options
-from moeverify.certification.folders.inventory import resolve_folder
 from moeverify.certification.oracle.running import one_line
 from moeverify.certification.relations.registry import inconclusive, relations_for
 from moeverify.certification.relations.values import classes_of
@@ -20,6 +19,7 @@ from moeverify.certification.summary import case_facts
 from moeverify.checks.registry import Finding
 from moeverify.errors import MoEVerifyError, SourceError, UsageError
 from moeverify.models.device import check_device
+from moeverify.models.folder.inventory import resolve_folder
 from moeverify.serving.engines import engines_named
 from moeverify.serving.settings import SECONDS
 from moeverify.verdict import CaseFacts, Verdict

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from moeverify.base.foreign import left_by
-from moeverify.certification.folders.inventory import Inventory, take_inventory
 from moeverify.certification.matching.compare import Compared, compare_all
 from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.matching.recover import recover
-from moeverify.certification.naming.checkpoint import Checkpoint, open_checkpoint
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
+from moeverify.models.folder.checkpoint import Checkpoint, open_checkpoint
+from moeverify.models.folder.inventory import Inventory, take_inventory
 from moeverify.serving.settings import SECONDS
 
 T = TypeVar("T")

@@ -18,10 +18,10 @@ from moeverify.certification.classify import Headline, is_permuted
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.keys import as_bits
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.certification.relations.entries import differing, is_count
 from moeverify.certification.relations.values import classes_of
 from moeverify.errors import PlanError
+from moeverify.models.folder.checkpoint import Checkpoint
 
 SCHEMA_VERSION = "1.0"
 _SELECTIONS = (Headline.SELECTION, Headline.PERMUTED, Headline.CAST)

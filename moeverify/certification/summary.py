@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.folders.inventory import Inventory
 from moeverify.certification.matching.maps import KeepMap
+from moeverify.models.folder.inventory import Inventory
 
 
 def case_facts(evidence: Evidence, headline: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moeverify.certification.folders.headers import read_header
-from moeverify.certification.folders.reader import Reader
+from moeverify.models.folder.headers import read_header
+from moeverify.models.folder.reader import Reader
 
 
 def write(file, header, data=b"", *, length=None):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moeverify.certification.folders.inventory import INDEX, resolve_folder, take_inventory
 from moeverify.errors import SourceError
+from moeverify.models.folder.inventory import INDEX, resolve_folder, take_inventory
 from moeverify.models.zoo import build_zoo
 
 

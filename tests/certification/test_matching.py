@@ -10,8 +10,8 @@ from foundry import Draft
 from moeverify.certification.matching.compare import Relation, compare_all
 from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.recover import recover
-from moeverify.certification.naming.checkpoint import open_checkpoint
 from moeverify.certification.structure.structure import structure_of
+from moeverify.models.folder.checkpoint import open_checkpoint
 
 # type: (entry that counts experts, entry of their width, width, transposed, interleaved)
 TYPES = {

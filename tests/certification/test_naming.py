@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moeverify.certification.folders.inventory import take_inventory
-from moeverify.certification.folders.reader import Reader
-from moeverify.certification.naming.assembly import name_tensors
-from moeverify.certification.naming.skeleton import build_skeleton
 from moeverify.errors import SourceError
+from moeverify.models.folder.assembly import name_tensors
+from moeverify.models.folder.inventory import take_inventory
+from moeverify.models.folder.reader import Reader
+from moeverify.models.folder.skeleton import build_skeleton
 from moeverify.models.zoo import build_zoo
 
 

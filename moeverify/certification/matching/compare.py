@@ -16,7 +16,7 @@ import torch
 from moeverify.certification.matching.explain import Maps, alternative, difference
 from moeverify.certification.matching.keys import as_bits, in_type
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.models.folder.checkpoint import Checkpoint
 
 # Matrices are compared in blocks of rows of so many bytes.
 _BLOCK_BYTES = 1 << 26

@@ -10,7 +10,7 @@ import torch
 
 from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.models.folder.checkpoint import Checkpoint
 
 SAMPLES = 16
 # An expert is recognised by this share of its rows.

@@ -12,7 +12,7 @@ import torch
 from moeverify.certification.matching.experts import SAMPLES
 from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.models.folder.checkpoint import Checkpoint
 
 # Tensors of an entry that are compared.
 TENSORS = 8

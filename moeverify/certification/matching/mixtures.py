@@ -10,7 +10,7 @@ import torch
 
 from moeverify.certification.matching.compare import Compared, Relation
 from moeverify.certification.matching.maps import KeepMap
-from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.models.folder.checkpoint import Checkpoint
 
 # Values of an expert that its weights are estimated from, and what they may leave unexplained.
 _SAMPLES, _RESIDUAL = 2048, 0.05

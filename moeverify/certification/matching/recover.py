@@ -11,8 +11,8 @@ from moeverify.certification.matching.experts import ExpertMatcher, router_rows
 from moeverify.certification.matching.lists import ListMatcher, shortened_lists
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.matching.units import UnitMatcher
-from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.certification.structure.structure import Structure
+from moeverify.models.folder.checkpoint import Checkpoint
 
 
 def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:

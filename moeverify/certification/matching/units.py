@@ -10,8 +10,8 @@ import torch
 
 from moeverify.certification.matching.keys import hash_rows, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.coupling.solving.classes import Member
+from moeverify.models.folder.checkpoint import Checkpoint
 
 # Values of a unit that are looked at in one member, and members that are asked.
 SAMPLES, MEMBERS = 24, 8

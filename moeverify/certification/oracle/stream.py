@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from moeverify.certification.naming.checkpoint import Checkpoint
+from moeverify.models.folder.checkpoint import Checkpoint
 
 # Rows of a matrix that are multiplied at once take so many bytes in float64.
 BLOCK_BYTES = 1 << 26

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from moeverify.certification.evidence import NotVisible
-from moeverify.certification.naming.checkpoint import Checkpoint
-from moeverify.certification.naming.skeleton import skeleton_of
 from moeverify.certification.oracle.running import one_device
 from moeverify.certification.oracle.stream import Stream, Weight
 from moeverify.checks.evidence.kept import Kept
+from moeverify.models.folder.checkpoint import Checkpoint
+from moeverify.models.folder.skeleton import skeleton_of
 from moeverify.models.forward import outermost_with
 
 # Weights of fewer values are held; they are norms, biases, tables and small routers.

@@ -8,11 +8,11 @@ from typing import Any
 
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
 from moeverify.certification.matching.lists import lengths
-from moeverify.certification.naming.checkpoint import Checkpoint
 from moeverify.certification.relations.engines import contradictions
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.registry import Finding, failed, passed
+from moeverify.models.folder.checkpoint import Checkpoint
 
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moeverify.certification.naming.skeleton import Skeleton
 from moeverify.certification.structure.axes import with_entry
+from moeverify.models.folder.skeleton import Skeleton
 
 # Entries that no forward of a saved model reads.
 _NO_EFFECT = re.compile(

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moeverify.certification.naming.skeleton import Skeleton, skeleton_of
 from moeverify.errors import SourceError
+from moeverify.models.folder.skeleton import Skeleton, skeleton_of
 from moeverify.models.roles import FoundRoles, MoELayer
 
 Axis = tuple[str, int]  # (parameter, dim)

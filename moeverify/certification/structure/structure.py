@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from moeverify.certification.naming.skeleton import Skeleton
 from moeverify.certification.structure.axes import Axis, ExpertAxis, expert_axes
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.couplings import trace_couplings
+from moeverify.models.folder.skeleton import Skeleton
 from moeverify.models.roles import FoundRoles, find_roles
 from moeverify.models.sources import quiet_transformers
 

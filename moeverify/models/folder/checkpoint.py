@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from moeverify.certification.folders.inventory import Inventory, take_inventory
-from moeverify.certification.folders.reader import Reader
-from moeverify.certification.naming.assembly import Assembly, Naming, name_tensors
-from moeverify.certification.naming.skeleton import Skeleton, build_skeleton
+from moeverify.models.folder.assembly import Assembly, Naming, name_tensors
+from moeverify.models.folder.inventory import Inventory, take_inventory
+from moeverify.models.folder.reader import Reader
+from moeverify.models.folder.skeleton import Skeleton, build_skeleton
 
 # Tensors that were put together are kept while they are compared; so much of them at most.
 _CACHE_BYTES = 1 << 26

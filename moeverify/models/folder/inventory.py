@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moeverify.base.documents import DocumentLimits, read_document
-from moeverify.certification.folders.headers import Stored, read_header
 from moeverify.errors import FileError, SourceError
+from moeverify.models.folder.headers import Stored, read_header
 
 _LIMITS = DocumentLimits(not_finite=True)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

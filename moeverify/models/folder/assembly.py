@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from moeverify.certification.folders.headers import Stored
-from moeverify.certification.folders.reader import Reader
-from moeverify.certification.naming.skeleton import Skeleton
+from moeverify.models.folder.headers import Stored
+from moeverify.models.folder.reader import Reader
+from moeverify.models.folder.skeleton import Skeleton
 
 Sources = Mapping[str, tuple[Stored, ...]]
 
@@ -69,6 +69,11 @@ class Assembly:
         except Exception:
             return False
         return tuple(one.shape) == (1, *self.shape[1:])
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether it is worth reading slice by slice: a matrix for each expert."""
+        return len(self.shape) > 2 and self.sliced
 
     def read(self, part: int | None = None) -> torch.Tensor:
         """The values; with ``part`` one slice along dimension 0 of a tensor that is ``sliced``."""
@@ -130,6 +135,7 @@ class Naming:
     ``missing`` are names of the model without a tensor, ``unexpected`` tensors on disk without a name in the model,
     ``ignored`` those that the architecture leaves out on purpose (multi-token prediction layers). ``broken`` has a
     line for each tensor whose sources do not give its shape, ``misnumbered`` for experts that are not 0, 1, 2, ...
+    ``conversions`` are those of transformers that the stored names asked for; saving reverses them.
     """
 
     tensors: Mapping[str, Assembly]
@@ -138,6 +144,7 @@ class Naming:
     ignored: tuple[str, ...]
     broken: Mapping[str, str] = field(default_factory=dict)
     misnumbered: tuple[str, ...] = ()
+    conversions: tuple[Any, ...] = ()
 
 
 def name_tensors(stored: Mapping[str, Stored], skeleton: Skeleton, reader: Reader) -> Naming:
@@ -186,6 +193,7 @@ def name_tensors(stored: Mapping[str, Stored], skeleton: Skeleton, reader: Reade
         tuple(n for n in unexpected if _matches(n, left_out)),
         _broken(tensors, skeleton),
         tuple(_misnumbered(groups)),
+        tuple(entry for entry in mapping if entry.was_used()),
     )
 
 

@@ -1,1 +1,0 @@
-"""What lies in a checkpoint folder: headers, index, configuration, values."""
