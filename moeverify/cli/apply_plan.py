@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moeverify.cli.app import command
-from moeverify.cli.options import Device, Overwrite, Seed, TrustRemoteCode
+from moeverify.cli.options import Device, InMemory, Overwrite, Seed, TrustRemoteCode
 
 
 @command("apply-plan", needs="moeverify.pruning.checkpoint.checkpoint")
@@ -19,6 +19,7 @@ def apply_plan_command(
     device: Device = "cpu",
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    in_memory: InMemory = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Make a pruned checkpoint again from its plan and its base, byte for byte."""
@@ -34,6 +35,7 @@ def apply_plan_command(
             seed=seed,
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
+            in_memory=in_memory,
             progress=progress,
         )
     tell_saved(done)

@@ -17,6 +17,9 @@ SourceNames = Annotated[list[str] | None, typer.Argument(help=f"Models: {forms.S
 SourceName = Annotated[str, typer.Argument(help=f"The model: {forms.SOURCES}.")]
 ReportFolder = Annotated[Path, typer.Argument(help="Folder of a report, or its report.json.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
+InMemory = Annotated[
+    bool, typer.Option("--in-memory", help="Load the whole model instead of reading its files in turn.")
+]
 
 
 def typer_option(option: Option) -> Any:

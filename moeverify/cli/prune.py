@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moeverify.cli.app import command
-from moeverify.cli.options import Device, Overwrite, Seed, SourceName, TrustRemoteCode, with_options
+from moeverify.cli.options import Device, InMemory, Overwrite, Seed, SourceName, TrustRemoteCode, with_options
 from moeverify.errors import UsageError
 from moeverify.verification.settings import SELECTION, Settings, check_evidence, selected
 
@@ -29,6 +29,7 @@ def prune_command(
     device: Device = "cpu",
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    in_memory: InMemory = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Prune a model and save it as a checkpoint that plain transformers loads, with its plan beside it."""
@@ -75,6 +76,7 @@ def prune_command(
             device=device,
             trust_remote_code=trust_remote_code,
             overwrite=overwrite,
+            in_memory=in_memory,
             plan_only=plan is not None,
             save_statistics=save_statistics,
             expert_criterion=criterion_from(selection.expert_criterion),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -40,6 +41,11 @@ def _outermost_configured(module: nn.Module, path: str) -> Iterator[str]:
         return
     for name, child in module.named_children():
         yield from _outermost_configured(child, f"{path}.{name}" if path else name)
+
+
+def without_initial_values() -> AbstractContextManager[None]:
+    """A context in which transformers fills no weights."""
+    return _no_initial_values()
 
 
 def skeleton(model: nn.Module, config: Any) -> nn.Module:

@@ -43,6 +43,7 @@ from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.folds import apply_folds
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.step.afterwards import catch_up, refuse_inexpressible
+from moeverify.pruning.step.ahead import Reading, score_ahead
 from moeverify.pruning.step.heads import counts_now, head_counts_after, output_sizes, write_head_counts
 from moeverify.pruning.step.interactive import Listed, cut_groups
 from moeverify.pruning.step.prepare import Prepared, prepare, probe_of
@@ -239,17 +240,19 @@ class MoEPruner:
     def _downstream_node_as_root_if_attention(self, group: Group) -> Group:
         return group  # asked for by Torch-Pruning's OBDC importance; groups here need no other root
 
-    def plan(self) -> Plan:
-        """What ``step`` would remove; nothing is changed.
+    def plan(self, *, reading: Reading | None = None) -> Plan:
+        """What ``step`` would remove; nothing is changed. ``reading`` orders the reading of weights that stay in files.
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
-        return self._prepare(max(self.current_step, 1)).plan
+        return self._prepare(max(self.current_step, 1), reading).plan
 
-    def _prepare(self, step: int) -> Prepared:
+    def _prepare(self, step: int, reading: Reading | None = None) -> Prepared:
         own = type(self).estimate_importance is not MoEPruner.estimate_importance
         self._selection.importance = self.estimate_importance if own else self.importance
         experts = None if self._experts is None else self._experts.at(step)
+        if reading is not None:
+            experts = score_ahead(self._selection, step, experts, self.example, reading)
         return prepare(self._selection, step, self.round_to, self.example, self.num_heads, experts)
 
     @property

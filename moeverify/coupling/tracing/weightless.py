@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.coupling.tracing.loops import Loops
+from moeverify.models.folder.stored_tensor import StoredTensor
 
 # So many rows an imagined selection has, or all there are: enough for programs that put a few tokens into a block, and
 # more than one, since a dimension of size 1 relates to nothing.
@@ -32,9 +33,10 @@ CHOSEN = 8
 
 
 def is_weightless(model: nn.Module) -> bool:
-    """Whether any parameter or buffer has no data."""
+    """Whether any parameter or buffer has no data, or has it in a file only."""
     owned = (slots.values() for module in model.modules() for slots in (module._parameters, module._buffers))
-    return any(t is not None and (t.is_meta or isinstance(t, FakeTensor)) for values in owned for t in values)
+    kinds = (FakeTensor, StoredTensor)
+    return any(t is not None and (t.is_meta or isinstance(t, kinds)) for values in owned for t in values)
 
 
 def without_weights(model: nn.Module) -> nn.Module:
@@ -64,6 +66,8 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, FakeTensor):
             return tensor
+        if isinstance(tensor, StoredTensor):
+            return fakes.setdefault(id(tensor), torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu"))
         if id(tensor) not in fakes:
             storage = tensor.untyped_storage()
             key = storage._cdata

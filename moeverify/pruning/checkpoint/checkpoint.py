@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,37 +14,23 @@ from torch import nn
 from moeverify.errors import PruningRefused, SourceError, UsageError
 from moeverify.models.checkpoints import load_configuration, one_line, quiet_transformers
 from moeverify.models.exercise import run_all
+from moeverify.models.folder.stored_model import HeldInMemory
 from moeverify.models.memory_layout import laid_out_afresh
 from moeverify.models.quantised import quantisation_of
 from moeverify.models.roles import Roles
-from moeverify.models.skeleton import has_config
 from moeverify.models.sources import DTYPES, LoadedModel, load_source, parse_dtype, source_kind
-from moeverify.models.stored import read_configuration
+from moeverify.models.stored import read_configuration, read_stored
+from moeverify.pruning.checkpoint.arguments import PlanJudge, PruneArguments, bring_companions
 from moeverify.pruning.checkpoint.folders import copy_companions, whole_folder
 from moeverify.pruning.checkpoint.mtp import keep_or_drop
 from moeverify.pruning.checkpoint.plan_check import check_plan
 from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
-from moeverify.pruning.choice.importances import importance_named
+from moeverify.pruning.checkpoint.saved import PLAN_FILE, Progress, PrunedCheckpoint
 from moeverify.pruning.choice.request import DEFAULT_RATIO
 from moeverify.pruning.configuration import ConfigUpdate
 from moeverify.pruning.plan.plan import Plan
-from moeverify.pruning.pruner import MoEPruner
 from moeverify.pruning.step.carry_out import carry_out
-
-PLAN_FILE = "pruning_plan.json"
-Progress = Callable[[str], None]
-PlanJudge = Callable[[Mapping[str, Any], Mapping[tuple[str | int, ...], int]], Sequence[str]]
-
-
-@dataclass(frozen=True)
-class PrunedCheckpoint:
-    """What was saved where, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
-
-    folder: Path
-    document: PlanDocument
-    parameters_before: int
-    parameters_after: int
-    notes: tuple[str, ...] = ()
+from moeverify.pruning.streaming.prune import Streamed, apply_to_folder, needs_memory, plan_folder, prune_folder
 
 
 def prune_checkpoint(
@@ -65,47 +50,40 @@ def prune_checkpoint(
     overwrite: bool = False,
     plan_only: bool = False,
     save_statistics: str | Path | None = None,
+    in_memory: bool = False,
     progress: Progress = lambda stage: None,
     check_plan_for: PlanJudge | None = None,
-    **arguments: Any,
+    **more: Any,
 ) -> PrunedCheckpoint:
     """Prune the model that ``source`` names and save it in the folder ``target``, with its plan beside it.
+
+    A checkpoint folder is pruned tensor by tensor, and a run that was killed goes on where it was. What cannot be
+    pruned that way, or everything with ``in_memory``, is loaded as a whole; a note says why.
 
     ``importance`` is a name of ``importances``, ``module:attribute``, or an importance of Torch-Pruning. ``dtype`` is
     the checkpoint's own if not given. With ``plan_only``, ``target`` is the file to write the plan to and nothing is
     pruned. ``save_statistics`` is a file for what calibration data told of the experts. ``check_plan_for`` gets the
-    configuration and the plan's new entries before anything is pruned; it returns notes, or raises. Further
-    ``arguments`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves
+    configuration and the plan's new entries before anything is pruned; it returns notes, or raises. Arguments in
+    ``more`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves
     nothing behind then.
     """
+    arguments = PruneArguments(
+        pruning_ratio, ratios, importance, round_to, ignored_layers, roles, seed, save_statistics, check_plan_for, more
+    )
     loading = {"seed": seed, "device": device, "trust_remote_code": trust_remote_code}
+    why = ""
+    run = None if in_memory else _streamed(source, target, dtype, overwrite, progress, **loading)
+    if run is not None and not (why := needs_memory(arguments)):
+        try:
+            return plan_folder(run, arguments) if plan_only else prune_folder(run, arguments)
+        except HeldInMemory as error:
+            why = str(error)
+    held = (f"the model was loaded as a whole: {why}",) if why else ()
 
     def planned() -> tuple[LoadedModel, Plan, tuple[str, ...]]:
         loaded = load_base(source, dtype=dtype, progress=progress, **loading)
-        torch.manual_seed(seed)
-        progress("trace")
-        pruner = MoEPruner(
-            loaded.model,
-            loaded.example_inputs,
-            importance=importance_named(importance) if isinstance(importance, str) else importance,
-            pruning_ratio=pruning_ratio,
-            ratios=ratios,
-            round_to=round_to,
-            roles=roles,
-            ignored_layers=_ignored(loaded.model, ignored_layers),
-            **arguments,
-        )
-        progress("plan")
-        plan = pruner.plan()
-        if save_statistics is not None and pruner.expert_statistics is not None:
-            pruner.expert_statistics.write(save_statistics)
-        if not plan.keep:
-            because = f" ({plan.adjustments[0]})" if plan.adjustments else ""
-            raise PruningRefused(f"nothing of {source} can be pruned{because}; `moeverify inspect {source}` says why")
-        model = loaded.model
-        if check_plan_for is None or not has_config(model):
-            return loaded, plan, ()
-        return loaded, plan, tuple(check_plan_for(model.config.to_dict(), plan.entries))
+        plan = arguments.plan(source, arguments.pruner(loaded, progress), progress)
+        return loaded, plan, (*held, *arguments.judged(loaded.model, plan))
 
     if plan_only:
         loaded, plan, notes = planned()
@@ -120,6 +98,18 @@ def prune_checkpoint(
     return replace(done, notes=(*notes, *done.notes))
 
 
+def _streamed(
+    source: str, target: str | Path, dtype: str | None, overwrite: bool, progress: Progress, **loading: Any
+) -> Streamed | None:
+    """The run that prunes a folder tensor by tensor; ``None`` for what has to be loaded."""
+    kind, rest = source_kind(source)
+    if kind != "folder" or not Path(rest).is_dir() or loading["device"] != "cpu" or loading["trust_remote_code"]:
+        return None
+    stored = _stored_configuration(source, trust_remote_code=False)
+    wanted = parse_dtype(dtype or _stored_dtype(stored))
+    return Streamed(source, Path(rest), wanted, target, overwrite, loading["seed"], progress)
+
+
 def apply_plan_file(
     plan_path: str | Path,
     source: str,
@@ -129,6 +119,7 @@ def apply_plan_file(
     seed: int = 0,
     trust_remote_code: bool = False,
     overwrite: bool = False,
+    in_memory: bool = False,
     progress: Progress = lambda stage: None,
 ) -> PrunedCheckpoint:
     """Make the pruned checkpoint again from its plan and the weights that the plan was made for, byte for byte.
@@ -136,15 +127,13 @@ def apply_plan_file(
     Raises ``PlanError`` if the file is no plan, was made for other weights, or holds what its cuts do not need.
     """
     document = PlanDocument.read(plan_path)
+    loading = {"seed": seed, "device": device, "trust_remote_code": trust_remote_code}
+    run = None if in_memory else _streamed(source, target, document.base.dtype, overwrite, progress, **loading)
+    if run is not None:
+        with contextlib.suppress(HeldInMemory):
+            return apply_to_folder(run, document)
     with whole_folder(target, overwrite=overwrite, source=source) as (beside, folder):
-        loaded = load_base(
-            source,
-            dtype=document.base.dtype,
-            progress=progress,
-            seed=seed,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        loaded = load_base(source, dtype=document.base.dtype, progress=progress, **loading)
         progress("compare digests")
         document.check_base(loaded.model)
         progress("check the plan")
@@ -185,17 +174,6 @@ def _stored_dtype(stored: Mapping[str, Any]) -> str:
     return "bfloat16" if quantisation_of(stored) and name not in DTYPES else name
 
 
-def _ignored(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    layers = []
-    for name in names:
-        try:
-            layers.append(model.get_submodule(name))
-        except AttributeError:
-            if name != "lm_head":
-                raise UsageError(f"the model has no layer {name!r} to ignore") from None
-    return layers
-
-
 @dataclass(frozen=True)
 class Saving:
     """Where a pruned model goes: ``beside`` is the new folder that takes the place of ``folder`` in the end."""
@@ -224,20 +202,24 @@ def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[s
     """Write the model and what belongs to it; return notes on what was kept or left out."""
     notes: list[str] = []
     model: Any = loaded.model
-    model.save_pretrained(saving.beside)
     kind, rest = source_kind(saving.source)
+    model.save_pretrained(saving.beside, **_shard_size(Path(rest) if kind == "folder" else None))
     if kind == "hub":
         notes += _fetch_tokenizer(saving.source)
     origin = Path(rest) if kind == "folder" else _snapshot(saving.source) if kind == "hub" else None
     if origin is not None:
         notes += keep_or_drop(loaded.model, origin, saving.beside)
-        for name in copy_companions(origin, saving.beside):
-            notes.append(f"{name} was not copied: it is a link out of the folder, or no regular file")
-            warnings.warn(notes[-1], stacklevel=4)
+        notes += bring_companions(origin, saving.beside)
     elif loaded.tokenizer is not None:
         copy_companions(Path(loaded.tokenizer), saving.beside)
     document.write(saving.beside / PLAN_FILE)
     return notes
+
+
+def _shard_size(folder: Path | None) -> dict[str, int]:
+    """The size of the base's files, where it has several: the pruned folder is divided like it."""
+    files = [] if folder is None else sorted(set(read_stored(folder).files.values()))
+    return {"max_shard_size": max(f.stat().st_size for f in files)} if len(files) > 1 else {}
 
 
 def _fetch_tokenizer(name: str) -> list[str]:

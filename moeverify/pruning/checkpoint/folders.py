@@ -34,11 +34,17 @@ _COMPANIONS = (
 )
 _MARKER = "made-by-moeverify"
 _MARKER_TEXT = "A run of moeverify writes a checkpoint here. The next run for the same target cleans up.\n"
+JOURNAL = "journal"
+_REQUEST = "request"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-def check_target(path: str | Path, *, overwrite: bool = False, source: str | Path | None = None) -> Path:
+def check_target(
+    path: str | Path, *, overwrite: bool = False, source: str | Path | None = None, request: str | None = None
+) -> Path:
     """The folder to write; a link is followed. What a killed run left of it is put right first.
+
+    What a run of the same ``request`` left is kept, to go on from there.
 
     Raises ``UsageError`` if something is there already, if it cannot be replaced as a whole (a mount point, the current
     folder), if it is or holds the ``source``, or if its parent cannot be written.
@@ -55,7 +61,7 @@ def check_target(path: str | Path, *, overwrite: bool = False, source: str | Pat
             raise UsageError(f"{parent} cannot be written; choose another folder")
         if _staging(target).exists():
             with _locked(target):
-                recover(target)
+                recover(target, request)
         if target.is_dir() and any(target.iterdir()) and not overwrite:
             raise UsageError(f"{target} is not empty; choose another folder, or replace it with --overwrite")
         if target.is_dir() and not os.access(target, os.W_OK):
@@ -86,10 +92,11 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-def recover(target: Path) -> None:
+def recover(target: Path, request: str | None = None) -> None:
     """Put right what a killed run left beside ``target``: the old folder comes back if there is none, the rest goes.
 
-    To be called under the lock. Raises ``UsageError`` if the hidden folder is not one of ours.
+    Exception: the unfinished work of a run of the same ``request`` stays. To be called under the lock. Raises
+    ``UsageError`` if the hidden folder is not one of ours.
     """
     staging = _staging(target)
     if not staging.exists():
@@ -99,12 +106,19 @@ def recover(target: Path) -> None:
     old = staging / "old"
     if old.is_dir() and not target.exists():
         os.rename(old, target)
-    _clear(staging)
+    if old.is_dir() or not _left_by(staging, request):
+        _clear(staging)
+
+
+def _left_by(staging: Path, request: str | None) -> bool:
+    """Whether a hidden folder holds unfinished work of a request."""
+    said = staging / JOURNAL / _REQUEST
+    return request is not None and said.is_file() and said.read_text("utf-8") == request
 
 
 def _clear(staging: Path) -> None:
     """Remove a hidden folder of ours, the marker last: a kill on the way leaves what is known to be ours."""
-    for name in ("new", "old"):
+    for name in (JOURNAL, "new", "old"):
         if os.path.lexists(staging / name):
             shutil.rmtree(staging / name)
     (staging / _MARKER).unlink(missing_ok=True)
@@ -113,30 +127,40 @@ def _clear(staging: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(
-    path: str | Path, *, overwrite: bool = False, source: str | Path | None = None
+    path: str | Path, *, overwrite: bool = False, source: str | Path | None = None, request: str | None = None
 ) -> Iterator[tuple[Path, Path]]:
     """A new folder that takes the place of the target ``path`` when the block ends, and vanishes if it raises.
 
-    Yields the new folder and the target. To be entered before any work, so that what cannot be written is known then.
+    Yields the new folder and the target. With ``request``, a text that names all that the work depends on, a run that
+    is killed or interrupted leaves its work; the next run of the same request finds it in the new folder, and its
+    journal in ``JOURNAL`` beside that. To be entered before any work, so that what cannot be written is known then.
     At every moment of a kill the old or the new folder is at ``target``, or the next run brings the old one back.
     Raises ``UsageError`` as ``check_target`` does, if the disk does not take it, or if another run was there first.
     """
-    target = check_target(path, overwrite=overwrite, source=source)
+    target = check_target(path, overwrite=overwrite, source=source, request=request)
     problems = file_errors(f"write {target}", error=UsageError, remedy="nothing was left behind")
     with problems, contextlib.ExitStack() as stack:
         remove_left_over()
         made = _make_parents(target.parent)
         stack.callback(_remove_empty, made)
         stack.enter_context(_locked(target))
-        recover(target)
+        recover(target, request)
         staging = _staging(target)
-        staging.mkdir()
-        stack.callback(_discard, staging, target)
+        staging.mkdir(exist_ok=True)
+        stack.push(lambda kind, *_: _discard(staging, target) if _is_over(kind, request) else None)
         (staging / _MARKER).write_text(_MARKER_TEXT)
         new = staging / "new"
-        new.mkdir()  # with the permissions that the umask leaves
+        new.mkdir(exist_ok=True)  # with the permissions that the umask leaves
+        if request is not None:
+            (staging / JOURNAL).mkdir(exist_ok=True)
+            (staging / JOURNAL / _REQUEST).write_text(request, "utf-8")
         yield new, target
         _put_in_place(new, staging / "old", target, overwrite)
+
+
+def _is_over(error: type[BaseException] | None, request: str | None) -> bool:
+    """Whether nothing is left to go on with: the work is done or failed, and was not only interrupted."""
+    return request is None or error is None or issubclass(error, Exception)
 
 
 def _make_parents(parent: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
 
 SCHEMA_VERSION = "1.0"
+UNKNOWN_DIGEST = "sha256:" + 64 * "0"  # of weights that are still to be read
 _MOST_POSITIONS = 100_000_000  # of all sets; the experts of the largest published models come to half of it
 
 
@@ -117,15 +118,18 @@ class PlanDocument:
 
     def check_base(self, model: nn.Module) -> None:
         """Raises ``PlanError`` unless ``model`` holds the very weights that the plan was made for."""
-        found = base_of(model)
+        self.check_kind(model)
+        found = digest_of(model)
+        if found != self.base.digest:
+            raise PlanError(f"the plan was made for other weights: digest {self.base.digest[:19]}…, here {found[:19]}…")
+
+    def check_kind(self, model: nn.Module) -> None:
+        """Raises ``PlanError`` unless ``model`` is of the type and size that the plan was made for."""
+        found = base_of(model, self.base.digest)
         if found.model_type != self.base.model_type or found.parameters != self.base.parameters:
             raise PlanError(
                 f"the plan was made for a {self.base.model_type} of {self.base.parameters:,} parameters, this is a "
                 f"{found.model_type} of {found.parameters:,}"
-            )
-        if found.digest != self.base.digest:
-            raise PlanError(
-                f"the plan was made for other weights: digest {self.base.digest[:19]}…, here {found.digest[:19]}…"
             )
 
 
@@ -171,18 +175,18 @@ def schema() -> dict[str, Any]:
     return json.loads(resources.files("moeverify.pruning.checkpoint").joinpath("plan_schema.json").read_text("utf-8"))
 
 
-def base_of(model: nn.Module) -> Base:
-    """What identifies the weights of ``model``; reads all of them."""
+def base_of(model: nn.Module, digest: str | None = None) -> Base:
+    """What identifies the weights of ``model``; reads all of them if their digest is not given."""
     parameters = list(model.parameters())
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     dtype = str(parameters[0].dtype).removeprefix("torch.")
-    return Base(digest_of(model), model_type, dtype, sum(p.numel() for p in parameters))
+    return Base(digest or digest_of(model), model_type, dtype, sum(p.numel() for p in parameters))
 
 
-def document_plan(model: nn.Module, plan: Plan) -> PlanDocument:
-    """The document of a plan for ``model``, which must not have been pruned yet."""
+def document_plan(model: nn.Module, plan: Plan, digest: str | None = None) -> PlanDocument:
+    """The document of a plan for ``model``, which must not have been pruned yet; ``digest`` is of its weights."""
     cuts = tuple(
         {"role": c.pruning_class.role, "where": c.pruning_class.where, "before": c.before, "after": c.after}
         for c in plan.cuts
     ) + tuple({"role": "experts", "where": c.layer, "before": c.before, "after": c.after} for c in plan.experts)
-    return PlanDocument(plan, base_of(model), cuts, tuple(map(str, plan.adjustments)), versions())
+    return PlanDocument(plan, base_of(model, digest), cuts, tuple(map(str, plan.adjustments)), versions())

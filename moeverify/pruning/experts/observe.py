@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,24 @@ from moeverify.pruning.experts.sums import OTHERWISE, Sums
 from moeverify.pruning.experts.watch_container import watch_container
 from moeverify.pruning.experts.watch_rows import watch_list, watch_sorted_rows
 
+Run = Callable[[Sequence[Callable[[], Any]]], None]
+
+
+def one_by_one(calls: Sequence[Callable[[], Any]]) -> None:
+    """Run forwards one after the other."""
+    for call in calls:
+        call()
+
 
 @torch.no_grad()
 def observe(
-    model: nn.Module, counted: Iterable[CountedLayer], batches: Iterable[Any], example: Example
+    model: nn.Module,
+    counted: Iterable[CountedLayer],
+    batches: Iterable[Any],
+    example: Example,
+    run: Run = one_by_one,
 ) -> dict[str, LayerStatistics]:
-    """Statistics by layer name after one pass over ``batches``.
+    """Statistics by layer name after one pass over ``batches``; ``run`` runs their forwards.
 
     Raises ``PruningRefused`` for a layer that calls its experts in a way that is not understood, ``UsageError`` without
     a batch.
@@ -32,18 +45,16 @@ def observe(
     training = [module for module in model.modules() if module.training]
     model.eval()
     calls: dict[str, int] = dict.fromkeys(sums, 0)
-    number = 0
     try:
         with contextlib.ExitStack() as stack:
             for c in counted:
                 stack.enter_context(_watch_of(model, c)(model, c, sums[c.layer.name], calls))
-            for batch in batches:
-                example(model, batch)
-                number += 1
+            forwards = [partial(example, model, batch) for batch in batches]
+            run(forwards)
     finally:
         for module in training:
             module.training = True
-    if not number:
+    if not forwards:
         raise UsageError("the calibration data holds no batch; give at least one sample")
     if silent := [name for name, count in calls.items() if not count]:
         raise PruningRefused(f"the experts of {silent[0]} were never called on the calibration data{OTHERWISE}")

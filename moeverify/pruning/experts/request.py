@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
-from moeverify.pruning.experts.numbers import numbers_kept, numbers_together, wanted_numbers
+from moeverify.pruning.experts.numbers import Wanted, numbers_kept, numbers_together, wanted_numbers
 from moeverify.pruning.experts.removal import ExpertLayout, Scores, expert_cuts, expert_layout
 from moeverify.pruning.plan.expert_cut import ExpertCut
 
@@ -33,6 +33,7 @@ class ExpertRequest:
 
     ``schedule`` gives for a ratio the one after each of ``steps``; ``initial`` holds the numbers before the first.
     ``together`` ranks the experts of all layers by one threshold, so that layers may keep unequal numbers.
+    ``layout`` is that of the model where it is known already.
     """
 
     ratio: float | Mapping[str, float]
@@ -43,6 +44,7 @@ class ExpertRequest:
     together: bool = False
     step: int = 1
     initial: dict[str, int] = field(default_factory=dict)
+    layout: ExpertLayout | None = None
 
     def at(self, step: int) -> ExpertRequest:
         """The request of one iterative step."""
@@ -53,11 +55,8 @@ class ExpertRequest:
 
         Raises ``PruningRefused`` for a number that is illegal, or for scores that cannot rank.
         """
-        layout = expert_layout(model, roles, example)
-        for counted in layout.layers:
-            self.initial.setdefault(counted.layer.name, counted.count)
-        wanted = wanted_numbers(layout, self._ratio(), self.initial, self._left_alone(model, layout))
-        wanted = replace(wanted, final=self.step == self.steps)
+        layout = self.layout or expert_layout(model, roles, example)
+        wanted = self._wanted(model, layout)
         if self.together:
             scores = self.score(model, layout)
             kept = numbers_together(layout, wanted, scores)
@@ -67,6 +66,19 @@ class ExpertRequest:
             return Decision(layout, ())
         scores = scores or self.score(model, layout)
         return Decision(layout, expert_cuts(layout, kept, scores), scores)
+
+    def removes_some(self, model: nn.Module, layout: ExpertLayout) -> bool:
+        """Whether experts have to be scored. Raises ``PruningRefused`` for a number that is illegal."""
+        if self.together:
+            return True
+        kept = numbers_kept(layout, self._wanted(model, layout))
+        return any(kept[c.layer.name] != c.count for c in layout.layers)
+
+    def _wanted(self, model: nn.Module, layout: ExpertLayout) -> Wanted:
+        for counted in layout.layers:
+            self.initial.setdefault(counted.layer.name, counted.count)
+        wanted = wanted_numbers(layout, self._ratio(), self.initial, self._left_alone(model, layout))
+        return replace(wanted, final=self.step == self.steps)
 
     def _ratio(self) -> float | Mapping[str, float]:
         """The ratio after the present step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from moeverify.pruning.choice.criteria import (
     magnitude,
 )
 from moeverify.pruning.experts.axes import CountedLayer
-from moeverify.pruning.experts.observe import observe
+from moeverify.pruning.experts.observe import Run, observe, one_by_one
 from moeverify.pruning.experts.removal import ExpertLayout, Scores
 from moeverify.pruning.experts.statistics import ExpertStatistics
 
@@ -113,17 +113,27 @@ class ExpertScorer:
         assert self.criterion.from_weights is not None
         return self.criterion.from_weights(evidence.weights, generator)
 
+    def gather(self, model: nn.Module, layout: ExpertLayout, run: Run = one_by_one) -> None:
+        """Gather the statistics, if the criterion needs them and has none of these weights.
+
+        ``run`` runs the forwards.
+        """
+        if self.calibration is None or not self._needs_data or isinstance(self.calibration, ExpertStatistics):
+            return
+        digest = digest_of(model)
+        if self.statistics is not None and self.statistics.model_digest == digest:
+            return
+        calibration = Calibration.of(self.calibration)
+        layers = observe(model, layout.layers, calibration.batches(model), self.example, run)
+        self.statistics = ExpertStatistics(layers, digest, calibration.digest(model), calibration.settings())
+
     def _gathered(self, model: nn.Module, layout: ExpertLayout) -> ExpertStatistics | None:
         """The statistics, gathered now if they are not there yet; ``None`` for a criterion that needs none."""
         if self.calibration is None or not self._needs_data:
             return None
-        digest = digest_of(model)
-        given = isinstance(self.calibration, ExpertStatistics)
-        if self.statistics is None or (not given and self.statistics.model_digest != digest):
-            calibration = Calibration.of(self.calibration)
-            layers = observe(model, layout.layers, calibration.batches(model), self.example)
-            self.statistics = ExpertStatistics(layers, digest, calibration.digest(model), calibration.settings())
-        self.statistics.check_model(digest)
+        self.gather(model, layout)
+        assert self.statistics is not None
+        self.statistics.check_model(digest_of(model))
         if missing := [c.layer.name for c in layout.layers if c.layer.name not in self.statistics.layers]:
             raise UsageError(f"the statistics know no layer {missing[0]}; gather them anew with calibration data")
         return self.statistics
@@ -169,13 +179,31 @@ def _unseen_last(scores: torch.Tensor, tokens: torch.Tensor, size: torch.Tensor)
 
 def weights_of(model: nn.Module, counted: CountedLayer) -> ExpertWeights:
     """All weights that belong to single experts, one vector each."""
-    if counted.layer.layout == "listed":
-        experts = [model.get_submodule(path) for path in counted.layer.experts]
-        return ExpertWeights(tuple(torch.cat([p.detach().float().flatten() for p in e.parameters()]) for e in experts))
-    parts = []
-    tensors = dict(model.named_parameters(remove_duplicate=False))
-    for axis in counted.axes:
-        if axis.parameter in counted.layer.stacks:
-            rows = tensors[axis.parameter].detach().float().movedim(axis.dim, 0)[: counted.count * axis.repeats]
-            parts.append(rows.reshape(counted.count, -1))
-    return ExpertWeights(tuple(torch.cat([part[e] for part in parts]) for e in range(counted.count)))
+    return ExpertWeights(_Vectors(model, counted))
+
+
+class _Vectors(Sequence[torch.Tensor]):
+    """The weights of each expert as one float32 vector, made when it is asked for: no copy of a whole layer."""
+
+    def __init__(self, model: nn.Module, counted: CountedLayer) -> None:
+        self._model, self._counted = model, counted
+        tensors = dict(model.named_parameters(remove_duplicate=False))
+        self._stacks = [(tensors[a.parameter], a) for a in counted.axes if a.parameter in counted.layer.stacks]
+
+    def __len__(self) -> int:
+        return self._counted.count
+
+    def __getitem__(self, expert: Any) -> Any:
+        if isinstance(expert, slice):
+            return [self[n] for n in range(*expert.indices(len(self)))]
+        if not -len(self) <= expert < len(self):
+            raise IndexError(f"expert {expert} of {len(self)}")
+        expert %= len(self)
+        if self._counted.layer.layout == "listed":
+            module = self._model.get_submodule(self._counted.layer.experts[expert])
+            return torch.cat([p.detach().float().flatten() for p in module.parameters()])
+        rows = [
+            tensor.detach().movedim(axis.dim, 0)[expert * axis.repeats : (expert + 1) * axis.repeats]
+            for tensor, axis in self._stacks
+        ]
+        return torch.cat([row.float().reshape(-1) for row in rows])

@@ -6,6 +6,7 @@ inside of groups. Attributes of the router tell what a run cannot (a model witho
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from moeverify.errors import PruningRefused
+from moeverify.errors import PruningRefused, TraceError
+from moeverify.models.folder.stored_tensor import StoredTensor
 from moeverify.models.forward import Example, eager_attention, module_paths
 from moeverify.models.roles import MoELayer
+from moeverify.pruning.constants.numbers import record_forward
 from moeverify.pruning.experts.axes import TOP_K, CountedLayer
 
 GROUPS = ("num_group", "n_group", "num_expert_group", "n_groups", "num_expert_groups")
@@ -104,6 +107,12 @@ def watch_choices(model: nn.Module, example: Example) -> frozenset[Choice]:
     if any(p.device.type == "meta" for p in model.parameters()):
         return frozenset()
     watch = _Watch()
+    if any(isinstance(p, StoredTensor) for p in model.parameters()):
+        with contextlib.suppress(TraceError):  # the weights would have to be read, and choices have the same sizes
+            with module_paths(model, watch.running), watch:
+                record_forward(model, example)
+            return frozenset(watch.seen)
+        watch = _Watch()
     training = [module for module in model.modules() if module.training]
     try:
         model.eval()

@@ -71,7 +71,7 @@ def test_a_failing_save_leaves_nothing(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(UsageError, match="No space left on device; nothing was left behind"):
-        checkpoint.prune_checkpoint(str(base), tmp_path / "out")
+        checkpoint.prune_checkpoint(str(base), tmp_path / "out", in_memory=True)
     assert entries(tmp_path) == []
 
 
@@ -79,7 +79,7 @@ def test_weights_that_lie_unaligned_in_their_file_are_no_difference(tmp_path):
     """DBRX's pruned tensors end at odd places of the file; kernels then add in another order."""
     needs("dbrx")
     build_zoo("dbrx").save_pretrained(tmp_path / "base")
-    checkpoint.prune_checkpoint(str(tmp_path / "base"), tmp_path / "out")
+    checkpoint.prune_checkpoint(str(tmp_path / "base"), tmp_path / "out", in_memory=True)
     assert entries(tmp_path) == ["base", "out"]
 
 
@@ -95,7 +95,7 @@ def test_a_save_that_loads_differently_leaves_nothing(base, tmp_path, monkeypatc
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", wrong)
     with pytest.raises(PruningRefused, match="computes something else"):
-        checkpoint.prune_checkpoint(str(base), tmp_path / "out")
+        checkpoint.prune_checkpoint(str(base), tmp_path / "out", in_memory=True)
     assert entries(tmp_path) == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,12 @@ from moeverify.errors import UsageError
 
 @dataclass(frozen=True)
 class ExpertWeights:
-    """Weights of one layer's experts: ``flat[expert]`` is one float32 vector of all that belongs to it alone."""
+    """Weights of one layer's experts: ``flat[expert]`` is one float32 vector of all that belongs to it alone.
 
-    flat: tuple[torch.Tensor, ...]
+    The vectors are made one by one, each time that they are asked for.
+    """
+
+    flat: Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""Weights of a checkpoint folder held block by block: one layer, or one tensor outside of layers, at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+
+from moeverify.models.folder.assembly import Assembly
+from moeverify.models.folder.turns import Turns
+
+_LAYER = re.compile(r"^(.*?\.\d+)\.")
+
+
+def block_of(name: str) -> str:
+    """The layer that a tensor lies in, or the tensor itself outside of layers.
+
+    >>> block_of("model.layers.3.mlp.experts.down_proj"), block_of("lm_head.weight")
+    ('model.layers.3', 'lm_head.weight')
+    """
+    found = _LAYER.match(name)
+    return found.group(1) if found else name
+
+
+class Blocks:
+    """Reads tensors, and keeps those of one block until another block is needed.
+
+    ``tensors`` gives for each name how it is put together and its type; ``on_read`` is called with the bytes read.
+    """
+
+    def __init__(self, tensors: Mapping[str, tuple[Assembly, torch.dtype]]) -> None:
+        self.tensors = tensors
+        self.order = {block: n for n, block in enumerate(dict.fromkeys(map(block_of, tensors)))}
+        self.turns = Turns(self.hold, self.order)
+        self.on_read: Callable[[int], None] = lambda nbytes: None
+        self.held = ""
+        self._values: dict[str, torch.Tensor] = {}
+
+    def read(self, name: str) -> torch.Tensor:
+        """The values of a tensor; a task in turns waits here until its block is held."""
+        block = block_of(name)
+        if block != self.held:
+            if self.turns.inside:
+                self.turns.wait_for(block)
+            else:
+                self.hold(block)
+        if name not in self._values:
+            assembly, dtype = self.tensors[name]
+            self._values[name] = put_together(assembly, dtype)
+            self.on_read(assembly.nbytes)
+        return self._values[name]
+
+    def hold(self, block: str) -> None:
+        """Give back what is held, and let values of ``block`` be read."""
+        if block != self.held:
+            self.release()
+            self.held = block
+
+    def release(self) -> None:
+        """Give back what is held."""
+        self._values.clear()
+        self.held = ""
+
+
+def put_together(assembly: Assembly, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor in fresh memory; a stack expert by expert, so that its sources are in memory once."""
+    if assembly.converter is None or not assembly.is_stack:
+        whole = assembly.read()
+        made = whole.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        assembly.reader.looked_at(assembly.nbytes)
+        return made
+    made = torch.empty(assembly.shape, dtype=dtype)
+    each = assembly.nbytes // assembly.shape[0]
+    for part in range(assembly.shape[0]):
+        made[part] = assembly.read(part)
+        assembly.reader.looked_at(each)
+    return made

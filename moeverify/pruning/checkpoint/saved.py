@@ -1,0 +1,23 @@
+"""What pruning from folder to folder gives, whichever way it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeverify.pruning.checkpoint.plan_file import PlanDocument
+
+PLAN_FILE = "pruning_plan.json"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PrunedCheckpoint:
+    """What was saved where, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
+
+    folder: Path
+    document: PlanDocument
+    parameters_before: int
+    parameters_after: int
+    notes: tuple[str, ...] = ()
