@@ -22,7 +22,8 @@ def cast_source(name: str, model: nn.Module, inputs: Any, dtype: torch.dtype) ->
 
     Raises ``SourceError`` if a cast to no coarser precision changes the outputs by more than rounding.
     """
-    before = _outputs(model, inputs)
+    values = not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    before = _outputs(model, inputs) if values else {}
     steady = before and not _moved(before, _outputs(model, inputs))
     finest = min((torch.finfo(t.dtype).eps for t in _inexact(model)), default=0.0)
     cast(model, dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from moeverify.errors import UsageError
+from moeverify.errors import SourceError, UsageError
 
 
 def check_device(name: str) -> str:
@@ -40,6 +40,21 @@ def release_cached_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def require_weights(model: nn.Module) -> None:
+    """Raise ``SourceError`` for a model with tensors on the meta device, of which there are no values to compare.
+
+    Exception: weights that accelerate keeps elsewhere are fetched when they are needed.
+    """
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise SourceError(
+                f"{name} lies on the meta device and has no values, so nothing can be verified; make the model on the "
+                "CPU, or look at its structure alone with moeverify inspect"
+            )
+
+
 def input_device(model: nn.Module) -> torch.device:
     """Where the model takes its inputs: at the embedding, or at the first parameter."""
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
@@ -52,4 +67,4 @@ def input_device(model: nn.Module) -> torch.device:
 
 def move_inputs(inputs: Any, device: torch.device) -> Any:
     """Every tensor of ``inputs`` on ``device``."""
-    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) else x, inputs)
+    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) and not x.is_meta else x, inputs)

@@ -18,6 +18,7 @@ from moeverify.checks.context import Context, Saved
 from moeverify.checks.registry import Check
 from moeverify.checks.whole_layers import not_comparable
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError
+from moeverify.models.device import require_weights
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject
@@ -48,6 +49,7 @@ def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
         device=case.device,
         engine_ready=case.engine_ready,
     )
+    require_weights(loaded.model)
     with foreign_code(f"{case.source} cannot be copied", SourceError):
         inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
         original = copy.deepcopy(loaded.model)

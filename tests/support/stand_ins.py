@@ -25,6 +25,11 @@ def two_layers():
     return TwoLayers(), torch.randn(5, 8)
 
 
+def without_weights():
+    with torch.device("meta"):
+        return nn.Linear(8, 4), torch.randn(5, 8)
+
+
 class OneInput(TwoLayers):
     """Takes its example alone, so that no other inputs can be drawn."""
 

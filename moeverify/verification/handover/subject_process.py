@@ -18,6 +18,7 @@ from torch import nn
 from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks.context import EXAMPLE_LENGTH, input_lengths
 from moeverify.errors import HandoverError, MoEVerifyError, SourceError
+from moeverify.models.device import require_weights
 from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.offload import fetch_offloaded
@@ -87,6 +88,7 @@ class _SubjectRun:
             device=case.device,
             engine_ready=case.engine_ready,
         )
+        require_weights(loaded.model)
         with foreign_code(f"{case.source} cannot be copied", SourceError):
             self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
             self._digest = digest_of(loaded.model)

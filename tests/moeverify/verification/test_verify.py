@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import torch
 from stand_ins import crashes, two_layers, unusual_names
+from torch import nn
 
 import moeverify as mv
 from moeverify.checks.selection import select_checks
@@ -60,6 +61,15 @@ def test_one_source_that_cannot_be_loaded_spares_the_others():
     assert result.exit_code == 2
     with pytest.raises(SourceError, match="returned a str"):
         mv.verify("stand_ins:not_a_model", checks=FAST)
+
+
+def test_a_model_without_values_is_refused_in_words():
+    with pytest.raises(SourceError, match=r"weight lies on the meta device and has no values.*moeverify inspect"):
+        mv.verify("stand_ins:without_weights", checks=FAST)
+    with torch.device("meta"):
+        model = nn.Linear(8, 4)
+    with pytest.raises(SourceError, match="lies on the meta device"):
+        mv.verify(model, example_inputs=torch.randn(5, 8), checks=FAST)
 
 
 @pytest.mark.parametrize(
