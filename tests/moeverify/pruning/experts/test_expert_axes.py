@@ -1,5 +1,7 @@
 """What counts experts: found by doubling the configuration's count, or by roles; what is not understood is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from releases import needs
@@ -7,7 +9,7 @@ from small_nets import TinyMoE
 from torch import nn
 
 from moeverify.errors import PruningRefused
-from moeverify.models.roles import Roles, find_roles
+from moeverify.models.roles import find_roles
 from moeverify.models.zoo import build_zoo
 from moeverify.pruning.experts.by_configuration import by_configuration
 from moeverify.pruning.experts.by_roles import by_roles
@@ -132,5 +134,7 @@ def test_a_router_that_is_written_transposed():
 
 def test_a_layer_without_router_is_refused():
     model = TinyMoE(experts=4)
+    found = find_roles(model)
+    alone = replace(found, layers=tuple(replace(layer, routers=()) for layer in found.layers))
     with pytest.raises(PruningRefused, match=r"no router of layers\.0 has one output for each of its 4 experts"):
-        counted(model, Roles(routers="^nothing$"))
+        by_roles(model, alone)
