@@ -11,6 +11,7 @@ from moeverify.checks import CHECKS
 from moeverify.checks import reload as reload_module
 from moeverify.checks.context import Context
 from moeverify.models.device import release_cached_memory
+from moeverify.models.zoo import build_zoo
 from moeverify.subjects import Pruned, prune_moe
 from moeverify.verdict import Status
 from synthetic_models import Spec
@@ -120,3 +121,18 @@ def test_a_model_is_loaded_in_the_precision_that_it_came_in():
     assert found.status is Status.PASS, found.message
     cast = Context("a test", model.float(), copy.deepcopy(model).bfloat16(), inputs, Pruned(), 0.5, 0, "float32")
     assert CHECKS["reload"](cast).status is not Status.PASS
+
+
+@pytest.mark.parametrize(("where", "status"), [("both", Status.INCONCLUSIVE), ("pruned", Status.FAIL)])
+def test_values_that_are_not_saved_are_held_against_the_pruning_alone_where_the_original_has_them(where, status):
+    original = build_zoo("qwen3_moe")
+    inputs = {"input_ids": torch.arange(32).view(2, 16)}
+    if where == "both":
+        original.model.rotary_emb.inv_freq.mul_(1.01)
+    model = copy.deepcopy(original)
+    outcome = prune_moe(model, inputs, pruning_ratio=0.5, seed=0, ratios={"heads": 0})
+    if where == "pruned":
+        model.model.rotary_emb.inv_freq.mul_(1.01)
+    found = CHECKS["reload"](Context("m", original, model, inputs, outcome, 0.5, 0, "float32"))
+    assert found.status is status
+    assert ("the original reloads differently as well" in found.message) == (where == "both")
