@@ -47,3 +47,19 @@ def test_listed_experts_have_no_kernel_to_choose():
         Context("synthetic", loaded.model, loaded.model, loaded.example_inputs, Pruned(), 0.5, 0, "float32")
     )
     assert finding.status is Status.SKIP
+
+
+@pytest.mark.parametrize(("who", "status"), [("both", Status.INCONCLUSIVE), ("pruned", Status.FAIL)])
+def test_an_output_that_differs_each_time_is_no_fault_of_the_pruning(who, status):
+    case = context("zoo:mixtral", torch.float32, load_subject("moe"))
+    calls = []
+
+    def drifts(module, args, output):
+        calls.append(1)
+        return output * (1 + len(calls))
+
+    for model in (case.original, case.pruned) if who == "both" else (case.pruned,):
+        model.lm_head.register_forward_hook(drifts)
+    finding = CHECKS["kernel-ready"](case)
+    assert finding.status is status
+    assert ("the original's output differs" in finding.message) == (who == "both")
