@@ -13,7 +13,17 @@ settings.register_profile("nightly", max_examples=500, print_blob=True, **UNHURR
 # A rule that fails must not pass for an operation that has none.
 os.environ.setdefault("MOEVERIFY_RULES_RAISE", "1")
 
-settings.load_profile(os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci"))
+PROFILE = os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what takes minutes to the nightly run."""
+    if PROFILE != "nightly":
+        later = pytest.mark.skip(reason="takes minutes; `tox run -e nightly` runs it")
+        for item in items:
+            if item.get_closest_marker("nightly"):
+                item.add_marker(later)
 
 
 def pytest_configure(config: pytest.Config) -> None:

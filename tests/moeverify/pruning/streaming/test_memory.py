@@ -75,6 +75,7 @@ def test_the_model_is_never_held(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_six_gigabytes_under_four(tmp_path):
     """A model larger than the address space that the run may have, killed five times in between."""
     data = streaming.run(layers=5)

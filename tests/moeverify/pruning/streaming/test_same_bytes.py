@@ -75,6 +75,7 @@ def test_experts_in_a_list(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", zoo_types())
 def test_every_type_of_the_zoo(kind, tmp_path):
     """Where one way refuses, the other refuses with the same words."""
