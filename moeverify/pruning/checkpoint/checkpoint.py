@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.errors import PruningRefused, SourceError, UsageError
+from moeverify.errors import PruningRefused, SourceError, TraceError, UsageError
 from moeverify.models.checkpoints import load_configuration, one_line, quiet_transformers
 from moeverify.models.exercise import run_all
 from moeverify.models.folder.stored_model import HeldInMemory
@@ -78,6 +78,8 @@ def prune_checkpoint(
             return plan_folder(run, arguments) if plan_only else prune_folder(run, arguments)
         except HeldInMemory as error:
             why = str(error)
+        except TraceError:  # if it does not run at all, the same is said again of the loaded model
+            why = "its forward looks at values, which a trace without weights does not have"
     held = (f"the model was loaded as a whole: {why}",) if why else ()
 
     def planned() -> tuple[LoadedModel, Plan, tuple[str, ...]]:
@@ -130,7 +132,7 @@ def apply_plan_file(
     loading = {"seed": seed, "device": device, "trust_remote_code": trust_remote_code}
     run = None if in_memory else _streamed(source, target, document.base.dtype, overwrite, progress, **loading)
     if run is not None:
-        with contextlib.suppress(HeldInMemory):
+        with contextlib.suppress(HeldInMemory, TraceError):
             return apply_to_folder(run, document)
     with whole_folder(target, overwrite=overwrite, source=source) as (beside, folder):
         loaded = load_base(source, dtype=document.base.dtype, progress=progress, **loading)

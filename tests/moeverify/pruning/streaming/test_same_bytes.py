@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 import moeverify as mv
 import synthetic_models
+from moeverify.errors import TraceError
 from moeverify.models.zoo import build_zoo, zoo_types
 from moeverify.pruning.checkpoint.checkpoint import apply_plan_file, prune_checkpoint
 from moeverify.pruning.checkpoint.plan_file import PlanDocument
@@ -152,3 +153,13 @@ def test_what_cannot_be_streamed_says_so(base, tmp_path):
     told.reads_weights_alone = True
     assert prune_checkpoint(str(base), tmp_path / "two", importance=told).notes == ()
     assert_same_folder(tmp_path / "out", tmp_path / "two")
+
+
+def test_a_forward_that_looks_at_values_is_loaded_as_a_whole(base, tmp_path, monkeypatch):
+    def traced(run, arguments):
+        raise TraceError("DynamicOutputShapeException: aten.repeat_interleave.Tensor")
+
+    monkeypatch.setattr("moeverify.pruning.checkpoint.checkpoint.prune_folder", traced)
+    streamed, held = both(base, tmp_path, pruning_ratio=0.5)
+    assert "its forward looks at values" in streamed.notes[0]
+    assert_same_folder(streamed.folder, held.folder)
