@@ -130,7 +130,7 @@ def _divided_as_before(factors: Sequence[int | None], old: Sequence[Shape], new:
         before, after = _parts(old[side], old[1 - side]), _parts(new[side], new[1 - side])
         for then, now in zip(before, after, strict=False):
             if len(then) == len(factors) > 1 and _fit(factors, then):
-                return len(now) == len(factors) and _fit(factors, now)
+                return len(now) != len(factors) or _fit(factors, now)  # a factor of one leaves no trace in sizes
     return True
 
 

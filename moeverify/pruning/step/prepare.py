@@ -216,9 +216,10 @@ def _that_do_not_vanish(rehearsal: Rehearsal, plans: Mapping[PruningClass, Plan]
         kind = rehearsal.kind_of(c)
         if kind not in nothing and plan.cuts and has_no_reader(c, sizes) and not is_weightless(graph.model):
             found = rehearsal.of(plan)
-            own = graph.own_functions()
-            whole = replace(plan, attributes=found.attributes)
-            nothing[kind] = found.trouble is not None or bool(own) or vanishes(graph.model, whole, rehearsal.example)
+            # A copy that does not run, or computes otherwise for another reason, shows nothing.
+            blind = found.trouble is not None or bool(graph.own_functions()) or bool(found.derived.stuck)
+            whole = replace(plan, attributes=found.attributes, folds=found.derived.folds)
+            nothing[kind] = blind or vanishes(graph.model, whole, rehearsal.example)
     return [c for c in plans if not nothing.get(rehearsal.kind_of(c), True)]
 
 

@@ -16,6 +16,7 @@ from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.models.state import same_start
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.plan.apply import apply_plan
+from moeverify.pruning.plan.folds import apply_folds
 from moeverify.pruning.plan.plan import Plan
 
 NOT_NOTHING = "a unit without weights still adds to the outputs, since no weights read it; removing it is no masking"
@@ -45,6 +46,7 @@ def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
                 if not member.buffer:
                     lost = torch.as_tensor(cut.lost(member), device=tensors[member.parameter].device)
                     tensors[member.parameter].index_fill_(member.dim, lost, 0)
+    apply_folds(pruned, plan.folds)
     apply_plan(pruned, plan)
     set_attributes(pruned, plan.attributes)
     try:

@@ -32,6 +32,7 @@ class Mixer(nn.Module):
         return self.last(state)
 
 
+@pytest.mark.filterwarnings("ignore:operations without a rule:UserWarning")
 @pytest.mark.parametrize(
     ("kind", "arguments", "left"),
     [
