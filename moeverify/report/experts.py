@@ -7,6 +7,7 @@ from typing import Any
 
 HEIGHT, TOKENS, GAP = 56, 20, 4
 _BAR, _LARGE, _LEAST = 26, 560, 2.5
+_DRAWN = 64  # bars with a title each
 _FLAT = 0.12  # of the height, for the lowest score
 
 
@@ -33,7 +34,19 @@ def _picture(layer: Mapping[str, Any]) -> dict[str, Any]:
              "title": title, "tokens": round(TOKENS * tokens[expert] / most, 2) if tokens else 0}
         )  # fmt: skip
     gone = [expert for expert in range(count) if expert not in kept]
+    outlines: dict[str, str] = {}
+    if count > _DRAWN:  # one line over the bars of each kind
+        outlines = {
+            state: "".join(f"M{b['x']:g} {HEIGHT}v-{b['height']:g}h{width - 1:.3g}v{b['height']:g}" for b in bars
+                           if b["state"] == state)
+            for state in ("stays", "goes")
+        }  # fmt: skip
+        outlines["tokens"] = "".join(
+            f"M{b['x']:g} {HEIGHT + GAP}v{b['tokens']:g}h{width - 1:.3g}v-{b['tokens']:g}Z" for b in bars
+        )
+        bars = []
     return {
+        "outlines": outlines,
         "layer": layer["layer"],
         "bars": bars,
         "bar": round(max(width - 1, 1), 2),

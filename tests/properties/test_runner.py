@@ -13,7 +13,7 @@ from synthetic_models import Spec
 def test_the_smallest_falsifying_spec_is_saved_and_shown(tmp_path):
     log = PropertyLog()
     with pytest.raises(AssertionError, match="an expert with a bias") as caught:
-        run_properties(["termination"], "broken_pruners:fails_on_biases", 0, log, tmp_path)
+        run_properties(["termination"], "broken_pruners:fails_on_biases", 1, log, tmp_path)
     (path,) = tmp_path.iterdir()
     saved = Failure.from_dict(json.loads(path.read_text()))
     assert saved.spec == Spec(bias=True)

@@ -57,12 +57,16 @@ def _companions(part: dict[str, torch.Tensor], count: int) -> dict[str, torch.Te
 
 
 def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
-    """Leaf modules of the block that are neither experts nor routers. Norms of as many channels are none of them."""
+    """Leaf modules of the block that are neither experts nor routers.
+
+    Norms of as many channels are none of them, nor are linear layers, such as the gate of a shared expert.
+    """
     taken = (layer.container, *layer.holders, *layer.routers, *layer.shared_experts)
     for path, module in block.named_modules(prefix=layer.name):
         inside = any(path == name or path.startswith(name + ".") for name in taken if name != layer.name)
         is_leaf = path != layer.name and not any(True for _ in module.children())
-        if is_leaf and not inside and "norm" not in type(module).__name__.lower():
+        other = isinstance(module, nn.Linear) or "norm" in type(module).__name__.lower()
+        if is_leaf and not inside and not other:
             yield path
 
 

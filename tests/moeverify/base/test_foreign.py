@@ -45,7 +45,15 @@ def test_an_error_of_ours_passes_through():
         raise UsageError("as it was")
 
 
-def test_an_interrupt_of_the_users_passes_through_and_one_that_code_raises_does_not():
+@pytest.fixture
+def interruptible():
+    """Interrupts arrive, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_of_the_users_passes_through_and_one_that_code_raises_does_not(interruptible):
     with guarded_exits():
         with pytest.raises(SourceError, match=r"left by KeyboardInterrupt\(\)"), foreign_code("code", SourceError):
             raise KeyboardInterrupt

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import synthetic_models
 from moeverify.checks.evidence.router_tensors import experts_now, router_tensors, spare_classes
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import load_source
@@ -11,6 +12,7 @@ from moeverify.verdict import Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
 from moeverify.verification.in_process import run_case
+from synthetic_models import Spec
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,12 @@ def test_classes_without_weights_follow_the_experts(source, spare, weight, bias)
     assert set(tensors) == {f"{layer.name}.{name}" for name in (weight, bias) if name}
     assert {spare_classes(tensor, len(layer.experts)) for tensor in tensors.values()} == {spare}
     assert experts_now(model, layer) == len(layer.experts)
+
+
+def test_the_gate_of_a_shared_expert_that_reads_as_many_channels_is_none_of_them():
+    model = synthetic_models.build(Spec(hidden=4, widths=(4, 4, 4, 4), shared="gated"))
+    layer = find_roles(model).layers[0]
+    assert not [name for name in router_tensors(model, layer) if "shared" in name]
 
 
 def loses_a_class(model, example_inputs, *, pruning_ratio, seed):
