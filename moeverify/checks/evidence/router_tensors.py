@@ -23,8 +23,11 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
     found = {name: t for name, t in own.items() if t.dim() and t.shape[0] == count and name not in layer.stacks}
     found |= {name: own[name] for name in layer.router_parameters if name in own}
     for router in layer.routers:
-        parts = list(model.get_submodule(router).named_modules(prefix=router))
-        root, *inner = [dict(_own(module, path)) for path, module in parts]
+        module = model.get_submodule(router)
+        if isinstance(module, nn.Linear) and module.out_features < count:
+            continue  # it scores no experts: the gate of a shared one, which may read as many channels
+        parts = list(module.named_modules(prefix=router))
+        root, *inner = [dict(_own(part, path)) for path, part in parts]
         found |= {name: t for name, t in root.items() if is_companion(t, count)}
         for part in (root, *reversed(inner)):
             matrices = [t for t in part.values() if is_matrix(t) and count in t.shape]

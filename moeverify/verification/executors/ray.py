@@ -98,7 +98,7 @@ def _cluster(address: str) -> Iterator[Any]:
         except (OSError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"no Ray cluster at {address!r} ({line}); start one as Ray's documentation says, or leave out --executor"
+                f"no Ray cluster at {address!r} ({line}); start one, or leave out --executor"
             ) from error
     try:
         yield ray
