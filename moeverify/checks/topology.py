@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.choices import Router, routers_of
@@ -41,6 +43,8 @@ def topology(context: Context) -> Finding:
             continue
         count, now = len(layer.experts), experts_now(context.pruned, layer)
         old, new = before[layer.name], after.get(layer.name)
+        if new is not None and not new.grouped and old.groups == new.scores > 1:  # each group keeps one expert
+            new = replace(new, groups=old.groups, chosen_groups=old.chosen_groups, group_scores=old.group_scores)
         problem = _problem(old, new, count, now) or _regrouped(old, count, stayed[layer.name])
         if problem:
             numbers_now = vars(new) if new else None

@@ -20,7 +20,8 @@ _TOPK = (torch.topk, torch.Tensor.topk)
 class Router:
     """The choices of one MoE layer: ``top_k`` of ``scores``, from ``chosen_groups`` of ``groups``.
 
-    ``group_scores`` experts score a group. Without groups all three are one.
+    ``group_scores`` experts score a group. Without groups all three are one. ``grouped`` says that a choice among
+    groups was seen: one among groups of one expert each looks like that of the experts.
     """
 
     scores: int
@@ -28,6 +29,7 @@ class Router:
     groups: int = 1
     chosen_groups: int = 1
     group_scores: int = 1
+    grouped: bool = False
 
 
 class _Seen(TorchFunctionMode):
@@ -80,8 +82,8 @@ def _router(calls: list[tuple[tuple[int, ...], int]], experts: int) -> Router | 
     if not final:
         return None
     (*_, scores), top_k = final[-1]
-    before = calls[: calls.index(final[-1])]
+    before = [call for call in calls[: calls.index(final[-1])] if call[0][-2:] != (scores, 1)]  # one expert a group
     if before and (outer := before[-1][0][-1]) < scores:  # the choice right before is among groups
         inside = [n for sizes, n in before[:-1] if len(sizes) > 1 and sizes[-2] == outer]
-        return Router(scores, top_k, outer, before[-1][1], max(inside, default=1))
+        return Router(scores, top_k, outer, before[-1][1], max(inside, default=1), grouped=True)
     return Router(scores, top_k)

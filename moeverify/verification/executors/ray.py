@@ -97,9 +97,7 @@ def _cluster(address: str) -> Iterator[Any]:
             ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": environment})
         except (OSError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"no Ray cluster at {address!r} ({line}); start one, or leave out --executor"
-            ) from error
+            raise UsageError(f"no Ray cluster at {address!r} ({line}); start one, or leave out --executor") from error
     try:
         yield ray
     finally:
