@@ -85,7 +85,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.seen: list[Product] = []
         self.held: dict[str, list[torch.Tensor]] = {}  # outputs of modules in the block that hold experts
-        self._by_storage = {p.untyped_storage().data_ptr(): (name, p) for name, p in parameters.items()}
+        self._by_storage = {p.untyped_storage()._cdata: (name, p) for name, p in parameters.items()}
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
         output = func(*args, **dict(kwargs or {}))
@@ -101,7 +101,7 @@ class _Watch(TorchFunctionMode):
 
     def _place(self, weight: torch.Tensor, summed: int) -> tuple[Place, int | None, int] | None:
         """Where the dimension of a weight that is summed over lies in its parameter: place, expert, start."""
-        name, parameter = self._by_storage.get(weight.untyped_storage().data_ptr(), ("", None))
+        name, parameter = self._by_storage.get(weight.untyped_storage()._cdata, ("", None))
         if parameter is None or not parameter.is_contiguous():
             return None
         first = []

@@ -35,7 +35,7 @@ def verdicts(loaded, checks, subject=halve):
     ("model_type", "router"),
     [
         ("mixtral", Router(4, 2)),
-        ("deepseek_v3", Router(8, 2, groups=2, chosen_groups=1, group_scores=2)),
+        ("deepseek_v3", Router(8, 2, groups=2, chosen_groups=1, group_scores=2, grouped=True)),
         ("zaya", Router(5, 1)),
         ("longcat_flash", Router(6, 2)),
     ],
