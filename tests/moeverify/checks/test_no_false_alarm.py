@@ -54,13 +54,27 @@ def verdicts_on(spec, ratio, checks):
 
 
 @pytest.mark.slow
+@settings(phases=[__import__("hypothesis").Phase.generate])
 @given(spec=specs(), ratio=st.sampled_from(RATIOS))
 def test_every_check_passes_on_the_right_pruner(spec, ratio):
     problems = verdicts_on(spec, ratio, default_names())
     if "refused" in problems.get("terminates", ""):
         reject()  # an architecture whose configuration cannot express a pruned size
     note(str(spec))
+    problems and print("FOUND", ratio, spec, problems, flush=True)
     assert problems == {}
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="open: masked-equivalence fails our pruner here; which is wrong is not known")
+def test_many_groups_in_bfloat16():
+    spec = Spec(
+        layers=("moe", "moe"), hidden=12, length=3, residual="post", attention="multi_head", kv_heads=4, head_dim=8,
+        storage="fused_transposed", activation="geglu", bias=True, widths=(6,) * 8, router="group_limited",
+        router_hidden=4, groups=4, chosen_groups=3, expert_scale=True, shared="one", shared_width=8, features=4,
+        dtype="bfloat16", seed=300,
+    )  # fmt: skip
+    assert verdicts_on(spec, 0.75, ("masked-equivalence",)) == {}
 
 
 # A few cases every day, many by night.
