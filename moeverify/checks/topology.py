@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moeverify.base.foreign import left_by
+from moeverify.base.kernel_limits import EXPERT_COUNTS, MOST_CHOSEN_GROUPS, MOST_GROUPS, MOST_IN_A_GROUP
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
 from moeverify.models.exercise import run
-
-# What serving engines can do, as far as their sources say; another engine may do more.
-KERNEL_COUNTS = frozenset((*range(1, 129), 192, 256, 320, 384, 448, 512, 576))
-MOST_GROUPS, MOST_CHOSEN_GROUPS, MOST_IN_A_GROUP = 8, 4, 32
 
 
 @check("topology")
@@ -99,7 +96,7 @@ def _regrouped(old: Router, count: int, stayed: list[int]) -> str:
 def _notes(router: Router, now: int) -> list[str]:
     """Limits of serving engines that a router lies beyond."""
     found = []
-    if now not in KERNEL_COUNTS:
+    if now not in EXPERT_COUNTS:
         found.append(f"note: fused kernels of some engines know no {now} experts")
     if router.groups > 1:
         if router.groups > MOST_GROUPS or router.chosen_groups > MOST_CHOSEN_GROUPS:

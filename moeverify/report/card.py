@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ def model_card(result: VerificationResult, source: str | None = None) -> str:
 
     Raises ``UsageError`` if the run has no such source.
     """
-    document = json.loads(result.to_json())
+    document = result.to_dict()
     cases = {(case["source"], case["subject"]): case["facts"] for case in document["cases"]}
     keys = list(dict.fromkeys((v["source"], v["subject"]) for v in document["verdicts"]))
     if source is not None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moeverify.base.kernel_limits import MOST_CHOSEN_GROUPS, MOST_GROUPS, MOST_IN_A_GROUP
+
 _COUNTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 _FUSED_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 576)
 _HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -95,11 +97,11 @@ VLLM_LIMITS = (
           "vllm-project/vllm#29439", "read 2026-11"),
     Limit("experts", _multiple(2), "expert parallelism wants a count that its size divides",
           "vllm-project/vllm#52435", "read 2026-11"),
-    Limit("groups", _at_most(8), "fused grouped routing takes at most 8 groups",
+    Limit("groups", _at_most(MOST_GROUPS), "fused grouped routing takes at most 8 groups",
           "flashinfer-ai/flashinfer#5165", "read 2026-11"),
-    Limit("topk_group", _at_most(4), "fused grouped routing chooses at most 4 groups",
+    Limit("topk_group", _at_most(MOST_CHOSEN_GROUPS), "fused grouped routing chooses at most 4 groups",
           "flashinfer-ai/flashinfer#5165", "read 2026-11"),
-    Limit("experts", _group_size(32), "fused grouped routing on AMD takes at most 32 experts a group",
+    Limit("experts", _group_size(MOST_IN_A_GROUP), "fused grouped routing on AMD takes at most 32 experts a group",
           "ROCm/aiter#2369", "read 2026-11"),
 )  # fmt: skip
 LLAMA_CPP_LIMITS = (

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moeverify.base.kernel_limits import EXPERT_COUNTS, MOST_CHOSEN_GROUPS, MOST_GROUPS, MOST_IN_A_GROUP
 from moeverify.pruning.experts.topology import Topology
-
-_COUNTS = frozenset({*range(1, 129), 192, 256, 320, 384, 448, 512, 576})
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ ENGINE_LIMITS = (
         "vllm-project/vllm#50982",
         "",
         "2026-11",
-        lambda t: t.count in _COUNTS,
+        lambda t: t.count in EXPERT_COUNTS,
     ),
     EngineLimit(
         "vllm",
@@ -50,7 +49,7 @@ ENGINE_LIMITS = (
         "flashinfer-ai/flashinfer#5165",
         "2026-09-12",
         "2026-11",
-        lambda t: t.groups <= 8 and (t.groups == 1 or t.chosen_groups <= 4),
+        lambda t: t.groups <= MOST_GROUPS and (t.groups == 1 or t.chosen_groups <= MOST_CHOSEN_GROUPS),
     ),
     EngineLimit(
         "aiter",
@@ -58,7 +57,7 @@ ENGINE_LIMITS = (
         "ROCm/aiter#2369",
         "",
         "2026-11",
-        lambda t: t.groups == 1 or t.count <= 32 * t.groups,
+        lambda t: t.groups == 1 or t.count <= MOST_IN_A_GROUP * t.groups,
     ),
 )
 _PARALLEL = EngineLimit(
