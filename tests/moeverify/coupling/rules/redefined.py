@@ -88,6 +88,17 @@ def _target_size(args, kwargs, changed):
     return _replace(args, 1, list(changed.outputs[0].shape)), kwargs
 
 
+@adapt("aten.repeat")
+def _copies(args, kwargs, changed):
+    """How often one position is copied is the size of what it meets; copies of several stay as many."""
+    source, counts = changed.call.inputs[0], list(args[1])
+    lead = len(counts) - source.dim()
+    for dim, size in enumerate(source.shape, start=lead):
+        if size == 1:
+            counts[dim] = changed.outputs[0].shape[dim]
+    return (args[0], counts), kwargs
+
+
 @adapt("aten.zeros", "aten.ones", "aten.full", "aten.empty")
 def _size(args, kwargs, changed):
     return _replace(args, 0, list(changed.outputs[0].shape)), kwargs
