@@ -16,6 +16,7 @@ from moeverify.checks.evidence.folding import FoldedWeight, with_constants
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.evidence.liveness import Laboratory
 from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.routing import router_matrices
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
 from moeverify.checks.finding import Finding
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
@@ -114,6 +115,12 @@ class Context:
     def source_names(self) -> Mapping[str, str]:
         """For each tensor of the pruned model its name in the original (removed experts shift the others)."""
         return source_names(self.original, self.pruned, self.roles)
+
+    @cached_property
+    def router_matrices(self) -> Mapping[str, str]:
+        """MoE layer → name in the pruned model of the matrix that gives its logits in the original."""
+        now = {source: name for name, source in self.source_names.items()}
+        return {layer: now.get(name, name) for layer, name in router_matrices(self.original, self.roles).items()}
 
     @cached_property
     def behaviour(self) -> Behaviour:

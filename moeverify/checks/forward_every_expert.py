@@ -100,14 +100,14 @@ class _Exercise:
         context = self.context
         inputs = context.draw(1 + self.number)
         self.number += 1
-        wrong = _wrong(context.pruned, context.pruned_roles, inputs, force)
+        wrong = _wrong(Routing(context.pruned, context.pruned_roles, force, context.router_matrices), inputs)
         if not wrong:
             if self.missing:
                 self.by_effect |= self._depended_on(inputs, force)
             return None
         evidence = {"attempt": self.number - 1, "tokens": dict(self.tokens)}
         # Sent to another number of experts, the original's tokens go elsewhere: by itself it must run all the same.
-        if original := _wrong(context.original, context.roles, inputs, {}):
+        if original := _wrong(Routing(context.original, context.roles), inputs):
             return inconclusive(
                 f"on drawn inputs the original itself {original}; give example inputs of its form", **evidence
             )
@@ -120,7 +120,7 @@ class _Exercise:
         sight = Sight(context.pruned, parts, VISIBLE)
         try:
             with sight.gradients() as take, same_start(context.pruned), torch.enable_grad():
-                with Routing(context.pruned, context.pruned_roles, force):
+                with Routing(context.pruned, context.pruned_roles, force, context.router_matrices):
                     outputs = float_outputs(call_model(context.pruned, inputs, use_cache=False))
                 take(outputs, context.seed)
         except Exception:
@@ -143,11 +143,11 @@ def _expert_parts(context: Context) -> list[Part]:
     return parts
 
 
-def _wrong(model: torch.nn.Module, roles: FoundRoles, inputs: Any, force: Mapping[str, Change]) -> str:
+def _wrong(routing: Routing, inputs: Any) -> str:
     """What is wrong with one forward; empty if nothing is."""
     try:
-        with Routing(model, roles, force):
-            outputs = run_all(model, inputs)
+        with routing:
+            outputs = run_all(routing.model, inputs)
     except Exception as error:
         return f"does not run: {left_by(error)}"
     endless = [name for name, tensor in outputs.items() if not bool(tensor.isfinite().all())]

@@ -178,8 +178,10 @@ class _Comparison:
             changes[force.layer] = lambda logits: send(logits if before is None else before(logits))
         return changes
 
-    def _pruned_changes(self, force: _Force | None) -> dict[str, Change]:
-        return {} if force is None else {force.layer: towards(self.stayed[force.layer].index(force.expert))}
+    def _pruned_routing(self, force: _Force | None) -> Routing:
+        context = self.context
+        change = {} if force is None else {force.layer: towards(self.stayed[force.layer].index(force.expert))}
+        return Routing(self.pruned, context.pruned_roles, change, context.router_matrices)
 
     def _compare(self, inputs: Any, force: _Force | None) -> Finding | None:
         roles, seed = self.context.roles, self.context.seed
@@ -194,7 +196,7 @@ class _Comparison:
             roles,
         )
         counted = list(self.statistics.counts)
-        mine = Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force))
+        mine = self._pruned_routing(force)
         counts, draws = Statistics(), Draws()
         try:
             with self.sight.gradients() as take, same_start(self.pruned, seed), torch.enable_grad():
@@ -251,7 +253,7 @@ class _Comparison:
         """Look once more at what has no gradient, on the inputs that were used."""
 
         def forward(inputs: Any, force: _Force | None) -> dict[str, torch.Tensor]:
-            with Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force)):
+            with self._pruned_routing(force):
                 return run_all(self.pruned, inputs)
 
         for inputs, force in self.seen.used:
@@ -279,7 +281,7 @@ class _Comparison:
             with theirs:
                 changes = self._changes(force, self.forbidden)
                 self._run(self.masked, "the masked original", inputs, changes, self.context.roles)
-            routing = Routing(self.pruned, self.context.pruned_roles, self._pruned_changes(force))
+            routing = self._pruned_routing(force)
             with self.sight.gradients() as take, same_start(self.pruned, self.context.seed), torch.enable_grad():
                 with ours, routing:
                     got = float_outputs(call_model(self.pruned, inputs, use_cache=False))

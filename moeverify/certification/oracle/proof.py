@@ -14,7 +14,7 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.oracle.running import vocabulary
 from moeverify.certification.oracle.sides import make_sides
 from moeverify.certification.oracle.streamed import STREAMED_VALUES
-from moeverify.checks.evidence.routing import Change, Routing, towards, towards_each
+from moeverify.checks.evidence.routing import Change, Routing, router_matrices, towards, towards_each
 from moeverify.models.device import input_device
 from moeverify.models.exercise import count_reached, run
 from moeverify.models.numerics import float64_throughout
@@ -57,7 +57,9 @@ def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = S
         stack.enter_context(sides.stream)
         reached = stack.enter_context(count_reached(sides.masked, sides.roles))
         reference = Routing(sides.masked, sides.roles, {})
-        theirs = Routing(sides.pruned, sides.pruned_roles, {})
+        theirs = Routing(
+            sides.pruned, sides.pruned_roles, {}, _matrices_now(evidence, router_matrices(sides.full, sides.roles))
+        )
         wanted = {name: target for name, target in _experts(evidence).items() if sides.runs(target.pruned_layer)}
         for number, forced in _attempts(wanted, reached, proof):
             reference.change = _with_force(sides.changes, {t.layer: c for t, c in forced.before})
@@ -85,6 +87,12 @@ class _Forced:
 
     before: tuple[tuple[_Target, Change], ...] = ()
     after: tuple[tuple[_Target, Change], ...] = ()
+
+
+def _matrices_now(evidence: Evidence, matrices: Mapping[str, str]) -> dict[str, str]:
+    """The router matrix of each layer by the pruned folder's names."""
+    now = {evidence.keep.to_pruned(layer): evidence.keep.to_pruned(name) for layer, name in matrices.items()}
+    return {layer: name for layer, name in now.items() if layer is not None and name is not None}
 
 
 def _experts(evidence: Evidence) -> dict[str, _Target]:

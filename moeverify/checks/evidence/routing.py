@@ -30,6 +30,19 @@ _PRODUCTS = (
 )
 
 
+def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
+    """MoE layer → name of the parameter or buffer whose product with a token gives the router's logits."""
+    names = {}
+    for layer in roles.layers:
+        found = router_tensors(model, layer)
+        matrices = [n for n, t in found.items() if is_matrix(t)]
+        matrices = matrices or [n for n, t in found.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
+        if matrices:
+            # A router may have a second one, for its noise; the logits are those of the plainly named.
+            names[layer.name] = min(matrices, key=lambda n: (len(n), n))
+    return names
+
+
 class Routing(TorchFunctionMode):
     """While active, ``change[layer](logits)`` replaces a router's logits ``[..., experts]``.
 
@@ -37,6 +50,9 @@ class Routing(TorchFunctionMode):
     not, relative to the largest of these scores. Scores that are exactly equal (an indexer's, cut off at zero) do not
     count: the order in which ``topk`` takes them does not depend on rounding. ``seen`` names the layers whose logits
     passed by, ``chosen`` those whose scores were changed at a choice instead.
+
+    ``matrices`` names the matrix of each layer that gives its logits, as ``router_matrices`` found them in the
+    original: a pruned one may be left with a single channel, which tells a matrix from a list of scales no more.
     """
 
     def __init__(
@@ -44,31 +60,27 @@ class Routing(TorchFunctionMode):
         model: nn.Module,
         roles: FoundRoles,
         change: Mapping[str, Change] | None = None,
+        matrices: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.change = dict(change or {})
         self.margin = float("inf")
         self.seen: set[str] = set()
         self.chosen: set[str] = set()
-        self._model = model
+        self.model = model
         self._sizes = {layer.name: len(layer.experts) for layer in roles.layers}
         self._inside: list[str] = []
         self._handles: list[Any] = []
         # Router matrices and what is only another view or precision of one; kept alive, since they go by their id.
         self._matrices: dict[int, tuple[torch.Tensor, str]] = {}
-        for layer in roles.layers:
-            count = len(layer.experts)
-            found = router_tensors(model, layer)
-            matrices = {n: t for n, t in found.items() if is_matrix(t)}
-            matrices = matrices or {n: t for n, t in found.items() if t.dim() > 2 and t.shape[0] == count}
-            if matrices:
-                # A router may have a second one, for its noise; the logits are those of the plainly named.
-                matrix = matrices[min(matrices, key=lambda n: (len(n), n))]
-                self._matrices[id(matrix)] = (matrix, layer.name)
+        for layer, name in {**router_matrices(model, roles), **(matrices or {})}.items():
+            matrix = _tensor(model, name)
+            if matrix is not None:
+                self._matrices[id(matrix)] = (matrix, layer)
 
     def __enter__(self) -> Self:
         for name in self.change:
-            block = self._model.get_submodule(name)
+            block = self.model.get_submodule(name)
             self._handles.append(block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name)))
             self._handles.append(block.register_forward_hook(lambda *_: self._leave(), always_call=True))
         super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
@@ -145,6 +157,15 @@ class Routing(TorchFunctionMode):
         gap = (gap / size.clamp_min(1e-300))[gap.isfinite() & (gap > 0)]
         if gap.numel():
             self.margin = min(self.margin, float(gap.min()))
+
+
+def _tensor(model: nn.Module, name: str) -> torch.Tensor | None:
+    owner, _, leaf = name.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(owner), leaf, None)
+    except AttributeError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
