@@ -31,6 +31,8 @@ CYCLES = (
     "tied_experts",
     "shared_experts_between_layers",
 )
+# Cycles through which an expert feeds another, or is another.
+BETWEEN_EXPERTS = ("tied_experts", "chain", "shared_experts_between_layers")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "names": tuple(FAMILIES),
     "norm": NORMS,

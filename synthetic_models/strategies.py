@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from synthetic_models.spec import (
     ACTIVATIONS,
     ATTENTIONS,
+    BETWEEN_EXPERTS,
     CORRECTIONS,
     NORMS,
     RESIDUALS,
@@ -45,18 +46,26 @@ def specs(
     families: tuple[str, ...] = FAMILIES,
     dtypes: tuple[str, ...] = ("float32", "float32", "float32", "bfloat16"),
     injected: bool = True,
+    spare: bool = False,
 ) -> Spec:
-    """Specs of tiny models: 10 to 40 ms to build and trace. ``injected`` allows cycles."""
+    """Specs of tiny models: 10 to 40 ms to build and trace.
+
+    ``injected`` allows cycles. ``spare`` draws what whole experts can be removed from: tokens choose them, each by
+    itself, and more than a token needs.
+    """
     one = lambda *values: draw(st.sampled_from(values))  # noqa: E731
     fields: dict[str, Any] = {"layers": one(*LAYERS), "storage": one(*STORAGES, "listed")}
     interleaved = fields["storage"] == "fused_interleaved"
     fields["activation"] = one(*(ACTIVATIONS[1:] if interleaved else ACTIVATIONS))
-    fields["router"] = one(*ROUTERS)
-    count = one(4, 6, 8) if fields["router"] == "group_limited" else one(2, 3, 4)
+    fields["router"] = one(*(r for r in ROUTERS if not spare or r != "expert_choice"))
+    grouped = fields["router"] == "group_limited"
+    count = one(*(((6, 8, 9) if grouped else (4, 5, 6)) if spare else ((4, 6, 8) if grouped else (2, 3, 4))))
     fields["widths"] = _widths(draw, count, fields["storage"])
-    fields |= _grouped(draw, count) if fields["router"] == "group_limited" else {}
-    chosen = fields.get("chosen_groups", 1) * count // fields.get("groups", 2)
-    fields["top_k"] = one(*range(1, 1 + min(3, chosen if fields["router"] == "group_limited" else count)))
+    fields |= _grouped(draw, count, least=3 if spare else 2) if grouped else {}
+    most = fields["chosen_groups"] * count // fields["groups"] if grouped else count
+    if spare:
+        most = fields["chosen_groups"] * (count // fields["groups"] - 1) if grouped else count - 2
+    fields["top_k"] = one(*range(1, 1 + min(3, most)))
     router_hidden = one(0, 4, 8)
     if fields["router"] != "hash":
         fields["router_hidden"] = router_hidden
@@ -96,13 +105,13 @@ def specs(
     if count in (fields["hidden"], router_hidden):
         fields.pop("zero_experts", None)  # one size for two things: rows of the router tell nothing
     if injected:
-        fields["cycles"] = draw(cycles(fields))
+        fields["cycles"] = draw(cycles(fields, without=BETWEEN_EXPERTS if spare else ()))
     return Spec(**fields)
 
 
-def _grouped(draw: st.DrawFn, count: int) -> dict[str, int]:
-    """Groups of at least two experts each, of which not all are chosen."""
-    groups = draw(st.sampled_from([n for n in (2, 4, 3) if count % n == 0 and count // n >= 2]))
+def _grouped(draw: st.DrawFn, count: int, least: int) -> dict[str, int]:
+    """Groups of at least ``least`` experts each, of which not all are chosen."""
+    groups = draw(st.sampled_from([n for n in (2, 4, 3) if count % n == 0 and count // n >= least]))
     chosen = draw(st.sampled_from(range(1, groups)))
     return {"groups": groups, "chosen_groups": chosen, "group_scores": draw(st.sampled_from((1, 2)))}
 
@@ -128,9 +137,9 @@ def possible_cycles(fields: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return possible
 
 
-def cycles(fields: dict[str, Any]) -> st.SearchStrategy[tuple[Cycle, ...]]:
-    """Up to three kinds of cycles."""
-    possible = possible_cycles(fields)
+def cycles(fields: dict[str, Any], without: tuple[str, ...] = ()) -> st.SearchStrategy[tuple[Cycle, ...]]:
+    """Up to three kinds of cycles, none of those in ``without``."""
+    possible = {kind: strengths for kind, strengths in possible_cycles(fields).items() if kind not in without}
     drawn = st.tuples(st.sampled_from(sorted(possible)), st.integers(0, 3))
     return st.lists(drawn, max_size=3, unique_by=lambda pair: pair[0]).map(
         lambda pairs: tuple(Cycle(k, possible[k][min(n, len(possible[k]) - 1)]) for k, n in pairs)

@@ -187,6 +187,7 @@ def run_properties(names: Sequence[str], subject: str, shard: int, log: Property
     gc.freeze()  # the libraries' objects are not looked through again and again
     holds.__name__ = holds.__qualname__ = f"{'_'.join(names).replace('-', '_')}_hold"
     # Seeded rather than derandomised, which would draw the same few specs for every property.
+    drawn = {"spare": PROPERTIES[names[0]].spare, **drawn}
     given_specs = seed(zlib.crc32(f"{names[0]} {shard}".encode()))(given(specs(**drawn))(holds))
     settings(
         derandomize=False,

@@ -13,7 +13,7 @@ from moeverify.verdict import Status
 CHECKS = ("masked-equivalence", "router-intact", "untouched-identical", "topology")
 
 
-@prop("expert-removal", own=True)
+@prop("expert-removal", own=True, spare=True)
 def expert_removal(trial: Trial) -> None:
     """Whole experts removed at random compute what the original does with them never chosen, and the order in which
     they go changes nothing.

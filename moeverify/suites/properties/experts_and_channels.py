@@ -13,7 +13,7 @@ from moeverify.suites.properties.trial import NotApplicable, Trial, differing, r
 _CHANNELS = {role: 0.5 if role == "routed_experts" else 0.0 for role in ROLES}
 
 
-@prop("experts-and-channels", own=True)
+@prop("experts-and-channels", own=True, spare=True)
 def experts_and_channels(trial: Trial) -> None:
     """Whole experts removed before their channels, after them or in one step with them leave the same weights."""
     base = original(trial)

@@ -14,7 +14,7 @@ _CHECKS = ("masked-equivalence", "router-intact")
 _TOLERANCE = 1e-9
 
 
-@prop("kept-experts-permuted", own=True)
+@prop("kept-experts-permuted", own=True, spare=True)
 def kept_experts_permuted(trial: Trial) -> None:
     """A pruned model with its kept experts in another order, and all that counts them with them, gives the same
     outputs and passes the same checks.

@@ -25,13 +25,15 @@ class Property:
     """A named function that raises ``PropertyFailed`` where the property does not hold.
 
     ``own`` tells that it needs our own graph and plans, so that no other subject can be tried; ``groups`` that it only
-    looks at the groups of an unpruned model, so that several such properties are tried on one graph.
+    looks at the groups of an unpruned model, so that several such properties are tried on one graph; ``spare`` that
+    it removes whole experts, so that specs are drawn that have some to spare.
     """
 
     name: str
     run: Callable[[Trial], None]
     own: bool = False
     groups: bool = False
+    spare: bool = False
 
     @property
     def summary(self) -> str:
@@ -42,13 +44,15 @@ class Property:
 PROPERTIES: dict[str, Property] = {}
 
 
-def prop(name: str, *, own: bool = False, groups: bool = False) -> Callable[[Callable[[Trial], None]], Callable]:
+def prop(
+    name: str, *, own: bool = False, groups: bool = False, spare: bool = False
+) -> Callable[[Callable[[Trial], None]], Callable]:
     """Register a property under its stable name."""
 
     def register(function: Callable[[Trial], None]) -> Callable[[Trial], None]:
         if name in PROPERTIES:
             raise ValueError(f"two properties are named {name}")
-        PROPERTIES[name] = Property(name, function, own, groups)
+        PROPERTIES[name] = Property(name, function, own, groups, spare)
         return function
 
     return register

@@ -16,9 +16,8 @@ from moeverify.pruning.pruner import MoEPruner
 from moeverify.suites.properties.trial import NotApplicable, Trial
 from synthetic_models import Spec
 from synthetic_models.names import FAMILIES
+from synthetic_models.spec import BETWEEN_EXPERTS
 
-# Which tokens an expert gets depends on other tokens, or one expert feeds another.
-_OTHER_CYCLES = ("tied_experts", "chain", "shared_experts_between_layers")
 CORRECTION = "e_score_correction_bias"
 
 
@@ -28,7 +27,8 @@ def original(trial: Trial) -> nn.Module:
     Choices without weights have rows of the router as well, which only a configuration tells apart from experts.
     """
     spec = trial.spec
-    if spec.router == "expert_choice" or any(spec.strength(kind) for kind in _OTHER_CYCLES):
+    # With expert_choice, which tokens an expert gets depends on other tokens.
+    if spec.router == "expert_choice" or any(spec.strength(kind) for kind in BETWEEN_EXPERTS):
         raise NotApplicable("its experts are not chosen one by one for each token")
     return synthetic_models.build(spec).double() if spec.zero_experts else trial.model().double()
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, seed, settings
 
 from moeverify.suites.properties.failure import Failure
-from moeverify.suites.properties.registry import SECONDS, check_property
+from moeverify.suites.properties.registry import PROPERTIES, SECONDS, check_property
 from moeverify.suites.properties.trial import NotApplicable, PropertyFailed
 from synthetic_models import Spec
 from synthetic_models.strategies import specs
@@ -54,7 +54,7 @@ def find_failure(
                 tell(spec, said, time.perf_counter() - begin)
 
     holds.__name__ = holds.__qualname__ = f"{name.replace('-', '_')}_holds"
-    search = given(specs(**drawn))(holds)
+    search = given(specs(**{"spare": PROPERTIES[name].spare, **drawn}))(holds)
     if not settings().derandomize:
         search = seed(shard)(search)
     quiet = settings(
