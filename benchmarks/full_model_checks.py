@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from benchmarks.full_model_weights import build, random_tensor, shapes_before
+from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Routing, evenly
 from moeverify.checks.masked_equivalence import TOLERANCE
 from moeverify.checks.reload import reloaded
-from moeverify.models.exercise import count_reached, run
+from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.numerics import float64_throughout, in_float64
 from moeverify.models.roles import find_roles
 from moeverify.models.skeleton import shapes_of, skeleton
@@ -51,6 +52,10 @@ def config_in_step(model: nn.Module) -> str:
     return f"the configuration says {wanted[wrong[0]]} for {wrong[0]}, which is {found.get(wrong[0])}" if wrong else ""
 
 
+def _finite(model: nn.Module, ids: torch.Tensor) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in run_all(model, {"input_ids": ids}).values())
+
+
 @torch.no_grad()
 def every_expert(model: nn.Module, ids: torch.Tensor) -> tuple[str, int]:
     """Every routed expert computes on tokens routed to it, with finite results.
@@ -62,14 +67,14 @@ def every_expert(model: nn.Module, ids: torch.Tensor) -> tuple[str, int]:
     """
     roles = find_roles(model)
     with count_reached(model, roles) as reached:
-        finite = bool(run(model, {"input_ids": ids}).isfinite().all())
+        finite = _finite(model, ids)
         forced = sum(not count for count in reached.values())
         poor = [layer.name for layer in roles.layers if not all(map(reached.get, layer.experts))]
         if poor:
             with Routing(model, roles, {name: evenly() for name in poor}):
-                finite = finite and bool(run(model, {"input_ids": ids}).isfinite().all())
+                finite = finite and _finite(model, ids)
     if not finite:
-        return "logits are not finite", forced
+        return "an output is not finite", forced
     missed = [name for name, count in reached.items() if not count]
     wrong = f"{len(missed)} experts got no token, such as {missed[0]}; use more tokens" if missed else ""
     return wrong, forced
@@ -94,14 +99,16 @@ def masked(model: nn.Module, config: Any, plan: Plan, layers: int, seed: int, id
             parameter.copy_(model.get_parameter(name))
     cut = in_float64(cut)
     with float64_throughout():
-        before = run(original, {"input_ids": ids})
+        before = run_all(original, {"input_ids": ids})
         mask_removed(original, kept, cut)
-        expected, got = run(original, {"input_ids": ids}), run(cut, {"input_ids": ids})
-    error = float((got - expected).abs().max() / expected.abs().max())
-    effect = float((before - expected).abs().max() / before.abs().max())
-    if not error < TOLERANCE:
-        return f"differs from the masked original by {error:.1e} (allowed {TOLERANCE:.0e})", error
-    return ("" if effect > 1e3 * TOLERANCE else "the mask changed nothing, so nothing was shown"), error
+        expected, got = run_all(original, {"input_ids": ids}), run_all(cut, {"input_ids": ids})
+    found = agreement(got, expected, before)
+    if found.wrong or found.blind:
+        return f"cannot be compared with the masked original: {found.wrong or found.blind}", float("inf")
+    if not found.error < TOLERANCE:
+        gap = f"{found.error:.1e} (allowed {TOLERANCE:.0e})"
+        return f"{found.worst} differs from the masked original by {gap}", found.error
+    return ("" if found.effect > 1e3 * TOLERANCE else "the mask changed nothing, so nothing was shown"), found.error
 
 
 def reload(model: nn.Module, ids: torch.Tensor, folder: Path | None) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.causality import movement, rows_by_token
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.models.drawn import floats_in, special_tokens
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 from moeverify.models.numerics import float64_throughout, in_float64
 
 TOLERANCE = 1e-9
@@ -25,10 +25,10 @@ TURNS = 4
 def causal(context: Context) -> Finding:
     """Proves that what the pruned model gives for a token does not depend on later ones, as in the original.
 
-    In float64: ids are changed from several positions on, the last among them, in several ways; outputs before that
-    must stay, to a relative 1e-9. A longer input than the example is tried as well. A router whose groups no longer
-    divide its experts still runs, and mixes tokens: this shows it. The original is asked first; one that reads later
-    tokens itself is skipped. Does not say what tokens should give.
+    In float64: ids are changed from several positions on, the last among them, in several ways; every output with a row
+    for each token must stay before that, to a relative 1e-9. A longer input than the example is tried as well. A router
+    whose groups no longer divide its experts still runs, and mixes tokens: this shows it. The original is asked first:
+    outputs for which it reads later tokens itself are left out. Does not say what tokens should give.
     """
     examples = list(_examples(context))
     if not examples:
@@ -40,7 +40,7 @@ def causal(context: Context) -> Finding:
     worst = max(comparison.worst.values())
     return passed(
         f"later tokens change earlier outputs by {worst:.1e} at most", tolerance=TOLERANCE,
-        tokens_per_input=[example.ids.shape[1] for example in examples],
+        tokens_per_input=[example.ids.shape[1] for example in examples], outputs=list(comparison.outputs),
     )  # fmt: skip
 
 
@@ -82,57 +82,95 @@ class _Comparison:
         self.models = {"original": in_float64(context.original), "pruned": in_float64(context.pruned)}
         self.special = torch.tensor(sorted(set(special_tokens(getattr(context.original, "config", None)))))
         self.worst: dict[tuple[str, int], float] = {}
+        self.outputs: dict[str, None] = {}
 
     def problem(self, example: _Example) -> Finding | None:
         """Why the check does not pass on an example; ``None`` if it does."""
         with float64_throughout():
-            for name in self.models:
-                if (finding := self._problem(name, example)) is not None:
-                    return finding
+            try:
+                before = rows_by_token(run_all(self.models["original"], example.inputs), example.ids)
+                moved = self._moved("original", before, example, turns=1)
+            except _NotTaken as error:
+                return inconclusive(
+                    f"the original does not take other tokens in the places of these ({error}); give example inputs of "
+                    "text alone"
+                )
+            if not before:
+                return skipped("no output has a row for each token")
+            if not all(any(change.later > 0 for change in moved[start]) for start in moved):
+                return skipped("other tokens do not change the output at all")
+            mixed = {change.output: change.earlier for start in moved for change in moved[start] if change.leaks}
+            watched = [name for name in before if name not in mixed]
+            if not watched:
+                worst = max(mixed.values())
+                return skipped(f"the original reads later tokens itself (change of earlier outputs: {worst:.1e})")
+            self.outputs |= dict.fromkeys(watched)
+            return self._judge(example, watched)
+
+    def _judge(self, example: _Example, watched: list[str]) -> Finding | None:
+        """The pruned model, on the outputs for which the original reads no later token."""
+        before = rows_by_token(run_all(self.models["pruned"], example.inputs), example.ids)
+        if gone := [name for name in watched if name not in before]:
+            return failed(f"{gone[0]} has no row for each token any more, as the original's has", output=gone[0])
+        before = {name: before[name] for name in watched}
+        for start, changes in self._moved("pruned", before, example, example.turns).items():
+            for change in changes:
+                if change.leaks:
+                    return failed(
+                        f"other tokens from position {start} on change {change.output} at {change.position} by "
+                        f"{change.earlier:.1e}: tokens are mixed, which the original does not do",
+                        changed_from=start,
+                        output=change.output,
+                        position=change.position,
+                        relative_change=change.earlier,
+                        original=self.worst["original", start],
+                    )
+            if not any(change.later > 0 for change in changes):
+                return inconclusive(
+                    "other tokens do not change what the pruned model gives, so nothing was shown; try another --seed"
+                )
         return None
 
-    def _problem(self, name: str, example: _Example) -> Finding | None:
-        model, inputs, ids = self.models[name], example.inputs, example.ids
-        before = _output(model, inputs)
-        if before is None or before.dim() < 2 or before.shape[:2] != ids.shape:
-            return skipped("the output has no row for each token")
-        tries = [(s, turn) for turn in range(1 if name == "original" else example.turns) for s in example.starts]
-        for start, turn in tries:
+    def _moved(
+        self, name: str, before: Mapping[str, torch.Tensor], example: _Example, turns: int
+    ) -> dict[int, list[_Change]]:
+        """How outputs change by the position from which tokens are others."""
+        found: dict[int, list[_Change]] = {start: [] for start in example.starts}
+        for start, turn in ((start, turn) for turn in range(turns) for start in example.starts):
+            changed = _changed(example.ids, start, turn, self.special.to(example.ids.dtype))
             try:
-                changed = _changed(ids, start, turn, self.special.to(ids.dtype))
-                after = _output(model, {**inputs, "input_ids": changed})
+                after = run_all(self.models[name], {**example.inputs, "input_ids": changed})
             except Exception as error:
                 if name == "pruned":
                     raise
-                line = left_by(error)
-                return inconclusive(
-                    f"the original does not take other tokens in the places of these ({line}); give example inputs of "
-                    "text alone"
-                )
-            assert after is not None
-            scale = before.abs().max().clamp_min(1e-300)
-            gaps = (after - before)[:, :start].abs().flatten(2).amax(-1) / scale
-            self.worst[name, start] = max(self.worst.get((name, start), 0.0), float(gaps.max()))
-            if name == "pruned" and not gaps.max() <= TOLERANCE:
-                position = int((gaps > TOLERANCE).any(0).nonzero()[0])
-                return failed(
-                    f"other tokens from position {start} on change the output at {position} by "
-                    f"{float(gaps.max()):.1e}: tokens are mixed, which the original does not do",
-                    changed_from=start,
-                    position=position,
-                    relative_change=float(gaps.max()),
-                    original=self.worst["original", start],
-                )
-            if not (after - before)[:, start:].abs().max() > 0:
-                return skipped("other tokens do not change the output at all")
-            if name == "original" and not gaps.max() <= TOLERANCE:
-                return skipped(f"the original reads later tokens itself (change of earlier outputs: {gaps.max():.1e})")
-        return None
+                raise _NotTaken(left_by(error)) from error
+            for output, tensor in before.items():
+                rows = movement(tensor, after[output])
+                earlier, position = float(rows[:, :start].max()), int(rows[:, :start].amax(0).argmax())
+                found[start].append(_Change(output, earlier, position, float(rows[:, start:].max())))
+                # What the original mixes itself is no number to hold the pruned model against.
+                if name == "pruned" or earlier <= TOLERANCE:
+                    self.worst[name, start] = max(self.worst.get((name, start), 0.0), earlier)
+        return found
 
 
-def _output(model: nn.Module, inputs: Any) -> torch.Tensor | None:
-    output = run(model, inputs)
-    return output if output.is_floating_point() else None
+class _NotTaken(Exception):
+    """The original raises on other tokens."""
+
+
+@dataclass(frozen=True)
+class _Change:
+    """Relative change of an ``output``: the largest before the changed tokens, where, and the largest from them on."""
+
+    output: str
+    earlier: float
+    position: int
+    later: float
+
+    @property
+    def leaks(self) -> bool:
+        """Whether earlier rows read later tokens."""
+        return not self.earlier <= TOLERANCE
 
 
 def _changed(ids: torch.Tensor, start: int, turn: int, special: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from moeverify.checks.context import Context
 from moeverify.checks.evidence.shrunk import shrunk_dim, used_elsewhere
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.exercise import run_tensors
+from moeverify.models.outputs import main_output
 
 # Other inputs that the original runs on, to see whether the shape of an output depends on the data.
 _OTHERS = 3
@@ -81,7 +82,7 @@ def _shapes(
 ) -> Finding | dict[str, str]:
     """A finding if an output has not the shape that it must have; else what is to be said of those that shrank."""
     lost: dict[str, tuple[int, int]] = {}
-    main = "logits" if "logits" in original else next((n for n, t in original.items() if t.is_floating_point()), "")
+    main = main_output(original)
     for name, before in original.items():
         after = got[name]
         if after.shape == before.shape or _by_data(context, name, before, after):

@@ -11,7 +11,7 @@ from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 
 
 @check("topology")
@@ -26,11 +26,11 @@ def topology(context: Context) -> Finding:
     layers = context.roles.layers
     if not layers:
         return skipped("the model has no MoE layer")
-    before = routers_of(context.original, context.roles, lambda model: run(model, context.example_inputs))
+    before = routers_of(context.original, context.roles, lambda model: run_all(model, context.example_inputs))
     if not before:
         return skipped("no router chooses experts by topk")
     try:
-        after = routers_of(context.pruned, context.pruned_roles, lambda model: run(model, context.example_inputs))
+        after = routers_of(context.pruned, context.pruned_roles, lambda model: run_all(model, context.example_inputs))
     except Exception as error:
         return failed(f"the pruned model does not run: {left_by(error)}")
     stayed = kept_experts(context)

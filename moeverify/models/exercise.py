@@ -88,22 +88,11 @@ def vary_inputs(model: nn.Module, example_inputs: Any, seed: int, dtype: torch.d
     return Drawer(model, example_inputs, dtype).draw(seed).inputs
 
 
-def output_tensor(output: Any) -> torch.Tensor:
-    """The tensor to compare: ``logits`` if there are any, else the first floating-point tensor."""
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, torch.Tensor):
-        return logits
-    return next(t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point())
-
-
-def run(model: nn.Module, inputs: Any) -> torch.Tensor:
-    """One forward without gradient, from seeded generators, that leaves the model's state as it was."""
-    with torch.no_grad(), same_start(model):
-        return output_tensor(call_model(model, inputs, use_cache=False))
-
-
 def run_all(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
-    """Every floating-point output of such a forward, by name."""
+    """Every floating-point output by name, of one forward without gradient.
+
+    It starts from seeded generators and leaves the model's state as it was.
+    """
     with torch.no_grad(), same_start(model):
         return {name: t.clone() for name, t in float_outputs(call_model(model, inputs, use_cache=False)).items()}
 

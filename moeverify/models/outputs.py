@@ -22,6 +22,11 @@ def tensor_outputs(output: Any) -> dict[str, torch.Tensor]:
     return {name or "output": tensor for name, tensor in _walk(output, "")}
 
 
+def main_output(outputs: Mapping[str, torch.Tensor]) -> str:
+    """The name of the output that a model is for: ``logits``, or the first of floating-point values."""
+    return "logits" if "logits" in outputs else next((n for n, t in outputs.items() if t.is_floating_point()), "")
+
+
 def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value

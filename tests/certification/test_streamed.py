@@ -18,7 +18,7 @@ from moeverify.certification.relations import causal as causal_module
 from moeverify.certification.relations import loads_whole
 from moeverify.certification.relations.causal import causal
 from moeverify.certification.relations.masked_equivalence import masked_equivalence
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 from moeverify.models.numerics import float64_throughout
 from moeverify.verdict import Status
 
@@ -51,10 +51,10 @@ def test_a_streamed_model_computes_what_a_loaded_one_does(model_type, tmp_path, 
     assert any(map(is_placeholder, model.parameters()))
     tokens = {"input_ids": torch.arange(24).view(2, 12)}
     with float64_throughout(), torch.no_grad():
-        expected = run(loaded, tokens)
+        expected = run_all(loaded, tokens)["logits"]
         with stream:
-            got = run(model, tokens)
-        unread = run(model, tokens)
+            got = run_all(model, tokens)["logits"]
+        unread = run_all(model, tokens)["logits"]
     assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
     assert not unread.isfinite().any()  # what passes by the stream shows itself
 
@@ -177,7 +177,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_folder(tmp_path, monkeypatch):
     finding = loads_whole.loads_whole(evidence)
     assert finding.status is Status.INCONCLUSIVE
     assert finding.message.startswith("memory ran out")
-    monkeypatch.setattr(causal_module, "leak", none_left)
+    monkeypatch.setattr(causal_module, "leaks", none_left)
     assert causal(evidence).status is Status.INCONCLUSIVE
 
 
@@ -187,7 +187,7 @@ def test_a_forward_that_fails_on_both_sides_is_not_blamed_on_the_pruning(tmp_pat
     def needs_images(*_):
         raise ValueError("pixel_values are missing")
 
-    monkeypatch.setattr(causal_module, "leak", needs_images)
+    monkeypatch.setattr(causal_module, "leaks", needs_images)
     finding = causal(evidence)
     assert finding.status is Status.INCONCLUSIVE
     assert "the base's forward on tokens fails as well" in finding.message

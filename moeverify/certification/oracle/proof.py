@@ -14,10 +14,12 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.oracle.running import vocabulary
 from moeverify.certification.oracle.sides import make_sides
 from moeverify.certification.oracle.streamed import STREAMED_VALUES
+from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.routing import Change, Routing, router_matrices, towards, towards_each
 from moeverify.models.device import input_device
-from moeverify.models.exercise import count_reached, run
+from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.numerics import float64_throughout
+from moeverify.models.outputs import main_output
 
 TOLERANCE = 1e-9
 # A choice of experts closer than this may fall either way by rounding alone; such an input proves nothing.
@@ -30,11 +32,14 @@ _SHAPE = (2, 32)
 class Proof:
     """Relative error, effect of the mask, inputs compared, near-ties left out, experts that no token reached.
 
+    ``output`` differs most. ``wrong`` says why outputs cannot be compared: the pruned model gives others in kind.
     ``unseen`` are MoE layers whose router could not be told which experts are gone: the reference is none then.
     ``sample`` names the layers that ran where not all of them did.
     """
 
     error: float = 0.0
+    output: str = ""
+    wrong: str = ""
     effect: float = 0.0
     inputs: int = 0
     near_ties: int = 0
@@ -159,26 +164,30 @@ def _compare(
     tokens: torch.Tensor,
 ) -> None:
     inputs = {"input_ids": tokens}
-    before = run(full, inputs) if not proof.effect or not proof.inputs else None
-    if before is not None and not bool(before.isfinite().all()):
-        raise NotVisible("the base's own output is not finite, so that nothing can be compared")
+    before = run_all(full, inputs) if not proof.effect or not proof.inputs else None
     outputs = []
     for model, routing in (reference, pruned):
         routing.margin = float("inf")
         with routing:
-            outputs.append(run(model, inputs))
+            outputs.append(run_all(model, inputs))
     expected, got = outputs
-    scale = expected.abs().max()
-    if expected.shape != got.shape or not bool(got.isfinite().all()):
-        proof.error = float("inf")
+    if before is None and not all(bool(tensor.isfinite().all()) for tensor in expected.values()):
+        before = run_all(full, inputs)
+    found = agreement(got, expected, expected if before is None else before)
+    main = main_output(expected)
+    # An output beside the main one may be a selection: scores of fewer experts.
+    wrong = found.wrong or ("" if got[main].shape == expected[main].shape else f"{main} has another shape")
+    if wrong:
+        proof.error, proof.output, proof.wrong = float("inf"), main, wrong
         proof.inputs += 1
         return
-    error = float((got - expected).abs().max() / scale)
     # The reference's scores are the base's. A tie in the pruned model alone is its own doing.
-    if error >= tolerance and reference[1].margin < NEAR_TIE:
+    if found.error >= tolerance and reference[1].margin < NEAR_TIE:
         proof.near_ties += 1
         return
+    if found.blind:
+        raise NotVisible(f"{found.blind}, so that nothing can be compared")
     proof.inputs += 1
-    proof.error = max(proof.error, error)
-    if before is not None:
-        proof.effect = max(proof.effect, float((before - expected).abs().max() / before.abs().max()))
+    if found.error > proof.error or not proof.output:
+        proof.error, proof.output = found.error, found.worst
+    proof.effect = max(proof.effect, found.effect)

@@ -17,8 +17,8 @@ _NO_REFERENCE = (Headline.MERGED, Headline.COPIES, Headline.RETRAINED, Headline.
 def masked_equivalence(evidence: Evidence) -> Finding:
     """The pruned model computes what the base computes with the removed parts masked, on the same tokens.
 
-    In float64, relative error below 1e-9, every expert that stayed reached. Where values were cast or rounded, those of
-    the base are rounded alike.
+    In float64, relative error of every output below 1e-9, every expert that stayed reached. Where values were cast or
+    rounded, those of the base are rounded alike.
     """
     check_asked(evidence)
     classes = classes_of(evidence)
@@ -43,12 +43,13 @@ def masked_equivalence(evidence: Evidence) -> Finding:
     if proof.unseen:
         return inconclusive(f"the router of {proof.unseen[0]} could not be told which experts are gone", **facts)
     if proof.error >= proof.tolerance:
+        differs = f"{proof.output} differs from the masked base by {proof.error:.1e}"
+        if proof.wrong:
+            differs = f"differs from the masked base: {proof.wrong}"
         if classes.faults or evidence.pruned.naming.missing:
-            return failed(f"differs from the masked base by {proof.error:.1e}", **facts)
+            return failed(differs, **facts)
         return failed(
-            f"differs from the masked base by {proof.error:.1e} although every value is the base's: the configuration "
-            "or the order of parts is wrong",
-            **facts,
+            f"{differs} although every value is the base's: the configuration or the order of parts is wrong", **facts
         )
     if proof.sample:
         return inconclusive(f"equal to {proof.error:.1e} in {proof.sample}; --oracle full runs all", **facts)

@@ -272,7 +272,7 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
         raise PruningRefused(f"the saved model returns {', '.join(got)}, and the pruned one {', '.join(expected)}")
     for name, before in expected.items():
         after = got[name]
-        if before.shape != after.shape or not torch.equal(after.nan_to_num(), before.nan_to_num()):
+        if before.shape != after.shape or not torch.allclose(after, before, rtol=0, atol=0, equal_nan=True):
             gap = (after.double() - before.double()).abs().max() if before.shape == after.shape else float("inf")
             raise PruningRefused(
                 f"the saved model computes something else than the pruned one: {name} differs by up to {float(gap):.1e}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from moeverify.checks.evidence.agreement import agreement
+from moeverify.models.outputs import float_outputs
 from moeverify.suites.properties.registry import prop
 from moeverify.suites.properties.removal import original, permuted, put, removable, without
 from moeverify.suites.properties.trial import NotApplicable, Trial, require, twin
@@ -26,9 +28,10 @@ def kept_experts_permuted(trial: Trial) -> None:
     order = another_order(spec.experts - len(gone), spec.groups if spec.router == "group_limited" else 1)
     moved = put(twin(pruned), permuted(pruned, spec, order))
     with torch.no_grad():
-        outputs = [_logits(model(**_as_double(trial.inputs))) for model in (pruned, moved)]
-    distance = float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())
-    require(distance <= _TOLERANCE, f"kept experts in the order {order} change the outputs by {distance:.1e}")
+        expected, got = (float_outputs(model(**_as_double(trial.inputs))) for model in (pruned, moved))
+    found = agreement(got, expected, expected)
+    require(not found.wrong, f"kept experts in the order {order}: {found.wrong}")
+    require(found.error <= _TOLERANCE, f"kept experts in the order {order} change {found.worst} by {found.error:.1e}")
     if spec.storage == "listed" and len(set(spec.widths)) > 1 and spec.zero_experts:
         raise NotApplicable("its configuration gives each expert a width of its own")
     for check in _CHECKS:
@@ -47,10 +50,6 @@ def another_order(count: int, groups: int) -> list[int]:
     """
     each = count // groups
     return [group * each + expert for group in reversed(range(groups)) for expert in reversed(range(each))]
-
-
-def _logits(output):
-    return getattr(output, "logits", output)
 
 
 def _as_double(inputs):

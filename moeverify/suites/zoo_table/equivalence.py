@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.classes import CouplingClass
-from moeverify.models.exercise import count_reached, run, vary_inputs
+from moeverify.models.exercise import count_reached, run_all, vary_inputs
 from moeverify.models.forward import Example
 from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.outputs import main_output
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import LoadedModel
 from moeverify.pruning.constants.absorb import absorb_all
@@ -41,7 +43,7 @@ INPUTS = 8
 class Equivalence:
     """The outcome for one role.
 
-    ``error`` is the greatest relative difference of the output from the masked model's, ``effect`` that of the masked
+    ``error`` is the greatest relative difference of any output from the masked model's, ``effect`` that of the masked
     from the original one's; ``problem`` says why there is no outcome. ``rewritten`` marks a model whose modules use
     sizes from the configuration, which had to be corrected by one.
     """
@@ -150,7 +152,7 @@ def _compare(
     keep: Keep,
 ) -> Equivalence:
     with float64_throughout():
-        run(pruned, vary_inputs(full, loaded.example_inputs, 0, torch.float64))  # else it is not asked for numbers
+        run_all(pruned, vary_inputs(full, loaded.example_inputs, 0, torch.float64))  # else it is not asked for numbers
         pruned = _with_numbers_kept(full, pruned, loaded)
     masked = copy.deepcopy(full)
     mask_removed(masked, {key: Kept(positions, True) for key, positions in keep.items()}, pruned)
@@ -158,9 +160,11 @@ def _compare(
     with float64_throughout(), count_reached(masked, find_roles(masked)) as reached:
         for number in range(INPUTS):
             inputs = vary_inputs(full, loaded.example_inputs, 100 + number, torch.float64)
-            got, expected, before = (run(model, inputs) for model in (pruned, masked, full))
-            worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
-            effect = max(effect, float((before - expected).abs().max() / before.abs().max()))
+            got, expected, before = (run_all(model, inputs) for model in (pruned, masked, full))
+            found, main = agreement(got, expected, before), main_output(expected)
+            if found.wrong or found.blind or got[main].shape != expected[main].shape:
+                raise ValueError(found.wrong or found.blind or f"{main} has another shape than the masked model's")
+            worst, effect = max(worst, found.error), max(effect, found.effect)
             if all(reached.values()):
                 break
     return Equivalence(role, worst, effect)

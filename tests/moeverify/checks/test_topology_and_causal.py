@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from moeverify.checks.evidence.causality import movement
 from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.topology import _notes, _problem, _regrouped
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import LoadedModel, load_source
 from moeverify.models.zoo import build_zoo
@@ -43,7 +44,7 @@ def verdicts(loaded, checks, subject=halve):
 def test_choices_are_seen_while_a_model_runs(model_type, router):
     model = build_zoo(model_type)
     roles = find_roles(model)
-    seen = routers_of(model, roles, lambda m: run(m, IDS))
+    seen = routers_of(model, roles, lambda m: run_all(m, IDS))
     assert set(seen) == {layer.name for layer in roles.layers}
     assert seen[roles.layers[-1].name] == router
 
@@ -96,6 +97,69 @@ class Mixing(nn.Module):
             at, slot = (chosen == number).nonzero(as_tuple=True)
             out = out.index_add(0, at, expert(rows[at]) * weights[at, slot, None])
         return self.head(x + out.view_as(x))
+
+
+class TwoHeads(nn.Module):
+    """A loss, logits and a second output with a row for each token; ``back`` lets outputs read the token after."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 12)
+        self.heads = nn.ModuleList(nn.Linear(12, size) for size in (30, 5))
+        self.back = [False, False]
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        outputs = [head(x + x.roll(-1, 1) if back else x) for head, back in zip(self.heads, self.back, strict=True)]
+        return x.sum(), *outputs
+
+
+def two_heads(*back):
+    torch.manual_seed(0)
+    model = TwoHeads().eval()
+    model.back = list(back)
+    return LoadedModel("here", model, {"input_ids": torch.randint(0, 30, (2, 12))})
+
+
+def reads_ahead(*back):
+    def prune(model, inputs, *, pruning_ratio, seed):
+        model.back = list(back)
+
+    return prune
+
+
+def test_every_output_with_a_row_for_each_token_counts():
+    found = verdicts(two_heads(False, False), ("causal",), reads_ahead(False, True))["causal"]
+    assert found.status is Status.FAIL
+    assert found.evidence["output"] == "output 3"
+    assert "change output 3 at" in found.message
+
+
+def test_an_output_that_reads_later_tokens_hides_no_other():
+    right = verdicts(two_heads(True, False), ("causal",), reads_ahead(True, False))["causal"]
+    assert right.status is Status.PASS
+    assert right.evidence["outputs"] == ["output 3"]
+    wrong = verdicts(two_heads(True, False), ("causal",), reads_ahead(True, True))["causal"]
+    assert wrong.status is Status.FAIL
+    assert wrong.evidence["output"] == "output 3"
+
+
+def test_a_pruned_model_without_rows_is_not_skipped():
+    def sums(model, inputs, *, pruning_ratio, seed):
+        model.forward = lambda input_ids: (model.embed(input_ids).sum(),) * 3
+
+    found = verdicts(two_heads(False, False), ("causal",), sums)["causal"]
+    assert found.status is Status.FAIL
+    assert "output 2 has no row for each token any more" in found.message
+
+
+def test_rows_that_lose_their_value_have_moved():
+    before = torch.arange(1.0, 13.0).reshape(1, 4, 3)
+    after = before.clone()
+    after[0, 1, 2] = float("nan")
+    after[0, 3, 0] += 6
+    assert movement(before, after).tolist() == [[0.0, float("inf"), 0.0, 0.5]]
+    assert movement(after, after).tolist() == [[0.0] * 4]
 
 
 def mixing(window):

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
-from moeverify.models.exercise import run
+from moeverify.models.exercise import run_all
 from tests.moeverify.pruning.test_derived_numbers import silenced
 
 IDS = torch.arange(20).view(2, 10)
@@ -79,11 +79,11 @@ def test_a_configuration_that_says_the_shapes_in_another_way_is_not_taken(monkey
     monkeypatch.setattr("moeverify.pruning.configuration.factors.Held.holds", lambda *_: False)
     monkeypatch.setattr("moeverify.pruning.configuration.probe.Probe.factors_disturbed", lambda *_: {})
     model = mamba(8)
-    before = run(model, {"input_ids": IDS}).shape
+    before = run_all(model, {"input_ids": IDS})["logits"].shape
     plan = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5, ignored_layers=[model.lm_head]).step()
     assert {a.pruning_class.role for a in plan.adjustments} == {"heads"}
     assert (model.config.n_groups, model.config.state_size, model.config.num_heads) == (2, 8, 8)
-    assert run(model, {"input_ids": IDS}).shape == before
+    assert run_all(model, {"input_ids": IDS})["logits"].shape == before
 
 
 class BatchedHeads(nn.Module):

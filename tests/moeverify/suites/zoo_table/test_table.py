@@ -5,13 +5,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import moeverify as mv
 from moeverify.cli import app
 from moeverify.coupling.classify import classify
 from moeverify.models.roles import find_roles
-from moeverify.models.sources import load_source
+from moeverify.models.sources import LoadedModel, load_source
 from moeverify.models.zoo import exceptions, zoo_types
 from moeverify.suites.zoo_table.equivalence import channel_equivalence
 from moeverify.suites.zoo_table.table import row
@@ -64,6 +66,36 @@ def test_an_incomplete_hidden_class_is_no_equivalence(mixtral):
     outcome = channel_equivalence(loaded, dataclasses.replace(classes["hidden"], coupling=coupling))
     assert not outcome.passed
     assert outcome.problem
+
+
+class TwoHeads(nn.Module):
+    """Logits, and scores from the same hidden channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.logits, self.scores = nn.Embedding(40, 10), nn.Linear(10, 40), nn.Linear(10, 3)
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids).tanh()
+        return self.logits(x), self.scores(x)
+
+
+def test_a_wrong_second_output_is_no_equivalence():
+    torch.manual_seed(0)
+    loaded = LoadedModel("here", TwoHeads().eval(), {"input_ids": torch.randint(0, 40, (2, 12))})
+    couplings = mv.trace_couplings(loaded.model, loaded.example_inputs)
+    (hidden,) = (
+        c for c in classify(loaded.model, couplings.classes, find_roles(loaded.model)) if c.coupling.size == 10
+    )
+    assert channel_equivalence(loaded, hidden).passed
+    members = tuple(
+        dataclasses.replace(m, positions=np.roll(m.positions, 1, axis=0)) if m.parameter == "scores.weight" else m
+        for m in hidden.coupling.members
+    )
+    wrong = dataclasses.replace(hidden, coupling=dataclasses.replace(hidden.coupling, members=members))
+    outcome = channel_equivalence(loaded, wrong)
+    assert not outcome.passed
+    assert outcome.error > 1e-3
 
 
 def test_command_writes_table_and_data(tmp_path, monkeypatch):
