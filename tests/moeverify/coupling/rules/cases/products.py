@@ -102,9 +102,9 @@ def attention(d: Draw, name: str) -> OneCall:
 @cases("aten.convolution", "aten._convolution")
 def convolution(d: Draw, name: str) -> OneCall:
     space = d.integer(1, 2)
-    groups, taken, given = d.integer(1, 3), d.integer(1, 3), d.integer(1, 3)
-    if d.pick([False, False, True]):
-        taken = 1  # depthwise
+    groups, given = d.integer(1, 3), d.integer(1, 3)
+    # A dimension of one channel relates to nothing, so a single group has more.
+    taken = d.integer(2, 3) if groups == 1 else d.pick([1, 1, 2, 3])  # one a group is depthwise
     transposed = d.flag()
     weight = [groups * taken, given] if transposed else [groups * given, taken]
     kernel = [d.integer(1, 2) for _ in range(space)]
