@@ -102,8 +102,6 @@ def specs(
         "dtype": one(*dtypes),
         "seed": draw(st.integers(0, 999)),
     }
-    if count in (fields["hidden"], router_hidden):
-        fields.pop("zero_experts", None)  # one size for two things: rows of the router tell nothing
     if injected:
         fields["cycles"] = draw(cycles(fields, without=BETWEEN_EXPERTS if spare else ()))
     return Spec(**fields)

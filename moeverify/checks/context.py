@@ -15,7 +15,7 @@ from moeverify.checks.evidence.behaviour import Behaviour, observe
 from moeverify.checks.evidence.folding import FoldedWeight, with_constants
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
 from moeverify.checks.evidence.liveness import Laboratory
-from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.router_tensors import experts_now, with_router_axes
 from moeverify.checks.evidence.routing import router_matrices
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
 from moeverify.checks.finding import Finding
@@ -103,7 +103,7 @@ class Context:
     @cached_property
     def roles(self) -> FoundRoles:
         """Roles found in the original model."""
-        return find_roles(self.original)
+        return with_router_axes(self.original, find_roles(self.original), self.couplings)
 
     @cached_property
     def pruned_roles(self) -> FoundRoles:

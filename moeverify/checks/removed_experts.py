@@ -9,7 +9,7 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import tensors_of
-from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
+from moeverify.checks.evidence.router_tensors import router_axes, router_tensors
 from moeverify.checks.evidence.routing import Change
 from moeverify.checks.evidence.stayed import former_ids
 from moeverify.models.roles import FoundRoles
@@ -40,11 +40,11 @@ def forbid(model: nn.Module, roles: FoundRoles, stayed: Mapping[str, list[int]])
         gone = sorted(set(range(len(layer.experts))) - set(stayed[layer.name]))
         if not gone:
             continue
-        for tensor in router_tensors(model, layer).values():
+        axes = router_axes(model, layer)
+        for name, tensor in router_tensors(model, layer).items():
             if tensor.is_floating_point() and sum(size > 1 for size in tensor.shape) == 1:  # a vector of any shape
-                dim = expert_dim(tensor, len(layer.experts))
                 with torch.no_grad():
-                    tensor.index_fill_(dim, torch.tensor(gone, device=tensor.device), float("-inf"))
+                    tensor.index_fill_(axes[name], torch.tensor(gone, device=tensor.device), float("-inf"))
         changes[layer.name] = _never(gone)
     return changes
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, tensors_of
-from moeverify.checks.evidence.router_tensors import expert_dim, experts_now, is_matrix, router_tensors, spare_classes
+from moeverify.checks.evidence.router_tensors import experts_now, is_matrix, router_axes, router_tensors, spare_classes
 from moeverify.checks.evidence.stayed import comparable_ids, experts_by_content, id_tables, repeated_row
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
@@ -50,11 +50,11 @@ def router_intact(context: Context) -> Finding:
 
 def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
     after = tensors_of(context.pruned)
+    axes, spares = router_axes(context.original, layer), spare_classes(context.original, layer)
     for name, before in router_tensors(context.original, layer).items():
         if name not in after:
             return failed(f"the router's {name} is gone", parameter=name)
-        count = len(layer.experts)
-        dim, spare = expert_dim(before, count), spare_classes(before, count)
+        count, dim, spare = len(layer.experts), axes[name], spares[name]
         new = after[name]
         if new.dim() != before.dim() or new.shape[dim] != experts + spare:
             more = f" and {spare} classes without weights" if spare else ""
@@ -123,10 +123,11 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
     Only an embedding whose channels our trace of the original couples with the router's counts: others, of classes or
     of time steps, may have the same width.
     """
+    axes = router_axes(context.original, layer)
     for name, tensor in router_tensors(context.original, layer).items():
         if not is_matrix(tensor) or _follows_another(context.original, name, layer):
             continue
-        other = 1 - expert_dim(tensor, len(layer.experts))
+        other = 1 - axes[name]
         mine = context.kept.get((name, other))
         if mine is None or not mine.exact:
             continue
@@ -184,8 +185,7 @@ def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...], of: nn.M
 
 
 def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
-    tensors = router_tensors(context.original, layer).values()
-    spare = max((spare_classes(tensor, len(layer.experts)) for tensor in tensors), default=0)
+    spare = max(spare_classes(context.original, layer).values(), default=0)
     before = _numbers(context, layer, COUNTS, of=context.original)
     for where, count in _numbers(context, layer, COUNTS).items():
         told = before.get(where) in (len(layer.experts), len(layer.experts) + spare)  # else it means something else

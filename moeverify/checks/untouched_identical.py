@@ -12,7 +12,7 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.locate import bits
-from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
+from moeverify.checks.evidence.router_tensors import router_axes
 from moeverify.checks.registry import Finding, check, failed, passed
 
 
@@ -155,7 +155,6 @@ def _counts_experts(context: Context, name: str, dim: int) -> bool:
     for layer in context.roles.layers:
         if layer.fused and name in layer.stacks and dim == 0:
             return True
-        tensor = router_tensors(context.original, layer).get(name)
-        if tensor is not None and dim == expert_dim(tensor, len(layer.experts)):
+        if router_axes(context.original, layer).get(name) == dim:
             return True
     return False

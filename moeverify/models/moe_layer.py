@@ -20,7 +20,8 @@ class MoELayer:
     matrices whose rows belong to one expert after the other (``experts`` are ``container[number]`` in both cases).
     ``stacks`` names the parameters that hold all experts; it is empty for listed ones. ``router_parameters`` names
     parameters of the layer itself that score the experts, where no module of their own does. ``evidence`` says by what
-    each path was given its role.
+    each path was given its role. ``router_axes`` holds for each router tensor the dimension that counts experts;
+    ``None`` where only sizes tell.
     """
 
     name: str
@@ -32,6 +33,7 @@ class MoELayer:
     stacks: tuple[str, ...] = ()
     router_parameters: tuple[str, ...] = ()
     evidence: Mapping[str, str] = field(default_factory=dict, compare=False)
+    router_axes: Mapping[str, int] | None = field(default=None, compare=False)
 
     @property
     def fused(self) -> bool:

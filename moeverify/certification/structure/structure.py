@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from moeverify.certification.structure.axes import Axis, ExpertAxis, expert_axes
+from moeverify.checks.evidence.router_tensors import with_router_axes
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.models.folder.skeleton import Skeleton
@@ -62,6 +63,7 @@ def structure_of(skeleton: Skeleton) -> Structure:
         couplings = trace_couplings(skeleton.model, _tokens(_SHORT))
         if couplings.trace.untouched:  # some layers run on longer inputs only
             couplings = trace_couplings(skeleton.model, _tokens(_LONG))
+        roles = with_router_axes(skeleton.model, roles, couplings)
         classes = classify(skeleton.model, couplings.classes, roles, couplings)
         axes = expert_axes(skeleton, roles)
     return Structure(roles, classes, axes, tuple(couplings.trace.untouched))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.kept import Kept, tensors_of
-from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
+from moeverify.checks.evidence.router_tensors import router_axes, router_tensors
 from moeverify.checks.evidence.sight import Part
 from moeverify.models.roles import FoundRoles, MoELayer
 
@@ -65,18 +65,18 @@ def agrees_with_router(part: Part, seen: set[str], kept: KeptMap, original: nn.M
     A bias on the choice of experts moves no output where all that are left are chosen.
     """
 
-    def experts_kept(name: str, tensor: torch.Tensor, layer: MoELayer) -> np.ndarray | None:
-        count = len(layer.experts)
-        entry = kept.get((name, expert_dim(tensor, count)))
+    def experts_kept(name: str, dim: int, layer: MoELayer) -> np.ndarray | None:
+        entry = kept.get((name, dim))
         if entry is None or not entry.exact:
             return None
-        return entry.positions[entry.positions < count]  # rows of further classes follow the experts'
+        return entry.positions[entry.positions < len(layer.experts)]  # rows of further classes follow the experts'
 
     for layer in roles.layers:
-        tensors = router_tensors(original, layer)
+        tensors, axes = router_tensors(original, layer), router_axes(original, layer)
         if part.label not in tensors or max(tensors[part.label].shape) != tensors[part.label].numel():
             continue
-        mine = experts_kept(part.label, tensors[part.label], layer)
-        matrices = [experts_kept(n, t, layer) for n, t in tensors.items() if n in seen and t.numel() > max(t.shape)]
-        return mine is not None and any(m is not None and np.array_equal(m, mine) for m in matrices)
+        mine = experts_kept(part.label, axes[part.label], layer)
+        matrices = [n for n, t in tensors.items() if n in seen and t.numel() > max(t.shape)]
+        theirs = [experts_kept(n, axes[n], layer) for n in matrices]
+        return mine is not None and any(m is not None and np.array_equal(m, mine) for m in theirs)
     return False

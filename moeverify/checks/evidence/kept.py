@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.locate import Positions, bits, locate, vote
-from moeverify.checks.evidence.router_tensors import experts_listed
+from moeverify.checks.evidence.router_tensors import experts_listed, is_matrix, router_axes
 from moeverify.models.roles import FoundRoles, MoELayer
 
 # Neighbours tried for a tensor whose own values do not tell.
@@ -133,13 +133,12 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
 
     Which experts stayed is told by the rows of the router.
     """
-    before = tensors_of(original)
     names = {name: name for name in tensors_of(pruned)}
     for layer in roles.layers:
         now_there = experts_listed(pruned, layer)
         if layer.layout != "listed" or not len(now_there) < len(layer.experts):
             continue
-        stayed = _kept_experts(before, tensors_of(pruned), layer)
+        stayed = _kept_experts(original, tensors_of(pruned), layer)
         moved = {f"{new}.": layer.experts[int(old)] + "." for new, old in zip(now_there, stayed, strict=False)}
         for name in names:
             for now, then in moved.items():
@@ -148,15 +147,14 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
     return names
 
 
-def _kept_experts(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
+def _kept_experts(original: nn.Module, after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
     """Experts that stayed, by the router's rows; empty where there is no router to tell."""
-    for router in layer.routers:
-        for name, tensor in before.items():
-            if name.startswith(router + ".") and tensor.dim() == 2 and tensor.shape[0] == len(layer.experts):
-                new = after.get(name)
-                if new is not None and new.dim() == 2 and new.shape[0] < tensor.shape[0]:
-                    positions = locate(bits(new), bits(tensor))[0].get(0, np.empty(0, dtype=np.int64))
-                    return positions[positions >= 0]
+    before = tensors_of(original)
+    for name, dim in router_axes(original, layer).items():
+        old, new = before[name], after.get(name)
+        if is_matrix(old) and new is not None and new.dim() == 2 and new.shape[dim] < old.shape[dim]:
+            positions = locate(bits(new), bits(old))[0].get(dim, np.empty(0, dtype=np.int64))
+            return positions[(positions >= 0) & (positions < len(layer.experts))]
     return np.empty(0, dtype=np.int64)
 
 

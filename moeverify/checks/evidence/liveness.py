@@ -28,7 +28,7 @@ from moeverify.checks.evidence.cut_out import counting_attributes, runs_without
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.leaky import LeakyActivations
 from moeverify.checks.evidence.masking import hold_channels
-from moeverify.checks.evidence.router_tensors import expert_dim, router_tensors
+from moeverify.checks.evidence.router_tensors import router_axes
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import CouplingClass
 from moeverify.models.drawn import Drawer
@@ -97,8 +97,7 @@ class Laboratory:
         stacks: set[str] = set()
         for layer in roles.layers:
             count = len(layer.experts)
-            routers = router_tensors(original, layer)
-            self.counts_experts |= {(name, expert_dim(tensor, count)) for name, tensor in routers.items()}
+            self.counts_experts |= set(router_axes(original, layer).items())
             if layer.fused:
                 stacks |= {n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count}
             elif layer.layout == "rows":

@@ -1,47 +1,123 @@
-"""Which tensors of a router hold one entry or row for each expert."""
+"""Which tensors of a router hold one entry or row for each expert, and along which dimension."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from moeverify.models.roles import MoELayer
+from moeverify.coupling.couplings import CouplingMap
+from moeverify.models.roles import FoundRoles, MoELayer
+
+Tensors = Mapping[str, torch.Tensor]
+# Dimensions by tensor and number, such as those that a trace couples as channels.
+Axes = Collection[tuple[str, int]]
 
 
 def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
-    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
+    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    return {name: tensors[name] for name in router_axes(model, layer) if name in tensors}
+
+
+def router_axes(model: nn.Module, layer: MoELayer) -> Mapping[str, int]:
+    """The dimension that counts experts of each router tensor: as the layer says, or else by sizes alone."""
+    return search_axes(model, layer) if layer.router_axes is None else layer.router_axes
+
+
+def with_router_axes(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
+    """Roles whose layers hold the axes of their router tensors, told by a trace where sizes do not tell.
+
+    A dimension that the trace couples holds channels, even if there are as many of them as experts.
+    """
+    classes = () if couplings is None else couplings.classes
+    channels = {(m.parameter, m.dim) for c in classes for m in c.members if not m.buffer}
+    layers = (replace(x, router_axes=search_axes(model, x, channels)) for x in roles.layers)
+    return replace(roles, layers=tuple(layers))
+
+
+def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[str, int]:
+    """The same by sizes; ``channels`` are dimensions that are known to count something else.
 
     A correction bias may sit on the MoE block instead of the router. A router with layers inside decides by its last
     one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else. A router may
     also choose from classes that have no weights (an expert that does nothing): their entries follow the experts'.
     """
-    count = len(layer.experts)
+    fits = _Fits(model, len(layer.experts), frozenset(channels))
     block = model.get_submodule(layer.name)
     own = dict(_own(block, layer.name))
-    found = {name: t for name, t in own.items() if t.dim() and t.shape[0] == count and name not in layer.stacks}
-    found |= {name: own[name] for name in layer.router_parameters if name in own}
+    found = {n: 0 for n, t in own.items() if n not in layer.stacks and t.dim() and fits.axis(n, t) == 0}
+    for name in layer.router_parameters:
+        if name in own:
+            found[name] = fits.axis(name, own[name]) or 0
     for router in layer.routers:
         module = model.get_submodule(router)
-        if isinstance(module, nn.Linear) and module.out_features < count:
+        if isinstance(module, nn.Linear) and module.out_features < fits.count:
             continue  # it scores no experts: the gate of a shared one, which may read as many channels
-        parts = list(module.named_modules(prefix=router))
-        root, *inner = [dict(_own(part, path)) for path, part in parts]
-        found |= {name: t for name, t in root.items() if is_companion(t, count)}
-        for part in (root, *reversed(inner)):
-            matrices = [t for t in part.values() if is_matrix(t) and count in t.shape]
-            if matrices:
-                rows = any(t.shape[0] == count for t in matrices)
-                found |= {n: t for n, t in part.items() if t.dim() and count in (t.shape[:1] if rows else t.shape)}
-                break
-        else:
-            found |= _with_spare_classes(count, root, inner)
-        for part in inner:
-            found |= _companions(part, count)
+        parts = [dict(_own(part, path)) for path, part in module.named_modules(prefix=router)]
+        found |= _of_router(fits, parts)
     for path in _beside(block, layer):
-        found |= _companions(dict(_own(model.get_submodule(path), path)), count)
+        found |= fits.companions(dict(_own(model.get_submodule(path), path)))
     return found
+
+
+class _Fits:
+    """Which dimension of a tensor may count the experts of a layer."""
+
+    def __init__(self, model: nn.Module, count: int, channels: frozenset[tuple[str, int]]) -> None:
+        self.count = count
+        self._channels = channels
+        self._linear = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+    def axis(self, name: str, tensor: torch.Tensor, size: int | None = None) -> int | None:
+        """The first dimension of ``size`` (the number of experts) that is no channels; of linear layers the outputs."""
+        table = tensor.dim() > 1 and not tensor.is_floating_point()  # of ids: whatever its sizes
+        dims = range(1 if name in self._linear else 0 if table else tensor.dim())
+        wanted = self.count if size is None else size
+        return next((d for d in dims if tensor.shape[d] == wanted and (name, d) not in self._channels), None)
+
+    def axes(self, tensors: Tensors, size: int | None = None) -> dict[str, int]:
+        """``axis`` of every tensor that has one."""
+        found = {name: self.axis(name, tensor, size) for name, tensor in tensors.items()}
+        return {name: dim for name, dim in found.items() if dim is not None}
+
+    def companions(self, part: Tensors) -> dict[str, int]:
+        """The tensors of a module that holds nothing but companions: a correction bias in a module of its own."""
+        alone = bool(part) and all(is_companion(tensor, self.count) for tensor in part.values())
+        return self.axes(part) if alone else {}
+
+
+def _of_router(fits: _Fits, parts: list[dict[str, torch.Tensor]]) -> dict[str, int]:
+    """The axes of one router; ``parts`` are the tensors of its modules, its own first."""
+    root, *inner = parts
+    found = fits.axes({name: tensor for name, tensor in root.items() if is_companion(tensor, fits.count)})
+    for part in (root, *reversed(inner)):
+        matrices = fits.axes({name: tensor for name, tensor in part.items() if is_matrix(tensor)})
+        if matrices:
+            rows = 0 in matrices.values()
+            found |= {name: dim for name, dim in fits.axes(part).items() if dim == 0 or not rows}
+            break
+    else:
+        found |= _with_spare_classes(fits, root, inner)
+    for part in inner:
+        found |= fits.companions(part)
+    return found
+
+
+def _with_spare_classes(
+    fits: _Fits, root: dict[str, torch.Tensor], inner: list[dict[str, torch.Tensor]]
+) -> dict[str, int]:
+    """The same for a router that tells more classes than there are experts, up to twice as many."""
+    for part in (root, *reversed(inner)):
+        for name, matrix in part.items():
+            rows = matrix.shape[0] if matrix.dim() == 2 else 0
+            if 1 < fits.count < rows <= 2 * fits.count and fits.axis(name, matrix, rows) == 0:
+                return {n: d for n, d in fits.axes(root | part, rows).items() if d == 0}
+        if any(t.dim() == 2 for t in part.values()):
+            break
+    return {}
 
 
 def is_companion(tensor: torch.Tensor, count: int) -> bool:
@@ -52,11 +128,6 @@ def is_companion(tensor: torch.Tensor, count: int) -> bool:
 def is_matrix(tensor: torch.Tensor) -> bool:
     """Whether a tensor maps hidden channels to experts: two dimensions, neither of size one."""
     return tensor.dim() == 2 and min(tensor.shape) > 1
-
-
-def _companions(part: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    """The tensors of a module that holds nothing but companions: a correction bias in a module of its own."""
-    return part if part and all(is_companion(tensor, count) for tensor in part.values()) else {}
 
 
 def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
@@ -73,34 +144,17 @@ def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
             yield path
 
 
-def _with_spare_classes(
-    count: int, root: dict[str, torch.Tensor], inner: list[dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
-    """The same for a router that tells more classes than there are experts, up to twice as many."""
-    for part in (root, *reversed(inner)):
-        for matrix in part.values():
-            if matrix.dim() == 2 and 1 < count < matrix.shape[0] <= 2 * count:
-                rows = matrix.shape[0]
-                return {n: t for n, t in (root | part).items() if t.dim() and t.shape[0] == rows}
-        if any(t.dim() == 2 for t in part.values()):
-            break
-    return {}
-
-
 def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
     prefix = f"{path}." if path else ""
     for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         yield prefix + name, tensor
 
 
-def expert_dim(tensor: torch.Tensor, experts: int) -> int:
-    """The dimension of a router tensor that counts experts: the first of that size, or rows with more classes."""
-    return list(tensor.shape).index(experts) if experts in tensor.shape else 0
-
-
-def spare_classes(tensor: torch.Tensor, experts: int) -> int:
-    """How many entries of a router tensor stand for no expert: classes without weights, after the experts'."""
-    return tensor.shape[expert_dim(tensor, experts)] - experts
+def spare_classes(model: nn.Module, layer: MoELayer) -> dict[str, int]:
+    """How many entries of each router tensor stand for no expert: classes without weights, after the experts'."""
+    axes = router_axes(model, layer)
+    tensors = router_tensors(model, layer).items()
+    return {n: t.shape[axes[n]] - len(layer.experts) for n, t in tensors if axes[n] < t.dim()}
 
 
 def experts_listed(model: nn.Module, layer: MoELayer) -> list[str]:

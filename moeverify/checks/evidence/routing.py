@@ -8,7 +8,8 @@ inside the MoE layer is made from take their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from moeverify.checks.evidence.router_tensors import is_matrix, router_tensors
+from moeverify.checks.evidence.router_tensors import is_matrix, router_axes, router_tensors, spare_classes
 from moeverify.models.roles import FoundRoles
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -28,6 +29,18 @@ _PRODUCTS = (
     *(F.linear, *_CONVOLUTIONS, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
     *(torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm, torch.einsum),
 )
+
+# What gives a view or another precision with dimensions in the old order.
+_SAME_ORDER = (torch.Tensor.to, torch.Tensor.float, torch.Tensor.double, torch.Tensor.type, torch.Tensor.type_as)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrix:
+    """A router's matrix or a view of it; ``axis`` is the dimension that counts experts, ``None`` if not known."""
+
+    tensor: torch.Tensor
+    layer: str
+    axis: int | None
 
 
 def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
@@ -68,15 +81,21 @@ class Routing(TorchFunctionMode):
         self.seen: set[str] = set()
         self.chosen: set[str] = set()
         self.model = model
-        self._sizes = {layer.name: len(layer.experts) for layer in roles.layers}
+        # Sizes of a dimension of scores that a choice is made along: experts, and classes without weights behind them.
+        self._sizes = {x.name: {len(x.experts)} for x in roles.layers}
         self._inside: list[str] = []
         self._handles: list[Any] = []
         # Router matrices and what is only another view or precision of one; kept alive, since they go by their id.
-        self._matrices: dict[int, tuple[torch.Tensor, str]] = {}
-        for layer, name in {**router_matrices(model, roles), **(matrices or {})}.items():
+        self._matrices: dict[int, _Matrix] = {}
+        named = {**router_matrices(model, roles), **(matrices or {})}
+        for layer in roles.layers:
+            spare = spare_classes(model, layer).values()
+            self._sizes[layer.name] |= {len(layer.experts) + number for number in spare if number > 0}
+            name = named.get(layer.name, "")
             matrix = _tensor(model, name)
             if matrix is not None:
-                self._matrices[id(matrix)] = (matrix, layer)
+                axis = router_axes(model, layer).get(name)
+                self._matrices[id(matrix)] = _Matrix(matrix, layer.name, axis)
 
     def __enter__(self) -> Self:
         for name in self.change:
@@ -106,14 +125,13 @@ class Routing(TorchFunctionMode):
         result = func(*args, **kwargs)
         known = next((k for a in _tensors(args, kwargs) if (k := self._matrices.get(id(a)))), None)
         if known is not None and isinstance(result, torch.Tensor):
-            matrix, layer = known
             if func in _PRODUCTS:
-                self.seen.add(layer)
-                if layer in self.change:
-                    dim = _expert_dim(func, args, result, matrix, self._sizes[layer])
-                    return self.change[layer](result.movedim(dim, -1)).movedim(-1, dim)
-            elif result.numel() == matrix.numel() and result is not matrix:
-                self._matrices[id(result)] = (result, layer)
+                self.seen.add(known.layer)
+                if known.layer in self.change:
+                    dim = _expert_dim(func, args, result, known, self._sizes[known.layer])
+                    return self.change[known.layer](result.movedim(dim, -1)).movedim(-1, dim)
+            elif result.numel() == known.tensor.numel() and result is not known.tensor:
+                self._matrices[id(result)] = _Matrix(result, known.layer, _axis_of_view(func, result, known))
         if func in TOPK:
             self._watch(args, kwargs)
         return result
@@ -125,7 +143,7 @@ class Routing(TorchFunctionMode):
         if layer in self.seen or not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
             return None
         dim = _dim(func, args, kwargs)
-        if dim is None or not scores.dim() or scores.shape[dim] != self._sizes[layer]:
+        if dim is None or not scores.dim() or scores.shape[dim] not in self._sizes[layer]:
             return None
         return layer
 
@@ -183,17 +201,47 @@ def _dim(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
     return None if given is not None or func in (torch.max, torch.Tensor.max, torch.argmax, torch.Tensor.argmax) else -1
 
 
+def _axis_of_view(func: Callable[..., Any], result: torch.Tensor, known: _Matrix) -> int | None:
+    """The dimension of a view that counts experts; by its size where the order may have changed."""
+    if func in _SAME_ORDER:
+        return known.axis
+    if known.axis is None:
+        return None
+    size = known.tensor.shape[known.axis]
+    fitting = [d for d in range(result.dim()) if result.shape[d] == size]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def _expert_dim(
-    func: Callable[..., Any], args: tuple[Any, ...], result: torch.Tensor, matrix: torch.Tensor, experts: int
+    func: Callable[..., Any], args: tuple[Any, ...], result: torch.Tensor, known: _Matrix, experts: Collection[int]
 ) -> int:
     """The dimension of a product with a router's matrix that counts experts."""
+    matrix = known.tensor
     if func is F.linear:
         return -1
     if func in _CONVOLUTIONS:
         return 1 if result.dim() == matrix.dim() else 0
-    fitting = [d for d in range(result.dim()) if result.shape[d] >= experts and result.shape[d] in matrix.shape]
-    first = func not in (torch.einsum, torch.Tensor.__rmatmul__) and bool(args) and args[0] is matrix
+    if func is torch.einsum and (dim := _einsum_dim(args, result, known)) is not None:
+        return dim
+    place = next((n for n, x in enumerate(args) if x is matrix), None)
+    if func is not torch.einsum and matrix.dim() == 2 and place is not None and result.dim() > 1:
+        place -= func is torch.addmm
+        return -1 if (place == 0) == (func is torch.Tensor.__rmatmul__) else result.dim() - 2
+    fitting = [d for d in range(result.dim()) if result.shape[d] >= min(experts) and result.shape[d] in matrix.shape]
+    first = func not in (torch.einsum, torch.Tensor.__rmatmul__) and place == 0
     return next(iter(fitting if first else reversed(fitting)), result.dim() - 1)
+
+
+def _einsum_dim(args: tuple[Any, ...], result: torch.Tensor, known: _Matrix) -> int | None:
+    """The same of an ``einsum`` by the letters of its equation; ``None`` where they do not tell."""
+    equation, *operands = args[0], *_tensors(args[1:], {})
+    if not isinstance(equation, str) or "->" not in equation or known.axis is None:
+        return None
+    inputs, output = equation.replace(" ", "").split("->")
+    place = next((n for n, x in enumerate(operands) if x is known.tensor), None)
+    if place is None or "." in (letters := inputs.split(",")[place]) or letters[known.axis] not in output:
+        return None
+    return output.index(letters[known.axis]) - len(output) if "..." in output else output.index(letters[known.axis])
 
 
 # What a forced choice gets, and at most any other: far apart for a softmax and for a sigmoid of each, even where

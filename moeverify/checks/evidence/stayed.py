@@ -10,7 +10,7 @@ from torch import nn
 
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.locate import bits
-from moeverify.checks.evidence.router_tensors import expert_dim, experts_listed, experts_now, router_tensors
+from moeverify.checks.evidence.router_tensors import experts_listed, experts_now, router_axes, router_tensors
 from moeverify.models.roles import FoundRoles, MoELayer
 
 
@@ -24,11 +24,10 @@ def stayed_experts(
         if experts_now(pruned, layer) == len(stayed):
             result[layer.name] = stayed
             continue
-        tensors = router_tensors(original, layer)
+        tensors, axes = router_tensors(original, layer), router_axes(original, layer)
         # The largest tensor tells best, a matrix: values of a bias may repeat.
-        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].numel()):
-            dim = expert_dim(tensor, len(layer.experts))
-            if (found := kept.get((name, dim))) is not None and (found.positions >= 0).all():
+        for name in sorted(tensors, key=lambda n: tensors[n].numel()):
+            if (found := kept.get((name, axes[name]))) is not None and (found.positions >= 0).all():
                 stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
         result[layer.name] = stayed
     return result
@@ -43,7 +42,7 @@ def id_tables(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
         block = model.get_submodule(path)
         for name, tensor in (*block.named_parameters(prefix=path), *block.named_buffers(prefix=path)):
             whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
-            if not whole or tensor.dim() == 0 or tensor.numel() < 2 or count in tensor.shape:
+            if not whole or tensor.dim() == 0 or tensor.numel() < 2 or tensor.shape == (count,):
                 continue
             if (
                 not any(name.startswith(f"{p}.") for p in outside)

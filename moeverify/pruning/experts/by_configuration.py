@@ -6,6 +6,7 @@ an architecture keeps them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
     config = type(model.config).__name__
     for layer in roles.layers:
         if layer.name not in entries:
+            _refuse_product_keys(model, document, same, layer, base)
             raise PruningRefused(
                 f"no entry of {config} gives the number of experts of {layer.container} together with the rows of "
                 "their router, so none can be removed; leave whole experts out (ratios without `experts`)"
@@ -87,8 +89,29 @@ def _is_count(path: Path) -> bool:
     return bool(words and _COUNT_NAME.search(words[-1]) and not _NO_COUNT_NAME.search(words[-1]))
 
 
-def _double(model: Any, document: doc.Document, paths: tuple[Path, ...]) -> _Doubled | None:
-    entries = {path: 2 * doc.get(document, path) for path in paths}
+def _refuse_product_keys(
+    model: Any, document: doc.Document, paths: Iterable[Path], layer: MoELayer, base: Shapes
+) -> None:
+    """Refuse by name a router with product keys: four times the experts, twice the rows of the router."""
+    count = len(layer.experts)
+    keys = math.isqrt(count)
+    routers = tuple(f"{router}." for router in layer.routers)
+    for path in paths:
+        if doc.get(document, path) != count or (more := _double(model, document, (path,), times=4)) is None:
+            continue
+        rows = [n for n, d in _changed(base, more.shapes) if n.startswith(routers) and d == 0]
+        twice = [n for n in rows if more.shapes[n][0] == 2 * base[n][0]]
+        if twice and keys * keys == count:
+            legal = " or ".join(str(n * n) for n in range(keys - 1, max(keys - 3, 0), -1))
+            raise PruningRefused(
+                f"{twice[0]} holds product keys: expert x * {keys} + y of {layer.container} is chosen by row x and row "
+                f"y, so no row belongs to one expert. Only whole keys could go, which leaves a square ({legal} of "
+                f"{count}), and removing keys is not supported; leave whole experts out (ratios without `experts`)"
+            )
+
+
+def _double(model: Any, document: doc.Document, paths: tuple[Path, ...], times: int = 2) -> _Doubled | None:
+    entries = {path: times * doc.get(document, path) for path in paths}
     try:
         built = skeleton(model, doc.config_from(model.config, doc.with_entries(document, entries)))
     except Exception:  # the architecture does not accept it
