@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -72,9 +73,7 @@ def examine(
     except SourceError as error:
         raise SourceError(f"the base {base}: {error}") from error
     _ = evidence.inventory
-    source, again = str(pruned), f"moeverify certify {base} {pruned} --oracle {oracle}"
-    if engines:
-        again += f" --engines {','.join(engines)}"
+    source, again = str(pruned), _reproduce(base, pruned, options)
     verdicts = []
     for name, judge in relations_for(options).items():
         on_event(name)
@@ -109,6 +108,18 @@ def examine(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
     )
+
+
+def _reproduce(base: str | Path, pruned: str | Path, options: Options) -> str:
+    """The command that judges the same again; settings at their defaults are left out, but for the oracle."""
+    words = ["moeverify", "certify", str(base), str(pruned), "--oracle", options.oracle]
+    usual = Options()
+    for name in ("device", "seed", "engine_timeout"):
+        if (value := getattr(options, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if options.engines:
+        words += ["--engines", ",".join(options.engines)]
+    return shlex.join(words)
 
 
 def _judged(judge: Callable[[Evidence], Finding], evidence: Evidence) -> Finding:

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shlex
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -116,6 +117,19 @@ def test_a_failure_comes_first_and_exits_with_1(pair, capsys, tmp_path):
     assert code == 1
     assert said.out.startswith("✗ ")
     assert "9" in said.out.splitlines()[0]
+
+
+def test_the_reproduce_line_runs_as_it_stands(pair, capsys, tmp_path):
+    folder = shutil.copytree(pair / "pruned", tmp_path / "two words; $(true)")
+    edit_config(folder, num_experts_per_tok=9)
+    result = mv.certify(pair / "base", folder, oracle="none", seed=3, device="auto")
+    line = shlex.split(result.verdicts[0].reproduce)
+    assert line[:2] == ["moeverify", "certify"]
+    assert line[4:] == ["--oracle", "none", "--device", "auto", "--seed", "3"]
+    code, said = command(capsys, *line[2:], "--json", "-")
+    assert code == 1
+    again = {v["check"]: v["status"] for v in json.loads(said.out)["verdicts"]}
+    assert again == {v.check: v.status.value for v in result.verdicts}
 
 
 def test_wrong_usage_exits_with_2(pair, capsys, tmp_path):

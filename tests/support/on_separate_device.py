@@ -6,7 +6,9 @@ import copy
 import json
 import os
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +88,33 @@ def benchmark() -> dict[str, str]:
     }
 
 
+def proofs(*names: str) -> dict[str, dict[str, Any]]:
+    """What proofs say of pairs in the catalogue of certification: of models loaded as a whole, and of streamed ones."""
+    from pruned_folders import RIGHT, WRONG, write
+
+    from moeverify.certification.evidence import Evidence, Options
+    from moeverify.certification.oracle import proof, running
+    from moeverify.certification.oracle.causality import leak
+    from moeverify.certification.oracle.sides import alone
+
+    cases = {case.name: case for case in (*RIGHT, *WRONG)}
+    answers: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as place:
+        pairs = {name: write(cases[name], Path(place, name)) for name in names}
+        for pair in pairs.values():
+            running.load_model(pair[0])  # what transformers keeps of functions is kept before these are replaced
+        install()
+        for name, pair in pairs.items():
+            for way, whole in (("whole", 1 << 40), ("streamed", 0)):
+                running.WHOLE_BYTES = whole
+                evidence = Evidence(*pair, Options("full", NAME))
+                found = proof.prove(evidence, at_least=64)
+                model, stream, _ = alone(evidence, pair[1], at_least=64)
+                leaked = leak(model, 0, stream)
+                answers[f"{name} {way}"] = {"error": found.error, "effect": found.effect, "leak": leaked}
+    return answers
+
+
 def mixing(context: Context) -> Finding:
     """A check as careless as one can be on the CPU."""
     with torch.no_grad():
@@ -118,8 +147,11 @@ def refusals() -> dict[str, bool]:
 
 
 def main(what: str, *words: str) -> None:
-    install()
     warnings.simplefilter("ignore")
+    if what == "proofs":
+        sys.stdout.write(json.dumps(proofs(*words)) + "\n")
+        return
+    install()
     if what == "benchmark":
         answer: Any = benchmark()
     elif what == "checks":

@@ -1,4 +1,4 @@
-"""Every check and every importance on a device that refuses to mix with the CPU, as a GPU does.
+"""Every check, every importance and certification's proof on a device that refuses to mix with the CPU, as a GPU does.
 
 Each run is a process of its own, since a device is registered for good. ``reload`` is left out: its own fresh process
 has no such device. ``quality`` is left out, too: it is lm-eval's.
@@ -64,6 +64,18 @@ def test_the_benchmark_of_a_full_model_runs_where_the_model_lies():
     found = run("benchmark")
     assert set(found) == {"kept weights", "configuration", "masked", "every expert"}
     assert {name: said for name, said in found.items() if said} == {}
+
+
+@pytest.mark.slow
+def test_certification_runs_both_models_there():
+    """Channels, experts and hidden channels; a table of expert ids; dropped layers with biases; a cast; a fault."""
+    right = ["everything-at-once-qwen3_moe", "id-table-remapped-deepseek_v4", "layers-and-their-kinds-gpt_oss"]
+    right.append("cast-qwen3_moe")
+    found = run("proofs", *right, "router-permuted")
+    assert set(found) == {f"{name} {way}" for name in (*right, "router-permuted") for way in ("whole", "streamed")}
+    assert all(proof["effect"] > 0.1 and proof["leak"] < 1e-9 for proof in found.values())
+    for name, proof in found.items():
+        assert (proof["error"] < 1e-9) == (name.rpartition(" ")[0] in right), (name, proof)
 
 
 @pytest.mark.slow
