@@ -12,6 +12,8 @@ from moeverify.inspection.svg import Drawing
 _WIDTH, _LEFT, _RIGHT = 1180, 190, 90
 _KEPT, _GONE, _UNKNOWN = "#0969DA", "#D8DEE4", "#BF8700"
 _BUCKETS = 256
+# Many rows are drawn lower, in smaller letters: height and size of the text.
+_FEW, _MANY, _MANY_ROWS = (14, 10), (11, 9), 24
 
 
 def keep_picture(keep: KeepMap) -> str:
@@ -34,15 +36,29 @@ def _legend(drawing: Drawing, y: float) -> None:
         drawing.text(x + 18, y, text, size=12, grey=True)
 
 
-def _row(drawing: Drawing, y: float, height: float, label: str, shares: Sequence[float], told: str) -> None:
+def _sizes(rows: int) -> tuple[int, int]:
+    """Height of each of so many rows, and size of their text."""
+    return _FEW if rows <= _MANY_ROWS else _MANY
+
+
+def _row(drawing: Drawing, y: float, sizes: tuple[int, int], label: str, shares: Sequence[float], told: str) -> None:
     """One row of cells; a share of 1 is kept, 0 removed, -1 unknown. Neighbours of one colour are one shape."""
-    drawing.text(16, y + min(height, 10), label, size=10 if height >= 9 else 8, mono=True)
+    height, size = sizes
+    drawing.text(16, y + size, label, size=size, mono=True)
     width = (_WIDTH - _LEFT - _RIGHT) / max(len(shares), 1)
     for start, end, share in _runs(shares):
         colour = _UNKNOWN if share < 0 else _shade(share)
         gap = 0.5 if width >= 5 and end - start == 1 else 0.0
         drawing.box(_LEFT + start * width, y, (end - start) * width - gap, height - 1, colour, radius=0)
-    drawing.text(_WIDTH - _RIGHT + 8, y + min(height, 10), told, size=10 if height >= 9 else 8, grey=True)
+    drawing.text(_WIDTH - _RIGHT + 8, y + size, told, size=size, grey=True)
+
+
+def _scale(drawing: Drawing, y: float, count: int) -> None:
+    """Numbers of some experts above their columns."""
+    step = max(1, 2 ** round(np.log2(max(count, 1) / 8)))
+    width = (_WIDTH - _LEFT - _RIGHT) / max(count, 1)
+    for number in range(0, count, step):
+        drawing.text(_LEFT + (number + 0.5) * width, y, str(number), size=9, grey=True, anchor="middle")
 
 
 def _runs(values: Sequence[float]) -> Iterator[tuple[int, int, float]]:
@@ -67,7 +83,7 @@ def _lists(drawing: Drawing, keep: KeepMap, y: float) -> float:
             continue
         before = 1 + max(int(n[len(path) + 1 :].split(".")[0]) for n in keep.base if n.startswith(path + "."))
         shares = np.isin(np.arange(before), numbers).astype(float).tolist()
-        _row(drawing, y, 14, _short(path), shares, f"{len(numbers)} of {before}")
+        _row(drawing, y, _FEW, _short(path), shares, f"{len(numbers)} of {before}")
         y += 16
     return y
 
@@ -76,15 +92,18 @@ def _experts(drawing: Drawing, keep: KeepMap, y: float) -> float:
     if not keep.experts:
         return y
     drawing.text(16, y + 12, "experts", size=12, bold=True)
+    layers = keep.structure.roles.layers
+    if len(counts := {len(layers[number].experts) for number in keep.experts}) == 1:
+        _scale(drawing, y + 16, counts.pop())
     y += 20
-    height = 14 if len(keep.experts) <= 24 else 9
+    sizes = _sizes(len(keep.experts))
     for number, experts in sorted(keep.experts.items()):
-        layer = keep.structure.roles.layers[number]
+        layer = layers[number]
         shares = np.isin(np.arange(len(layer.experts)), experts).astype(float)
         lost = int((experts < 0).sum())
         told = f"{len(experts)} of {len(layer.experts)}" + (f", {lost} unknown" if lost else "")
-        _row(drawing, y, height, _short(layer.name), shares.tolist(), told)
-        y += height
+        _row(drawing, y, sizes, _short(layer.name), shares.tolist(), told)
+        y += sizes[0]
     return y
 
 
@@ -100,11 +119,11 @@ def _units(drawing: Drawing, keep: KeepMap, y: float) -> float:
         title = f"{role.replace('_', ' ')}: channels or heads, darker where more stayed"
         drawing.text(16, y + 14, title, size=12, bold=True)
         y += 22
-        height = 14 if len(rows) <= 24 else 9
+        sizes = _sizes(len(rows))
         for where, units, size in rows[:256]:
             told = f"{units.shape[-1]} of {size}"
-            _row(drawing, y, height, _short(where) or "residual stream", _buckets(units, size), told)
-            y += height
+            _row(drawing, y, sizes, _short(where) or "residual stream", _buckets(units, size), told)
+            y += sizes[0]
         y += 4
     return y
 
