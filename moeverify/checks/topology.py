@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moeverify.base.foreign import left_by
-from moeverify.base.kernel_limits import EXPERT_COUNTS, MOST_CHOSEN_GROUPS, MOST_GROUPS, MOST_IN_A_GROUP
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
+from moeverify.models.engines.entries import router_sizes
+from moeverify.models.engines.limit import Limit, exceeded
+from moeverify.models.engines.table import LIMITS
 from moeverify.models.exercise import run_all
 
 
@@ -34,7 +36,8 @@ def topology(context: Context) -> Finding:
     except Exception as error:
         return failed(f"the pruned model does not run: {left_by(error)}")
     stayed = kept_experts(context)
-    notes: dict[str, None] = {}
+    kind = getattr(getattr(context.pruned, "config", None), "model_type", "")
+    limits: dict[Limit, None] = {}
     for layer in layers:
         if layer.name not in before:
             continue
@@ -46,10 +49,11 @@ def topology(context: Context) -> Finding:
         if problem:
             numbers_now = vars(new) if new else None
             return failed(f"{layer.name}: {problem}", layer=layer.name, before=vars(old), after=numbers_now)
-        notes |= dict.fromkeys(_notes(new or old, now))
+        limits |= dict.fromkeys(_outside(new or old, now, kind))
     numbers = sorted({experts_now(context.pruned, layer) for layer in layers})
     said = f"{len(layers)} MoE layers choose as before among {' or '.join(map(str, numbers))} experts"
-    return passed(f"{said}; {'; '.join(notes)}" if notes else said, notes=list(notes), experts=numbers)
+    grave = [f"note: {limit}" for limit in limits if limit.effect != "slower"]
+    return passed("; ".join([said, *grave]), notes=[str(limit) for limit in limits], experts=numbers)
 
 
 def _problem(old: Router, new: Router | None, count: int, now: int) -> str:
@@ -93,14 +97,6 @@ def _regrouped(old: Router, count: int, stayed: list[int]) -> str:
     return ""
 
 
-def _notes(router: Router, now: int) -> list[str]:
+def _outside(router: Router, now: int, model_type: str = "") -> list[Limit]:
     """Limits of serving engines that a router lies beyond."""
-    found = []
-    if now not in EXPERT_COUNTS:
-        found.append(f"note: fused kernels of some engines know no {now} experts")
-    if router.groups > 1:
-        if router.groups > MOST_GROUPS or router.chosen_groups > MOST_CHOSEN_GROUPS:
-            found.append(f"note: some engines choose at most {MOST_CHOSEN_GROUPS} of {MOST_GROUPS} groups")
-        if now // router.groups > MOST_IN_A_GROUP:
-            found.append(f"note: some engines take at most {MOST_IN_A_GROUP} experts in a group")
-    return found
+    return exceeded(LIMITS, router_sizes(now, router.groups, router.chosen_groups), model_type)

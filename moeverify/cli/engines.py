@@ -41,7 +41,7 @@ def list_command(
         for engine in ENGINES.values():
             for limit in engine.limits:
                 only = f" ({', '.join(limit.types)} only)" if limit.types else ""
-                typer.echo(f"{engine.name}, {limit.size}: {limit.text}{only} ({limit.source}, {limit.date})")
+                typer.echo(f"{engine.name}, {limit.size}: {limit.rule}{only}; else {limit.effect} ({limit.reference})")
 
 
 @command("install", needs="moeverify.serving.engines", group=group)

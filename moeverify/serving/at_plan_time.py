@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moeverify.errors import PruningRefused
-from moeverify.serving.limits import Limit, broken, nearest, note, sizes_of
+from moeverify.models.engines.entries import sizes_of
+from moeverify.models.engines.limit import Limit, exceeded_by, nearest, note
 from moeverify.serving.registry import Engine
 
 Entries = Mapping[tuple[str | int, ...], Any]
@@ -25,12 +26,12 @@ def plan_judge(engines: Sequence[Engine]) -> Judge:
     def judge(before: Mapping[str, Any], entries: Entries) -> list[str]:
         notes, after = [], with_entries(before, entries)
         for engine in engines:
-            usual = {id(limit) for limit in broken(engine.limits, before)}
-            for limit in broken(engine.limits, after):
+            usual = {id(limit) for limit in exceeded_by(engine.limits, before)}
+            for limit in exceeded_by(engine.limits, after):
                 if id(limit) in usual:
                     continue
-                line = f"{engine.name}: {note(limit, sizes_of(after))}{_ratios(limit, before, after)}"
-                if limit.refuses:
+                line = f"{engine.name}: {note(limit, after)}{_ratios(limit, before, after)}"
+                if limit.effect == "refused":
                     raise PruningRefused(f"{line}; nothing was pruned")
                 notes.append(line)
         return notes
@@ -40,8 +41,8 @@ def plan_judge(engines: Sequence[Engine]) -> Judge:
 
 def _ratios(limit: Limit, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """The options that give the nearest sizes."""
-    role, size = _ROLES.get(limit.size), sizes_of(before).get(limit.size, 0)
-    near = nearest(limit, sizes_of(after), most=size - 1)
+    role, size = _ROLES.get(limit.size), sizes_of(before, limit.engine).get(limit.size, 0)
+    near = nearest(limit, after, most=size - 1)
     if role is None or not near:
         return ""
     return ": " + " or ".join(f"--ratio {role}={1 - kept / size:.4g}" for kept in near)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from moeverify.models.engines.limit import exceeded_by, note
+from moeverify.serving.registry import Engine
 
 _TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "added_tokens.json")
 
@@ -42,3 +46,12 @@ def write_stand_in(folder: Path) -> None:
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = dict(zip(("unk_token", "bos_token", "eos_token"), words, strict=False))
     PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(folder)
+
+
+def outside(engine: Engine, folder: Path) -> list[str]:
+    """One note for each limit of an engine that the checkpoint in a folder falls outside of."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [note(limit, config) for limit in exceeded_by(engine.limits, config)]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moeverify.models.engines.limit import Limit
 from moeverify.serving.answers import Answer
-from moeverify.serving.limits import Limit
 
 # Problems in what an engine made of both folders, such as converted files: base, pruned, answers of both.
 Inspect = Callable[[Path, Path, Answer, Answer], list[str]]

@@ -14,7 +14,7 @@ from moeverify.serving.answers import Answer, Question
 from moeverify.serving.ask import ask
 from moeverify.serving.compare import Outcome, distances, judge
 from moeverify.serving.environment import installation
-from moeverify.serving.limits import outside
+from moeverify.serving.folders import outside
 from moeverify.serving.reference import draw_prompts, log_probabilities, vocabulary_of
 from moeverify.serving.registry import Engine
 from moeverify.serving.settings import SECONDS
@@ -90,7 +90,7 @@ def _faults(engine: Engine, question: Question, answers: Sequence[Answer]) -> li
 
 
 def _facts(engine: Engine, question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
-    notes = [] if not engine.limits else outside(engine.limits, question.folders[1])
+    notes = outside(engine, question.folders[1])
     logs = {name: answer.facts["log"] for name, answer in zip(("base_log", "pruned_log"), answers, strict=True)
             if "log" in answer.facts}  # fmt: skip
     return {**({"limits": notes} if notes else {}), **logs}

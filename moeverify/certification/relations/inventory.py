@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.relations.engines import read_by
 from moeverify.certification.relations.registry import more, relation
 from moeverify.checks.registry import Finding, failed, passed
+from moeverify.models.engines.entries import read_by
 
 
 @relation("inventory")

@@ -16,6 +16,9 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.models.checkpoints import quiet_transformers
+from moeverify.models.engines.entries import router_sizes
+from moeverify.models.engines.limit import Limit, exceeded
+from moeverify.models.engines.table import LIMITS
 from moeverify.models.forward import Example
 from moeverify.models.full_size import load_full_size
 from moeverify.models.roles import Roles, find_roles
@@ -28,7 +31,6 @@ from moeverify.pruning.experts.topology import Topology
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
 from moeverify.pruning.sizes.by_role import Size, largest_layer, sizes_by_role
-from moeverify.pruning.sizes.engine_limits import Exceeded, exceeded, parallel_sizes
 from moeverify.pruning.sizes.streaming_needs import DEFAULT_SPEED, StreamingNeeds, streaming_needs
 
 FORMAT = "moeverify-plan-size/1"
@@ -62,7 +64,7 @@ class PlannedSize:
     entries: Mapping[str, int]
     experts: tuple[int, ...]
     facts: tuple[ExpertFacts, ...]
-    limits: tuple[Exceeded, ...]
+    limits: tuple[Limit, ...]
     parallel: tuple[int, ...]
     streaming: StreamingNeeds
     left_alone: tuple[str, ...] = ()
@@ -117,20 +119,32 @@ def plan_size(
     layout = expert_layout(model, found, Example(loaded.example_inputs)) if found.layers else None
     routers = _routers(layout, plan)
     counts = sorted({router.count for router in routers})
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     before, after = sizes_by_role(model, found), sizes_by_role(_cast(pruned, model), find_roles(pruned, roles))
     return PlannedSize(
         source=source,
-        model_type=getattr(getattr(model, "config", None), "model_type", type(model).__name__),
+        model_type=kind,
         before=before,
         after=after,
         entries={name_of(path): value for path, value in plan.entries.items()},
         experts=tuple(counts),
         facts=facts_of(layout) if layout else (),
-        limits=tuple(dict.fromkeys(limit for router in routers for limit in exceeded(router, expert_parallel))),
+        limits=tuple(dict.fromkeys(limit for rules in routers for limit in outside(rules, kind, expert_parallel))),
         parallel=tuple(parallel_sizes(math.gcd(*counts))) if counts else (),
         streaming=streaming_needs(total(before), total(after), largest_layer(model), speed),
         left_alone=tuple(str(adjustment) for adjustment in plan.adjustments),
     )
+
+
+def outside(rules: Topology, model_type: str = "", expert_parallel: int = 1) -> list[Limit]:
+    """The limits of engines that a router exceeds when it is served on ``expert_parallel`` devices."""
+    sizes = router_sizes(rules.count, rules.groups, rules.chosen_groups, expert_parallel)
+    return exceeded(LIMITS, sizes, model_type)
+
+
+def parallel_sizes(count: int, most: int = 64) -> list[int]:
+    """Powers of two that divide a number of experts: the expert-parallel sizes that it can be served with."""
+    return [size for power in range(most.bit_length()) if count % (size := 2**power) == 0 and size <= most]
 
 
 def total(sizes: Mapping[str, Size]) -> Size:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from moeverify.models.engines.table import limits_of
 from moeverify.serving.gguf_fidelity import conversion_faults
-from moeverify.serving.limits import LLAMA_CPP_LIMITS
 from moeverify.serving.registry import Engine, register
 
 _ROOM = Path(__file__).parents[1]
@@ -20,6 +20,6 @@ LLAMA_CPP = register(
         # No package holds the converter; this source archive does.
         sources={"llama-cpp-python==0.3.36": _CONVERTER},
         inspect=conversion_faults,
-        limits=LLAMA_CPP_LIMITS,
+        limits=limits_of("llama.cpp"),
     )
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moeverify.serving.limits import VLLM_LIMITS
+from moeverify.models.engines.table import limits_of
 from moeverify.serving.registry import Engine, register
 
 _ROOM = Path(__file__).parents[1]
@@ -23,6 +23,6 @@ VLLM = register(
             "VLLM_LOGGING_LEVEL": "ERROR",
             "TORCHDYNAMO_DISABLE": "1",  # a C++ compiler would run for a minute, for a few tokens
         },
-        limits=VLLM_LIMITS,
+        limits=limits_of("vllm"),
     )
 )

@@ -8,7 +8,7 @@ from torch import nn
 
 from moeverify.checks.evidence.causality import movement
 from moeverify.checks.evidence.choices import Router, routers_of
-from moeverify.checks.topology import _notes, _problem, _regrouped
+from moeverify.checks.topology import _outside, _problem, _regrouped
 from moeverify.models.exercise import run_all
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import LoadedModel, load_source
@@ -70,9 +70,14 @@ def test_experts_stay_in_their_groups():
 
 
 def test_limits_of_engines_are_notes():
-    assert _notes(Router(96, 4), 96) == []
-    assert _notes(Router(150, 4), 150) == ["note: fused kernels of some engines know no 150 experts"]
-    assert len(_notes(Router(640, 8, groups=16, chosen_groups=8), 640)) == 3
+    assert _outside(Router(128, 4), 128) == []
+    (refused,) = _outside(Router(150, 4), 150, "deepseek_v4")
+    assert refused.effect == "refused"
+    (slower,) = _outside(Router(150, 4), 150)
+    assert slower.effect == "slower"
+    assert {limit.engine for limit in _outside(Router(640, 8, groups=16, chosen_groups=8), 640)} == {
+        "vllm", "flashinfer", "aiter",
+    }  # fmt: skip
 
 
 class Mixing(nn.Module):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from moeverify.models.engines.entries import sizes_of
 from moeverify.models.sources import load_source
 from moeverify.serving.folders import write_folder
-from moeverify.serving.limits import sizes_of
 
 
 @pytest.mark.parametrize("source", ["zoo:mixtral", "zoo:deepseek_v3"])

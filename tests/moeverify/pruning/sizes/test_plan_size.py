@@ -13,8 +13,7 @@ from moeverify.errors import PruningRefused
 from moeverify.models.roles import find_roles
 from moeverify.pruning.experts.topology import Topology
 from moeverify.pruning.sizes.by_role import GIB, Size, largest_layer, sizes_by_role
-from moeverify.pruning.sizes.engine_limits import ENGINE_LIMITS, exceeded, parallel_sizes
-from moeverify.pruning.sizes.plan_size import plan_size, total
+from moeverify.pruning.sizes.plan_size import outside, parallel_sizes, plan_size, total
 from moeverify.pruning.sizes.streaming_needs import streaming_needs
 
 SMALL = {
@@ -192,21 +191,23 @@ def test_nothing_asked_for_changes_nothing(tmp_path):
     [
         (Topology(128, 8), []),
         (Topology(160, 8), ["vllm"]),
+        (Topology(96, 8), ["vllm"]),
         (Topology(256, 8, 8, 4, 2), []),
         (Topology(256, 8, 16, 4, 2), ["flashinfer"]),
         (Topology(256, 8, 8, 5, 2), ["flashinfer"]),
         (Topology(384, 8, 8, 4, 2), ["aiter"]),
-        (Topology(100, 8, 8, 4, 2), ["vllm"]),
+        (Topology(100, 8, 8, 4, 2), ["vllm", "vllm", "llama.cpp"]),
     ],
 )
 def test_limits_of_engines(topology, engines):
-    assert [limit.engine for limit in exceeded(topology)] == engines
+    assert [limit.engine for limit in outside(topology, "deepseek_v4")] == engines
 
 
-def test_limits_name_their_sources():
-    assert all("#" in limit.source and limit.read for limit in ENGINE_LIMITS)
-    assert [str(limit) for limit in exceeded(Topology(96, 8), expert_parallel=64)] == [
-        "vllm: the number of experts must be a multiple of the expert-parallel size (vllm-project/vllm#52435)"
+def test_the_expert_parallel_size_has_to_divide_the_experts():
+    assert outside(Topology(192, 8), expert_parallel=64) == []
+    assert [str(limit) for limit in outside(Topology(320, 8), expert_parallel=128)] == [
+        "vllm: expert parallelism wants a number of experts that its size divides "
+        "(vllm-project/vllm#52435, read 2026-11)"
     ]
     assert parallel_sizes(96) == [1, 2, 4, 8, 16, 32]
 
