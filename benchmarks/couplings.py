@@ -169,7 +169,7 @@ def _ours(point: dict[str, Any]) -> dict[str, Any]:
 
     from moeverify.coupling.solving.solve import link, solve
     from moeverify.coupling.tracing.trace import trace
-    from moeverify.models.forward import call_model
+    from moeverify.models.forward import Example, call_model
     from moeverify.models.roles import find_roles
 
     model, inputs = _build(point)
@@ -184,7 +184,7 @@ def _ours(point: dict[str, Any]) -> dict[str, Any]:
         kept[:] = ()
         roles = find_roles(model)
         lists = [layer.experts for layer in roles.layers if layer.layout == "listed"]
-        kept.append(trace(model, inputs, expert_lists=lists))
+        kept.append(trace(model, Example(inputs), expert_lists=lists))
 
     forward()
     forward_seconds, forward_peak = _least(forward)

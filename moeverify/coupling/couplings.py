@@ -17,6 +17,7 @@ from moeverify.coupling.solving.sums import Sums
 from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.coupling.tracing.trace import trace
 from moeverify.coupling.tracing.training import with_training
+from moeverify.models.forward import Example
 from moeverify.models.roles import Roles, find_roles
 
 
@@ -73,16 +74,15 @@ def trace_couplings(
     Raises ``TraceError`` if its forward fails.
     """
     found = find_roles(model, roles)
+    example = Example(example_inputs, forward_fn, output_transform)
     arguments: dict[str, Any] = {
-        "forward_fn": forward_fn,
-        "output_transform": output_transform,
         "expert_lists": [layer.experts for layer in found.layers if layer.layout == "listed"],
         "opaque": opaque,
     }
-    traced = trace(model, example_inputs, **arguments)
+    traced = trace(model, example, **arguments)
     traced = replace(traced, untouched=tuple(name for name in traced.untouched if name not in unused))
     traced = with_training(
-        model, traced, lambda copied, training: trace(copied, example_inputs, **arguments, training=training)
+        model, traced, lambda copied, training: trace(copied, example, **arguments, training=training)
     )
     for name, dim, reason in held:
         traced.relations.freeze(traced.tensors[traced.aliases.get(name, name)][dim], reason)

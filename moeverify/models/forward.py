@@ -16,10 +16,15 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Example inputs (a mapping of keywords, a sequence or one tensor), with ``forward_fn(model, inputs)`` if given."""
+    """Example inputs (a mapping of keywords, a sequence or one tensor), and how to call a model with them.
+
+    ``forward_fn(model, inputs)`` replaces the usual call. ``output_transform`` picks the part of the output that counts
+    as the model's output. Calling an example returns the output without the transform.
+    """
 
     inputs: Any
     forward_fn: Callable[[nn.Module, Any], Any] | None = None
+    output_transform: Callable[[Any], Any] | None = None
 
     def __call__(self, model: nn.Module, inputs: Any = None) -> Any:
         """The output of ``model`` on the example inputs, or on others of their form."""
@@ -27,6 +32,10 @@ class Example:
         if self.forward_fn is not None:
             return self.forward_fn(model, given)
         return call_model(model, given, use_cache=False)
+
+    def transformed(self, output: Any) -> Any:
+        """The part of a model's output that counts as its output."""
+        return output if self.output_transform is None else self.output_transform(output)
 
 
 def call_model(model: nn.Module, example_inputs: Any, **extra: Any) -> Any:

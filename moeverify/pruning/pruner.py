@@ -125,7 +125,7 @@ class MoEPruner:
         self.model = model = unwrapped(model)
         refuse_old_release(model)
         self.example_inputs = example_inputs = fetch_offloaded(model, example_inputs)
-        self.example = Example(example_inputs, forward_fn)
+        self.example = Example(example_inputs, forward_fn, output_transform)
         self.importance = calibrated(importance, model, calibration, roles) or tp.importance.GroupMagnitudeImportance(
             p=2, group_reduction="mean"
         )

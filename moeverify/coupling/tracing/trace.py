@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from moeverify.coupling.tracing.siblings import Siblings
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights, is_weightless
 from moeverify.errors import TraceError
 from moeverify.models.forward import (
-    call_model,
+    Example,
     eager_attention,
     module_paths,
     plain_operations,
@@ -35,16 +36,14 @@ MODEL_OUTPUT = "dimension of the model's output"
 
 def trace(
     model: nn.Module,
-    example_inputs: Any,
+    example: Example,
     *,
-    forward_fn: Callable[[nn.Module, Any], Any] | None = None,
-    output_transform: Callable[[Any], Any] | None = None,
     expert_lists: Sequence[Sequence[str]] = (),
     opaque: Mapping[str, Opaque] | None = None,
     training: Collection[str] = (),
     keep_made: bool = False,
 ) -> Trace:
-    """Trace one forward of ``model``.
+    """Trace one forward of ``model``, called by ``example``.
 
     ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
     does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
@@ -52,20 +51,21 @@ def trace(
     in evaluation mode. ``keep_made`` keeps the dimensions of every result.
     Raises ``TraceError`` if the model's forward fails.
     """
-    given = (forward_fn, output_transform, expert_lists, opaque, training)
+    given = (expert_lists, opaque, training)
     imagined: dict[str, int] = {}
     if is_weightless(model):
         imagination = Imagination()
-        with fake_weights(model, example_inputs) as fake_inputs, static_experts(model):
+        with fake_weights(model, example.inputs) as fake_inputs, static_experts(model):
             recorder = Recorder(model, imagination)
-            _record(model, fake_inputs, recorder, *given)  # what has no data cannot leave unseen: none is frozen for it
+            # Without data nothing can leave the dispatcher unseen, so nothing is frozen for it.
+            _record(model, replace(example, inputs=fake_inputs), recorder, *given)
         imagined = dict(imagination.told)
     else:
         recorder = Recorder(model)
         before = torch.get_rng_state()
 
         def run(under: Recorder) -> list[Any]:
-            return _record(model, example_inputs, under, *given)
+            return _record(model, example, under, *given)
 
         output = run(recorder)
         recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
@@ -85,10 +85,8 @@ def trace(
 
 def _record(
     model: nn.Module,
-    example_inputs: Any,
+    example: Example,
     recorder: Recorder,
-    forward_fn: Callable[[nn.Module, Any], Any] | None,
-    output_transform: Callable[[Any], Any] | None,
     expert_lists: Sequence[Sequence[str]],
     opaque: Mapping[str, Opaque] | None,
     training: Collection[str],
@@ -111,17 +109,14 @@ def _record(
             Escapes(recorder.escape),
             recorder,
         ):
-            for leaf in tree_leaves(example_inputs):
+            for leaf in tree_leaves(example.inputs):
                 if isinstance(leaf, torch.Tensor):
                     recorder.relations.freeze_all(recorder.produce(leaf), "dimension of the model's input")
             with siblings.watched():
-                if forward_fn is not None:
-                    output = forward_fn(model, example_inputs)
-                else:
-                    output = call_model(model, example_inputs, use_cache=False)
+                given = example(model)
                 siblings.reach()
-            given, end = output, recorder.relations.current
-            output = output_transform(output) if output_transform is not None else output
+            end = recorder.relations.current
+            output = example.transformed(given)
             # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
             computed_with = [leaf for leaf in tree_leaves(given) if recorder.was_read_after(leaf, end)]
             recorder.freeze([output, computed_with], MODEL_OUTPUT)

@@ -52,7 +52,7 @@ def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ())
     ``held`` are projections whose heads stay whole in number.
     """
     try:
-        traced = trace(model, example.inputs, forward_fn=example.forward_fn, keep_made=True)
+        traced = trace(model, example, keep_made=True)
     except TraceError:
         return None
     # What imagined data left out is no reason to freeze all dimensions of its size.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from moeverify.coupling.tracing.trace import trace
+from moeverify.models.forward import Example
 from tests.moeverify.coupling.rules.proof import neighbourhoods
 from tests.moeverify.coupling.rules.removal import OneCall, Stated, cut, cut_result, difference, removals
 
@@ -184,7 +185,7 @@ class Traced(nn.Module):
 
 def stated(chain, inputs) -> Stated:
     result = chain(*(tensor.clone() for tensor in inputs))
-    found = trace(Traced(chain, inputs, result), torch.zeros(1))
+    found = trace(Traced(chain, inputs, result), Example(torch.zeros(1)))
     assert not found.unknown
     tensors = {name.replace(".", "") + ("0" if name == "output" else ""): dims for name, dims in found.tensors.items()}
     return Stated(OneCall(chain.__name__, chain, tuple(inputs), {}), found.relations, tensors, result)
