@@ -21,6 +21,7 @@ from moeverify.checks.registry import Finding
 from moeverify.errors import MoEVerifyError, SourceError, UsageError
 from moeverify.models.device import check_device
 from moeverify.models.folder.inventory import resolve_folder
+from moeverify.models.roles import Roles
 from moeverify.serving.engines import engines_named
 from moeverify.serving.settings import SECONDS
 from moeverify.verdict import CaseFacts, Verdict
@@ -52,11 +53,13 @@ def examine(
     seed: int = 0,
     engines: tuple[str, ...] = (),
     engine_timeout: float = SECONDS,
+    roles: Roles | None = None,
     on_event: Callable[[str], None] = lambda name: None,
 ) -> Certified:
     """Judge every relation between two folders.
 
-    ``on_event`` is called with the name of each relation before it is judged. Raises ``UsageError`` for an unknown
+    ``roles`` names experts, routers and shared experts where the usual names do not find them. ``on_event`` is called
+    with the name of each relation before it is judged. Raises ``UsageError`` for an unknown
     oracle or device, ``SourceError`` if one of the folders is no checkpoint or the base is no model.
     """
     if oracle not in ORACLES:
@@ -64,7 +67,7 @@ def examine(
     check_device(device)
     engines_named(engines)
     started = time.perf_counter()
-    options = Options(oracle, device, seed, tuple(engines), engine_timeout)
+    options = Options(oracle, device, seed, tuple(engines), engine_timeout, roles)
     evidence = Evidence(resolve_folder(base), resolve_folder(pruned), options)
     if evidence.base_inventory.problems:
         raise SourceError(f"the base {base} is damaged: {evidence.base_inventory.problems[0]}; download it again")

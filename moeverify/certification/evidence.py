@@ -19,6 +19,7 @@ from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
 from moeverify.models.folder.checkpoint import Checkpoint, open_checkpoint
 from moeverify.models.folder.inventory import Inventory, take_inventory
+from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.serving.settings import SECONDS
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class Options:
     """``oracle`` is ``full``, ``sample`` or ``none``; ``device`` is where models run.
 
     ``engines`` are names of engines that serve both folders, each for at most ``engine_timeout`` seconds.
+    ``roles`` are rules that name experts; ``None`` for the usual ones.
     """
 
     oracle: str = "sample"
@@ -64,6 +66,7 @@ class Options:
     seed: int = 0
     engines: tuple[str, ...] = ()
     engine_timeout: float = SECONDS
+    roles: Roles | None = None
 
 
 @dataclass(eq=False)
@@ -105,9 +108,14 @@ class Evidence:
     def structure(self) -> Structure:
         """Coupling classes of the base. Raises ``NotVisible`` if its forward cannot be traced."""
         try:
-            return structure_of(self.base.skeleton)
+            return structure_of(self.base.skeleton, self.options.roles)
         except MoEVerifyError as error:
             raise NotVisible(f"the base cannot be traced: {error}") from error
+
+    @once
+    def pruned_roles(self) -> FoundRoles:
+        """Roles in the pruned model. Raises ``NotVisible`` if its configuration is no model."""
+        return find_roles(self.pruned.skeleton.model, self.options.roles)
 
     @once
     def keep(self) -> KeepMap:

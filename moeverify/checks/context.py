@@ -25,7 +25,7 @@ from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.drawn import Drawer
 from moeverify.models.lengths import Lengths, lengths_for, position_numbers
 from moeverify.models.numerics import in_float64
-from moeverify.models.roles import FoundRoles, MoELayer, find_roles
+from moeverify.models.roles import FoundRoles, MoELayer, Roles, find_roles
 from moeverify.serving.settings import SECONDS
 from moeverify.subjects import Pruned, Subject
 
@@ -72,6 +72,7 @@ class Context:
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
     ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
     example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
+    ``rules`` name experts, routers and shared experts; ``None`` for the usual names.
     ``certify`` judges a folder against a base. ``engines`` are those that the check ``served`` asks, each for at
     most ``engine_timeout`` seconds.
     """
@@ -92,6 +93,7 @@ class Context:
     round_to: int | None = None
     live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     saved: Saved | None = None
+    rules: Roles | None = None
     certify: Callable[[nn.Module, Path], Finding] | None = None
     engines: tuple[str, ...] = ()
     engine_timeout: float = SECONDS
@@ -101,9 +103,13 @@ class Context:
         return self.ratios.get(role, self.pruning_ratio)
 
     @cached_property
+    def _found_roles(self) -> FoundRoles:
+        return find_roles(self.original, self.rules)
+
+    @cached_property
     def roles(self) -> FoundRoles:
         """Roles found in the original model."""
-        return with_router_axes(self.original, find_roles(self.original), self.couplings)
+        return with_router_axes(self.original, self._found_roles, self.couplings)
 
     @cached_property
     def pruned_roles(self) -> FoundRoles:
@@ -136,7 +142,7 @@ class Context:
     def couplings(self) -> CouplingMap | None:
         """Our own trace of the original; ``None`` where it cannot be traced."""
         try:
-            return trace_couplings(self.original, self.example_inputs)
+            return trace_couplings(self.original, self.example_inputs, roles=self._found_roles)
         except MoEVerifyError:
             return None
 

@@ -84,7 +84,7 @@ def quality(context: Context) -> Finding:
 
 
 def _at_random(context: Context, tokenizer: Any, asked: EvaluationSettings) -> Evaluation | None:
-    model = prune_at_random(context.original, context.pruned, context.example_inputs, context.seed)
+    model = prune_at_random(context.original, context.pruned, context.example_inputs, context.seed, context.roles)
     return None if model is None else evaluate(model, tokenizer, asked)
 
 

@@ -45,7 +45,7 @@ def reference(context: Context) -> tuple[list[Unit], str] | None:
     if context.outcome.of_trace:
         return None
     try:
-        couplings = trace_couplings(context.original, context.example_inputs)
+        couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
     except MoEVerifyError:
         return None
     return [unit for c in couplings.classes for unit in units_of(c)], "moeverify's trace"

@@ -30,8 +30,7 @@ def something_pruned(context: Context) -> Finding:
 
 def _with_channels(context: Context, containers: list[str]) -> list[str]:
     """Those whose routed experts have channels of their own."""
-    classes = classify(
-        context.original, trace_couplings(context.original, context.example_inputs).classes, context.roles
-    )
+    couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
+    classes = classify(context.original, couplings.classes, context.roles)
     members = [m.parameter for c in classes if c.role == "routed_experts" for m in c.coupling.members]
     return [name for name in containers if any(m.startswith(name + ".") for m in members)]

@@ -32,7 +32,6 @@ def plan_size_command(
     """Show what pruning would give, from a configuration alone: sizes, legal numbers, limits of engines."""
     from moeverify.cli.plan_size_view import print_planned_size
     from moeverify.cli.terminal import make_console
-    from moeverify.models.roles import Roles
     from moeverify.pruning.sizes.plan_size import plan_size
 
     given = options.get("pruning_ratio")
@@ -42,7 +41,7 @@ def plan_size_command(
         pruning_ratio=given,
         ratios=selection.ratios,
         round_to=selection.round_to,
-        roles=Roles(**selection.roles) if selection.roles else None,
+        roles=selection.rules(),
         expert_parallel=expert_parallel,
         speed=gib_per_second,
         trust_remote_code=trust_remote_code,

@@ -35,7 +35,6 @@ def prune_command(
     """Prune a model and save it as a checkpoint that plain transformers loads, with its plan beside it."""
     from moeverify.base.extensions import load_modules
     from moeverify.cli.stages import stages, tell_saved
-    from moeverify.models.roles import Roles
     from moeverify.models.sources import tokenizer_of
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
     from moeverify.pruning.experts.scorer import criterion_from, evidence_from
@@ -70,7 +69,7 @@ def prune_command(
             importance=selection.importance or "magnitude",
             round_to=selection.round_to,
             ignored_layers=ignore or ("lm_head",),
-            roles=Roles(**selection.roles) if selection.roles else None,
+            roles=selection.rules(),
             seed=seed,
             dtype=dtype,
             device=device,

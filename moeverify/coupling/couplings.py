@@ -18,7 +18,7 @@ from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.coupling.tracing.trace import trace
 from moeverify.coupling.tracing.training import with_training
 from moeverify.models.forward import Example
-from moeverify.models.roles import Roles, find_roles
+from moeverify.models.roles import FoundRoles, Roles, find_roles
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def trace_couplings(
     model: nn.Module,
     example_inputs: Any,
     *,
-    roles: Roles | None = None,
+    roles: Roles | FoundRoles | None = None,
     forward_fn: Callable[[nn.Module, Any], Any] | None = None,
     output_transform: Callable[[Any], Any] | None = None,
     opaque: Mapping[str, Opaque] | None = None,
@@ -67,7 +67,8 @@ def trace_couplings(
 ) -> CouplingMap:
     """Trace one forward of ``model`` and return its coupling classes.
 
-    ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``opaque`` gives layers, by
+    ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``roles`` names experts, or holds
+    what was found before. ``opaque`` gives layers, by
     path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay.
     ``unused`` names parameters that may stay as they are although the forward does not use them; others veto every
     dimension of their sizes. The model is left as it was.

@@ -14,7 +14,7 @@ from moeverify.coupling.classify import classify
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.errors import MoEVerifyError
 from moeverify.models.forward import Example
-from moeverify.models.roles import find_roles
+from moeverify.models.roles import FoundRoles, find_roles
 from moeverify.pruning.experts.removal import ExpertLayout, expert_cuts, expert_layout, with_experts
 from moeverify.pruning.plan.apply import slice_kept
 from moeverify.pruning.plan.expert_cut import ExpertCut, renamed, renumbered
@@ -24,21 +24,25 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @torch.no_grad()
-def prune_at_random(original: nn.Module, pruned: nn.Module, example_inputs: Any, seed: int) -> nn.Module | None:
+def prune_at_random(
+    original: nn.Module, pruned: nn.Module, example_inputs: Any, seed: int, roles: FoundRoles | None = None
+) -> nn.Module | None:
     """A copy of ``pruned`` that holds other channels and experts of ``original``: as many, drawn at random.
 
-    ``None`` if the shapes of ``pruned`` cannot be had by removing coupled channels and whole experts.
+    ``roles`` are those of ``original``, searched for if not given. ``None`` if the shapes of ``pruned`` cannot be had
+    by removing coupled channels and whole experts.
     """
     before = _tensors(original)
     model = copy.deepcopy(pruned)
     after = _tensors(model)
     draw = np.random.default_rng(seed)
-    layout = _layout(original, example_inputs)
+    roles = find_roles(original, roles)
+    layout = _layout(original, roles, example_inputs)
     experts = () if layout is None else _experts_at_random(layout, before, after, draw)
     now = {name: renamed(name, experts) for name in before}
     cuts = []
-    couplings = trace_couplings(original, example_inputs)
-    for pruning_class in classify(original, couplings.classes, find_roles(original), couplings):
+    couplings = trace_couplings(original, example_inputs, roles=roles)
+    for pruning_class in classify(original, couplings.classes, roles, couplings):
         size = pruning_class.coupling.size
         member = next((m for m in pruning_class.coupling.members if not m.buffer and now[m.parameter] in after), None)
         if member is None:
@@ -75,10 +79,10 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return dict([*model.named_parameters(), *model.named_buffers()])
 
 
-def _layout(model: nn.Module, example_inputs: Any) -> ExpertLayout | None:
+def _layout(model: nn.Module, roles: FoundRoles, example_inputs: Any) -> ExpertLayout | None:
     """What counts the experts of a model; ``None`` without experts, or where that is not understood."""
     try:
-        return expert_layout(model, find_roles(model), Example(example_inputs))
+        return expert_layout(model, roles, Example(example_inputs))
     except MoEVerifyError:
         return None
 

@@ -156,13 +156,13 @@ def _class_to_dict(item: PruningClass) -> dict[str, Any]:
     }
 
 
-def inspect_model(loaded: LoadedModel, roles: Roles | None = None) -> Inspection:
+def inspect_model(loaded: LoadedModel, roles: Roles | FoundRoles | None = None) -> Inspection:
     """Trace a model and put together what is found. Raises ``TraceError`` if its forward fails."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = find_roles(loaded.model, roles)
         start = time.perf_counter()
-        couplings = trace_couplings(loaded.model, loaded.example_inputs, roles=roles)
+        couplings = trace_couplings(loaded.model, loaded.example_inputs, roles=found)
         seconds = time.perf_counter() - start
         classes = classify(loaded.model, couplings.classes, found, couplings)
     told = dict.fromkeys(" ".join(str(w.message).split()) for w in caught)

@@ -11,14 +11,14 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.solving.solve import CouplingClass, Member
-from moeverify.models.roles import find_roles
+from moeverify.models.roles import Roles, find_roles
 
 
-def classes_of(pruner: Any, model: nn.Module) -> tuple[PruningClass, ...]:
+def classes_of(pruner: Any, model: nn.Module, roles: Roles | None = None) -> tuple[PruningClass, ...]:
     """All groups of a pruner, as classes whose units are the root's channels.
 
     A pruner of ours has them; of any other ``DG.get_all_groups`` is asked, with what the pruner ignores. A group whose
-    members cannot be named is left out.
+    members cannot be named is left out. ``roles`` name the experts.
     """
     if (classes := getattr(pruner.DG, "classes", None)) is not None:
         return tuple(classes)
@@ -31,8 +31,9 @@ def classes_of(pruner: Any, model: nn.Module) -> tuple[PruningClass, ...]:
     couplings = [
         c for group in pruner.DG.get_all_groups(**more) if (c := _class_of(group, pruner.DG, names)) is not None
     ]
+    found = find_roles(model, roles)
     # What a group of Torch-Pruning's removes it removes from every expert of a common parameter alike.
-    return tuple(replace(c, experts=0, in_turn=frozenset()) for c in classify(model, couplings, find_roles(model)))
+    return tuple(replace(c, experts=0, in_turn=frozenset()) for c in classify(model, couplings, found))
 
 
 def _class_of(group: Any, graph: Any, names: dict[int, str]) -> CouplingClass | None:

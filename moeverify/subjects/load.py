@@ -8,6 +8,7 @@ from pathlib import Path
 from moeverify.base import forms
 from moeverify.base.imports import find_attribute
 from moeverify.errors import UsageError
+from moeverify.models.roles import Roles
 from moeverify.subjects.folders import PREFIX, command
 from moeverify.subjects.moe import prune_moe, prune_moe_experts
 from moeverify.subjects.protocol import Subject, adapt
@@ -41,27 +42,27 @@ def subject_kind(name: str) -> str:
     return "function"
 
 
-def load_subject(name: str) -> Subject:
-    """A subject by name: see ``FORMS``.
+def load_subject(name: str, roles: Roles | None = None) -> Subject:
+    """A subject by name: see ``FORMS``. ``roles`` name the experts for subjects that have such a parameter.
 
     A fork takes the place of ``torch_pruning`` in this process. Raises ``UsageError`` for an unknown name,
     ``SourceError`` if it cannot be imported.
     """
     kind = subject_kind(name)
     if kind == "built-in":
-        return adapt(BUILT_IN[name])
+        return adapt(BUILT_IN[name], roles)
     if kind == "command":
-        return adapt(command(name.removeprefix(PREFIX)))
+        return adapt(command(name.removeprefix(PREFIX)), roles)
     if kind == "fault":
         from moeverify.subjects.faults import find_fault
 
-        return adapt(find_fault(name.removeprefix("fault:")).prune)
+        return adapt(find_fault(name.removeprefix("fault:")).prune, roles)
     if kind == "fork":
-        return adapt(use_fork(Path(name).expanduser()))
+        return adapt(use_fork(Path(name).expanduser()), roles)
     subject = find_attribute(name)
     if not callable(subject):
         raise UsageError(
             f"{name} is not a function prune(model, example_inputs, *, pruning_ratio, seed) or "
             "prune(base_folder, out_folder, *, pruning_ratio, seed)"
         )
-    return adapt(subject)
+    return adapt(subject, roles)

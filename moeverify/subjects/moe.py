@@ -84,13 +84,14 @@ def prune_moe_experts(
     pruning_ratio: float,
     seed: int,
     round_to: int | None = 4,
+    roles: Roles | None = None,
     importance: Any = None,
 ) -> Pruned:
     """Our own pruner on the routed experts' intermediate channels alone: most of the weights, little of the quality."""
     torch.manual_seed(seed)
     others = {role: 0 for role in ROLES if role != "routed_experts"}
     pruner = make_moe_pruner(
-        model, example_inputs, pruning_ratio, round_to=round_to, ratios=others, importance=importance
+        model, example_inputs, pruning_ratio, round_to=round_to, roles=roles, ratios=others, importance=importance
     )
     plan = pruner.step()
     return _told(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))

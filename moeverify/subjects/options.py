@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from moeverify.base.foreign import foreign_code
 from moeverify.errors import UsageError
-from moeverify.subjects.protocol import Subject
+from moeverify.subjects.protocol import Subject, keyword_parameters
 
 # How an option of the subject is written on the command line.
 _FLAGS = {
@@ -59,21 +58,10 @@ def with_options(subject: Subject, name: str, options: Mapping[str, Any]) -> Sub
     """
     if not options:
         return subject
-    accepted = _parameters(subject)
+    accepted = keyword_parameters(subject)
     for option in options:
         if accepted is not None and option not in accepted:
             raise UsageError(
                 f"{name} has no parameter {option!r}; leave out {_FLAGS[option]}, or let the function take {option}"
             )
     return functools.partial(subject, **options)
-
-
-def _parameters(subject: Subject) -> set[str] | None:
-    """Names of keyword parameters; ``None`` if any name is taken. Wrappers show what they wrap."""
-    try:
-        parameters = inspect.signature(subject).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}

@@ -8,6 +8,8 @@ in place. It has no groups, and is judged by every check that needs only the res
 * the function returns a ``Pruned`` that tells its groups;
 * the function returns a model: that one is judged, and not the one that it was given.
 
+Options of a run (``ratios``, ``round_to``, ``roles``, ...) reach a function that has a parameter of that name.
+
 A function ``prune(base_folder, out_folder, *, pruning_ratio, seed)`` prunes checkpoints; see ``folders``.
 Whatever else a function returns is ignored.
 """
@@ -15,6 +17,7 @@ Whatever else a function returns is ignored.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.models.roles import Roles
 from moeverify.pruning.plan.plan import Plan
 from moeverify.subjects.folders import Written, on_models, takes_folders
 
@@ -54,6 +58,17 @@ class Pruned:
 Subject = Callable[..., Any]
 
 
+def keyword_parameters(subject: Subject) -> set[str] | None:
+    """Names of keyword parameters; ``None`` if any name is taken. Wrappers show what they wrap."""
+    try:
+        parameters = inspect.signature(subject).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
 def _on_folders(function: Callable[..., Any]) -> Subject:
     on_model = on_models(function)
 
@@ -65,8 +80,10 @@ def _on_folders(function: Callable[..., Any]) -> Subject:
     return prune
 
 
-def adapt(function: Callable[..., Any]) -> Subject:
+def adapt(function: Callable[..., Any], roles: Roles | None = None) -> Subject:
     """A subject from a user's function: see the module for what it may return. Expansions are counted.
+
+    ``roles`` reach a function that has a parameter of this name, and name the experts in the groups of its pruner.
 
     Raises ``ExpansionsExceeded`` where a group of Torch-Pruning's grows past the limit.
     """
@@ -76,8 +93,11 @@ def adapt(function: Callable[..., Any]) -> Subject:
     if takes_folders(function):
         return _on_folders(function)
 
+    told = {"roles": roles} if roles is not None and "roles" in (keyword_parameters(function) or ()) else {}
+
     @functools.wraps(function)
     def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int, **options: Any) -> Pruned:
+        options = {**told, **options}
         with counted() as count:
             answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, **options)
             if isinstance(answer, Pruned):
@@ -86,7 +106,7 @@ def adapt(function: Callable[..., Any]) -> Subject:
                 return Pruned(expansions=count.total or None, model=answer)
             if not (callable(getattr(answer, "step", None)) and hasattr(answer, "DG")):
                 return Pruned(expansions=count.total or None)
-            classes = classes_of(answer, model)
+            classes = classes_of(answer, model, roles)
             answer.step()
         return Pruned(classes=classes, expansions=count.total or None)
 

@@ -16,15 +16,16 @@ from moeverify.base.foreign import left_by
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.coupling.tracing.trace import MODEL_OUTPUT
 from moeverify.errors import MoEVerifyError, SourceError
+from moeverify.models.roles import Roles
 
 
-def output_layers(model: nn.Module, example_inputs: Any) -> list[nn.Module]:
+def output_layers(model: nn.Module, example_inputs: Any, roles: Roles | None = None) -> list[nn.Module]:
     """Layers whose output channels are those of the model's output, whatever they are called, or of which there is one.
 
     Whoever prunes with Torch-Pruning names them as ``ignored_layers``. Where the model cannot be traced: ``lm_head``.
     """
     try:
-        couplings = trace_couplings(model, example_inputs)
+        couplings = trace_couplings(model, example_inputs, roles=roles)
     except MoEVerifyError:
         head = getattr(model, "lm_head", None)
         return [] if head is None else [head]
@@ -44,6 +45,7 @@ def prune_stock(
     pruning_ratio: float,
     seed: int,
     round_to: int | None = 4,
+    roles: Roles | None = None,
     importance: Any = None,
 ) -> Any:
     """``BasePruner`` of the ``torch_pruning`` that is imported, with the guide's call; ``step`` is not called yet."""
@@ -56,7 +58,7 @@ def prune_stock(
         global_pruning=False,
         output_transform=lambda out: getattr(out, "logits", out),
         pruning_ratio=pruning_ratio,
-        ignored_layers=output_layers(model, example_inputs),
+        ignored_layers=output_layers(model, example_inputs, roles),
         round_to=round_to,
     )
 

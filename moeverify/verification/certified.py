@@ -12,20 +12,21 @@ from moeverify.certification.certify import examine
 from moeverify.checks.registry import Finding
 from moeverify.errors import MoEVerifyError
 from moeverify.models.checkpoints import quiet_transformers
+from moeverify.models.roles import Roles
 from moeverify.verdict import PROBLEMS, Status
 
 # Checks of a case judge these on the models themselves.
 _ELSEWHERE = ("causal", "masked-equivalence")
 
 
-def certified(original: nn.Module, folder: Path) -> Finding:
+def certified(original: nn.Module, folder: Path, *, roles: Roles | None = None) -> Finding:
     """What certification finds in a folder: the first relation that fails, else the first that could not be seen."""
     model: Any = original
     with scratch_folder("certify") as place:
         with quiet_transformers():
             model.save_pretrained(place / "base")
         try:
-            found = examine(place / "base", folder, oracle="none")
+            found = examine(place / "base", folder, oracle="none", roles=roles)
         except MoEVerifyError as error:
             return Finding(Status.FAIL, f"inventory: {error}")
     verdicts = [v for v in found.verdicts if v.check not in _ELSEWHERE]

@@ -15,15 +15,15 @@ from moeverify.coupling.classify import PruningClass
 from moeverify.errors import TraceError
 from moeverify.inspection.inspection import inspect_model
 from moeverify.inspection.picture import layer_picture
-from moeverify.models.roles import find_roles
+from moeverify.models.roles import Roles, find_roles
 from moeverify.models.sources import LoadedModel
 from moeverify.verification.expert_facts import removed_experts
 
 
-def model_facts(model: nn.Module, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """Type, configuration, size and roles of a model as it was loaded."""
+def model_facts(model: nn.Module, notes: Sequence[str] = (), rules: Roles | None = None) -> dict[str, Any]:
+    """Type, configuration, size and roles of a model as it was loaded; ``rules`` name the roles."""
     config = getattr(model, "config", None)
-    roles = find_roles(model)
+    roles = find_roles(model, rules)
     notes = list(notes)
     if not roles.layers:
         notes.append("no MoE layer was found in this model; it is verified all the same")
@@ -67,7 +67,7 @@ def coupling_picture(context: Context) -> str | None:
     if not context.roles.layers:
         return None
     try:
-        inspection = inspect_model(LoadedModel(context.source, context.original, context.example_inputs))
+        inspection = inspect_model(LoadedModel(context.source, context.original, context.example_inputs), context.roles)
     except TraceError:
         return None
     return layer_picture(inspection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import Any
 
@@ -10,7 +9,7 @@ from moeverify.base.foreign import by_user, foreign_code
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Saved
 from moeverify.errors import SourceError, SubjectError
-from moeverify.models.roles import Roles, roles_in_force
+from moeverify.models.roles import Roles
 from moeverify.models.sources import LoadedModel
 from moeverify.subjects import Pruned, Subject, adapt, load_subject
 from moeverify.subjects.options import with_options
@@ -21,12 +20,17 @@ from moeverify.verification.untouched import fingerprint, own_copy
 
 
 def run_case(
-    case: Case, on_event: Listener, *, loaded: LoadedModel | None = None, subject: Subject | None = None
+    case: Case,
+    on_event: Listener,
+    *,
+    loaded: LoadedModel | None = None,
+    subject: Subject | None = None,
+    roles: Roles | None = None,
 ) -> None:
     """Run one case; ``on_event`` is called with each stage, each verdict, and ``CaseFinished`` at the end.
 
-    ``loaded`` and ``subject`` take the place of what the case names, for a model or a function that lives in this
-    process. Roles that are functions are put in force by the caller. A subject that crashes is a verdict.
+    ``loaded``, ``subject`` and ``roles`` take the place of what the case names: a model, a function or naming rules
+    that live in this process. A subject that crashes is a verdict.
 
     Raises:
         SourceError: the source cannot be loaded.
@@ -34,17 +38,13 @@ def run_case(
         UsageError: an option was given that the subject does not take.
 
     """
-    with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
-        _run_case(case, on_event, loaded, subject)
-
-
-def _run_case(case: Case, on_event: Listener, loaded: LoadedModel | None, subject: Subject | None) -> None:
+    roles = roles or case.rules()
     seconds: dict[str, float] = {}
     with timed(seconds, IMPORT, case, on_event):
-        subject = adapt(subject) if subject else imported(case.subject)
+        subject = adapt(subject, roles) if subject else imported(case.subject, roles)
         subject = with_options(subject, case.subject, case.subject_options())
     with timed(seconds, LOADING, case, on_event):
-        base = load_base(case, loaded)
+        base = load_base(case, loaded, roles)
     why = "models and functions given as objects" if case.again is not None else "asked for"
     prune_here(case, base, subject, seconds, on_event, trusted=why)
 
@@ -80,11 +80,11 @@ def prune_here(
     judge(case, base, pruned.eval(), outcome, subject, checks, seconds, on_event, trusted=trusted, saved=saved)
 
 
-def imported(name: str) -> Subject:
-    """The subject of that name. Raises ``SubjectError`` if it cannot be imported."""
+def imported(name: str, roles: Roles | None) -> Subject:
+    """The subject of that name, with ``roles`` bound. Raises ``SubjectError`` if it cannot be imported."""
     try:
         with foreign_code(f"cannot import {name}", SubjectError):
-            return load_subject(name)
+            return load_subject(name, roles)
     except SourceError as error:
         raise SubjectError(str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from moeverify.checks.whole_layers import not_comparable
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError
 from moeverify.models.device import require_weights
 from moeverify.models.offload import fetch_offloaded
+from moeverify.models.roles import Roles
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype
 from moeverify.subjects import Pruned, Subject
 from moeverify.verdict import CaseFacts, Status
@@ -31,16 +33,18 @@ from moeverify.verification.facts import model_facts, outcome_facts
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A source that was loaded: the model that the subject gets, an untouched copy, inputs, and facts."""
+    """A source that was loaded: the model that the subject gets, an untouched copy, inputs, naming rules, and facts."""
 
     loaded: LoadedModel
     inputs: Any
     original: nn.Module
+    rules: Roles | None
     facts: Mapping[str, Any]
 
 
-def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
-    """The source of a case. Raises ``SourceError`` if it cannot be loaded."""
+def load_base(case: Case, loaded: LoadedModel | None = None, rules: Roles | None = None) -> Base:
+    """The source of a case, with ``rules`` in place of its own. Raises ``SourceError`` if it cannot be loaded."""
+    rules = rules or case.rules()
     loaded = loaded or load_source(
         case.source,
         seed=case.seed,
@@ -53,9 +57,9 @@ def load_base(case: Case, loaded: LoadedModel | None = None) -> Base:
     with foreign_code(f"{case.source} cannot be copied", SourceError):
         inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
         original = copy.deepcopy(loaded.model)
-        facts = model_facts(original, loaded.notes)
+        facts = model_facts(original, loaded.notes, rules)
     facts |= {"dtype": case.dtype, "seed": case.seed, "pruning_ratio": case.pruning_ratio}
-    return Base(loaded, inputs, original, facts)
+    return Base(loaded, inputs, original, rules, facts)
 
 
 def judge(
@@ -82,7 +86,8 @@ def judge(
         round_to=case.round_to,
         live_outputs=live_outputs,
         saved=saved,
-        certify=certified,
+        rules=base.rules,
+        certify=functools.partial(certified, roles=base.rules),
         engines=case.engines,
         engine_timeout=case.engine_timeout,
     )

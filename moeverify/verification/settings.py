@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeverify.base import forms
 from moeverify.base.options import Option, given, option, options_of, read_fields, written_words
@@ -13,6 +13,9 @@ from moeverify.base.words import words
 from moeverify.errors import UsageError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.serving.settings import SECONDS
+
+if TYPE_CHECKING:
+    from moeverify.models.roles import Roles
 
 ROLE_KINDS = ("experts", "routers", "shared_experts")
 
@@ -149,6 +152,12 @@ class Settings:
     def read(cls, values: Mapping[str, Any]) -> Settings:
         """Settings from the values of ``OPTIONS`` by name. Raises ``UsageError`` for values that cannot be meant."""
         return cls(**read_fields(Settings, values))
+
+    def rules(self) -> Roles | None:
+        """The naming rules of ``roles``; ``None`` for the usual ones."""
+        from moeverify.models.roles import Roles
+
+        return Roles(**self.roles) if self.roles else None
 
     def words(self) -> list[str]:
         """Words of a command line that give these settings again."""

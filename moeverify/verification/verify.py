@@ -20,7 +20,7 @@ from moeverify.base.versions import versions
 from moeverify.checks import CHECKS
 from moeverify.errors import SourceError, UsageError
 from moeverify.evaluation.settings import QualitySettings
-from moeverify.models.roles import Roles, roles_in_force
+from moeverify.models.roles import Roles
 from moeverify.models.sources import LoadedModel, expand_sources
 from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio
 from moeverify.report.comparison import check_written
@@ -257,11 +257,10 @@ def run_settings(
         collector = _Collector(listeners, frozenset(settings.expect_fail), past)
         left = [c for case in cases if (c := _unfinished(case, past)) is not None]
         if not isolated:
-            stack.enter_context(roles_in_force(roles))
             stack.enter_context(guarded_exits())
             loaded = LoadedModel(cases[0].source, sources, example_inputs) if isinstance(sources, nn.Module) else None
             for case in left:
-                _run_here(case, loaded, function, collector)
+                _run_here(case, loaded, function, roles, collector)
         elif left:
             limits = limits_of(settings)
             carry_out(Work(left, lambda _: limits, collector, workers, address))
@@ -326,10 +325,12 @@ def _unfinished(case: Case, past: Past) -> Case | None:
     return replace(case, left=left or case.check_names()[-1:]) if spoken else case
 
 
-def _run_here(case: Case, loaded: LoadedModel | None, function: Subject | None, listen: Listener) -> None:
+def _run_here(
+    case: Case, loaded: LoadedModel | None, function: Subject | None, roles: Roles | None, listen: Listener
+) -> None:
     """A case in this process."""
     listen(CaseStarted(case))
     try:
-        run_case(case, listen, loaded=loaded, subject=function)
+        run_case(case, listen, loaded=loaded, subject=function, roles=roles)
     except SourceError as error:
         not_loaded(case, error, listen)

@@ -52,7 +52,7 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
         round_alike(full, roundings(evidence))
         pruned = load_model(evidence.pruned_folder, device)
         masked = copy.deepcopy(full)
-        pruned_roles = find_roles(pruned)
+        pruned_roles = find_roles(pruned, evidence.options.roles)
         changes = mask(masked, evidence.keep, pruned)
         leave_out_layers(masked, evidence.keep)
         return Sides(full, masked, pruned, changes, roles, pruned_roles)
@@ -63,7 +63,7 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
     for model in (full, masked):
         round_alike(model, types, apart, stream)
     pruned, _ = streamed_model(evidence.pruned, device, stream, at_least=at_least)
-    pruned_roles = find_roles(evidence.pruned.skeleton.model)
+    pruned_roles = evidence.pruned_roles
     hide(stream, masked, apart, kept_positions(evidence.keep))
     changes = mask(masked, evidence.keep, pruned, elsewhere=apart)
     leave_out_layers(masked, evidence.keep)

@@ -13,7 +13,7 @@ from torch import nn
 from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.relations.registry import more, relation
 from moeverify.checks.registry import Finding, failed, passed, skipped
-from moeverify.models.roles import MoELayer, find_roles
+from moeverify.models.roles import MoELayer
 
 _TOP_K = ("top_k", "num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_top_k", "topk", "top_k_experts",
           "num_selected_experts", "moe_k", "k")  # fmt: skip
@@ -25,7 +25,7 @@ _TOP_GROUPS = ("topk_group", "topk_groups", "num_limited_groups", "moe_topk_grou
 def topology(evidence: Evidence) -> Finding:
     """Every router can choose what it has to: enough experts, in groups of equal size made of the base's groups."""
     model, config = evidence.pruned.skeleton.model, evidence.pruned.skeleton.config
-    layers = find_roles(model).layers or _by_map(evidence)
+    layers = evidence.pruned_roles.layers or _by_map(evidence)
     if not layers:
         return skipped("the model has no routed experts")
     lines = [line for layer in layers for line in _rules(model, config, layer)]
@@ -100,7 +100,7 @@ def _same_groups(evidence: Evidence) -> Iterator[str]:
         if name is None:
             continue
         before = number(base.model, base.config, layer, _GROUPS)
-        now = next((x for x in find_roles(evidence.pruned.skeleton.model).layers if x.name == name), None)
+        now = next((x for x in evidence.pruned_roles.layers if x.name == name), None)
         if before is None or before <= 1 or now is None or not _is_grouped(base.model, layer):
             continue
         skeleton = evidence.pruned.skeleton

@@ -17,7 +17,7 @@ from moeverify.checks.evidence.router_tensors import with_router_axes
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.models.folder.skeleton import Skeleton
-from moeverify.models.roles import FoundRoles, find_roles
+from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.models.sources import quiet_transformers
 
 _SHORT, _LONG = (2, 32), (2, 256)
@@ -55,14 +55,14 @@ class Structure:
         return next((n for n, layer in enumerate(self.roles.layers) if layer.container == item.where), None)
 
 
-def structure_of(skeleton: Skeleton) -> Structure:
-    """Trace the base without weights. Raises ``TraceError`` if its forward fails."""
+def structure_of(skeleton: Skeleton, rules: Roles | None = None) -> Structure:
+    """Trace the base without weights; ``rules`` name its experts. Raises ``TraceError`` if its forward fails."""
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        roles = find_roles(skeleton.model)
-        couplings = trace_couplings(skeleton.model, _tokens(_SHORT))
+        roles = find_roles(skeleton.model, rules)
+        couplings = trace_couplings(skeleton.model, _tokens(_SHORT), roles=roles)
         if couplings.trace.untouched:  # some layers run on longer inputs only
-            couplings = trace_couplings(skeleton.model, _tokens(_LONG))
+            couplings = trace_couplings(skeleton.model, _tokens(_LONG), roles=roles)
         roles = with_router_axes(skeleton.model, roles, couplings)
         classes = classify(skeleton.model, couplings.classes, roles, couplings)
         axes = expert_axes(skeleton, roles)

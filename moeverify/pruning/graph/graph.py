@@ -115,7 +115,7 @@ class MoEDependencyGraph(tp.DependencyGraph):
         couplings = trace_couplings(
             model,
             example_inputs,
-            roles=self.roles,
+            roles=self.found_roles,
             forward_fn=forward_fn,
             output_transform=output_transform,
             opaque=self.functions.opaque_layers(model),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from torch import nn
 
 from moeverify.checks import CHECKS
 from moeverify.errors import HandoverError, SubjectError
-from moeverify.models.roles import Roles, roles_in_force
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.subjects import Pruned
 from moeverify.subjects.options import with_options
@@ -38,11 +36,6 @@ def run_as_data(case: Case, on_event: Listener, link: Link) -> None:
         UsageError: an option was given that the subject does not take.
 
     """
-    with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
-        _run(case, on_event, link)
-
-
-def _run(case: Case, on_event: Listener, link: Link) -> None:
     seconds: dict[str, float] = {}
     stages: list[tuple[str, float]] = []
 
@@ -86,7 +79,7 @@ def _run(case: Case, on_event: Listener, link: Link) -> None:
 
 def _here(case: Case, base: Base, reason: str, seconds: dict[str, float], on_event: Listener) -> None:
     """Prune in this process, whose stages were announced before."""
-    subject = with_options(imported(case.subject), case.subject, case.subject_options())
+    subject = with_options(imported(case.subject, case.rules()), case.subject, case.subject_options())
     prune_here(case, base, subject, seconds, on_event, trusted=reason, announce=False)
 
 

@@ -22,7 +22,6 @@ from moeverify.models.device import require_weights
 from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.offload import fetch_offloaded
-from moeverify.models.roles import Roles, roles_in_force
 from moeverify.models.skeleton import has_config
 from moeverify.models.sources import load_source, parse_dtype
 from moeverify.models.state import same_start
@@ -53,10 +52,9 @@ def serve(case: Case, connection: socket.socket, folder: Path) -> None:
 
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:
-            with roles_in_force(Roles(**case.roles)) if case.roles else contextlib.nullcontext():
-                run = _SubjectRun(case, folder, send)
-                for request in _requests(connection):
-                    run.prune(float(request["pruning_ratio"]), int(request["seed"]), ratios=request.get("ratios"))
+            run = _SubjectRun(case, folder, send)
+            for request in _requests(connection):
+                run.prune(float(request["pruning_ratio"]), int(request["seed"]), ratios=request.get("ratios"))
         except MoEVerifyError as error:
             send({"kind": "refused", "error": type(error).__name__, "message": str(error)})
         except BaseException as error:
@@ -78,7 +76,7 @@ class _SubjectRun:
         self._case, self._folder, self._send = case, folder, send
         self._number = 0
         send({"kind": "stage", "stage": IMPORT})
-        self._subject = with_options(imported(case.subject), case.subject, case.subject_options())
+        self._subject = with_options(imported(case.subject, case.rules()), case.subject, case.subject_options())
         send({"kind": "stage", "stage": LOADING})
         loaded = load_source(
             case.source,
