@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,34 +18,23 @@ from moeverify.models.forward import Example
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles
 from moeverify.models.wrappers import refuse_old_release, unwrapped
-from moeverify.pruning.attributes.change import set_attributes
+from moeverify.pruning.arguments import check_choices, expert_request, heads_given, ignored_in, warn_of_old_names
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.importances import calibrated
-from moeverify.pruning.choice.request import (
-    DEFAULT_RATIO,
-    EACH,
-    TOGETHER,
-    channel_ratio,
-    check_heads,
-    check_schedule,
-    make_request,
-    modules_of,
-)
+from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio, make_request
 from moeverify.pruning.choice.rounding import aligned
-from moeverify.pruning.configuration import Probe, apply_update, described
-from moeverify.pruning.experts.request import ExpertRequest
+from moeverify.pruning.configuration import described
 from moeverify.pruning.experts.scorer import ExpertScorer
 from moeverify.pruning.experts.statistics import ExpertStatistics
 from moeverify.pruning.graph.graph import MoEDependencyGraph
-from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.walk import MAX_EXPANSIONS
-from moeverify.pruning.plan.apply import apply_plan
-from moeverify.pruning.plan.folds import apply_folds
 from moeverify.pruning.plan.plan import Plan
-from moeverify.pruning.step.afterwards import catch_up, refuse_inexpressible
+from moeverify.pruning.step.afterwards import catch_up
 from moeverify.pruning.step.ahead import Reading, score_ahead
-from moeverify.pruning.step.heads import counts_now, head_counts_after, output_sizes, write_head_counts
-from moeverify.pruning.step.interactive import Listed, cut_groups
+from moeverify.pruning.step.by_hand import prune_width
+from moeverify.pruning.step.carry_out import carry_out
+from moeverify.pruning.step.heads import head_counts_after, note_head_counts
+from moeverify.pruning.step.interactive import planned_groups
 from moeverify.pruning.step.prepare import Prepared, prepare, probe_of
 
 
@@ -114,13 +103,8 @@ class MoEPruner:
         roles: Roles | None = None,
         max_expansions: int = MAX_EXPANSIONS,
     ) -> None:
-        for old, new, value in (
-            ("ch_sparsity", "pruning_ratio", ch_sparsity),
-            ("ch_sparsity_dict", "pruning_ratio_dict", ch_sparsity_dict),
-            ("channel_groups", "out_channel_groups", channel_groups),
-        ):
-            if value is not None and value != {}:
-                warnings.warn(f"{old} is Torch-Pruning's old name of {new}", DeprecationWarning, stacklevel=2)
+        warn_of_old_names(ch_sparsity=ch_sparsity, ch_sparsity_dict=ch_sparsity_dict, channel_groups=channel_groups)
+        check_choices(iterative_steps, expert_ranking)
         pruning_ratio = channel_ratio(pruning_ratio, ratios or {}) if ch_sparsity is None else ch_sparsity
         self.model = model = unwrapped(model)
         refuse_old_release(model)
@@ -129,26 +113,14 @@ class MoEPruner:
         self.importance = calibrated(importance, model, calibration, roles) or tp.importance.GroupMagnitudeImportance(
             p=2, group_reduction="mean"
         )
-        if iterative_steps < 1:
-            raise UsageError(f"iterative_steps must be a positive number, not {iterative_steps!r}")
-        if expert_ranking not in (None, EACH, TOGETHER):
-            raise UsageError(f"expert_ranking is {EACH!r} or {TOGETHER!r}, not {expert_ranking!r}")
         self.round_to = aligned(model, round_to)
         self.root_module_types = tuple(root_module_types)
         self.forward_fn = forward_fn
         self.output_transform = output_transform
-        ignored = list(ignored_layers or [])
-        self.ignored_params = [x for x in ignored if isinstance(x, nn.Parameter)]
-        self.ignored_layers = [
-            layer
-            for given in modules_of(model, [x for x in ignored if not isinstance(x, nn.Parameter)])
-            for layer in given.modules()
-        ]
+        self.ignored_layers, self.ignored_params = ignored_in(model, list(ignored_layers or []))
         self.in_channel_groups = dict(in_channel_groups or {})
         self.out_channel_groups = {**(out_channel_groups or {}), **(channel_groups or {})}
-        # torch's own attention says itself how many heads it has, and they go whole
-        given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
-        self.num_heads = check_heads(given, model)
+        self.num_heads = heads_given(num_heads, model)
         held = self.num_heads if prune_head_dims and not prune_num_heads else ()
         self._graph: dict[str, Any] = {
             "max_expansions": max_expansions,
@@ -193,7 +165,15 @@ class MoEPruner:
             expert_ranking=expert_ranking,
         )
         self.pruning_ratio = float(pruning_ratio)
-        self._experts = self._expert_request(expert_criterion, calibration, iterative_pruning_ratio_scheduler)
+        self._experts = expert_request(
+            self.request,
+            expert_criterion,
+            calibration,
+            self.example,
+            scheduler=iterative_pruning_ratio_scheduler,
+            steps=iterative_steps,
+            ignored=self.ignored_layers,
+        )
         self._selection = Selection(
             self.DG,
             self.request,
@@ -222,7 +202,7 @@ class MoEPruner:
 
     def load_pruning_history(self, pruning_history: Sequence[Sequence[Any]]) -> None:
         """Prune again what a history lists, configuration and constants included."""
-        probe = self._probe()
+        probe = probe_of(self.DG)
         self.DG.load_pruning_history(pruning_history)
         if probe is not None:
             catch_up(self.model, probe, self.example, self.DG.found_roles)
@@ -267,29 +247,6 @@ class MoEPruner:
         score = None if self._experts is None else self._experts.score
         return score.ranked() if isinstance(score, ExpertScorer) else {}
 
-    def _expert_request(
-        self, criterion: str | Callable | None, calibration: Any, scheduler: Callable[[float, int], Sequence[float]]
-    ) -> ExpertRequest | None:
-        """The request for whole experts; ``None`` without one."""
-        ratio = self.request.experts
-        if not (any(ratio.values()) if isinstance(ratio, Mapping) else ratio):
-            return None
-        if self.iterative_steps > 1 and isinstance(calibration, ExpertStatistics):
-            raise UsageError(
-                "each iterative step ranks the experts that are left anew, and saved statistics are those of the whole "
-                "model; pass calibration data, or use iterative_steps=1"
-            )
-        scorer = ExpertScorer(criterion, calibration, self.example)
-        together = self.request.global_pruning and not isinstance(ratio, Mapping)
-        return ExpertRequest(
-            ratio,
-            scorer,
-            frozenset(self.ignored_layers),
-            schedule=lambda ratio: check_schedule(scheduler, ratio, self.iterative_steps),
-            steps=self.iterative_steps,
-            together=together,
-        )
-
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
         """Prune once, all or nothing, and bring configuration and module attributes in step; returns the plan.
@@ -319,16 +276,12 @@ class MoEPruner:
         if not plan.cuts and not plan.experts:
             return iter(()) if interactive else plan
         if interactive:
-            return self._groups(prepared)
+            return planned_groups(self.DG, prepared, self.example, self.num_heads, self._remember)
         heads = head_counts_after(self.num_heads, plan, self.DG)
-        undo = set_attributes(self.model, plan.attributes)
-        try:
-            apply_plan(self.model, plan, self.DG.own_functions())
-        except Exception:
-            undo()
-            raise
+        carry_out(self.model, plan, prepared.update, self.DG.own_functions())
         self.DG.carried_out(plan)
-        self._follow(prepared, heads)
+        note_head_counts(self.num_heads, self.model, heads)
+        self._remember(plan)
         self._experts_went |= bool(plan.experts)
         if plan.experts and self.current_step < self.iterative_steps:
             self._trace_again(plan)
@@ -360,47 +313,9 @@ class MoEPruner:
         later = self._prepare(self.iterative_steps).plan
         return bool(later.cuts or later.experts)
 
-    def _follow(self, prepared: Prepared, heads: Mapping[str, tuple[int, int]]) -> None:
-        """Bring in step what follows from sizes: folded constants, configuration, head counts."""
-        apply_folds(self.model, prepared.plan.folds)
-        if prepared.update is not None:
-            apply_update(self.model, prepared.update)
-        self._note_heads(heads)
-        self.last_plan = prepared.plan
-
-    def _probe(self) -> Probe | None:
-        """What the configuration can say, of a model that has one; made before anything is pruned."""
-        return probe_of(self.DG)
-
-    def _write_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
-        write_head_counts(self.model, heads)
-        self._note_heads(heads)
-
-    def _note_heads(self, heads: Mapping[str, tuple[int, int]]) -> None:
-        given = {self.model.get_submodule(path): new for path, (_, new) in heads.items()}
-        self.num_heads.update({layer: new for layer, new in given.items() if layer in self.num_heads})
-
-    def _groups(self, prepared: Prepared) -> Iterator[PruningGroup]:
-        heads = head_counts_after(self.num_heads, prepared.plan, self.DG)
-        sizes = output_sizes(self.num_heads, self.DG)
-        planned = {place: kept.shape[-1] for place, kept in prepared.plan.keep.items()}
-
-        def finish() -> None:
-            if all(self.DG.live.size(place) == size for place, size in planned.items()):
-                set_attributes(self.model, prepared.plan.attributes)
-                self._follow(prepared, heads)
-            elif prepared.probe is not None:
-                catch_up(self.model, prepared.probe, self.example, self.DG.found_roles)
-            else:
-                if stale := prepared.plan.attributes:
-                    warnings.warn(
-                        f"the groups were pruned otherwise than planned: set {', '.join(map(str, stale))} by hand, or "
-                        "use step() without `interactive`",
-                        stacklevel=2,
-                    )
-                self._write_heads(counts_now(self.num_heads, sizes, self.DG))
-
-        return Listed(finish).each(cut_groups(self.DG, prepared.plan))
+    def _remember(self, plan: Plan) -> None:
+        """Remember the plan that was carried out last."""
+        self.last_plan = plan
 
     def manual_prune_width(
         self, layer: nn.Module, pruning_fn: Callable, pruning_ratios_or_idxs: float | Sequence[int]
@@ -409,19 +324,4 @@ class MoEPruner:
 
         Raises ``PruningRefused``, before anything is changed, if the configuration cannot say the result.
         """
-        probe = self._probe()
-        if isinstance(pruning_ratios_or_idxs, float):
-            place = self.DG.place_of(layer, pruning_fn)
-            count = self.DG.live.size(place)
-            scores = self.importance(self.DG.get_pruning_group(layer, pruning_fn, list(range(count))))
-            if scores is None:
-                raise PruningRefused(f"the importance gives no score for {place[0]}; name the channels instead")
-            chosen = torch.argsort(scores[:count])[: int(count * pruning_ratios_or_idxs)].tolist()
-        else:
-            chosen = list(pruning_ratios_or_idxs)
-        group = self.DG.get_pruning_group(layer, pruning_fn, chosen)
-        if probe is not None:
-            refuse_inexpressible(probe, group.removed())
-        group.prune()
-        if probe is not None:
-            catch_up(self.model, probe, self.example, self.DG.found_roles)
+        prune_width(self.DG, self.example, self.importance, layer, pruning_fn, pruning_ratios_or_idxs)

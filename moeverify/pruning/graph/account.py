@@ -1,4 +1,4 @@
-"""What the walks over a dependency graph came upon: their steps, cycles, overflows and stopped steps."""
+"""Totals of the walks over a dependency graph: steps, cycles, overflows and steps that were stopped."""
 
 from __future__ import annotations
 
@@ -32,3 +32,43 @@ class Account:
                 "it was dropped",
                 stacklevel=4,
             )
+
+
+class Accounted:
+    """Shows the totals of ``account`` as attributes, as users of a graph read them."""
+
+    account: Account
+
+    @property
+    def max_expansions(self) -> int:
+        """The bound on the steps of one group."""
+        return self.account.max_expansions
+
+    @property
+    def expansions(self) -> int:
+        """The steps of all groups so far."""
+        return self.account.expansions
+
+    @expansions.setter
+    def expansions(self, count: int) -> None:
+        self.account.expansions = count
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether a group was dropped because it needed too many steps."""
+        return self.account.overflowed
+
+    @property
+    def cycles(self) -> int:
+        """How many paths closed while groups were built."""
+        return self.account.cycles
+
+    @property
+    def last_cycle(self) -> tuple[str, ...]:
+        """The last path that closed."""
+        return self.account.last_cycle
+
+    @property
+    def crossings(self) -> list[Crossing]:
+        """The steps that the expert boundary stopped."""
+        return self.account.crossings

@@ -19,7 +19,7 @@ from moeverify.coupling.solving.solve import solve
 from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.models.wrappers import unwrapped
-from moeverify.pruning.graph.account import Account
+from moeverify.pruning.graph.account import Account, Accounted
 from moeverify.pruning.graph.group_search import GroupSearch
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.history import end_of, experts_cut, follow_plan
@@ -29,7 +29,7 @@ from moeverify.pruning.graph.live import LiveIndex, Place, renumber
 from moeverify.pruning.graph.nodes import Nodes
 from moeverify.pruning.graph.roots import is_ignored, layer_roots, root_member
 from moeverify.pruning.graph.traced import TracedModel
-from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS, Crossing
+from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS
 from moeverify.pruning.plan.apply import OwnFunction
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import is_depthwise
@@ -37,7 +37,7 @@ from moeverify.pruning.plan.sites import is_depthwise
 Roots = Sequence[Any]
 
 
-class MoEDependencyGraph(tp.DependencyGraph):
+class MoEDependencyGraph(Accounted, tp.DependencyGraph):
     """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.
 
     ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
@@ -149,40 +149,6 @@ class MoEDependencyGraph(tp.DependencyGraph):
     def live(self) -> LiveIndex:
         """Which positions are left, and at which place."""
         return self.traced.live
-
-    @property
-    def max_expansions(self) -> int:
-        """The bound on the steps of one group."""
-        return self.account.max_expansions
-
-    @property
-    def expansions(self) -> int:
-        """The steps of all groups so far."""
-        return self.account.expansions
-
-    @expansions.setter
-    def expansions(self, count: int) -> None:
-        self.account.expansions = count
-
-    @property
-    def overflowed(self) -> bool:
-        """Whether a group was dropped because it needed too many steps."""
-        return self.account.overflowed
-
-    @property
-    def cycles(self) -> int:
-        """How many paths closed while groups were built."""
-        return self.account.cycles
-
-    @property
-    def last_cycle(self) -> tuple[str, ...]:
-        """The last path that closed."""
-        return self.account.last_cycle
-
-    @property
-    def crossings(self) -> list[Crossing]:
-        """The steps that the expert boundary stopped."""
-        return self.account.crossings
 
     @property
     def module2node(self) -> dict[Any, Node]:

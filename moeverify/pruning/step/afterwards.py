@@ -1,4 +1,4 @@
-"""Configuration in step for what was pruned group by group, otherwise than a plan said."""
+"""What follows from sizes, for groups that were pruned otherwise than a plan said."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from moeverify.models.roles import FoundRoles
 from moeverify.models.skeleton import Shapes
 from moeverify.pruning.configuration import ConfigUpdate, Probe, apply_update, plan_update, shapes_of
 from moeverify.pruning.configuration.entries import find_entries
-from moeverify.pruning.configuration.update import set_constants
 from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.constants.derived import DerivedNumbers
 from moeverify.pruning.graph.live import Place
-from moeverify.pruning.plan.folds import apply_folds
+from moeverify.pruning.step.carry_out import bring_in_step
 
 _RUNS_ONLY_HERE = "the model runs in memory and cannot be saved and loaded again"
 
@@ -55,8 +54,7 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
             f"the groups were pruned, but {path}.{name} would change with the sizes and no weight can take over the "
             f"difference; {_RUNS_ONLY_HERE}"
         )
-    apply_folds(model, merged([*constants.folds, *derived.folds]))
-    set_constants(model, update.constants())
+    bring_in_step(model, merged([*constants.folds, *derived.folds]), update)
 
 
 def _update(probe: Probe, wanted: Shapes, otherwise: str) -> ConfigUpdate:

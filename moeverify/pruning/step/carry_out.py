@@ -1,16 +1,21 @@
-"""Carry a plan out on a model: weights, folded constants, configuration and sizes of modules, in that order."""
+"""The one executor: carry a plan out on a model, and bring in step what follows from its sizes.
+
+``step``, ``prune`` and ``apply-plan`` carry out whole plans. Groups that a user prunes one by one cut by themselves;
+what follows from their sizes is brought in step here as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from moeverify.errors import PruningRefused
+from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.configuration import ConfigUpdate, Probe, apply_update, has_config, plan_update
 from moeverify.pruning.plan.apply import OwnFunctions, apply_plan
-from moeverify.pruning.plan.folds import apply_folds
+from moeverify.pruning.plan.folds import Fold, apply_folds
 from moeverify.pruning.plan.plan import Plan
 
 
@@ -28,21 +33,35 @@ def plan_configuration(model: nn.Module, plan: Plan) -> ConfigUpdate | None:
 def carry_out(
     model: nn.Module, plan: Plan, update: ConfigUpdate | None = None, own_functions: OwnFunctions | None = None
 ) -> None:
-    """Prune ``model`` in place; ``update`` may be given if it is known already.
+    """Prune ``model`` in place: attributes, weights, folded constants, configuration, in that order.
 
-    Raises ``PruningRefused``, with the model untouched, if the plan does not fit it.
+    ``update`` may be given if it is known already; ``own_functions`` prune layers that cut themselves. Raises
+    ``PruningRefused``, with the model untouched, if the plan does not fit it.
     """
     update = update or plan_configuration(model, plan)
-    _check_sizes(model, plan.sizes)
-    apply_plan(model, plan, own_functions)
-    apply_folds(model, plan.folds)
+    _check_sizes(model, plan.sizes, own_functions or {})
+    undo = set_attributes(model, plan.attributes)
+    try:
+        apply_plan(model, plan, own_functions)
+    except Exception:
+        undo()
+        raise
+    bring_in_step(model, plan.folds, update)
+
+
+def bring_in_step(model: nn.Module, folds: Iterable[Fold], update: ConfigUpdate | None) -> None:
+    """Fold constants into the weights of a model that was cut, and write configuration and sizes of modules."""
+    apply_folds(model, folds)
     if update is not None:
         apply_update(model, update)
 
 
-def _check_sizes(model: nn.Module, sizes: Mapping[tuple[str, int], Any]) -> None:
+def _check_sizes(model: nn.Module, sizes: Mapping[tuple[str, int], Any], own_functions: OwnFunctions) -> None:
+    """Raise ``PruningRefused`` unless the tensors have the sizes that the plan was made for."""
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for (name, dim), size in sizes.items():
+        if name in own_functions:
+            continue
         shape = tensors[name].shape if name in tensors else ()
         if dim >= len(shape) or shape[dim] != size:
             raise PruningRefused(f"the plan expects {size} positions along dimension {dim} of {name}, which is {shape}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -61,6 +61,14 @@ def head_count_changes(model: nn.Module, counts: Mapping[str, tuple[int, int]]) 
             if "head" in name and "dim" not in name and type(value) is int and value == old:
                 changes[AttributeChange(Slot(holder, (name,)), old, new)] = None
     return list(changes)
+
+
+def note_head_counts(
+    num_heads: MutableMapping[nn.Module, int], model: nn.Module, counts: Mapping[str, tuple[int, int]]
+) -> None:
+    """Put the new counts of ``counts``, by path, into a user's ``num_heads``, for the layers that it names."""
+    given = {model.get_submodule(path): new for path, (_, new) in counts.items()}
+    num_heads.update({layer: new for layer, new in given.items() if layer in num_heads})
 
 
 def write_head_counts(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> None:

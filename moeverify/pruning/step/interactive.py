@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 
 import numpy as np
+from torch import nn
 
+from moeverify.models.forward import Example
+from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.history import remember_experts
 from moeverify.pruning.graph.live import Place
 from moeverify.pruning.graph.roots import root_member
 from moeverify.pruning.plan.plan import Cut, Plan
+from moeverify.pruning.step.afterwards import catch_up
+from moeverify.pruning.step.carry_out import bring_in_step
+from moeverify.pruning.step.heads import (
+    counts_now,
+    head_counts_after,
+    note_head_counts,
+    output_sizes,
+    write_head_counts,
+)
+from moeverify.pruning.step.prepare import Prepared
 
 
 class Listed:
@@ -41,6 +55,44 @@ class Listed:
         if self._waits and self._pruned == self._count:
             self._waits = False
             self._finish()
+
+
+def planned_groups(
+    graph: MoEDependencyGraph,
+    prepared: Prepared,
+    example: Example,
+    num_heads: MutableMapping[nn.Module, int],
+    on_planned: Callable[[Plan], None],
+) -> Iterator[PruningGroup]:
+    """The groups of a prepared step; what follows from sizes is brought in step once all of them were pruned.
+
+    ``on_planned`` is called if they were pruned as planned. ``num_heads`` follows.
+    """
+    model, plan = graph.model, prepared.plan
+    heads = head_counts_after(num_heads, plan, graph)
+    sizes = output_sizes(num_heads, graph)
+    planned = {place: kept.shape[-1] for place, kept in plan.keep.items()}
+
+    def finish() -> None:
+        if all(graph.live.size(place) == size for place, size in planned.items()):
+            set_attributes(model, plan.attributes)
+            bring_in_step(model, plan.folds, prepared.update)
+            note_head_counts(num_heads, model, heads)
+            on_planned(plan)
+        elif prepared.probe is not None:
+            catch_up(model, prepared.probe, example, graph.found_roles)
+        else:
+            if stale := plan.attributes:
+                warnings.warn(
+                    f"the groups were pruned otherwise than planned: set {', '.join(map(str, stale))} by hand, or use "
+                    "step() without `interactive`",
+                    stacklevel=2,
+                )
+            now = counts_now(num_heads, sizes, graph)
+            write_head_counts(model, now)
+            note_head_counts(num_heads, model, now)
+
+    return Listed(finish).each(cut_groups(graph, plan))
 
 
 def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:

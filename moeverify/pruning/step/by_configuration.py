@@ -1,0 +1,109 @@
+"""The judge for models with a configuration: some entries must say the new sizes, and constants must stay.
+
+Nothing is changed before a plan is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.errors import PruningRefused
+from moeverify.models.forward import Example
+from moeverify.models.roles import FoundRoles
+from moeverify.pruning.configuration import Probe, express, plan_update, shapes_of, wanted_shapes
+from moeverify.pruning.configuration.express import dims_of
+from moeverify.pruning.configuration.probe import Attribute, Entries, Move
+from moeverify.pruning.constants.constants import Constants, keep_constants, merged
+from moeverify.pruning.constants.derived import Derived, DerivedNumbers
+from moeverify.pruning.plan.plan import Plan, Reason
+from moeverify.pruning.step.leave_out import Counts, Fails
+from moeverify.pruning.step.settle import Judged, Reasons
+
+
+class ByConfiguration:
+    """Judges counts by the configuration that says them.
+
+    ``draft`` makes a plan of counts, ``kind_of`` is the same for classes that are alike in different layers.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        example: Example,
+        roles: FoundRoles,
+        draft: Callable[[Counts], Plan],
+        kind_of: Callable[[PruningClass], Hashable],
+        round_to: int | None = None,
+    ) -> None:
+        self._probe, self._example, self._draft, self._round_to = probe, example, draft, round_to
+        self._numbers = DerivedNumbers(probe, example, roles)
+        self.kind_of = kind_of
+
+    def unfit(self, counts: Counts) -> Reasons:
+        """No class: entries that do not fit are found together."""
+        return {}
+
+    def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> None:
+        """No counts: ``judge`` shares one ratio among the classes of an entry by itself."""
+
+    def judge(self, counts: Counts) -> Judged:
+        """Counts as near to ``counts`` as the configuration can say without a change of what was trained.
+
+        Classes hang on a constant of the architecture that is derived from their size, if no weight takes it over.
+        """
+        probe = self._probe
+        try:
+            expression = express(probe, counts, round_to=self._round_to)
+            update = plan_update(probe, expression.entries, wanted_shapes(shapes_of(probe.model), expression.counts))
+            constants = keep_constants(probe.model, update.constants(), self._example)
+            derived = self._numbers.keep(update)
+        except PruningRefused as error:
+            return Judged(refused=error)
+        if reasons := self._hanging(counts, expression.entries, constants, derived):
+            return Judged(hanging=lambda: reasons)
+        if stuck := _first_stuck(constants, derived):
+            text = f"{stuck} would change with the sizes, and no weight can take over the difference"
+            return Judged(refused=PruningRefused(text))
+        if derived.otherwise:
+            return Judged(refused=PruningRefused(str(derived.otherwise[0].reason)))
+        plan = replace(
+            self._draft(expression.counts),
+            entries=expression.entries,
+            folds=merged([*constants.folds, *derived.folds]),
+            constants=update.constants(),
+            adjustments=expression.adjustments,
+        )
+        return Judged(plan, update)
+
+    def _hanging(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
+        """Classes that a constant or a view without a remedy follows from."""
+        moves = self._numbers.deciding(derived.stuck, entries)
+        guilty = [c for c in counts if _decides(self._probe, c, constants, entries, moves)]
+        hangs = f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
+        reasons: Mapping[PruningClass, Reason] = dict.fromkeys(guilty, Reason(hangs))
+        return reasons or derived.divided(counts)
+
+
+def _first_stuck(constants: Constants, derived: Derived) -> str:
+    """A constant that nothing takes over, as messages speak of it; empty if there is none."""
+    named = [*(f"{path}.{name}" for path, name in constants.stuck), *(number.name for number in derived.stuck)]
+    return named[0] if named else ""
+
+
+def _decides(
+    probe: Probe, pruning_class: PruningClass, constants: Constants, entries: Entries, moves: Sequence[Move]
+) -> bool:
+    """Whether a class is sized by an entry that changes, and that a constant which cannot be kept is derived from.
+
+    ``moves`` are those that change such a number inside of a forward.
+    """
+    stuck: set[Attribute] = set(constants.stuck)
+    dims = dims_of(pruning_class)
+    return any(
+        (not stuck.isdisjoint(move.attributes) or move in moves)
+        and not dims.isdisjoint(move.slopes)
+        and any(entries.get(path, probe.values[path]) != probe.values[path] for path in move.up)
+        for move in probe.moves
+    )

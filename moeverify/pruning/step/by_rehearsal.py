@@ -1,0 +1,67 @@
+"""The judge for models without a configuration: a copy that was pruned must compute as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.tracing.weightless import is_weightless
+from moeverify.pruning.constants.derived import DoesNotRun
+from moeverify.pruning.plan.plan import Plan, Reason
+from moeverify.pruning.step.leave_out import Counts, Fails, common_share
+from moeverify.pruning.step.rehearsal import Rehearsal, Rehearsed
+from moeverify.pruning.step.settle import Judged, Reasons
+from moeverify.pruning.step.vanishing import NOT_NOTHING, has_no_reader, vanishes
+
+
+class ByRehearsal:
+    """Judges counts by carrying them out on a copy.
+
+    ``draft`` makes a plan of counts. Classes hang on a number of the forward that no weight can take over.
+    """
+
+    def __init__(self, rehearsal: Rehearsal, draft: Callable[[Counts], Plan], round_to: int | None = None) -> None:
+        self._rehearsal, self._draft, self._round_to = rehearsal, draft, round_to
+
+    def kind_of(self, pruning_class: PruningClass) -> Hashable:
+        """The same for classes that are alike in different layers."""
+        return self._rehearsal.kind_of(pruning_class)
+
+    def unfit(self, counts: Counts) -> Reasons:
+        """Classes without a reader whose units would add to the outputs even with weights of zero."""
+        rehearsal, graph = self._rehearsal, self._rehearsal.graph
+        sizes = {name: parameter.dim() for name, parameter in graph.model.named_parameters()}
+        vanish: dict[Hashable, bool] = {}
+        for c, kept in counts.items():
+            plan = self._draft({c: kept})
+            kind = self.kind_of(c)
+            if kind not in vanish and plan.cuts and has_no_reader(c, sizes) and not is_weightless(graph.model):
+                found = rehearsal.of(plan)
+                # A copy that does not run, or computes otherwise for another reason, shows nothing.
+                blind = found.trouble is not None or bool(graph.own_functions()) or bool(found.derived.stuck)
+                whole = replace(plan, attributes=found.attributes, folds=found.derived.folds)
+                vanish[kind] = blind or vanishes(graph.model, whole, rehearsal.example)
+        return {c: Reason(NOT_NOTHING) for c in counts if not vanish.get(self.kind_of(c), True)}
+
+    def judge(self, counts: Counts) -> Judged:
+        """The plan with the attributes that follow, and the weights that take over numbers of the forward."""
+        plan = self._draft(counts)
+        found = self._rehearsal.of(plan) if plan.cuts else Rehearsed()
+        if found.trouble is not None:
+            return Judged(refused=DoesNotRun(found.trouble.reason))
+        if found.derived.stuck or found.derived.otherwise:
+            return Judged(hanging=lambda: self._hanging(counts, found))
+        return Judged(replace(plan, folds=found.derived.folds, attributes=found.attributes))
+
+    def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
+        """The share that other channels keep, if all can go with it."""
+        return common_share(counts, fails, self.kind_of, named, self._round_to)
+
+    def _hanging(self, counts: Counts, found: Rehearsed) -> Reasons:
+        """Classes that change a number or a view by themselves; all of them if none does."""
+        if reasons := found.derived.divided(counts):
+            return reasons
+        alone = {c: self._draft({c: kept}) for c, kept in counts.items()}
+        guilty = [c for c, p in alone.items() if self._rehearsal.changes(p, found.attributes, found.derived.stuck)]
+        return dict.fromkeys(guilty or counts, found.derived.hangs)

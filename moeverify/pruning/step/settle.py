@@ -1,0 +1,113 @@
+"""Which classes go: plan, find what hangs on the plan, drop those classes, and plan again.
+
+A judge knows whether counts can be carried out: one for models with a configuration, one for models without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from moeverify.coupling.classify import PruningClass
+from moeverify.errors import PruningRefused
+from moeverify.pruning.configuration import ConfigUpdate
+from moeverify.pruning.constants.derived import DoesNotRun
+from moeverify.pruning.plan.plan import Adjustment, Plan, Reason
+from moeverify.pruning.step.leave_out import FOLLOWS, Counts, Fails, largest_that_works
+
+Reasons = Mapping[PruningClass, Reason]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Answer of a judge on counts, one of three.
+
+    ``plan`` carries the counts out, with the ``update`` of the configuration if there is one. ``refused``: the counts
+    cannot go together. ``hanging`` returns the classes that must stay, each with the reason; it may take forwards.
+    """
+
+    plan: Plan | None = None
+    update: ConfigUpdate | None = None
+    refused: PruningRefused | None = None
+    hanging: Callable[[], Reasons] | None = None
+
+    @property
+    def trouble(self) -> Reason | None:
+        """Why the counts cannot go together; ``None`` if they can."""
+        if self.refused is None:
+            return None
+        return self.refused.reason if isinstance(self.refused, DoesNotRun) else Reason(str(self.refused))
+
+
+class Judge(Protocol):
+    """Knows whether counts of classes can be carried out on one model."""
+
+    def kind_of(self, pruning_class: PruningClass) -> Hashable:
+        """The same for classes that are alike in different layers."""
+
+    def unfit(self, counts: Counts) -> Reasons:
+        """Classes that cannot go whatever else goes."""
+
+    def judge(self, counts: Counts) -> Judged:
+        """The plan for ``counts``, or what stands in the way."""
+
+    def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
+        """Other counts of a few classes with which all can go, leaving ``named`` as they are; ``None`` without any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A plan that can be carried out, and the update of the configuration (``None`` without one)."""
+
+    plan: Plan
+    update: ConfigUpdate | None = None
+
+
+def settle(judge: Judge, wanted: Counts, named: frozenset[PruningClass]) -> Settled:
+    """The plan that removes as much of ``wanted`` as can go; its adjustments name the classes that are left alone.
+
+    Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep what was asked.
+    """
+    counts, left = dict(wanted), list[Adjustment]()
+    known: dict[frozenset[tuple[PruningClass, int]], Judged] = {}
+
+    def judged(counts: Counts) -> Judged:
+        key = frozenset(counts.items())
+        if key not in known:
+            known[key] = judge.judge(counts)
+        return known[key]
+
+    def fails(counts: Counts) -> Reason | None:
+        return judged(counts).trouble
+
+    def drop(reasons: Reasons) -> None:
+        for c, reason in reasons.items():
+            left.append(Adjustment(c, counts.pop(c), c.coupling.size, reason))
+            _insist(left[-1], named)
+
+    drop(judge.unfit(counts))
+    while True:
+        found = judged(counts)
+        if found.plan is not None:
+            for adjustment in found.plan.adjustments:
+                _insist(adjustment, named)
+            return Settled(replace(found.plan, adjustments=(*left, *found.plan.adjustments)), found.update)
+        if found.hanging is not None:
+            drop(found.hanging())
+        elif (other := judge.shared(counts, fails, named)) is not None:
+            why = found.trouble or Reason("")
+            why = replace(why, text=f"{FOLLOWS} {why.text}")
+            left += [Adjustment(c, counts[c], kept, why) for c, kept in other.items()]
+            counts.update(other)
+        elif found.refused is not None and not counts:
+            raise found.refused
+        else:
+            _, reasons = largest_that_works(counts, fails, judge.kind_of, named)
+            drop(reasons)
+
+
+def _insist(adjustment: Adjustment, named: frozenset[PruningClass]) -> None:
+    """Raise ``PruningRefused`` for a class that was asked for by name."""
+    if adjustment.pruning_class in named:
+        raise PruningRefused(str(adjustment))
