@@ -37,7 +37,10 @@ def test_python_compiles_and_its_imports_of_ours_exist(page):
     ("page", "command"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value.name
 )
 def test_commands_parse(page, command):
-    parse(shlex.split(command, comments=True)[1:])
+    words = shlex.split(command, comments=True)[1:]
+    names = parse(words)
+    assert names == words[: len(names)]
+    assert names or "--help" in words
 
 
 def test_a_command_that_does_not_exist_is_noticed():

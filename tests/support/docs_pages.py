@@ -28,9 +28,14 @@ COMMANDS = [(page, command) for page in PAGES for command in commands(page)]
 
 
 def parse(words):
-    """Let the command line read ``words`` without running the command. Raises its usage error."""
-    command = typer.main.get_command(app)
+    """Let the command line read ``words`` without running the command; returns the names of command and subcommands.
+
+    Raises its usage error.
+    """
+    command, names = typer.main.get_command(app), []
     context = command.make_context("moeverify", list(words))
     while getattr(command, "commands", None):
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, rest, parent=context)
+        names.append(name)
+    return names

@@ -5,7 +5,8 @@ import synthetic_models
 
 
 def test_one_model(verify_pruning):
-    verify_pruning("zoo:mixtral", checks=["terminates", "shapes"])
+    result = verify_pruning("zoo:mixtral", checks=["terminates", "shapes"])
+    assert [verdict.check for verdict in result.verdicts] == ["terminates", "shapes"]
 
 
 def test_each_synthetic_model(moe_spec, verify_pruning):

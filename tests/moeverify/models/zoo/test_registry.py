@@ -10,10 +10,12 @@ def test_one_type_is_known_without_importing_all_others():
     program = (
         "import sys\nfrom moeverify.models.zoo.registry import is_zoo_type\nassert is_zoo_type('mixtral')\n"
         "loaded = [name for name in sys.modules if '.configuration_' in name and '.models.' in name]\n"
-        "assert 'transformers.models.mixtral.configuration_mixtral' in loaded\n"
-        "assert {name.split('.')[2] for name in loaded} <= {'auto', 'mixtral', 'encoder_decoder'}, loaded"
+        "print(*{name.split('.')[2] for name in loaded})"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert "mixtral" in loaded
+    assert loaded <= {"auto", "mixtral", "encoder_decoder"}
 
 
 def test_types_are_asked_for_one_by_one():
