@@ -36,7 +36,7 @@ class SubjectError(MoEVerifyError):
 
 
 class HandoverError(MoEVerifyError):
-    """What a subject handed over is no data from which the judge can build its model."""
+    """Data of a subject from which the judge cannot build its model."""
 
 
 class ProtocolError(MoEVerifyError):

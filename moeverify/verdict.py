@@ -51,7 +51,7 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check says of one subject on one source, with the evidence and a command that reproduces it."""
+    """Verdict of one check on one subject and source, with the evidence and a command that reproduces it."""
 
     source: str
     subject: str
@@ -93,7 +93,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What is known of one case beside the verdicts: sizes, roles, isolation matrices, timings."""
+    """Metadata of one case: sizes, roles, isolation matrices, timings."""
 
     source: str
     subject: str

@@ -1,1 +1,1 @@
-"""What everything else stands on: files, documents, imports, text, versions. Knows nothing of models."""
+"""The foundation of all other rooms: files, documents, imports, text, versions. Knows nothing of models."""

@@ -1,4 +1,4 @@
-"""What users may write for a source, a subject, an importance, a role or a dtype: words for help and messages.
+"""Forms of the names that users write: sources, subjects, importances, roles, dtypes; for help and messages.
 
 Nothing is imported here, so that ``--help`` costs little. Tests hold these words against what the modules accept.
 """

@@ -95,7 +95,7 @@ def _folder_of(module: str) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _usual_path() -> tuple[str, ...]:
-    """Where a new process looks for modules."""
+    """The module search path of a new process."""
     program = "import json, sys; print(json.dumps(sys.path[1:]))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     return tuple(json.loads(done.stdout)) if done.returncode == 0 else ()

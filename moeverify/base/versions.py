@@ -39,7 +39,7 @@ def _installed(package: str) -> str | None:
 
 
 def _of_checkout() -> str:
-    """What the project file beside the package says, where the package runs without being installed."""
+    """Version in the project file beside the package, where the package runs without being installed."""
     try:
         project = tomllib.loads(_PROJECT.read_text("utf-8"))["project"]
         version = project["version"] if project["name"] == "moeverify" else "unknown"

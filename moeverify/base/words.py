@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def words(text: str) -> list[str]:
-    """What stands between commas or white space.
+    """Words between commas or white space.
 
     >>> words("shapes, reload")
     ['shapes', 'reload']

@@ -1,4 +1,4 @@
-"""What kind of folder it is, and which differences are faults.
+"""Classification of a pruned folder, and of its differences into faults and intended changes.
 
 Some tensors of a kind that differ while their siblings are the base's are faults. A kind that differs in every layer
 was re-trained, merged or averaged on purpose: that is reported and not judged.

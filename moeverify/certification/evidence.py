@@ -1,4 +1,4 @@
-"""What the relations look at: both folders, the structure of the base, the keep map, the compared values.
+"""Evidence for the relations: both folders, the structure of the base, the keep map, the compared values.
 
 Each part is computed when it is first asked for; a part that cannot be had says why.
 """
@@ -119,7 +119,7 @@ class Evidence:
 
     @once
     def keep(self) -> KeepMap:
-        """What stayed, recovered from content."""
+        """The keep map, recovered from content."""
         self.readable()
         return recover(self.base, self.pruned, self.structure)
 

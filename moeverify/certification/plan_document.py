@@ -140,7 +140,7 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
 
 
 def _base(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies the base's weights: a digest over names, types, shapes and values."""
+    """Identity of the base's weights: a digest over names, types, shapes and values."""
     dtype = next((t for t in (config.get("dtype"), config.get("torch_dtype")) if t), "float32")
     tensors = {id(p): p for p in base.skeleton.model.parameters()}
     return {

@@ -35,7 +35,7 @@ def parameters(inventory: Inventory) -> int:
 
 
 def kept(keep: KeepMap) -> dict[str, Any]:
-    """What stayed: entries of lists, experts of each MoE layer, units of each class."""
+    """Kept parts of the base: entries of lists, experts of each MoE layer, units of each class."""
     layers = keep.structure.roles.layers
     experts = [
         {"layer": layers[n].name, "before": len(layers[n].experts), "kept": rows.tolist()}

@@ -1,4 +1,4 @@
-"""What a ratio asks of every class and dimension, and which claims of a plan to keep more are true."""
+"""Units that a ratio asks of every class and dimension, and the true claims of a plan to keep more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Excuse:
-    """Why a class keeps ``kept`` units, which was not asked; ``false`` says why the claim is no excuse.
+    """Reason for a class to keep ``kept`` units, which was not asked; ``false`` says why the claim is no excuse.
 
     ``seen``: the judge found the reason itself.
     """
@@ -42,7 +42,7 @@ class Excuse:
 
 
 class Request:
-    """What was asked of each class that the subject shows, by the judge's own arithmetic."""
+    """Units asked of each class that the subject shows, by the judge's own arithmetic."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

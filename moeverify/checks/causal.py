@@ -85,7 +85,7 @@ class _Comparison:
         self.outputs: dict[str, None] = {}
 
     def problem(self, example: _Example) -> Finding | None:
-        """Why the check does not pass on an example; ``None`` if it does."""
+        """Finding against the model on one example; ``None`` if it does."""
         with float64_throughout():
             try:
                 before = rows_by_token(run_all(self.models["original"], example.inputs), example.ids)

@@ -61,7 +61,7 @@ def _stale(fresh: nn.Module, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _without_rewritten(context: Context, stale: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that the original's forward leaves as the configuration has them."""
+    """Attributes that the original's forward leaves as the configuration has them."""
     if not stale:
         return []
     try:

@@ -1,4 +1,4 @@
-"""What a check may look at: the original, the pruned model, and what can be recovered from the two."""
+"""Evidence that a check may use: the original, the pruned model, and what can be recovered from the two."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from moeverify.subjects import Pruned, Subject
 
 @dataclass(frozen=True)
 class Saved:
-    """Where the subject's process saved its own model, or in ``problem`` why it could not.
+    """Folder to which the subject's process saved its own model, or in ``problem`` the reason why it could not.
 
     ``by_subject``: the subject wrote the folder itself, and the model was loaded from there.
     """
@@ -130,7 +130,7 @@ class Context:
 
     @cached_property
     def behaviour(self) -> Behaviour:
-        """What the original does by itself on drawn inputs."""
+        """Behaviour of the original itself on drawn inputs."""
         return observe(self.original, self.example_inputs, self.seed)
 
     @cached_property
@@ -169,7 +169,7 @@ class Context:
 
     @cached_property
     def kept(self) -> Mapping[tuple[str, int], Kept]:
-        """Which positions of each tensor's dimension were kept, by original name, recovered from values alone."""
+        """Kept positions of each tensor's dimension, by original name, recovered from values alone."""
         return recover_kept(self.folded, self.pruned, self.source_names, self._partners)
 
     @cached_property

@@ -15,14 +15,14 @@ _TRIALS, _AGAIN = 6, 3
 
 @check("coupling-complete")
 def coupling_complete(context: Context) -> Finding:
-    """Proves that nobody is missing from the subject's groups: with one unit of every group held at zero, no other
-    weight of the model loses its effect on the output, as it would if it belonged to what was removed.
+    """Proves that the subject's groups are complete. With one unit of every group held at zero, no other weight of the
+    model loses its effect on the output, as it would if it belonged to what was removed.
 
-    The evidence is gradients in float64 of the original model on several inputs, and with other weights; it shares no
-    code with the trace that our own groups come from. Where more is known, groups are compared with it unit by unit as
-    well: with the ground truth of a synthetic model, and for other subjects than ours with our trace. Sees nothing of
-    experts that no token reached, nor of weights without effect in the original. Group sizes are not judged: a subject
-    may leave out what it does not want to prune.
+    The evidence is gradients in float64 of the original model, on several inputs and with other weights. It shares no
+    code with the trace that our own groups come from. Where more is known, groups are also compared unit by unit: with
+    the ground truth of a synthetic model, and for other subjects than ours with our trace. Sees nothing of experts that
+    no token reached, nor of weights without effect in the original. Group sizes are not judged: a subject may leave out
+    what it does not want to prune.
     """
     classes = context.outcome.classes
     if not classes:
@@ -75,7 +75,7 @@ def _missing(laboratory: Laboratory, held: Held) -> list[str]:
 def _with_other_weights(
     laboratory: Laboratory, held: Held, found: dict[tuple[str, int], np.ndarray]
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Those of ``found`` that lose their gradient with other weights, too, and never keep it.
+    """Members of ``found`` that lose their gradient with other weights, too, and never keep it.
 
     A choice by value, such as the keys of a memory, leaves places out by chance; with other weights it leaves out
     others. What belongs to the unit has no effect without it whatever the weights are. Where the model gives no numbers

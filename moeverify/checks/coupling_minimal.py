@@ -22,9 +22,9 @@ from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
 @check("coupling-minimal")
 def coupling_minimal(context: Context) -> Finding:
-    """Proves that nobody stands in a group without need: with one unit of every group held at zero, none of its
-    places matters to the output any more, and no part of it that lies in one expert, one shared expert or one block
-    could have gone alone.
+    """Proves that no group is larger than it needs to be. With one unit of every group held at zero, none of its places
+    matters to the output any more. No part of it that lies in one expert, one shared expert or one block could have
+    gone alone.
 
     The evidence is that of ``coupling-complete``: gradients in float64, the ground truth of a synthetic model, our
     trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts

@@ -21,8 +21,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Isolation:
     """The isolation matrix of one MoE layer, without its zeros.
 
-    ``own[i]`` counts the channels of expert ``i`` that its own groups can remove, ``leaks[i, j]`` the channels of
-    expert ``j`` that go when a channel of expert ``i`` is pruned.
+    ``own[i]``: channels of expert ``i`` that its own groups can remove. ``leaks[i, j]``: channels of expert ``j`` that
+    go when a channel of expert ``i`` is pruned.
     """
 
     layer: MoELayer
@@ -164,7 +164,7 @@ def expert_isolation(context: Context) -> Finding:
 
     Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
     weights is judged by ``masked-equivalence``. Channels that experts share with a parameter outside of them do not
-    count (those of the residual stream, the heads that attention experts share with keys and values), and experts that
+    count: those of the residual stream, and the heads that attention experts share with keys and values. Experts that
     share a tensor are one. Shared experts may be connected with every expert. Whether experts are connected with
     anything without need is said by ``coupling-minimal``.
     """

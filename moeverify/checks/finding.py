@@ -1,4 +1,4 @@
-"""What a check answers."""
+"""Answer of a check."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ def ratio_honoured(context: Context) -> Finding:
     for, every MoE layer must have lost that share of them. A dimension that shrank without a group is held to one of
     the ratios asked for, give or take a tenth and the rounding, attention excepted.
 
-    A class that the subject's plan names as adjusted must keep what the plan says, and the claim must be true. It is
-    if no fewer are a multiple, if the class joins experts, or if no entry of the configuration gives what was asked
-    with the model's other sizes and constants. Claims that cannot be held against anything, as without a
-    configuration, excuse at most half of the classes: beyond that the verdict is inconclusive.
+    A class that the subject's plan names as adjusted must keep what the plan says, and the claim must be true. A claim
+    is true if no fewer are a multiple, or if the class joins experts. It is also true if no entry of the configuration
+    gives what was asked with the model's other sizes and constants. Claims that cannot be held against anything, as
+    without a configuration, excuse at most half of the classes: beyond that the verdict is inconclusive.
     """
     request = Request(context)
     wrong = [*_claims(request), *_classes(request), *_without_group(request), *_experts(request)]

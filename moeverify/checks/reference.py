@@ -1,4 +1,4 @@
-"""What a subject's groups are compared with: the ground truth of a synthetic model, or our own trace.
+"""Reference for a subject's groups: the ground truth of a synthetic model, or our own trace.
 
 Our own pruner's groups come from that trace, so for them only the ground truth will do.
 """
@@ -22,7 +22,7 @@ Unit = frozenset[Place]
 
 @dataclass(frozen=True)
 class Difference:
-    """How one unit of a group differs from what goes together: places missing from it, places too many."""
+    """Difference between one unit of a group and the units that go together: missing places, and places too many."""
 
     group: str
     unit: Unit
@@ -67,7 +67,7 @@ def _ground_truth(context: Context) -> list[Unit] | None:
 
 
 def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
-    """How the subject's units differ from ``units``; groups that the subject does not have are none of its faults.
+    """Differences between the subject's units and ``units``; groups that the subject does not have are no fault.
 
     A group of biases alone, which Torch-Pruning leaves to the layer, is no member missing.
     """

@@ -32,10 +32,10 @@ GPU_ROUNDINGS = 64
 
 @check("reload")
 def reload(context: Context) -> Finding:
-    """Proves that ``save_pretrained`` and ``from_pretrained`` in a fresh process of plain transformers give the same
-    floating-point outputs, all of them (on a CPU bit for bit, on a GPU up to the order of additions), with no missing,
-    unexpected or mismatched key. What was loaded is copied out of the mapped file first, since some kernels add in
-    another order where memory is not aligned. Random numbers that a model draws are the same in both processes.
+    """Proves that a saved model, loaded by plain transformers in a fresh process, gives the same floating-point
+    outputs, all of them. On a CPU they are equal bit for bit, on a GPU up to the order of additions. No key is
+    missing, unexpected or mismatched. What was loaded is copied out of the mapped file first, since some kernels add
+    in another order where memory is not aligned. Random numbers that a model draws are the same in both processes.
 
     A folder that the subject wrote itself is first held against the base by the relations of ``certify``: headers,
     names, configuration, values. Inconclusive where outputs differ and those of the original, saved and loaded the same

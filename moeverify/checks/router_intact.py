@@ -25,10 +25,9 @@ COUNTS = ("num_experts", "n_routed_experts", "num_local_experts", "num_routed_ex
 
 @check("router-intact")
 def router_intact(context: Context) -> Finding:
-    """Proves for each MoE layer that the router still speaks of the experts that are there: one row, bias and
-    correction bias entry for each, the right ones, with their old values; its hidden channels those that the
-    experts read; top-k no larger than the number of experts it chooses from, groups of equal size and no more
-    of them chosen than there are.
+    """Proves for each MoE layer that the router matches the experts that are there. It has one row, bias and correction
+    bias entry for each of them, the right ones, with their old values. Its hidden channels are those that the
+    experts read.
 
     Does not prove that tokens go to the same experts as before: with fewer hidden channels the logits change, and
     should. Whether the whole computes what it must is said by ``masked-equivalence``.

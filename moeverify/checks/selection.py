@@ -1,4 +1,4 @@
-"""Which checks run."""
+"""Selection of the checks that run."""
 
 from __future__ import annotations
 

@@ -20,14 +20,13 @@ from moeverify.serving.served import Asked, serve_pair
 
 @check("served", optional=True)
 def served(context: Context) -> Finding:
-    """Proves that engines serve the pruned checkpoint as transformers runs it: the same prompts of token ids, and
-    log-probabilities of the next token that differ by at most what the unpruned model's do in the same engine, plus
-    0.01.
+    """Proves that engines serve the pruned checkpoint as transformers runs it. On the same prompts of token ids, log-
+    probabilities of the next token differ by at most what the unpruned model's do in the same engine, plus 0.01.
 
-    ``--engines vllm,llama.cpp`` names them; each runs in a process and an environment of its own, made by
-    ``moeverify engines install``. The GGUF that llama.cpp's converter makes is held against the checkpoint.
-    Says nothing of other releases, of quantised weights, of kernels that a CPU does not have, nor of models
-    that an engine disagrees with transformers on before anything is pruned: that is ``inconclusive``.
+    ``--engines vllm,llama.cpp`` names them; each runs in a process and an environment of its own, made by ``moeverify
+    engines install``. The GGUF that llama.cpp's converter makes is held against the checkpoint. Does not cover other
+    releases, quantised weights, or kernels that a CPU does not have. A model that an engine disagrees with transformers
+    on before anything is pruned is ``inconclusive``.
     """
     engines = engines_named(context.engines or tuple(ENGINES))
     if not has_config(context.original) or not hasattr(context.original, "generate"):

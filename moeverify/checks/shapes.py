@@ -20,11 +20,11 @@ _OTHERS = 3
 
 @check("shapes")
 def shapes(context: Context) -> Finding:
-    """Proves that the pruned model runs, that every tensor it returns has the shape it had and is finite, and that
-    every layer of torch's own says the size that its weight has.
+    """Proves that the pruned model runs. Every tensor that it returns has the shape it had and is finite, and every
+    layer of torch's own has the attributes that fit its weight.
 
     Exception: an output beside the main one (``logits``, or the first) may lose channels that another output of the
-    original depends on, such as a cache of keys; the verdict says so. Does not prove that the values are right.
+    original depends on, such as a cache of keys. The verdict names it. Does not prove that the values are right.
     """
     if problem := _own_sizes(context.pruned):
         return problem
@@ -128,7 +128,7 @@ def _differs(name: str, before: torch.Tensor, after: torch.Tensor) -> str:
 
 
 def _finite(original: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> Finding | None:
-    """What is said of values that are not finite. Exception: infinities that the original has in the same places."""
+    """Message about values that are not finite. Exception: infinities that the original has in the same places."""
     for name, before in original.items():
         the, after = "the output" if name == "output" else name, got[name]
         if before.shape != after.shape and before.isfinite().all() and after.isfinite().all():

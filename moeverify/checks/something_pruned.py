@@ -9,7 +9,7 @@ from moeverify.coupling.couplings import trace_couplings
 @check("something-pruned")
 def something_pruned(context: Context) -> Finding:
     """Proves that the model has fewer parameters than before, and that routed experts lost some wherever our trace
-    finds channels that could go: experts that injected dependencies tie to one another have none.
+    finds channels that could go. Experts that injected dependencies tie to one another have none.
 
     Does not say whether the right ones went.
     """
@@ -29,7 +29,7 @@ def something_pruned(context: Context) -> Finding:
 
 
 def _with_channels(context: Context, containers: list[str]) -> list[str]:
-    """Those whose routed experts have channels of their own."""
+    """Containers whose routed experts have channels of their own."""
     couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
     classes = classify(context.original, couplings.classes, context.roles)
     members = [m.parameter for c in classes if c.role == "routed_experts" for m in c.coupling.members]

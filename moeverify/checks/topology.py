@@ -57,7 +57,7 @@ def topology(context: Context) -> Finding:
 
 
 def _problem(old: Router, new: Router | None, count: int, now: int) -> str:
-    """What is wrong with a router's numbers; empty if nothing is."""
+    """Fault of a router's numbers; empty if there is none."""
     if new is None:
         return f"nothing is chosen among its {now} experts any more"
     spare = old.scores - count

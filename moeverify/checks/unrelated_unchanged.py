@@ -21,7 +21,7 @@ def unrelated_unchanged(context: Context) -> Finding:
     """Proves that the base's entries of the configuration and settings of modules stay, unless the removal explains it.
 
     A whole number is explained if with the base's value the model would have other shapes, or lose a relation between
-    sizes that modules keep; so is one that changed as an explained one did (two entries for one size). Entries for
+    sizes that modules keep. So is one that changed as an explained one did (two entries for one size). Entries for
     training alone count too: dropout, coefficients of losses. Does not prove that an explained entry has the right
     value; ``config-in-step`` and ``reload`` do. Whole numbers of a model without configuration are not judged.
     """

@@ -18,15 +18,14 @@ from moeverify.checks.registry import Finding, check, failed, passed
 
 @check("untouched-identical")
 def untouched_identical(context: Context) -> Finding:
-    """Proves that pruning removed and did nothing else: the same names, each still a Parameter or a buffer (saved or
-    not) as before, of the same dtype and device, trainable as before, tied as before; every kept value identical bit
-    for bit, and kept channels in their old order.
+    """Proves that pruning removed and did nothing else. Names are the same, each still a Parameter or a buffer (saved
+    or not) as before, of the same dtype and device, trainable and tied as before.
 
-    A permutation shared by all tensors would leave the outputs alone, and is refused all the same: whoever maps
-    channels back to the original (adapters, optimiser states, activation statistics) relies on the order. Exception:
-    where whole experts went, those that stay may come in any order. Where the
-    values do not tell the order (all equal), nothing is claimed. Buffers that a forward fills anew are held to the
-    same rule. Does not say whether enough was removed, or the right channels.
+    A permutation shared by all tensors would leave the outputs alone, and is refused all the same. Adapters, optimiser
+    states and activation statistics are mapped back to the original by the order of channels. Exception: where whole
+    experts went, those that stay may come in any order. Where the values do not tell the order (all equal), nothing is
+    claimed. Buffers that a forward fills anew are held to the same rule. Does not say whether enough was removed, or
+    the right channels.
     """
     for judge in (_ties, _names, _kinds, _values, _order):
         if (finding := judge(context)) is not None:

@@ -22,7 +22,7 @@ def shortened_lists(context: Context) -> dict[str, tuple[int, int]]:
 
 
 def not_comparable(context: Context, check: str) -> Finding | None:
-    """What a check that compares tensor by tensor finds where whole layers are gone; ``None`` where none are."""
+    """Finding of a check that compares tensor by tensor where whole layers are gone; ``None`` where none are."""
     if check in OF_THE_RESULT or not (shortened := shortened_lists(context)):
         return None
     name, (before, after) = next(iter(shortened.items()))

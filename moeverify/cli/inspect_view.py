@@ -1,4 +1,4 @@
-"""What ``moeverify inspect`` prints: the overview of a model, and explanations as trees."""
+"""Output of ``moeverify inspect``: the overview of a model, and explanations as trees."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _print_roles(inspection: Inspection, console: Console) -> None:
 
 
 def _print_evidence(inspection: Inspection, console: Console) -> None:
-    """Why each module or parameter was given its role, and a file that gives the same."""
+    """Print the evidence for the role of each module or parameter, and a roles file that gives the same."""
     table = _table("\nRoles and their evidence", "what", "#", "role", "by")
     roles = inspection.roles
     said: dict[str, tuple[str, str]] = {}

@@ -1,4 +1,4 @@
-"""What ``moeverify plan-size`` prints."""
+"""Output of ``moeverify plan-size``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pruning command is doing, and what came of it."""
+"""Progress and outcome of a pruning command."""
 
 from __future__ import annotations
 

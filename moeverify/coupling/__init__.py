@@ -1,1 +1,1 @@
-"""Which channels of a model can only be removed together."""
+"""Coupling: channels of a model that can only be removed together."""

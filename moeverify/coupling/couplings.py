@@ -25,8 +25,8 @@ from moeverify.models.roles import FoundRoles, Roles, find_roles
 class CouplingMap:
     """Coupling classes of a model.
 
-    ``classes`` in the order of the parameters, ``frozen`` with the operation that froze each dimension,
-    ``unknown_operations`` with the number of their calls, ``links`` with the decided relations between dimensions.
+    ``classes``: in the order of the parameters. ``frozen``: with the operation that froze each dimension.
+    ``unknown_operations``: with the number of their calls. ``links``: the decided relations between dimensions.
     """
 
     classes: tuple[CouplingClass, ...]
@@ -41,11 +41,11 @@ class CouplingMap:
 
     @cached_property
     def sums(self) -> Sums:
-        """Which experts' channels are added up, and by which operation."""
+        """Sums over experts' channels, each with its operation."""
         return Sums(self.trace, self.links)
 
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
-        """Which channels go along with one, and by which operations; or what froze it.
+        """Explain one channel: the channels coupled with it, each with the operations between; or what froze it.
 
         Raises ``UsageError`` for a parameter, dimension or position that the model does not have. Example::
 

@@ -15,7 +15,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Division:
-    """How a class of fused experts divides among them.
+    """Division of a class of fused experts among them.
 
     ``experts``: their number; each keeps its own channels, the same number in every expert. 0 if they cannot.
     ``in_turn``: the ``(parameter, dim)`` laid out expert-major; every other member is a stack with a slice per expert.

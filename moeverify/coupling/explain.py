@@ -1,4 +1,4 @@
-"""Why one channel cannot go alone: who goes along and by which operations, or what froze it."""
+"""Explanation of one channel: the channels coupled with it, by which operations, or what froze it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Place = tuple[int, int]  # a dimension and a position in it
 
 
 class Partner(NamedTuple):
-    """What goes along: positions of one parameter's dimension, and the operations that lead there, nearest last."""
+    """Coupled positions of one parameter's dimension, and the operations that lead there, nearest last."""
 
     parameter: str
     dim: int
@@ -27,7 +27,7 @@ class Partner(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one channel cannot go alone.
+    """Reasons why one channel cannot go alone.
 
     ``together`` lists everything of its unit, the asked channel's own dimension included. Where the channel can
     never be removed ``frozen`` says why instead, and ``chain`` leads from the operation that froze it to the
@@ -91,7 +91,7 @@ class Explainer:
                 self._products[dim].add(number)
 
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
-        """Which channels go along with one, and by which operations; or what froze it.
+        """Explain one channel: the channels coupled with it, each with the operations between; or what froze it.
 
         Raises ``UsageError`` for a parameter, dimension or position that the model does not have.
         """

@@ -8,8 +8,8 @@ between dimensions; the solver turns them into coupling classes. Four relations 
 * ``product``: ``whole`` enumerates the positions of several factors in row-major order (view, reshape);
 * ``freeze``: positions can never be removed, with the operation that says so.
 
-A fifth couples nothing. ``summed`` says that positions of a dimension are added up (or compared) over another one, so
-that a channel that stays is the sum of what all experts have there: they have no channels of their own then.
+A fifth couples nothing. ``summed``: positions of a dimension are added up (or compared) over another one. A channel
+that stays is the sum of what all experts have there, so they have no channels of their own then.
 """
 
 from __future__ import annotations
@@ -141,13 +141,12 @@ class Relations:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one traced forward leaves: relations, and the dimensions of every parameter and buffer.
+    """Result of one traced forward: relations, and the dimensions of every parameter and buffer.
 
-    ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied
-    tensors to the first one, ``buffers`` names those that are buffers. ``unknown`` counts operations without a rule
-    that coped; ``failed`` says how a rule failed first. ``untouched`` names the parameters that no operation used,
-    ``imagined`` counts the answers that a weightless trace made up, ``made`` lists the dimensions of every new result
-    with its operation's number.
+    ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied tensors
+    to the first one, ``buffers`` names those that are buffers. ``unknown`` counts operations without a rule that coped;
+    ``failed`` says how a rule failed first. ``untouched``: parameters that no operation used. ``imagined``: number of
+    answers that a weightless trace made up. ``made``: dimensions of every new result with its operation's number.
     """
 
     relations: Relations

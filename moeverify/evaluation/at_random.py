@@ -80,7 +80,7 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _layout(model: nn.Module, roles: FoundRoles, example_inputs: Any) -> ExpertLayout | None:
-    """What counts the experts of a model; ``None`` without experts, or where that is not understood."""
+    """Layout of the experts of a model; ``None`` without experts, or where that is not understood."""
     try:
         return expert_layout(model, roles, Example(example_inputs))
     except MoEVerifyError:

@@ -12,7 +12,7 @@ from moeverify.evaluation.scores import Evaluation, Score
 
 @dataclass(frozen=True)
 class Difference:
-    """How one score changed. ``drop`` is positive if the model got worse, in the metric's unit.
+    """Change of one score. ``drop`` is positive if the model got worse, in the metric's unit.
 
     ``stderr`` is the standard error of the drop: of the paired differences where each document has a value, else
     that of two independent scores.

@@ -112,7 +112,7 @@ def _scores(results: Mapping[str, Any]) -> Iterator[Score]:
 
 
 def _chance(config: Mapping[str, Any], samples: list[Any]) -> float | None:
-    """What guessing scores: one over the number of choices, or what the task's metadata says."""
+    """Score of guessing: one over the number of choices, or the value in the task's metadata."""
     if config.get("output_type") == "multiple_choice":
         counts = [len(s["resps"]) for s in samples]
         return sum(1 / n for n in counts) / len(counts)

@@ -1,4 +1,4 @@
-"""What is evaluated, and how: everything that must be the same for two evaluations to be compared."""
+"""Settings of an evaluation: everything that must be the same for two evaluations to be compared."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class QualitySettings:
-    """What the ``quality`` check evaluates, and what it holds the pruned model to.
+    """Settings of the ``quality`` check: tasks, and the limits for the pruned model.
 
     Without ``tasks`` a source that has tasks of its own (``small``) is evaluated on those. ``max_drop`` is the largest
     drop of any task's score that is allowed, as a share of one (0.05: five points); without it the pruned model must do
@@ -81,7 +81,7 @@ class QualitySettings:
             self.evaluation(0)
 
     def evaluation(self, seed: int) -> EvaluationSettings:
-        """What lm-eval is asked. Raises ``UsageError`` for values that cannot be meant."""
+        """Request to lm-eval. Raises ``UsageError`` for values that cannot be meant."""
         return EvaluationSettings(self.tasks, self.num_fewshot, self.limit, seed, self.batch_size)
 
     def or_local(self, tasks: tuple[str, ...]) -> QualitySettings:

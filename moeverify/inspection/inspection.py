@@ -1,4 +1,4 @@
-"""What there is to know of a model before it is pruned: roles, boundaries, coupling classes, what is frozen and why."""
+"""Inspection of a model before it is pruned: roles, boundaries, coupling classes, frozen dimensions with reasons."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Inspection:
         }
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know of how this was found."""
+        """Notes for the reader on how this was found."""
         notes = [*self.loaded.notes, *getattr(self.roles, "notes", ())]
         trace = self.couplings.trace
         notes += trace.failed.values()

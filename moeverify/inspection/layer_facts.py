@@ -1,4 +1,4 @@
-"""What a picture of one MoE layer shows: its parameters, and the class or freeze behind every dimension."""
+"""Facts for a picture of one MoE layer: its parameters, and the class or freeze behind every dimension."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Row:
 class LayerFacts:
     """One MoE layer and the rest of its block, classes in the order of their roles.
 
-    ``modules`` are ``(title, rows)``; of listed experts only the first is among them. ``routed`` are the ids of the
-    classes of single experts, ``crossing`` the experts that a class joins with another one, ``like`` the number of
-    MoE layers that the model has.
+    ``modules`` are ``(title, rows)``; of listed experts only the first is among them. ``routed``: ids of the classes of
+    single experts. ``crossing``: the experts that a class joins with another one. ``like``: the number of MoE layers
+    that the model has.
     """
 
     layer: MoELayer

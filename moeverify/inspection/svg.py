@@ -27,7 +27,7 @@ class Drawing:
         self._background = xml.SubElement(self.root, "rect", {"fill": "#F6F7F9"})
 
     def title(self, title: str, description: str) -> None:
-        """What a screen reader says first."""
+        """Text that a screen reader reads first."""
         for tag, text in (("desc", description), ("title", title)):
             element = xml.Element(tag)
             element.text = printable(text)

@@ -1,1 +1,1 @@
-"""Where a model comes from and how it is called: sources, roles, devices, example inputs, numerics, the zoo."""
+"""Models and how to call them: sources, roles, devices, example inputs, numerics, the zoo."""

@@ -49,7 +49,7 @@ def _outputs(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
 
 
 def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> str:
-    """Which output a cast moved, and by how much of its largest value; empty if it is rounding.
+    """Output that a cast moved, and by how much of its largest value; empty if it is rounding.
 
     A model that does not run after the cast is left to the checks, which say why.
     """

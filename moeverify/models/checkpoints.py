@@ -25,7 +25,7 @@ _NO_WORDS = re.compile(r"(image|video|audio|vision|speech|media|boi|eoi|boa|eoa)
 
 @dataclass(frozen=True)
 class Loading:
-    """How a checkpoint is loaded: type of numbers, whether code beside it may run, and where it is to lie."""
+    """Options of loading a checkpoint: number type, whether code beside it may run, and device."""
 
     dtype: torch.dtype
     trust_remote_code: bool = False

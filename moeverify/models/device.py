@@ -1,4 +1,4 @@
-"""Where a model lies: one device, or several by accelerate."""
+"""Placement of a model: on one device, or on several by accelerate."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def require_weights(model: nn.Module) -> None:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where the model takes its inputs: at the embedding, or at the first parameter."""
+    """Device of the model's inputs: that of the embedding, or of the first parameter."""
     embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
     hook = getattr(embedding, "_hf_hook", None)
     if (device := getattr(hook, "execution_device", None)) is not None:

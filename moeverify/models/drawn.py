@@ -34,7 +34,7 @@ Draw = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 @dataclass(frozen=True)
 class Manner:
-    """How boldly values are drawn: each field is applied to its kind of tensor, ``None`` leaves them as they are."""
+    """Boldness of drawing: each field applies to its kind of tensor, ``None`` leaves it as it is."""
 
     name: str
     integers: Draw | None
@@ -135,7 +135,7 @@ class Drawer:
 
     @cached_property
     def sequence(self) -> Sequence | None:
-        """Where the example has its tokens; ``None`` if it has none."""
+        """Place of the example's tokens; ``None`` if it has none."""
         return sequence_of(self.example, self.tokens, self.special)
 
     def in_length(self, length: int) -> Drawer | None:
@@ -209,7 +209,7 @@ class Drawer:
             return call_model(self.model, inputs, use_cache=False)
 
     def _problem(self, inputs: Any) -> str | None:
-        """Why the model does not take an input; ``None`` if it does."""
+        """Reason why the model does not take an input; ``None`` if it does."""
         self.tokens  # noqa: B018  the example first: a model that fails there is no judge of anything
         try:
             output = self._forward(inputs)

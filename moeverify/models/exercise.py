@@ -74,7 +74,7 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
 
 
 def _tokens_of_each(args: tuple, kwargs: Mapping[str, Any], experts: int) -> list[int] | None:
-    """How many tokens go to each expert, if the arguments of a module say so."""
+    """Number of tokens sent to each expert, if the arguments of a module show it."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, list) and len(value) == experts and all(isinstance(n, int) for n in value):
             return value

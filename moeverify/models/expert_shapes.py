@@ -1,4 +1,4 @@
-"""What has the shape of routed experts: lists of modules that are all alike, parameters stacked by expert."""
+"""Candidates for routed experts by shape: lists of modules that are all alike, parameters stacked by expert."""
 
 from __future__ import annotations
 

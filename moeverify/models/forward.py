@@ -1,4 +1,4 @@
-"""How a model is called to be traced, observed or tried: the user's example inputs, and the user's way to call it."""
+"""Calls of a model for tracing, observing or trying it: the user's example inputs, and the user's way to call it."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
     """Build the model that a source names without its weights, in bfloat16.
 
     ``zoo:TYPE`` is what transformers' configuration class builds by default, or a published checkpoint where that is no
-    model; a ``config.json``, a checkpoint folder or a hub name are built as they say; a factory is called on the meta
-    device. No code of a checkpoint is run
-    unless ``trust_remote_code``. Raises ``SourceError`` if the configuration does not give a model.
+    model. A ``config.json``, a checkpoint folder or a hub name are built by their configuration; a factory is called on
+    the meta device. No code of a checkpoint is run unless ``trust_remote_code``. Raises ``SourceError`` if the
+    configuration does not give a model.
     """
     path = Path(name).expanduser()
     if path.is_file():

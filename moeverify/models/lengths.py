@@ -53,7 +53,7 @@ class Lengths:
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """Where an example has its tokens: dimension ``dim`` of ``leading``, of which ``ordinary`` positions may repeat."""
+    """Place of an example's tokens: dimension ``dim`` of ``leading``, of which ``ordinary`` positions may repeat."""
 
     leading: torch.Tensor
     dim: int

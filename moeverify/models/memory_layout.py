@@ -1,4 +1,4 @@
-"""Where weights lie: two models that hold the same numbers compute the same bits only if memory is laid out alike."""
+"""Memory layout of weights: models with equal numbers compute equal bits only if memory is laid out alike."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ALIGNMENT = 64
 
 @contextlib.contextmanager
 def laid_out_afresh(model: nn.Module) -> Iterator[None]:
-    """On a CPU, hold weights that are views (of a larger tensor or of a file, or with other strides) in memory of
-    their own; afterwards they lie where they did.
+    """A context in which weights on a CPU have memory of their own. Views (of a larger tensor or of a file, or with
+    other strides) are copied, and lie where they did afterwards.
 
     Kernels add in an order that depends on strides and on alignment.
     """

@@ -16,7 +16,7 @@ from moeverify.models.zoo.build import float32_rule
 
 @dataclass(frozen=True)
 class Quantised:
-    """How a checkpoint is stored: the ``method`` by transformers' name, such as ``fp8`` or ``mxfp4``."""
+    """Storage of a checkpoint: the ``method`` by transformers' name, such as ``fp8`` or ``mxfp4``."""
 
     method: str
 
@@ -42,7 +42,7 @@ class Quantised:
 
 
 def quantisation_of(document: Mapping[str, Any]) -> Quantised | None:
-    """How the checkpoint of a ``config.json`` is stored; ``None`` if it is not quantised."""
+    """Quantisation of a checkpoint by its ``config.json``; ``None`` if it is not quantised."""
     text = document.get("text_config")
     found = document.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
     if not found:

@@ -242,7 +242,7 @@ class RoleSearch:
         return any(count <= size <= 2 * count for shape in shapes for size in shape)
 
     def _scorers(self, layer: MoELayer) -> Scorers:
-        """What scores the experts of a layer, inside of it or in what is around it."""
+        """Scorers of a layer's experts, inside the layer or in the modules around it."""
         count = len(layer.experts)
         if layer.layout == "listed":
             inputs = input_sizes(self.tree, layer.experts[0])

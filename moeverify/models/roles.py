@@ -1,4 +1,4 @@
-"""Who is a routed expert, a router, a shared expert: by name and structure, or as the user says."""
+"""Roles of modules: routed expert, router, shared expert; by name and structure, or by the user's rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def find_roles(model: nn.Module, roles: Roles | FoundRoles | None = None) -> Fou
     Without ``roles`` the usual names count. Roles that were found before are returned as they are, so that a caller
     who has them spares the search.
 
-    Structure: a list of modules that are all alike, or stacked parameters of one size, with something that scores them
-    (one output for each), a name with *expert* in it, or an attribute such as ``num_experts`` of that value.
+    Structure: a list of modules that are all alike, or stacked parameters of one size. Beside it stands a scorer (one
+    output for each), a name with *expert* in it, or an attribute such as ``num_experts`` of that value.
     """
     return roles if isinstance(roles, FoundRoles) else RoleSearch(model, roles or Roles()).run()

@@ -44,7 +44,7 @@ class Scored:
 
 
 def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = False) -> Scorers:
-    """What scores experts inside the module ``region``; ``named``: only what has the name of something that chooses.
+    """Scorers of experts inside the module ``region``; ``named``: only what has the name of something that chooses.
 
     A linear layer or a parameter counts that has one output for each expert, and either reads as many numbers as the
     experts or is named as something that chooses.
@@ -116,7 +116,7 @@ def _because(name: str, outputs: int, scored: Scored) -> str:
 
 
 def _of_this_list(found: Scorers, region: str, scored: Scored) -> Scorers:
-    """Of scorers in lists, those at the place that the experts' own list has in its list, if there are any."""
+    """Scorers at the same place in their list as the experts' own list has, if there are any."""
     mine = tuple(p for p in found.modules if scored.place and _key(p, region) == scored.place)
     if not mine:
         return found

@@ -1,4 +1,4 @@
-"""Where a model comes from: synthetic, the zoo, a checkpoint folder, a hub name, or the user's factory."""
+"""Sources of models: synthetic, the zoo, a checkpoint folder, a hub name, or the user's factory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def source_kind(name: str) -> tuple[str, str]:
 
 
 def tokenizer_of(name: str) -> str | None:
-    """Where the tokenizer of a source is loaded from; ``None`` for one without. Nothing is loaded.
+    """Location that the tokenizer of a source is loaded from; ``None`` for one without. Nothing is loaded.
 
     Raises ``SourceError`` for a name that is no source.
     """

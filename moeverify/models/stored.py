@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, from its index and the headers of its files alone; no tensor is read."""
+"""Content of a checkpoint folder, from its index and the headers of its files alone; no tensor is read."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class MoEPruner:
     experts, a ratio or one by MoE layer; asked for without a ``pruning_ratio``, it leaves channels alone.
     ``expert_criterion`` ranks them: a name (docs/remove-experts.md), or a function; ``calibration`` is a
     ``Calibration``, saved statistics or batches, for criteria that need data. ``prune_shared_experts=False`` leaves
-    shared experts' inner channels alone. ``expert_ranking`` ranks the channels of each routed expert by themselves
-    (``"each"``, the default without ``global_pruning``) or those of a layer's listed experts together (``"together"``),
+    shared experts' inner channels alone. ``expert_ranking`` is ``"each"`` (the default without ``global_pruning``):
+    channels of a routed expert are ranked by themselves. With ``"together"`` those of a layer's listed experts are,
     which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions``
     bounds the building of one group.
 
@@ -189,7 +189,7 @@ class MoEPruner:
         return self.importance(group)
 
     def pruning_history(self) -> list:
-        """What was pruned so far, for ``load_pruning_history`` on an unpruned model.
+        """History of what was pruned so far, for ``load_pruning_history`` on an unpruned model.
 
         Raises ``UsageError`` if whole experts went, which Torch-Pruning's histories cannot say.
         """
@@ -221,7 +221,9 @@ class MoEPruner:
         return group  # asked for by Torch-Pruning's OBDC importance; groups here need no other root
 
     def plan(self, *, reading: Reading | None = None) -> Plan:
-        """What ``step`` would remove; nothing is changed. ``reading`` orders the reading of weights that stay in files.
+        """The plan that ``step`` would carry out; nothing is changed.
+
+        ``reading`` orders the reading of weights that stay in files.
 
         Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
         """
@@ -237,7 +239,7 @@ class MoEPruner:
 
     @property
     def expert_statistics(self) -> ExpertStatistics | None:
-        """What was gathered on the calibration data, for ``write``; ``None`` before a plan or without data."""
+        """Statistics gathered on the calibration data, for ``write``; ``None`` before a plan or without data."""
         score = None if self._experts is None else self._experts.score
         return score.statistics if isinstance(score, ExpertScorer) else None
 

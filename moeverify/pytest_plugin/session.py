@@ -282,7 +282,7 @@ class MoEVerifySession:
             self.path = self.result.write(self._option("report"))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """What passes leave open, why nothing was checked, and where the report is."""
+        """Print what passes leave open, why nothing was checked, and where the report is."""
         if self.result is not None:
             lines = nothing_checked(self.result.verdicts) if self.result.verdicts else []
             lines += [f"note: {line}" for line in caveats(self.result.to_dict())]

@@ -1,4 +1,4 @@
-"""What checks that passed leave open, said beside the headline: a pass must not sound like more than was asked."""
+"""Caveats beside the headline: what checks that passed leave open."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def compare(before: VerificationResult, after: VerificationResult) -> Comparison
 
 
 def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What is worth comparing of a case's facts."""
+    """Facts of a case that are worth comparing."""
     found = {k: facts[k] for k in ("parameters_before", "parameters_after", "expansions") if k in facts}
     for row in facts.get("sizes", ()):
         found[f"{row['role']} of {row['where'] or 'the residual stream'}"] = f"{row['before']} → {row['after']}"

@@ -12,7 +12,7 @@ _FLAT = 0.12  # of the height, for the lowest score
 
 
 def expert_pictures(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the template draws of a case's ``experts`` facts: one picture a layer that lost experts."""
+    """Data for the template from a case's ``experts`` facts: one picture a layer that lost experts."""
     return [_picture(layer) for layer in facts.get("experts", [])]
 
 

@@ -80,7 +80,7 @@ def _quality(facts: Mapping[str, Any]) -> Number | None:
 
 
 def _engines(verdicts: Sequence[Mapping[str, Any]]) -> list[Number]:
-    """How many engines serve each model as transformers does."""
+    """Number of engines that serve each model as transformers does."""
     asked = [v for v in verdicts if v["check"] == "served" and v["status"] != Status.SKIP]
     if not asked:
         return []

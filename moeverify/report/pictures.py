@@ -83,7 +83,7 @@ def router_load(tokens: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 def shares(sizes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What went of each role: its rows with the share that stayed, in percent."""
+    """Removed share of each role: its rows with the share that stayed, in percent."""
     return [{**size, "left": round(100 * size["after"] / size["before"], 1)} for size in sizes if size["before"]]
 
 

@@ -11,7 +11,7 @@ SERIES = 8  # as many line styles as report.css has
 
 
 def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the template draws of a case's ``quality`` facts, ``None`` if it has none."""
+    """Data for the template from a case's ``quality`` facts, ``None`` if it has none."""
     quality = facts.get("quality")
     if not quality:
         return None

@@ -31,7 +31,7 @@ _SHORTEST = 4
 
 
 def _known() -> list[tuple[str, str]]:
-    """What this machine gives away, longest first."""
+    """Words that give this machine away, longest first."""
     pairs = [
         (str(Path.cwd()), "<here>"),
         (str(Path.home()), "~"),

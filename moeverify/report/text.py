@@ -22,7 +22,7 @@ def shortened(value: Any) -> Any:
 
 
 def describe_problem(verdict: Verdict) -> str:
-    """What is wrong in one line, the evidence, and the line that reproduces it."""
+    """The problem in one line, the evidence, and the line that reproduces it."""
     lines = [f"{verdict.source} {verdict.check}: {verdict.status.value}: {verdict.message}"]
     evidence = shortened(verdict.to_dict()["evidence"])
     for key, value in evidence.items():

@@ -1,4 +1,4 @@
-"""What engines are asked, and what they answer."""
+"""Questions to engines, and their answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOP = 20
 
 @dataclass(frozen=True)
 class Question:
-    """What an engine is asked: prompts of token ids, for each folder."""
+    """Question to an engine: prompts of token ids, for each folder."""
 
     folders: tuple[Path, ...]
     prompts: tuple[tuple[int, ...], ...]
@@ -23,7 +23,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine made of one folder.
+    """Answer of an engine for one folder.
 
     Attributes:
         folder: the checkpoint.

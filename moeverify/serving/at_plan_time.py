@@ -1,4 +1,4 @@
-"""What engines take of a plan: told, or refused, before anything is pruned."""
+"""Limits of engines on a plan: warned of, or refused, before anything is pruned."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one engine says of a pruned model: ``base`` and ``pruned`` are distances from transformers, one a prompt."""
+    """Result of one engine on a pruned model: ``base`` and ``pruned`` are distances from transformers, one a prompt."""
 
     engine: str
     version: str

@@ -40,7 +40,7 @@ class Installation:
 
 
 def cache_folder() -> Path:
-    """Where environments of engines lie."""
+    """Folder of the engines' environments."""
     given = os.environ.get(CACHE)
     if given:
         return Path(given).expanduser()

@@ -28,7 +28,7 @@ _SIZES = (
 
 
 def conversion_faults(base: Path, pruned: Path, base_answer: Answer, pruned_answer: Answer) -> list[str]:
-    """What the pruned model's GGUF has wrong that the base's has right; empty if there is none of them."""
+    """Faults of the pruned model's GGUF that the base's does not have; empty if there are none."""
     first, second = base_answer.facts.get("gguf"), pruned_answer.facts.get("gguf")
     if first is None or second is None:
         return []

@@ -1,4 +1,4 @@
-"""What transformers says: the distribution of the next token after each prompt, for a checkpoint folder."""
+"""Answers of transformers: the distribution of the next token after each prompt, for a checkpoint folder."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from moeverify.verdict import Status
 
 @dataclass(frozen=True)
 class Asked:
-    """How engines are asked."""
+    """Request to engines."""
 
     seed: int = 0
     threads: int = 1

@@ -77,7 +77,7 @@ def on_models(function: Callable[..., Any]) -> Callable[..., tuple[nn.Module, Wr
 
 
 def _loaded(folder: Path, like: nn.Module) -> nn.Module:
-    """What plain transformers loads, in the precision and on the device of the base; missing keys are left random."""
+    """Model that plain transformers loads, in the precision and on the device of the base; missing keys stay random."""
     parameter = next(like.parameters())
     try:
         config = load_configuration("the folder that it wrote", str(folder))

@@ -1,4 +1,4 @@
-"""What a subject is.
+"""Protocol of subjects.
 
 The simplest subject is a plain function ``prune(model, example_inputs, *, pruning_ratio, seed)`` that prunes ``model``
 in place. It has no groups, and is judged by every check that needs only the result. Two things more may be given:
@@ -32,7 +32,7 @@ from moeverify.subjects.folders import Written, on_models, takes_folders
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """What a subject tells of its work: the groups it had, the plan it carried out, expansions counted.
+    """Report of a subject on its work: groups, the plan it carried out, expansions counted.
 
     ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them. ``model`` is the
     pruned model where it is another object than the subject was given. ``written`` is the folder of one that takes

@@ -122,7 +122,7 @@ def save(baseline: Baseline, path: Path) -> None:
 
 
 def differences(old: Baseline, new: Baseline) -> list[str]:
-    """What changed, one readable line each; nothing if all groups of the sources that both hold are alike."""
+    """Changes, one readable line each; nothing if all groups of the sources that both hold are alike."""
     lines = []
     for source, groups in old.groups.items():
         if source not in new.groups:

@@ -18,7 +18,7 @@ from moeverify.verification.settings import Settings
 
 @dataclass(frozen=True)
 class Replayed:
-    """What became of one failure: ``now`` is what it says today, ``None`` if it is fixed."""
+    """Outcome of replaying one failure: ``now`` is what it says today, ``None`` if it is fixed."""
 
     title: str
     now: str | None
@@ -80,7 +80,7 @@ def _verdicts(source: str, settings: Settings) -> dict[str, Verdict]:
 
 
 def _still(before: Verdict, now: Mapping[str, Verdict]) -> str | None:
-    """What a problem says now; ``None`` only if its check passed on a subject that finished."""
+    """Present message of a problem; ``None`` only if its check passed on a subject that finished."""
     wanted = "terminates" if before.check == LOAD else before.check
     for name in (LOAD, "terminates", wanted):
         verdict = now.get(name)

@@ -34,7 +34,7 @@ class Examined:
 
     @property
     def problems(self) -> tuple[Verdict, ...]:
-        """What failed, crashed or hung."""
+        """Verdicts that failed, crashed or hung."""
         return tuple(v for v in self.verdicts if v.status in PROBLEMS)
 
     def names_cause(self, verdict: Verdict) -> bool:
@@ -75,7 +75,7 @@ class SelfTest:
 
     @property
     def false_alarms(self) -> tuple[Verdict, ...]:
-        """What any check holds against the right pruner."""
+        """Problems that checks report on the right pruner."""
         return tuple(v for t in self.right for v in t.problems)
 
     @property

@@ -18,7 +18,7 @@ IMPORT, LOADING, PRUNE = "import", "load", "prune"
 
 @dataclass(frozen=True)
 class Named:
-    """What comes first in a case: the name of its model."""
+    """First field of a case: the name of its model."""
 
     source: str
 

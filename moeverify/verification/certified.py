@@ -20,7 +20,7 @@ _ELSEWHERE = ("causal", "masked-equivalence")
 
 
 def certified(original: nn.Module, folder: Path, *, roles: Roles | None = None) -> Finding:
-    """What certification finds in a folder: the first relation that fails, else the first that could not be seen."""
+    """Finding of certification on a folder: the first relation that fails, else the first that could not be seen."""
     model: Any = original
     with scratch_folder("certify") as place:
         with quiet_transformers():

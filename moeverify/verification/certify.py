@@ -27,7 +27,7 @@ class Certification(VerificationResult):
 
     @property
     def keep_map(self) -> KeepMap | None:
-        """What stayed of the base; ``None`` if the values of the folders cannot be compared."""
+        """Kept parts of the base; ``None`` if the values of the folders cannot be compared."""
         try:
             return None if self.evidence is None else self.evidence.keep
         except Exception:  # the verdicts say why

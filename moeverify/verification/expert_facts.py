@@ -1,4 +1,4 @@
-"""Which experts of each layer went, by the weights, beside the scores and token counts that the subject names."""
+"""Removed experts of each layer, by the weights, beside the scores and token counts that the subject names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a case beside its verdicts: the model, what was pruned of it, and how isolated its experts are."""
+"""Metadata of a case: the model, what was pruned of it, and the isolation of its experts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model_facts(model: nn.Module, notes: Sequence[str] = (), rules: Roles | None
 
 
 def outcome_facts(context: Context, *, groups: bool = False) -> dict[str, Any]:
-    """What the subject did: sizes by role, isolation of the experts, what is frozen; with ``groups`` its groups."""
+    """Metadata of a subject's work: sizes by role, isolation, what is frozen; with ``groups`` its groups."""
     outcome = context.outcome
     facts: dict[str, Any] = {
         "parameters_after": sum(p.numel() for p in context.pruned.parameters()),

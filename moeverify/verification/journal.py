@@ -25,7 +25,7 @@ _LIMITS = DocumentLimits()
 
 @dataclass
 class Past:
-    """What an earlier run had reached: verdicts and facts by source."""
+    """Progress of an earlier run: verdicts and facts by source."""
 
     created: str | None = None
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What one case may use, and the clock that holds it to its seconds."""
+"""Limits of one case, and the clock that holds it to its seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moeverify.verification.settings import Settings
 
 @dataclass(frozen=True)
 class Limits:
-    """What one case may use: wall-clock seconds, and GiB of resident memory of all its processes.
+    """Limits of one case: wall-clock seconds, and GiB of resident memory of all its processes.
 
     ``stages`` gives checks by name seconds of their own, which the others do not lose.
     """

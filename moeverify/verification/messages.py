@@ -123,7 +123,7 @@ def event_message(event: Event, token: str) -> dict[str, Any]:
 
 
 class Conversation:
-    """What a case may say next. Turns its messages into events, and refuses what is out of order.
+    """Order of messages: which a case may send next. Turns its messages into events, and refuses what is out of order.
 
     The order is: the stages ``import``, ``load``, ``prune``; then each check's stage and its verdict; then the end. A
     subject that does not finish ends the case before the first check, with problems and skips alone.

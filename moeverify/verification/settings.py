@@ -87,7 +87,7 @@ _ROLES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How models are pruned and checked.
+    """Settings of a run: how models are pruned and checked.
 
     ``ratios`` holds pruning ratios by role, where they differ from ``pruning_ratio``. ``roles`` holds naming patterns
     of experts, routers and shared experts. ``checks`` is empty for the checks that run by default. ``round_to`` and

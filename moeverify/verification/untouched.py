@@ -1,4 +1,4 @@
-"""What a subject must not reach: inputs of its own, and a fingerprint of the model that it is judged by."""
+"""Guards against a subject that reaches its judge: inputs of its own, and a fingerprint of the judged model."""
 
 from __future__ import annotations
 

@@ -298,7 +298,7 @@ def plan_cases(
 
 
 def _past(folder: Path | None, described: Mapping[str, Any]) -> Past:
-    """What the killed run in ``folder`` had reached. Raises ``UsageError`` if there is none."""
+    """Progress of the killed run in ``folder``. Raises ``UsageError`` if there is none."""
     if folder is None:
         raise UsageError("resume needs the report folder of the run that is to go on")
     if not (folder / NAME).exists():
@@ -317,7 +317,7 @@ def _ordered(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def _unfinished(case: Case, past: Past) -> Case | None:
-    """What is left of a case after an earlier run: ``None`` if nothing."""
+    """The part of a case that is left after an earlier run: ``None`` if nothing."""
     if case.source in past.facts:
         return None
     spoken = {v.check for v in past.verdicts.get(case.source, ())}

@@ -1,4 +1,6 @@
-"""Run one case in a process of its own with a time and a memory limit: a hang or a crash is a verdict, not our end."""
+"""Run of one case in a process of its own with a time and a memory limit. A hang or a crash is a verdict and does not
+end the run.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ class Worker:
         pipes.hand_over()
 
     def control_messages(self) -> Iterator[Mapping[str, Any]]:
-        """What the fork server reports. Raises ``EOFError`` if it is gone."""
+        """Messages of the fork server. Raises ``EOFError`` if it is gone."""
         data = self._control.recv(READ_BYTES)
         if not data:
             raise EOFError

@@ -1,1 +1,1 @@
-"""Which layer, expert, row and column of the base each value of the pruned folder is."""
+"""Matching: the layer, expert, row and column of the base that each value of the pruned folder comes from."""

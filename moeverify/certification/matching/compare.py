@@ -24,7 +24,7 @@ _ROUNDED = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class Relation(StrEnum):
-    """How a tensor's values relate to the base's at the same positions."""
+    """Relation of a tensor's values to the base's at the same positions."""
 
     EQUAL = "equal"  # bit for bit
     CAST = "cast"  # the base's, converted to the type they are stored in

@@ -1,4 +1,4 @@
-"""Where values come from that are not the base's at the expected positions."""
+"""Origin of values that are not the base's at the expected positions."""
 
 from __future__ import annotations
 

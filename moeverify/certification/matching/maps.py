@@ -21,12 +21,12 @@ class Unknown(Exception):
 
 @dataclass(eq=False)
 class KeepMap:
-    """What stayed, as far as it is known.
+    """Layers, experts and units of the base that stayed, as far as they could be recovered.
 
-    ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``
-    are the base experts of MoE layer ``n`` in the pruned order, ``units[n]`` the base units of coupling class ``n``,
-    ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1 is an entry that no one of the base is.
-    ``rounded`` is the short type that values were rounded to, although they are stored in a longer one.
+    ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``:
+    base experts of MoE layer ``n`` in the pruned order. ``units[n]``: base units of coupling class ``n``, ``[kept]``,
+    or ``[experts, kept]`` where each fused expert keeps its own. -1 is an entry that no one of the base is. ``rounded``
+    is the short type that values were rounded to, although they are stored in a longer one.
     """
 
     structure: Structure
@@ -144,7 +144,7 @@ class KeepMap:
         return each[:, before], ranks[each[:kept, 0]] + after * int(held.sum())
 
     def _ranks(self, name: str, dim: int) -> np.ndarray:
-        """Where each position would be if every class kept its first units."""
+        """Position that each unit would have if every class kept its first units."""
         held = np.ones(self.base[name][dim], dtype=bool)
         for slot in self.structure.slots.get((name, dim), ()):
             held[slot.positions[self.count(slot.number) :].ravel()] = False

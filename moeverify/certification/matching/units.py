@@ -20,7 +20,7 @@ Part = tuple[int, int]  # (expert in the pruned folder, expert in the base)
 
 @dataclass(frozen=True)
 class _Keys:
-    """What one member says: keys of the base's units and of the pruned folder's."""
+    """Keys of one member: of the base's units and of the pruned folder's."""
 
     before: np.ndarray
     after: np.ndarray

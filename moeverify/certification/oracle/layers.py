@@ -72,7 +72,7 @@ def runs(name: str, path: str, numbers: Collection[int]) -> bool:
 
 
 def _kind(layer: nn.Module) -> object:
-    """What tells layers apart: classes, names and shapes of their parts, and what their own attributes say of them."""
+    """Kind of a layer: classes, names and shapes of its parts, and the values of their own attributes."""
     parts = tuple((name, type(module).__name__) for name, module in layer.named_modules())
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in layer.named_parameters())
     own = tuple(sorted((k, v) for k, v in vars(layer).items() if isinstance(v, str | bool)))

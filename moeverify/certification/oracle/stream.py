@@ -1,8 +1,8 @@
 """Weights that are read from a checkpoint folder at the moment an operation takes them.
 
 A model whose large weights are placeholders (one NaN, stretched to the shape) computes with them while ``Stream`` is
-active: one matrix, one expert of a stack or one block of rows is in memory at a time, in float64. A weight that
-reaches an operation past the stream makes the output NaN, which the proof sees.
+active. One matrix, one expert of a stack or one block of rows is in memory at a time, in float64. A weight that reaches
+an operation past the stream makes the output NaN, which the proof sees.
 """
 
 from __future__ import annotations

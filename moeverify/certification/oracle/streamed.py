@@ -107,6 +107,6 @@ def hide(stream: Stream, model: nn.Module, apart: Collection[str], kept: Mapping
 
 
 def _mask(positions: np.ndarray, size: int) -> torch.Tensor:
-    """Which positions stay, ``[size]`` or ``[experts, size]``."""
+    """Mask of the positions that stay, ``[size]`` or ``[experts, size]``."""
     mask = torch.zeros((*positions.shape[:-1], size), dtype=torch.bool)
     return mask.scatter_(-1, torch.as_tensor(positions), True)

@@ -45,7 +45,7 @@ def config_in_step(evidence: Evidence) -> Finding:
 
 
 def _grown(evidence: Evidence) -> Iterator[str]:
-    """What is larger than in the base: nothing of a pruned model is, but for tokens that were added."""
+    """Tensors larger than in the base; a pruned model has none, except for tokens that were added."""
     before, after = evidence.base.shapes, evidence.pruned.shapes
     lists = lengths(before)
     for path, count in lengths(after).items():
@@ -114,7 +114,7 @@ def _entries(evidence: Evidence) -> tuple[list[str], list[str]]:
 
 
 def _judge(evidence: Evidence, entry: Entry) -> tuple[str, str]:
-    """What is wrong with an entry, and what cannot be decided of it; empty where it is explained."""
+    """Faults of an entry, and open questions about it; empty where it is explained."""
     if isinstance(entry.before, list) and isinstance(entry.after, list):
         return _list(evidence, entry)
     if is_count(entry.before) and is_count(entry.after):

@@ -1,4 +1,4 @@
-"""What engines read otherwise from a pruned configuration, since it says one number under several names."""
+"""Entries as engines read them: each engine takes the first of several names of one entry."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def loads_whole(evidence: Evidence) -> Finding:
 
 
 def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] | None, str]:
-    """What transformers reports of loading a folder; ``None`` and the error if it fails."""
+    """Report of transformers on loading a folder; ``None`` and the error if it fails."""
     if nbytes > WHOLE_BYTES:
         return _without_values(folder)
     report, error = _with_values(folder)
@@ -87,7 +87,7 @@ def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
 
 
 def _ended(code: int, said: str) -> str:
-    """How a process ended that did not load the folder."""
+    """Description of a process that ended without loading the folder."""
     return f"out of memory: {last_error(said)}" if is_out_of_memory(said, code) else last_error(said)
 
 

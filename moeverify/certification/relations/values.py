@@ -1,4 +1,4 @@
-"""What the relations on values share: faults of one role, and the words for them."""
+"""Common parts of the relations on values: faults of one role, and the words for them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What belongs together in the base: coupling classes and expert axes, from its configuration alone."""
+"""Structure of the base: coupling classes and expert axes, from its configuration alone."""

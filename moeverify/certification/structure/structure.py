@@ -24,7 +24,7 @@ _SHORT, _LONG = (2, 32), (2, 256)
 
 
 class Slot(NamedTuple):
-    """What a coupling class holds of one dimension: ``positions`` ``[units, positions per unit]``."""
+    """Part of one dimension that a coupling class holds: ``positions`` ``[units, positions per unit]``."""
 
     number: int
     positions: np.ndarray

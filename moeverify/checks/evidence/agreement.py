@@ -1,4 +1,4 @@
-"""How far the outputs of a pruned model are from those of its reference, tensor by tensor."""
+"""Distance between the outputs of a pruned model and of its reference, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SELECTED = 1e-9
 class Agreement:
     """``error``: largest relative difference, of output ``worst``; ``effect``: how much the mask itself changes.
 
-    ``wrong`` says in words what cannot be compared because the pruned model differs in kind, ``blind`` what cannot be
-    compared because the reference has no such value.
+    ``wrong``: what cannot be compared because the pruned model differs in kind. ``blind``: what cannot be compared
+    because the reference has no such value.
     """
 
     error: float = 0.0

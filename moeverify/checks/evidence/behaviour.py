@@ -1,4 +1,4 @@
-"""What the original does by itself, on the inputs that checks draw, before anything is said of the pruned model."""
+"""Behaviour of the original itself on the inputs that checks draw, before the pruned model is judged."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def observe(model: nn.Module, example_inputs: Any, seed: int) -> Behaviour:
 
 
 def _rounding(tensor: torch.Tensor) -> float:
-    """What may differ between two forwards: kernels of a GPU add in another order each time."""
+    """Allowed difference between two forwards: kernels of a GPU add in another order each time."""
     return 64 * torch.finfo(tensor.dtype).eps
 
 

@@ -1,4 +1,4 @@
-"""What routers choose while a model runs: how many scores, in how many groups, how many of them."""
+"""Choices of routers while a model runs: the number of scores, of groups, and of chosen experts."""
 
 from __future__ import annotations
 

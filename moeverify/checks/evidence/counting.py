@@ -1,4 +1,4 @@
-"""How many units a ratio leaves, counted without the pruner."""
+"""Number of units that a ratio leaves, counted without the pruner."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _parts(
 
 
 def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequence[int]) -> list[Part]:
-    """What each expert has of a parameter that holds all of them."""
+    """Part of each expert in a parameter that holds all of them."""
     each = 1 if layer.fused else rows // len(stayed)  # a fused stack may go on with classes that have no weights
     return [
         Part(mine, f"{source}[{expert}]", layer.experts[expert], place * each, (place + 1) * each)

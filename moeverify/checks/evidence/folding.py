@@ -22,11 +22,11 @@ class FoldedWeight(Protocol):
 
     @property
     def factor(self) -> float:
-        """What it is multiplied by."""
+        """Factor of the fold."""
 
     @property
     def offset(self) -> float:
-        """What is added before and taken away after."""
+        """Number added before and subtracted after the multiplication."""
 
 
 def folded_values(fold: FoldedWeight, values: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Loading a saved model in a fresh process of plain transformers.
 
-The process imports nothing of ours. Importing transformers takes seconds of processor time, so a run of many cases
-keeps one such process, which forks for each request before any model was loaded: what loads the model is as fresh as
-a process that has just imported transformers. It is started before a subject runs, in an environment that no subject
-has touched, and ends with the run.
+The process imports nothing of ours. Importing transformers takes seconds of processor time. A run of many cases keeps
+one such process, which forks for each request before any model was loaded. What loads the model is as fresh as a
+process that has just imported transformers. It is started before a subject runs, in an environment that no subject has
+touched, and ends with the run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which channels were kept, recovered by matching the pruned tensors against the original ones.
+"""Kept channels, recovered by matching the pruned tensors against the original ones.
 
 Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
-tensor is the original at some positions of each dimension (see ``locate``). Where the values of a tensor do not tell
-(a norm weight of ones, a bias of zeros, bfloat16 with few distinct values), the kept positions of a neighbouring
-tensor are tried, and taken only if they give the pruned values exactly.
+tensor is the original at some positions of each dimension (see ``locate``). Some values do not tell: a norm weight of
+ones, a bias of zeros, bfloat16 with few distinct values. There the kept positions of a neighbouring tensor are tried,
+and taken only if they give the pruned values exactly.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def _alike(first: str, second: str) -> int:
 
 def _hints(part: _Part, dim: int, settled: Sequence[_Settled], partners: Partners) -> Iterable[np.ndarray]:
     """Kept positions of neighbours of the same size before and after: partners first, then of the same expert, then by
-    path; of equally near ones those that most have (a norm of ones is nearer to its readers than to the heads).
+    path. Among equally near ones those that most have come first (a norm of ones is nearer to its readers than to
+    the heads).
     """
     fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
     mine = partners.get((part.name, dim), frozenset()) if part.expert is None else frozenset()

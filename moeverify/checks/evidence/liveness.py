@@ -1,7 +1,7 @@
-"""Which weights still matter once channels are held at zero: evidence on groups that shares no code with the trace.
+"""Weights that still matter once channels are held at zero: evidence on groups that shares no code with the trace.
 
-Where a unit of a group is held at zero in all its places (and norms leave it out), none of these places can matter
-any more, whatever value it had: its gradient is zero. Three things follow:
+A unit of a group is held at zero in all its places, and norms leave it out. Then none of these places can matter any
+more, whatever value it had: its gradient is zero. Three things follow:
 
 * a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
 * a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
@@ -135,11 +135,11 @@ class Laboratory:
         return Gradients(whole, self.stacks)
 
     def live(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
-        """Which positions have a gradient, as booleans."""
+        """Boolean array of the positions that have a gradient."""
         return self._compare(name, dim, under, free or self.free, lambda g, scale: g > LIVE * scale)
 
     def lost(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
-        """Which positions had a gradient when all was free, and have none now, while others still have one.
+        """Positions that had a gradient when all was free, and have none now, while others still have one.
 
         ``free`` are the gradients to compare with; by default those of the model as it is.
         """
@@ -305,7 +305,7 @@ def joint(parts: Iterable[Held]) -> Held:
 
 
 def without(held: Held, part: Held) -> Held:
-    """What is held but for a part of it."""
+    """The held positions except for a part of them."""
     return {key: gone & ~part[key] if key in part else gone for key, gone in held.items()}
 
 

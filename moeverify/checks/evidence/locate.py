@@ -1,4 +1,4 @@
-"""Where an array lies in a larger one: the positions of each dimension at which the larger one holds it, bit for bit.
+"""Search for an array in a larger one: positions of each dimension at which the larger one holds it, bit for bit.
 
 Values that the larger array holds only once vote for their coordinates, which settles most arrays. In bfloat16 few
 values are alone: slices are then compared where the other dimensions are settled. Slices along the last open dimension
@@ -112,8 +112,8 @@ def _spread(new: np.ndarray, old: np.ndarray, found: Positions) -> None:
 
 
 def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> tuple[Positions, set[int], bool]:
-    """Where ``new`` lies in ``old``: positions of each dimension that shrank, the dimensions whose values do not
-    tell, and whether ``old`` at these positions is ``new``, bit for bit. ``known`` fixes some dimensions.
+    """Locate ``new`` in ``old``. Returns the positions of each dimension that shrank, the dimensions whose values are
+    ambiguous, and whether ``old`` at these positions is ``new``, bit for bit. ``known`` fixes some dimensions.
 
     >>> old = np.arange(12).reshape(3, 4)
     >>> found, unsure, equal = locate(old[[0, 2]][:, [1, 3]], old)

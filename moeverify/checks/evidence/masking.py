@@ -1,10 +1,9 @@
 """The masked reference: the original model, in float64, with the removed channels held at zero.
 
-Intermediate channels and heads: zeroing every weight at a removed position is exact. A removed hidden channel is
-zero everywhere in the residual stream then, but a norm would still average over it, so a norm is computed on the
-kept channels only, by the architecture's own module: statistics, zero-centred weights and eps are its own. Norms that
-are no modules with a vector over channels are left to ``statistics``. A removed expert must not be chosen: see
-``routing``.
+Intermediate channels and heads: zeroing every weight at a removed position is exact. A removed hidden channel is zero
+everywhere in the residual stream then, but a norm would still average over it. So a norm is computed on the kept
+channels only, by the architecture's own module, with its own statistics, zero-centred weights and eps. Norms that are
+no modules with a vector over channels are left to ``statistics``. A removed expert must not be chosen: see ``routing``.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def channel_axis(module: nn.Module) -> int:
 
 
 def _left_of_each(kept: torch.Tensor, size: int, width: int) -> int | None:
-    """How many of ``width`` neighbouring channels are kept, if that is the same number in each group of them."""
+    """Number of kept channels among ``width`` neighbours, if every group of neighbours keeps the same number."""
     if not 1 < width < size or size % width:
         return None
     left = torch.bincount(kept // width, minlength=size // width)

@@ -122,7 +122,7 @@ def shown(readings: Sequence[Reading], least: float) -> bool:
 
 
 def _parts(mine: torch.Tensor, whole: torch.Tensor, names: Sequence[str], kept: KeptMap) -> Iterator[torch.Tensor]:
-    """What ``whole`` holds at kept positions, in the shape of ``mine``, by each record of ``names`` that fits."""
+    """Values of ``whole`` at kept positions, in the shape of ``mine``, by each record of ``names`` that fits."""
     if mine.dim() != whole.dim():
         return
     dims = [d for d in range(mine.dim()) if mine.shape[d] != whole.shape[d]]

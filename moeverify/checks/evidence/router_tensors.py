@@ -167,7 +167,7 @@ def experts_listed(model: nn.Module, layer: MoELayer) -> list[str]:
 
 
 def experts_now(model: nn.Module, layer: MoELayer) -> int:
-    """How many routed experts a layer has in ``model``, be they listed or fused."""
+    """Number of routed experts of a layer in ``model``, listed or fused."""
     if layer.layout == "listed":
         return len(experts_listed(model, layer))
     if layer.layout == "rows":

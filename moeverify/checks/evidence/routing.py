@@ -1,9 +1,9 @@
 """Router logits and choices of experts, seen and changed while a model runs.
 
-A reference for removed experts needs their selection scores at minus infinity, an expert that no token chooses needs
-tokens sent to it, and a comparison is only fair where the choice of experts is not a near-tie. Logits are what a
-product with the router's last matrix gives, whatever the operation. Where none is seen, the scores that a choice
-inside the MoE layer is made from take their place.
+A reference for removed experts needs their selection scores at minus infinity. An expert that no token chooses needs
+tokens sent to it. A comparison is only fair where the choice of experts is not a near-tie. Logits are what a product
+with the router's last matrix gives, whatever the operation. Where none is seen, the scores that a choice inside the MoE
+layer is made from take their place.
 """
 
 from __future__ import annotations

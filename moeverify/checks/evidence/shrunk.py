@@ -1,7 +1,7 @@
 """Outputs that lost channels: whether the channels were the output's own, or internal ones that it shows.
 
 A cache of keys shrinks rightly with the heads' channels, since other layers use them. The classes of a second head are
-for nobody but the caller. Which of the two it is shows in the original: the layer that makes the output is held at zero
+for nobody but the caller. The original shows which of the two it is: the layer that makes the output is held at zero
 where it was cut, and other outputs change or do not.
 """
 
@@ -79,6 +79,6 @@ def _held(model: nn.Module, kept: KeptMap, owner: str) -> Iterator[None]:
 
 
 def _constant(output: torch.Tensor, dim: int) -> int:
-    """How many slices along ``dim`` hold one and the same value throughout."""
+    """Number of slices along ``dim`` that hold one and the same value throughout."""
     rows = output.movedim(dim, 0).reshape(output.shape[dim], -1)
     return int((rows == rows[:, :1]).all(1).sum()) if rows.numel() else 0

@@ -1,9 +1,9 @@
-"""Which parts of a model were seen to matter: approval of a tensor that no output depends on would be worth nothing.
+"""Record of the parts of a model that were seen to matter: a tensor that no output depends on cannot be approved.
 
-A part counts as seen if some output depends on it on the inputs used: its gradient is not zero, or outputs change when
+A part counts as seen if some output depends on it on the inputs used. Its gradient is not zero, or outputs change when
 its values are replaced by noise of their size. Either proves it, and neither disproves it: a gradient is zero behind a
-ReLU that is off, or where values decide a choice only. So gradients are summed over all inputs, and what still has
-none is perturbed.
+ReLU that is off, or where values decide a choice only. So gradients are summed over all inputs, and what still has none
+is perturbed.
 """
 
 from __future__ import annotations

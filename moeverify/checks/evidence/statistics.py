@@ -1,7 +1,7 @@
 """Norms of the masked reference, wherever a program computes them: statistics over the kept channels only.
 
 A removed channel is zero in the reference, but a mean would still count it. This mode looks at every statistic (mean,
-variance, layer, RMS and group norm) over a dimension whose removed channels are all zero, and computes it on the kept
+variance, layer, RMS and group norm) over a dimension whose removed channels are all zero. It computes it on the kept
 ones. Which channels were removed is known from the keep map; that they are zero is seen in the data.
 """
 
@@ -31,8 +31,8 @@ _MOST_SETS = 512
 class Statistics(TorchFunctionMode):
     """Computes statistics over kept channels. ``counts`` lists, in order, how many elements each one averaged over.
 
-    Without ``kept`` it only counts: two forwards whose counts differ average over different things, and where a
-    reference's statistic could not be cut down, nothing can be concluded from a difference.
+    Without ``kept`` it only counts. Two forwards whose counts differ average over different things. Where a reference's
+    statistic could not be cut down, a difference shows nothing.
     """
 
     def __init__(self, kept: Mapping[tuple[str, int], Kept] = {}, sizes: Mapping[tuple[str, int], int] = {}) -> None:

@@ -1,4 +1,4 @@
-"""Which routed experts stayed, and tables whose values are their ids, told from the two models alone."""
+"""Routed experts that stayed, and tables whose values are their ids, recovered from the two models alone."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def repeated_row(before: torch.Tensor, after: torch.Tensor) -> int | None:
 def experts_by_content(
     original: nn.Module, pruned: nn.Module, layer: MoELayer, kept: Mapping[tuple[str, int], Kept]
 ) -> dict[str, list[int]]:
-    """Which experts the values of a layer's own tensors are, in their present order; by tensor or list of experts.
+    """Experts by the values of a layer's own tensors, in their present order; by tensor or list of experts.
 
     An expert whose values fit none or several of the original's is -1; a tensor that tells nothing is left out.
     """

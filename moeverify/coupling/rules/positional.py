@@ -1,4 +1,4 @@
-"""What happens to an element depends on its position: those dimensions are frozen, the others go through."""
+"""Operations that treat an element by its position: those dimensions are frozen, the others go through."""
 
 from collections.abc import Iterable
 

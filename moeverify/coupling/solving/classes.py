@@ -12,7 +12,7 @@ from moeverify.coupling.relations import Freeze
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """What each unit of a class occupies in one parameter (or buffer).
+    """Positions that each unit of a class occupies in one parameter (or buffer).
 
     ``positions`` has shape ``[units, positions per unit]``: row ``u`` lists the positions along ``dim`` that go
     when unit ``u`` goes, ascending. The array is read-only: members that look alike share it.

@@ -1,4 +1,4 @@
-"""Which dimensions a dimension is a part or a factor of."""
+"""Dimensions that contain a dimension as a part or a factor."""
 
 from __future__ import annotations
 

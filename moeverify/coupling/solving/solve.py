@@ -1,8 +1,8 @@
 """From relations to coupling classes.
 
-Whole-dimension equalities merge first (``links``); segments and the chosen factor of each product then connect
-single positions (``regions``). A dimension that nothing links is a class of its own, and no position of it is
-ever listed one by one: the cost follows the number of dimensions, not of channels.
+Whole-dimension equalities merge first (``links``); segments and the chosen factor of each product then connect single
+positions (``regions``). A dimension that nothing links is a class of its own, and its positions are never listed one by
+one. The cost follows the number of dimensions, not of channels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Experts whose channels meet: an operation adds up, over the experts, what each of them has at a channel.
 
-Experts in common parameters can lose different channels only while each computes by itself. Where their weights or
-inner activations are summed first (soft merging of experts; a down projection that all of them share), position ``c``
-of the sum is position ``c`` of every expert, and they go together.
+Experts in common parameters can lose different channels only while each computes by itself. Their weights or inner
+activations may be summed first: soft merging of experts, or a down projection that all of them share. Then position
+``c`` of the sum is position ``c`` of every expert, and they go together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moeverify.coupling.solving.links import Links
 
 
 class Sums:
-    """Which dimensions a trace sums over which, by roots."""
+    """Dimensions that a trace sums over others, by roots."""
 
     def __init__(self, trace: Trace, links: Links) -> None:
         self._trace, self._links = trace, links

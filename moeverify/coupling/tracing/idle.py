@@ -73,7 +73,7 @@ class _Spoil:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """Where the data lie; the recorder keeps these from being used again while it runs."""
+    """Address of the data; the recorder keeps it from being used again while it runs."""
     return int(tensor.untyped_storage()._cdata)
 
 

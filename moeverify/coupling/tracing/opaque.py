@@ -29,7 +29,7 @@ class Opaque:
 
 
 class Recorder(Protocol):
-    """What of the trace's recorder is needed here."""
+    """Part of the trace's recorder that is needed here."""
 
     relations: Relations
     modules: list[str]

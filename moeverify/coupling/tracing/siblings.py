@@ -1,8 +1,8 @@
 """Listed experts that the example input does not reach.
 
-An expert that no token reached is covered by what a reached sibling did. If the two are alike in everything but
-the values of their parameters, the sibling's relations are stated anew with the names exchanged, which costs a
-fraction of running the expert; otherwise it is run on what the sibling received.
+An expert that no token reached is covered by what a reached sibling did. If the two are alike in everything but the
+values of their parameters, the sibling's relations are stated anew with the names exchanged. That costs a fraction of
+running the expert. Otherwise it is run on what the sibling received.
 """
 
 from __future__ import annotations

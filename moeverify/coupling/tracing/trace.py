@@ -45,11 +45,11 @@ def trace(
 ) -> Trace:
     """Trace one forward of ``model``, called by ``example``.
 
-    ``expert_lists`` names the listed experts of each MoE layer (module paths): an expert that the example input
-    does not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque``
-    gives layers, by path, that are not looked into. The modules named in ``training`` run in training mode, all others
-    in evaluation mode. ``keep_made`` keeps the dimensions of every result.
-    Raises ``TraceError`` if the model's forward fails.
+    ``expert_lists`` names the listed experts of each MoE layer (module paths). An expert that the example input does
+    not reach is covered by what a reached sibling did, so that its dimensions are known as well. ``opaque`` gives
+    layers, by path, that are not looked into. The modules named in ``training`` run in training mode, all others in
+    evaluation mode. ``keep_made`` keeps the dimensions of every result. Raises ``TraceError`` if the model's forward
+    fails.
     """
     given = (expert_lists, opaque, training)
     imagined: dict[str, int] = {}

@@ -1,1 +1,1 @@
-"""What lies in a checkpoint folder, and how a model is read from it: headers, index, values, and naming."""
+"""Checkpoint folders and how a model is read from one: headers, index, values, and naming."""

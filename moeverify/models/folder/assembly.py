@@ -1,4 +1,4 @@
-"""How each tensor of a model is put together from the tensors on disk, as transformers does on loading.
+"""Assembly of each tensor of a model from the tensors on disk, as transformers does on loading.
 
 A model has several legal layouts on disk: experts listed or fused, gate and up joined or apart or interleaved, stacks
 transposed, another prefix. Both folders are read through the conversions of transformers, so that all of them become
@@ -84,7 +84,7 @@ class Assembly:
     def _part(
         self, stored: tuple[Stored, ...], part: int, read: Callable[[Stored], torch.Tensor]
     ) -> list[torch.Tensor]:
-        """What one slice is made from: one of several tensors, or a slice of the one there is."""
+        """Source of one slice: one of several tensors, or a slice of a single one."""
         if len(stored) == self.shape[0] > 1 and self.converter is not None:
             return [read(stored[part])]
         if len(stored) == 1 and stored[0].shape and stored[0].shape[0] == self.shape[0]:
@@ -132,8 +132,8 @@ def _meta(stored: Stored) -> torch.Tensor:
 class Naming:
     """The tensors of one folder under the names of its model.
 
-    ``missing`` are names of the model without a tensor, ``unexpected`` tensors on disk without a name in the model,
-    ``ignored`` those that the architecture leaves out on purpose (multi-token prediction layers). ``broken`` has a
+    ``missing``: names of the model without a tensor. ``unexpected``: tensors on disk without a name in the model.
+    ``ignored``: tensors that the architecture leaves out on purpose (multi-token prediction layers). ``broken`` has a
     line for each tensor whose sources do not give its shape, ``misnumbered`` for experts that are not 0, 1, 2, ...
     ``conversions`` are those of transformers that the stored names asked for; saving reverses them.
     """

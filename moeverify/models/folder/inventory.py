@@ -32,7 +32,7 @@ _OTHER_FORMATS = {
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a folder holds. ``tensors`` by the name on disk; ``problems`` has one line for each fault."""
+    """Content of a folder. ``tensors`` by the name on disk; ``problems`` has one line for each fault."""
 
     folder: Path
     config: Mapping[str, Any]

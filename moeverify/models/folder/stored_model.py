@@ -105,7 +105,7 @@ def _check_whole(inventory: Inventory, naming: Naming) -> None:
 def _readable(
     model: nn.Module, naming: Naming, skeleton: Skeleton, dtype: torch.dtype
 ) -> dict[str, tuple[Assembly, torch.dtype]]:
-    """How each tensor of the model is read, tied ones under each name, and its type in memory."""
+    """Reader of each tensor of the model, tied ones under each name, and its type in memory."""
     rule = float32_rule(model, dtype)
     twins: dict[str, str] = {}
     for other, first in skeleton.tied.items():

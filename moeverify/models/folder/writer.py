@@ -25,7 +25,7 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a tensor goes: ``begin`` is its first byte in the whole file."""
+    """Destination of a tensor: ``begin`` is its first byte in the whole file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -61,8 +61,8 @@ def float32_rule(model: nn.Module, dtype: torch.dtype) -> re.Pattern | None:
 
 
 def randomise(model: nn.Module, seed: int) -> None:
-    """Draw every parameter anew so that no two channels are alike: norm weights around one, biases around zero,
-    matrices scaled so that activations stay of order one; and every buffer that is zero throughout. In place.
+    """Draw every parameter anew so that no two channels are alike, and every buffer that is zero throughout. Norm
+    weights lie around one, biases around zero; matrices are scaled so that activations stay of order one. In place.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

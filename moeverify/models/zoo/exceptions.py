@@ -1,4 +1,4 @@
-"""What the generic rule cannot know of a type: entries set as they are given here."""
+"""Entries of single types that the generic rule cannot derive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the zoo holds: one line a type, from the shrunken models themselves."""
+"""Listing of the zoo: one line a type, from the shrunken models themselves."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from moeverify.models.zoo.registry import causal_config_class, is_zoo_type
 
 @dataclass(frozen=True)
 class Published:
-    """What is taken instead of the defaults of a configuration class, and ``why`` those give no model with experts."""
+    """Values that replace the defaults of a configuration class, and ``why`` those give no model with experts."""
 
     source: str
     why: str

@@ -1,4 +1,4 @@
-"""Which model types belong to the zoo: asked of transformers' own registry, so a new one appears by itself."""
+"""Model types of the zoo, from transformers' own registry, so that a new one appears by itself."""
 
 from __future__ import annotations
 

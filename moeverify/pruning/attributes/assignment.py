@@ -1,4 +1,4 @@
-"""Which attributes must change for the forward of a pruned model to run and to divide what it divides as before.
+"""Search for attributes that must change for a pruned model's forward to run and to divide views as before.
 
 A trial says how far the forward comes: the number of operations whose results have the shapes that they should have.
 A proposal is taken where it leads farther. Several ways to the end are ambiguous unless one is part of the others.
@@ -20,8 +20,8 @@ _TOGETHER = 3
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a trial came: to the end if ``done``, else the farther the greater ``reached`` is; ``sign`` is the
-    trouble there.
+    """Progress of a trial: to the end if ``done``, else the farther the greater ``reached`` is; ``sign`` is the trouble
+    there.
     """
 
     reached: int

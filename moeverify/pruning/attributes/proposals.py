@@ -26,7 +26,7 @@ class Proposal:
 
     @property
     def slots(self) -> frozenset[Slot]:
-        """What the proposal sets."""
+        """Slots that the proposal sets."""
         return frozenset(change.slot for change in self.changes)
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def _divisors(value: int, cuts: Iterable[Cut]) -> set[int]:
 
 
 class _Reach:
-    """Which cuts touch the parameters inside a module."""
+    """Cuts that touch the parameters inside a module."""
 
     def __init__(self, plan: Plan) -> None:
         self._inside: Mapping[str, dict[Cut, None]] = defaultdict(dict)

@@ -37,7 +37,7 @@ class Slot:
 
 
 def entry(container: Any, step: Step) -> Any:
-    """What ``step`` leads to: an item of a mapping or sequence, else an attribute."""
+    """Value that ``step`` leads to: an item of a mapping or sequence, else an attribute."""
     return container[step] if is_indexed(container) else getattr(container, str(step))
 
 

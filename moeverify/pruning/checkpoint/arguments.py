@@ -1,4 +1,4 @@
-"""What the user asks of a pruned checkpoint, and the pruner that is made of it."""
+"""A user's request for a pruned checkpoint, and the pruner made from it."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _stored_dtype(stored: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Saving:
-    """Where a pruned model goes: ``beside`` is the new folder that takes the place of ``folder`` in the end."""
+    """Destination of a pruned model: ``beside`` is the new folder that takes the place of ``folder`` in the end."""
 
     source: str
     beside: Path

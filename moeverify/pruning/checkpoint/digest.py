@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as one short word: the same however its weights are spread over files."""
+"""Digest of a checkpoint's content: the same however its weights are spread over files."""
 
 from __future__ import annotations
 

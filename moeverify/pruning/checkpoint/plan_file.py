@@ -176,7 +176,7 @@ def schema() -> dict[str, Any]:
 
 
 def base_of(model: nn.Module, digest: str | None = None) -> Base:
-    """What identifies the weights of ``model``; reads all of them if their digest is not given."""
+    """Identity of the weights of ``model``; reads all of them if their digest is not given."""
     parameters = list(model.parameters())
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     dtype = str(parameters[0].dtype).removeprefix("torch.")

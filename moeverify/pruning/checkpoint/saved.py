@@ -1,4 +1,4 @@
-"""What pruning from folder to folder gives, whichever way it went."""
+"""Result of pruning from folder to folder, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """What was saved where, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
+    """Folder that was written, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
 
     folder: Path
     document: PlanDocument

@@ -1,1 +1,1 @@
-"""Which channels go: the request, candidates, scores, ranking and rounding."""
+"""Choice of the channels to remove: request, candidates, scores, ranking and rounding."""

@@ -51,7 +51,7 @@ class Stack:
 
     @property
     def matrices(self) -> int:
-        """How many matrices of each row an importance counts: norm weights are left out by most."""
+        """Number of matrices of each row that an importance counts: norm weights are left out by most."""
         if self.first.parameter is not None:
             return 1 if self.first.each else max(self.first.slices, 1)
         weight = getattr(self.first.layer, "weight", None)

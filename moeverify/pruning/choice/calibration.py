@@ -56,7 +56,7 @@ class Calibration:
         return given if isinstance(given, cls) else cls(given)
 
     def settings(self) -> dict[str, Any]:
-        """How the data was cut, as plain data."""
+        """Settings by which the data was cut, as plain data."""
         source = str(self.source) if isinstance(self.source, str | Path) else type(self.source).__name__
         return {"source": source, "samples": self.samples, "length": self.length, "seed": self.seed}
 
@@ -149,7 +149,7 @@ def _is_data_set(source: Any) -> bool:
 
 
 def _vocabulary(model: nn.Module) -> int | None:
-    """How many tokens a model of transformers knows; ``None`` where that is not told."""
+    """Number of tokens that a transformers model knows; ``None`` where that is not told."""
     try:
         return getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     except (AttributeError, NotImplementedError, TypeError):

@@ -36,7 +36,7 @@ class _Unscored:
 
 
 def _key(pruning_class: PruningClass) -> tuple:
-    """What a class is known by in later steps; positions a unit of experts in common rows change with their number."""
+    """Key of a class across steps; positions a unit of experts in common rows change with their number."""
     if pruning_class.role == "routed_experts":
         return tuple((m.parameter, m.dim) for m in pruning_class.coupling.members)
     return signature(pruning_class)
@@ -77,7 +77,8 @@ class Selection:
         self._initial = moved
 
     def candidates(self, step: int) -> tuple[list[Candidate], list[Adjustment]]:
-        """What ``step`` may cut, and what the expert boundary, or a freeze of a whole role, keeps from being cut.
+        """Candidates that ``step`` may cut, and adjustments for classes stopped by the expert boundary or a frozen
+        role.
 
         Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
         overflows.
@@ -176,7 +177,7 @@ class Selection:
         return left
 
     def cause(self, step: int) -> str:
-        """Why ``step`` finds nothing to cut, of the first class or dimension that was asked for."""
+        """Reason why ``step`` finds nothing to cut, for the first class or dimension that was asked for."""
         request, graph = self.request, self.graph
         asked = [c for c in graph.classes if request.ratio(c, graph.nodes.output_layers(c.coupling), step)]
         for pruning_class in asked:

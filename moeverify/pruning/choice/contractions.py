@@ -1,8 +1,8 @@
 """Watch the channels of an MoE layer at work: what each of its weights was multiplied with, row by row.
 
 A channel of an expert reaches the output through one product: activations of the channel with the expert's down
-projection. Every product with a weight of the layer is seen as it is called, whatever the layout of the experts, and
-the share of it that the layer's output takes is read from a derivative: it is the routing weight of the row.
+projection. Every product with a weight of the layer is seen as it is called, whatever the layout of the experts. The
+share of it that the layer's output takes is read from a derivative: it is the routing weight of the row.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Watch(TorchFunctionMode):
         return output.clone()  # what is done to it in place does not change the one that is remembered
 
     def _place(self, weight: torch.Tensor, summed: int) -> tuple[Place, int | None, int] | None:
-        """Where the dimension of a weight that is summed over lies in its parameter: place, expert, start."""
+        """Place of a weight's summed dimension in its parameter: place, expert, start."""
         name, parameter = self._by_storage.get(weight.untyped_storage()._cdata, ("", None))
         if parameter is None or not parameter.is_contiguous():
             return None

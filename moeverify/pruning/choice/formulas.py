@@ -65,7 +65,7 @@ class Formula:
 
     @property
     def reduction(self) -> str:
-        """How the matrices of a group are combined; one of ``REDUCTIONS``."""
+        """Combination of a group's matrices; one of ``REDUCTIONS``."""
         return str(self.importance.group_reduction)
 
     @property

@@ -1,6 +1,6 @@
 """The layers and parameters that hold the channels of a class.
 
-Torch-Pruning's importances read layers. They get the model's own ones; a stacked or otherwise loose parameter is shown
+Torch-Pruning's importances read layers. They get the model's own ones. A stacked or otherwise loose parameter is shown
 to them as linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer.
 """
 
@@ -76,7 +76,7 @@ class Source:
 
     @property
     def device(self) -> torch.device | None:
-        """Where the values lie; ``None`` for a layer without a weight."""
+        """Device of the values; ``None`` for a layer without a weight."""
         weight = self.parameter if self.layer is None else getattr(self.layer, "weight", None)
         return weight.device if isinstance(weight, torch.Tensor) else None
 
@@ -101,7 +101,7 @@ class Source:
 
 
 def sources_of(graph: MoEDependencyGraph, pruning_class: PruningClass) -> list[Source]:
-    """What holds the channels of a class, each side of a layer once.
+    """Sources of a class's channels, each side of a layer once.
 
     Loose norm weights and biases, and experts of which a single hidden channel is left, count only where there is
     nothing else.

@@ -1,4 +1,4 @@
-"""How many units each class keeps, from their scores: class by class, or by one threshold for several."""
+"""Number of units that each class keeps, from their scores: class by class, or by one threshold for several."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Candidate:
 
     @property
     def experts(self) -> int:
-        """How many times the class counts: once for each fused expert."""
+        """Weight of the class in a joint count: one for each fused expert."""
         return max(self.pruning_class.experts, 1)
 
 
@@ -63,7 +63,7 @@ def rank(
 
 
 def _rounding(candidate: Candidate, round_to: int | None) -> int | None:
-    """What the number of units must be a multiple of: a unit that holds several channels everywhere is rounder."""
+    """Multiple that the number of units must be of: a unit that holds several channels everywhere is rounder."""
     if not round_to or candidate.pruning_class.role == "heads":
         return None
     pruning_class = candidate.pruning_class

@@ -1,4 +1,4 @@
-"""What a pruner was asked for: ratios by class, from the arguments of ``tp.pruner.BasePruner`` and ratios by role."""
+"""Request to a pruner: ratios by class, from the arguments of ``tp.pruner.BasePruner`` and ratios by role."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class UserScope:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """Which share of each class goes, and which classes are ranked together.
+    """Ratio of each class to remove, and the classes that are ranked together.
 
     ``schedule`` and ``head_schedule`` hold the ratio after each step. ``heads_named`` says that heads follow
     ``head_schedule`` (Torch-Pruning's arguments) instead of ``schedule``. ``experts`` is the share of whole experts, or

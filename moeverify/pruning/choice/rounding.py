@@ -1,4 +1,4 @@
-"""How many units stay."""
+"""Number of units that stay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUPED_MM_BYTES = 16
 
 
 def kept_units(size: int, ratio: float, round_to: int | None = None) -> int:
-    """How many of ``size`` units stay: as Torch-Pruning counts, then down to a multiple of ``round_to``.
+    """Number of ``size`` units that stay: as Torch-Pruning counts, then down to a multiple of ``round_to``.
 
     >>> kept_units(32, 0.5), kept_units(30, 0.25, round_to=4)
     (16, 20)
@@ -53,7 +53,7 @@ def aligned(model: nn.Module, round_to: int | None) -> int | None:
 
 
 def least_units(size: int, max_ratio: float, round_to: int | None = None) -> int:
-    """How many of ``size`` units must stay under a maximum ratio: at least one, up to a multiple of ``round_to``.
+    """Least number of ``size`` units under a maximum ratio: at least one, up to a multiple of ``round_to``.
 
     >>> least_units(64, 0.6), least_units(64, 0.6, round_to=4), least_units(6, 1.0, round_to=8)
     (26, 28, 6)

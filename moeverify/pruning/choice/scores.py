@@ -125,7 +125,7 @@ def _device_of(part: Part) -> torch.device | None:
 
 
 def _matrices(parts: list[Part]) -> int:
-    """How many parts an importance counts: norm weights are left out by most."""
+    """Number of parts that an importance counts: norm weights are left out by most."""
     weights = [getattr(part.layer, "weight", None) for part in parts]
     return max(1, sum(isinstance(w, torch.Tensor) and w.dim() > 1 for w in weights))
 

@@ -66,7 +66,7 @@ def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> 
 
 
 class _Sizes:
-    """What the search compares: sizes of all parameter dimensions, and attributes that must keep their value."""
+    """Values that the search compares: sizes of all parameter dimensions, and attributes that must stay."""
 
     def __init__(self, probe: Probe, attributes: Mapping[Attribute, int]) -> None:
         self.probe, self.attributes = probe, attributes

@@ -1,4 +1,4 @@
-"""How many units each class may keep so that some configuration says the result.
+"""Counts of units that some configuration can express.
 
 Classes that one entry of the configuration sizes must keep the same share. What no configuration can say is left alone,
 by name and with the rule, or refused if it was asked for by name.
@@ -139,7 +139,7 @@ def _express_component(
 
 
 def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
-    """What to leave alone: nothing, one role, all but one role."""
+    """Sets to leave alone: nothing, one role, all but one role."""
     roles = [role for role in reversed(ROLES) if any(c.role == role for c in wanted)]
     subsets: list[Sequence[PruningClass]] = [[]]
     if len(roles) > 1:
@@ -153,7 +153,7 @@ def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
 
 
 def _rule(probe: Probe, found: Found) -> str:
-    """Which rule of the configuration stands in the way."""
+    """Rule of the configuration that stands in the way."""
     name, dim = found.wrong[0]
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
     config = type(probe.config).__name__

@@ -1,4 +1,4 @@
-"""What each entry of a configuration means: change one, rebuild on the meta device, see which dimensions change.
+"""Meaning of each entry of a configuration: change one, rebuild on the meta device, see which dimensions change.
 
 No table of architectures is needed; whatever an architecture calls its hidden size, doubling it doubles the dimensions
 that are hidden channels.
@@ -134,7 +134,7 @@ class Probe:
         return whole
 
     def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
-        """What changed entries give; ``None`` if the architecture does not accept them or has other parameters."""
+        """Result of changed entries; ``None`` if the architecture does not accept them or has other parameters."""
         key = _key(entries)
         if key not in self._remembered.built:
             self._remembered.built[key] = self._built(entries)
@@ -150,7 +150,7 @@ class Probe:
         return _key(entries) in self._remembered.rules
 
     def rules_on(self, names: Iterable[str]) -> list[str]:
-        """What the architecture said when it refused entries, as far as it speaks of one of ``names``."""
+        """Messages of the architecture on refused entries, as far as they name one of ``names``."""
         words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
         said = dict.fromkeys(self._remembered.rules.values())
         return [rule for rule in said if any(word.search(rule) for word in words)]
@@ -170,9 +170,9 @@ class Probe:
     def pins(self) -> Entries:
         """Entries that say explicitly what the architecture derives otherwise, such as the size of a head.
 
-        An entry that is absent or empty takes the value that modules of the model hold under its name, if the same
-        model comes out and the entry has a say in it. Another name of an entry (``hidden_size`` where the document
-        says ``d_model``) is none: both together would contradict each other.
+        An entry that is absent or empty takes the value that modules of the model hold under its name. Exception:
+        entries with which another model comes out, or that change nothing. Another name of an entry (``hidden_size``
+        where the document says ``d_model``) is none: both together would contradict each other.
         """
         aliases = getattr(type(self.config), "attribute_map", {})
         found: dict[str, set[int]] = {}
@@ -213,7 +213,7 @@ class Probe:
 
     @cached_property
     def moves(self) -> tuple[Move, ...]:
-        """What changes shapes, the most far-reaching first."""
+        """Moves: changes of entries that change shapes, the most far-reaching first."""
         return tuple(sorted((m for m in self._all_moves if m.slopes), key=lambda move: -len(move.slopes)))
 
     def holds(self, move: Move) -> bool:
@@ -244,7 +244,7 @@ class Probe:
 
     @cached_property
     def silent_moves(self) -> tuple[Move, ...]:
-        """What changes attributes of modules but no shape, such as the number of key heads in latent attention."""
+        """Moves that change attributes of modules but no shape, such as the number of key heads in latent attention."""
         return tuple(m for m in self._all_moves if m.attributes and not m.slopes)
 
     def _pairs(self, path: Path, others: Iterable[Path]) -> list[Move]:

@@ -1,4 +1,4 @@
-"""What an architecture built from changed entries, remembered for later plans in the same process."""
+"""Cache of what an architecture built from changed entries, for later plans in the same process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Attribute = tuple[str, str]
 
 @dataclass(frozen=True)
 class Built:
-    """What a skeleton says: all shapes, and the plain attributes ``(module, name)`` that differ from the original's."""
+    """Content of a skeleton: all shapes, and plain attributes ``(module, name)`` that differ from the original's."""
 
     shapes: Shapes
     attributes: Mapping[Attribute, Any]
@@ -27,7 +27,7 @@ class Built:
 
 @dataclass(eq=False)
 class Remembered:
-    """What an architecture said so far, by the entries that were changed.
+    """Cached results of an architecture, by the entries that were changed.
 
     ``built`` holds what came out, ``rules`` the messages of what was refused.
     """
@@ -42,7 +42,7 @@ _MOST_ARCHITECTURES = 4
 
 
 def remembered(key: Hashable) -> Remembered:
-    """What is remembered of an architecture; of those that were not asked for lately nothing is."""
+    """Cache of an architecture; the least recently used ones are dropped."""
     found = _ARCHITECTURES.setdefault(key, Remembered())
     _ARCHITECTURES.move_to_end(key)
     while len(_ARCHITECTURES) > _MOST_ARCHITECTURES:

@@ -1,7 +1,7 @@
 """Plain numbers that a forward computes with, such as ``x * config.hidden_size**0.5``, and which follow from a size.
 
 An operation gets tensors and plain numbers. One forward without weights, recorded under PyTorch's
-``TorchDispatchMode``, shows all of them; the same forward of the model as the new configuration builds it shows which
+``TorchDispatchMode``, shows all of them. The same forward of the model that the new configuration builds shows which
 are derived from a size.
 """
 
@@ -85,10 +85,10 @@ def one_line(error: BaseException) -> str:
 class Forward:
     """A recorded forward. A *value* is what one tensor held at one time, numbered in the order they appeared.
 
-    ``makers`` gives the step that made a value, ``readers`` those that used it (``-1``: it is the model's output),
-    ``parameters`` the names of values that are parameters, ``shapes`` all shapes, ``muddled`` the values that may have
-    been changed through another tensor over the same memory. ``entered`` counts the operations that began, one that
-    raised included.
+    ``makers``: step that made a value. ``readers``: steps that used it (``-1``: it is the model's output).
+    ``parameters``: names of values that are parameters. ``shapes``: all shapes. ``muddled``: values that may have been
+    changed through another tensor over the same memory. ``entered`` counts the operations that began, one that raised
+    included.
     """
 
     steps: list[Step] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What counts the experts of an MoE layer: dimensions of tensors, lists of modules, tables of ids, entries, sizes."""
+"""Places that count the experts of an MoE layer: dimensions, lists of modules, tables of ids, entries, sizes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class ExpertAxis:
 class CountedLayer:
     """An MoE layer with everything that counts its experts.
 
-    ``children`` are the names of listed experts in their container, ``tables`` integer tensors whose values are expert
-    ids, ``entries`` the configuration's entries for the count, ``attributes`` sizes ``(module, name)`` of a model
-    without configuration.
+    ``children``: names of listed experts in their container. ``tables``: integer tensors whose values are expert ids.
+    ``entries``: the configuration's entries for the count. ``attributes``: sizes ``(module, name)`` of a model without
+    configuration.
     """
 
     layer: MoELayer

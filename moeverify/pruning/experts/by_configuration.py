@@ -1,4 +1,4 @@
-"""What counts experts, found by changing the configuration: double the count on the meta device, see what grows.
+"""Expert axes found by the configuration: double the count on the meta device, and see which dimensions grow.
 
 No table of architectures: correction biases, stacked biases, per-expert scales and router rows come out of it wherever
 an architecture keeps them.

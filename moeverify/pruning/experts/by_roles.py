@@ -1,8 +1,8 @@
-"""What counts experts in a model without configuration: the stacks themselves, the router, and sizes beside them.
+"""Expert axes in a model without configuration: the stacks themselves, the router, and sizes beside them.
 
-Nothing can be rebuilt here, so a dimension counts experts by where it stands: in the stacks, in the last layer of a
-router, or as a vector of that length on the router or the MoE block. A size that something else in the block has, too,
-is refused where it would have to be guessed at.
+Nothing can be rebuilt here, so a dimension counts experts by its place: in the stacks, in the last layer of a router,
+or as a vector of that length on the router or the MoE block. A size that something else in the block has, too, is
+refused where it would have to be guessed at.
 """
 
 from __future__ import annotations

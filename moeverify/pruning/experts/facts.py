@@ -1,4 +1,4 @@
-"""What can be said of whole experts before any is removed: counts, groups, companions and legal numbers by layer."""
+"""Facts about whole experts before any is removed: counts, groups, companions and legal numbers by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many experts each layer keeps: legal numbers, equal where one entry of the configuration counts for several."""
+"""Number of experts that each layer keeps: legal, and equal where one configuration entry counts for several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def wanted_numbers(
     initial: Mapping[str, int] | None = None,
     ignored: Collection[str] = (),
 ) -> Wanted:
-    """What a ratio of the ``initial`` numbers, common or by layer, asks for.
+    """Numbers that a ratio of the ``initial`` numbers, common or by layer, asks for.
 
     Raises ``UsageError`` for a layer that is not there.
     """
@@ -47,7 +47,7 @@ def wanted_numbers(
 
 
 def numbers_kept(layout: ExpertLayout, wanted: Wanted) -> dict[str, int]:
-    """How many experts each layer keeps.
+    """Number of experts that each layer keeps.
 
     Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where
     one entry of the configuration counts for several layers.
@@ -65,7 +65,7 @@ def numbers_kept(layout: ExpertLayout, wanted: Wanted) -> dict[str, int]:
 
 
 def numbers_together(layout: ExpertLayout, wanted: Wanted, scores: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How many experts each layer keeps if the best of all layers stay, as many in total as ``wanted``.
+    """Number of experts that each layer keeps if the best of all layers stay, as many in total as ``wanted``.
 
     Every layer keeps a legal number, the next one above its share. Raises ``PruningRefused`` if one entry of the
     configuration counts for several layers, so that they cannot differ.

@@ -62,7 +62,7 @@ def observe(
 
 
 def _watch_of(model: nn.Module, counted: CountedLayer) -> Callable:
-    """How to watch a layer: by its list, by the modules that hold its stacks, or by its container."""
+    """Watch of a layer: on its list, on the modules that hold its stacks, or on its container."""
     layer = counted.layer
     if layer.layout == "listed":
         return watch_list

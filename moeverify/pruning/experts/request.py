@@ -1,4 +1,4 @@
-"""The wish for fewer experts, and what comes of it: numbers that are legal, scores, and who stays."""
+"""Request for fewer experts, and the decision: legal numbers, scores, and the experts that stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Criterion = Callable[[nn.Module, ExpertLayout], Scores]
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """Who stays in each layer that loses experts, with the scores of all, by layer name."""
+    """Experts that stay in each layer that loses some, with the scores of all, by layer name."""
 
     layout: ExpertLayout
     cuts: tuple[ExpertCut, ...]

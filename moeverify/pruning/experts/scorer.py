@@ -31,7 +31,7 @@ from moeverify.pruning.experts.statistics import ExpertStatistics
 
 @dataclass(frozen=True, eq=False)
 class LayerEvidence:
-    """What a user's criterion is given of one MoE layer; ``statistics`` is ``None`` without calibration data."""
+    """Evidence on one MoE layer for a user's criterion; ``statistics`` is ``None`` without calibration data."""
 
     name: str
     weights: ExpertWeights
@@ -146,7 +146,7 @@ def _name_of(function: Callable) -> str:
 def evidence_from(
     calibration: str | None, statistics: str | None, *, samples: int, length: int, seed: int, tokenizer: str | None
 ) -> Calibration | ExpertStatistics | None:
-    """What experts and channels are ranked by, from a file of data or of statistics; ``None`` without either.
+    """Calibration data or statistics that experts and channels are ranked by, from a file; ``None`` without either.
 
     Raises ``UsageError`` for statistics that cannot be read.
     """

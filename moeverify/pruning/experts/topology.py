@@ -1,4 +1,4 @@
-"""Which numbers of experts are legal for a router: groups of equal size, enough of them for every choice it makes.
+"""Legal numbers of experts for a router: groups of equal size, enough of them for every choice it makes.
 
 The choices are seen while the model runs: every ``topk`` over as many scores as there are experts, over groups, and
 inside of groups. Attributes of the router tell what a run cannot (a model without weights).

@@ -1,7 +1,7 @@
 """Experts in common parameters, watched through the call of their container.
 
 They are called as the model calls them: tokens, the experts of each token, their weights. The call is made once for
-each of the ``k`` choices, with a weight of one, so that the output of every single expert is seen; the sum that the
+each of the ``k`` choices, with a weight of one, so that the output of every single expert is seen. The sum that the
 model goes on with is made of these outputs, and no expert computes twice.
 """
 

@@ -60,7 +60,7 @@ class Accounted:
 
     @property
     def cycles(self) -> int:
-        """How many paths closed while groups were built."""
+        """Number of paths that closed while groups were built."""
         return self.account.cycles
 
     @property

@@ -46,9 +46,9 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
     one layer with Torch-Pruning's function, which makes heads smaller. The heads of ``held_heads``, projections, stay
     as many as they are: what can be cut is inside them, alike in each.
 
-    After ``build_dependency``: ``classes`` holds the coupling classes with their roles, ``couplings`` the whole result
-    of the trace, ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that closed
-    while one was built, ``crossings`` are the steps that the expert boundary stopped.
+    After ``build_dependency``: ``classes``: coupling classes with their roles. ``couplings``: the whole result of the
+    trace. ``expansions``: steps of all groups so far. ``last_cycle``: the last path that closed while one was built.
+    ``crossings``: steps that the expert boundary stopped.
 
     Example::
 
@@ -142,12 +142,12 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
 
     @property
     def nodes(self) -> Nodes:
-        """Which layer or parameter, by which function, cuts which tensor's axis."""
+        """The layers or parameters, each with the function that cuts a tensor's axis."""
         return self.traced.nodes
 
     @property
     def live(self) -> LiveIndex:
-        """Which positions are left, and at which place."""
+        """The positions that are left, and their present places."""
         return self.traced.live
 
     @property

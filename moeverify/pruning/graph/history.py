@@ -51,7 +51,7 @@ def remember_experts(traced: TracedModel, cut: Cut) -> None:
 
 
 def end_of(nodes: Nodes, name: str, is_output: bool) -> End:
-    """What an entry names. Raises ``UsageError`` for a layer or parameter that the model does not have."""
+    """The end that an entry names. Raises ``UsageError`` for a layer or parameter that the model does not have."""
     try:
         return nodes.end_of_name(name, is_output)
     except KeyError:

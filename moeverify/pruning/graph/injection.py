@@ -1,6 +1,6 @@
 """Dependencies that a user or a test adds to the traced ones, in Torch-Pruning's own form.
 
-They live where Torch-Pruning keeps them, in ``node.dependencies``, and are read from there: a ``Dependency`` that
+They live where Torch-Pruning keeps them, in ``node.dependencies``, and are read from there. A ``Dependency`` that
 another tool appended is followed as well as one from ``graph.inject``.
 """
 

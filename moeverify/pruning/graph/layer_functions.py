@@ -1,4 +1,4 @@
-"""Which of Torch-Pruning's functions cut a layer or parameter, and which layers are not looked into."""
+"""Torch-Pruning's functions by the layer or parameter that they cut, and the layers that are not looked into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of the positions that were traced are still there, and at which place, after parts of a model were cut."""
+"""Traced positions that are still there, and their present places, after parts of a model were cut."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LiveIndex:
         return self._original[place] if left is None else len(left)
 
     def _at(self, place: Place, version: int | None = None) -> np.ndarray | None:
-        """What was left in a version, now if none is given; ``None`` if that is everything."""
+        """Positions that were left in a version, now if none is given; ``None`` if that is everything."""
         cuts = self._left.get(place, ())
         return next((left for since, left in reversed(cuts) if version is None or since <= version), None)
 
@@ -49,7 +49,7 @@ class LiveIndex:
         return positions if left is None else left[positions]
 
     def present(self, place: Place, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where original positions are now, and which of them (rows) are still there."""
+        """Present places of original positions, and which of them (rows) are still there."""
         left = self._at(place)
         if left is None:
             return positions, np.arange(len(positions))

@@ -255,7 +255,7 @@ class Nodes:
         return max((axis for axis, size in enumerate(parameter.shape) if size > 1), default=0)
 
     def entry(self, node: Node, function: Callable) -> tuple[str, bool]:
-        """How the history names a root: a layer's path and side, or a parameter's as ``path@axis``."""
+        """Name of a root in the history: a layer's path and side, or a parameter's as ``path@axis``."""
         name = self.name_of(node.module)
         if isinstance(node.module, nn.Parameter):
             return f"{name}@{node.pruning_dim}", True
@@ -274,7 +274,7 @@ class Nodes:
 
     @property
     def changes(self) -> int:
-        """How often the dependencies of a node changed."""
+        """Number of changes to the dependencies of nodes."""
         return self._changes[0]
 
     def injected(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How positions of one dimension map to positions of another: one small class per relation.
+"""Maps from positions of one dimension to positions of another: one small class per relation.
 
 Each has ``map(positions) -> (positions there, rows)``: ``rows[k]`` is the index into the given positions that
 position ``k`` of the result comes from.
@@ -39,7 +39,7 @@ class WholeToPart:
     size: int
 
     def map(self, positions: np.ndarray) -> Mapped:
-        """Those positions that lie in the part."""
+        """Positions that lie in the part."""
         offset, rest = np.divmod(positions - self.start, self.step)
         rows = np.flatnonzero((rest == 0) & (offset >= 0) & (offset < self.size))
         return offset[rows], rows

@@ -1,4 +1,4 @@
-"""Which classes may be cut, from which root, and which of them are alike."""
+"""Roots: classes that may be cut, the layer each is cut from, and classes that are alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def root_member(nodes: Nodes, pruning_class: PruningClass) -> Member:
 def has_root(nodes: Nodes, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
     """Whether a class cuts the outputs of a layer of one of these types.
 
-    A loose matrix, such as fused experts, counts as a linear layer, and so does an embedding, which is one of one-hot
+    A loose matrix, such as fused experts, counts as a linear layer. So does an embedding, which is one of one-hot
     vectors: a table of n-grams is the only layer that gives its channels.
     """
     for _, end in nodes.ends(pruning_class.coupling):
@@ -58,7 +58,7 @@ def is_ignored(
 def layer_roots(
     nodes: Nodes, classes: Iterable[PruningClass], *, types: Sequence[Any], ignored: Callable[[PruningClass], bool]
 ) -> dict[Place, np.ndarray]:
-    """Where groups start, as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
+    """Roots of groups as Torch-Pruning counts them: by layer, whose outputs may be of several classes."""
     roots: dict[Place, list[np.ndarray]] = {}
     for pruning_class in classes:
         if pruning_class.joint or not has_root(nodes, pruning_class, types) or ignored(pruning_class):

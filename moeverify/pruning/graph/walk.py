@@ -49,8 +49,8 @@ class Edge:
 class DimensionGraph:
     """Nodes, edges, and where parameters lie.
 
-    ``node_of[dim]`` is the node of a traced dimension, ``sizes`` the positions of each node, ``places[node]`` the
-    ``(parameter, axis)`` pairs that are this dimension, ``frozen[node]`` what holds it if it cannot be pruned.
+    ``node_of[dim]``: node of a traced dimension. ``sizes``: positions of each node. ``places[node]``: the ``(parameter,
+    axis)`` pairs that are this dimension. ``frozen[node]``: why it cannot be pruned.
     """
 
     node_of: Callable[[int], int]
@@ -129,7 +129,7 @@ class Crossing:
 
 @dataclass(eq=False)
 class Expansion:
-    """What a walk found.
+    """Result of a walk.
 
     ``roots[node]`` holds for each position of a reached node the root position that brought it there, -1 if none;
     nodes come in the order they were entered. ``expansions`` counts the steps; ``cycles`` the paths that closed,

@@ -120,8 +120,8 @@ def _own_numbers(experts: list[nn.Module]) -> list[tuple[str, str]]:
 def renumbered(table: torch.Tensor, kept: np.ndarray, before: int) -> torch.Tensor:
     """A table of expert ids ``[..., k]`` after a removal: kept experts under their new numbers.
 
-    An entry that names a removed expert takes the next kept one, in ascending order from there and round again, that
-    its row does not name yet: the ids of a row stay distinct.
+    An entry that names a removed expert takes the next kept one, in ascending order from there and round again. It
+    skips those that its row names already, so that the ids of a row stay distinct.
 
     >>> renumbered(torch.tensor([[0, 1], [2, 3], [1, 2]]), np.array([0, 2, 3]), 4).tolist()
     [[0, 1], [1, 2], [2, 1]]

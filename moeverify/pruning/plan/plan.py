@@ -56,12 +56,12 @@ class Cut:
 class Plan:
     """All cuts of one step. ``keep[name, dim]`` are the positions that stay, ``[kept]``; of stacks ``[experts, kept]``.
 
-    ``sizes[name, dim]`` is how many there were. ``entries`` are the new entries of the configuration by path, ``folds``
-    the weights that take over a constant of the architecture, ``constants[module, attribute]`` its old and new value
-    (not in a plan that was read from a file: they follow from the entries). ``attributes`` are sizes that modules and
-    their settings keep, set along with the cut; only a model without configuration has any. ``adjustments`` names the
-    classes that keep another number of units than was asked, and why. ``cuts`` is empty in a plan that was read from a
-    file. ``experts`` are the whole experts that go, layer by layer.
+    ``sizes[name, dim]`` is how many there were. ``entries``: new entries of the configuration by path. ``folds``:
+    weights that take over a constant of the architecture. ``constants[module, attribute]``: its old and new value; a
+    plan that was read from a file has none, since they follow from the entries. ``attributes`` are sizes that modules
+    and their settings keep, set along with the cut; only a model without configuration has any. ``adjustments`` names
+    the classes that keep another number of units than was asked, and why. ``cuts`` is empty in a plan that was read
+    from a file. ``experts`` are the whole experts that go, layer by layer.
     """
 
     cuts: tuple[Cut, ...]
@@ -121,7 +121,7 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a class does not lose what was asked, and the ``file:line`` of the user's code that holds the size."""
+    """Reason why a class does not lose what was asked, and the ``file:line`` of the user's code that holds the size."""
 
     text: str
     line: str = ""

@@ -1,4 +1,4 @@
-"""Where Torch-Pruning prunes a tensor's dimension: on which layer or parameter, and on which side of it."""
+"""Sites where Torch-Pruning prunes a tensor's dimension: a layer or parameter, and the side of it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What pruning would give, from a configuration alone."""
+"""Sizes that pruning would give, from a configuration alone."""

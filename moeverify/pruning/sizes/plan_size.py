@@ -50,7 +50,7 @@ class _TheFirst:
 
 @dataclass(frozen=True)
 class PlannedSize:
-    """What pruning a model of this configuration gives.
+    """Sizes that pruning a model of this configuration gives.
 
     ``before`` and ``after`` are sizes by role, ``entries`` the configuration's new ones. ``experts`` holds the numbers
     that layers keep, ``facts`` the legal ones by MoE layer, ``parallel`` the expert-parallel sizes that divide them.
@@ -102,7 +102,7 @@ def plan_size(
     speed: float = DEFAULT_SPEED,
     trust_remote_code: bool = False,
 ) -> PlannedSize:
-    """What pruning by these ratios gives, from a ``config.json``, a folder, a hub name or ``zoo:TYPE``.
+    """Sizes that pruning by these ratios gives, from a ``config.json``, a folder, a hub name or ``zoo:TYPE``.
 
     ``pruning_ratio`` is 0 unless given: what ``ratios`` does not name stays. ``speed`` is that of the disk in GiB a
     second. Raises ``SourceError`` for a configuration that gives no model, ``PruningRefused`` for numbers that are

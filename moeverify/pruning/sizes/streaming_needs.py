@@ -25,7 +25,7 @@ class StreamingNeeds:
 
 
 def streaming_needs(before: Size, after: Size, layer: Size, speed: float = DEFAULT_SPEED) -> StreamingNeeds:
-    """What pruning from ``before`` to ``after`` by weights alone needs, a layer at a time.
+    """Needs of pruning from ``before`` to ``after`` by weights alone, a layer at a time.
 
     ``speed`` is what the disk reads or writes in GiB a second. Criteria that run calibration text through the model
     need the time of that as well.

@@ -1,4 +1,4 @@
-"""What follows from sizes, for groups that were pruned otherwise than a plan said."""
+"""Updates that follow from sizes, for groups that were pruned otherwise than a plan had them."""
 
 from __future__ import annotations
 

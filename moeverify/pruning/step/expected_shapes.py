@@ -23,7 +23,7 @@ Sizes = tuple[int | None, ...]
 
 @dataclass(frozen=True, eq=False)
 class Expectations:
-    """What each operation of a forward without weights makes, in the terms of a trace of the same forward."""
+    """Result of each operation of a forward without weights, in the terms of a trace of the same forward."""
 
     trace: Trace
     links: Links

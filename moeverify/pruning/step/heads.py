@@ -32,7 +32,7 @@ def head_counts_after(
 
 
 def output_sizes(layers: Iterable[nn.Module], graph: MoEDependencyGraph) -> dict[nn.Module, int]:
-    """How many outputs layers have at present."""
+    """Present number of outputs of each layer."""
     return {layer: graph.live.size(graph.nodes.end(layer).place) for layer in layers}
 
 

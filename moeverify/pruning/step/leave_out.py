@@ -1,4 +1,4 @@
-"""Which classes go where not all of them can: as much as possible of what was asked for, the rest with a reason."""
+"""Selection where not all classes can go: as much as possible of what was asked for, the rest with a reason."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def elements(pruning_class: PruningClass) -> int:
 
 
 def _all_but_one(order: Sequence[Sequence[PruningClass]]) -> list[list[Sequence[PruningClass]]]:
-    """What is left without one kind, the smallest loss first."""
+    """Sets without one kind, the smallest loss first."""
     return [[g for g in order if g is not group] for group in reversed(order)] if len(order) > 1 else []
 
 

@@ -48,7 +48,7 @@ def prepare(
     num_heads: Mapping[nn.Module, int] | None = None,
     experts: ExpertRequest | None = None,
 ) -> Prepared:
-    """What ``step`` removes; ``example`` calls a model with the user's example inputs. ``experts`` asks for whole ones.
+    """The plan of ``step``; ``example`` calls a model with the user's example inputs. ``experts`` asks for whole ones.
 
     Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
     run with the pruned sizes.
@@ -124,7 +124,7 @@ def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
 
 
 def probe_of(graph: MoEDependencyGraph) -> Probe | None:
-    """What the configuration of a graph's model, or of a part that it wraps, can say; made before anything is pruned.
+    """Probe of the configuration of a graph's model, or of a part that it wraps; made before anything is pruned.
 
     ``None`` without one. Raises ``PruningRefused`` if the model cannot be built from its own configuration.
     """
@@ -169,7 +169,7 @@ def _rounded_up(
 
 
 def _named(selection: Selection, classes: Iterable[PruningClass]) -> frozenset[PruningClass]:
-    """Those of ``classes`` that were asked for by role or by layer."""
+    """Classes among ``classes`` that were asked for by role or by layer."""
     request, nodes = selection.request, selection.graph.nodes
     return frozenset(
         c for c in classes if request.by_role.get(c.role) or request.scope(nodes.output_layers(c.coupling))

@@ -1,5 +1,5 @@
-"""Without a configuration to rebuild from, a copy is pruned first: sizes written into a ``forward`` or kept in
-attributes show, and numbers that it derives from sizes.
+"""Rehearsal of a plan on a copy, for models without a configuration. The copy shows sizes that are written into a
+``forward`` or kept in attributes, and numbers that it derives from sizes.
 
 The copy has no weights if the model runs without them, so that it takes no memory.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a pruned model does not compute as before, and how far its forward came.
+    """Reason why a pruned model does not compute as before, and how far its forward came.
 
     ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
     as far as what raised after it. ``otherwise`` says that attributes with a second meaning stand in the way.
@@ -52,7 +52,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a plan needs beside its cuts: attributes to set, numbers to take over. ``trouble`` if it does not run."""
+    """Needs of a plan beside its cuts: attributes to set, numbers to take over. ``trouble`` if it does not run."""
 
     attributes: tuple[AttributeChange, ...] = ()
     derived: Derived = field(default_factory=Derived)

@@ -1,4 +1,4 @@
-"""Which classes go: plan, find what hangs on the plan, drop those classes, and plan again.
+"""The loop that decides which classes go: plan, find what hangs on the plan, drop those classes, plan again.
 
 A judge knows whether counts can be carried out: one for models with a configuration, one for models without.
 """
@@ -34,7 +34,7 @@ class Judged:
 
     @property
     def trouble(self) -> Reason | None:
-        """Why the counts cannot go together; ``None`` if they can."""
+        """Reason why the counts cannot go together; ``None`` if they can."""
         if self.refused is None:
             return None
         return self.refused.reason if isinstance(self.refused, DoesNotRun) else Reason(str(self.refused))

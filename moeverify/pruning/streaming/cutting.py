@@ -19,7 +19,7 @@ Cuts = Mapping[int, np.ndarray]
 
 
 class Cutter:
-    """What a plan does to each tensor, by its name in the base."""
+    """Cuts of a plan by tensor, under its name in the base."""
 
     def __init__(self, plan: Plan) -> None:
         self._cuts: dict[str, dict[int, np.ndarray]] = {}
@@ -29,7 +29,9 @@ class Cutter:
         self._tables: dict[str, ExpertCut] = {name: cut for cut in plan.experts for name in cut.tables}
 
     def of(self, name: str, twins: tuple[str, ...], assembly: Assembly, dtype: torch.dtype, seen: Seen) -> torch.Tensor:
-        """What stays of a tensor; ``seen`` gets all of its values in order. ``twins`` are the names of a tied one."""
+        """The part of a tensor that stays; ``seen`` gets all of its values in order. ``twins`` are the names of a tied
+        one.
+        """
         names = (name, *twins)
         cuts = next((self._cuts[n] for n in names if n in self._cuts), {})
         fold = next((self._folds[n] for n in names if n in self._folds), None)

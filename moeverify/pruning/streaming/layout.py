@@ -1,4 +1,4 @@
-"""Which tensors the pruned folder holds: names and shapes on disk, in the layout that the base is stored in."""
+"""Tensors of the pruned folder: names and shapes on disk, in the layout that the base is stored in."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Layout:
 
 
 def _saved(model: Any) -> Tensors:
-    """What ``save_pretrained`` saves of a model: not what its class leaves out, and tied tensors once."""
+    """Tensors that ``save_pretrained`` saves: not those that the model's class leaves out, and tied tensors once."""
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())

@@ -49,7 +49,7 @@ class Streamed:
 
 
 def needs_memory(arguments: PruneArguments) -> str:
-    """Why these arguments need the whole model in memory; empty if they do not."""
+    """Reason why these arguments need the whole model in memory; empty if they do not."""
     importance = arguments.made_importance()
     if type(importance) not in _BY_WEIGHTS and not getattr(importance, "reads_weights_alone", False):
         return f"{type(importance).__name__} may need gradients or the model itself"

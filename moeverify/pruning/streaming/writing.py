@@ -142,5 +142,5 @@ def start_over(journal: Journal, beside: Path) -> None:
 
 
 def parameters(tensors: Iterable[torch.Tensor]) -> int:
-    """How many numbers there are."""
+    """Number of parameters."""
     return sum(t.numel() for t in tensors)

@@ -72,7 +72,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _told(log: str) -> str:
-    """What an engine in C++ printed as an error before it gave up."""
+    """Error that an engine in C++ printed before it gave up."""
     lines = [line.strip() for line in log.splitlines()]
     wrong = [line for line in lines if re.search(r"error loading model|GGML_ASSERT|missing tensor|wrong shape", line)]
     return wrong[0][:250] if wrong else ""

@@ -1,4 +1,4 @@
-"""What the faults are made with: our pruner's right work on a model, and the means to spoil it."""
+"""Base of the faults: our pruner's right work on a model, and the means to spoil it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What faults of whole experts are made with: our pruner's right removal of half of them, and the means to spoil it."""
+"""Base of the faults of whole experts: our pruner's right removal of half of them, and the means to spoil it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What faults of pruners on folders are made with: half of the experts removed by plain tensor code, and the means to
-spoil it.
-"""
+"""Base of the faults of folder pruners: half of the experts removed by tensor code, and the means to spoil it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold for every synthetic model: one property a file, under stable names, for any subject."""
+"""Properties of every synthetic model: one a file, under stable names, for any subject."""
 
 from moeverify.suites.properties import (  # noqa: F401
     config_in_step,

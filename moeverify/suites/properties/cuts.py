@@ -16,7 +16,7 @@ Signature = tuple[tuple[str, int], ...]
 
 
 def signature(pruning_class: PruningClass) -> Signature:
-    """What a class is known by before and after others were cut."""
+    """Key of a class before and after others were cut."""
     return tuple((m.parameter, m.dim) for m in pruning_class.coupling.members)
 
 

@@ -18,8 +18,8 @@ NAIVE_BOUND = 500
 
 @prop("injected-edges", own=True)
 def injected_edges(trial: Trial) -> None:
-    """Cycles put straight into the graph's edges are recognised and left in a number of steps that grows at
-    most linearly, and never followed into another expert; without the guards they overflow a bound.
+    """Cycles put into the graph's edges are recognised and left in a number of steps that grows at most linearly. They
+    are never followed into another expert. Without the guards they overflow a bound.
 
     The kind and the strength follow from the spec's seed.
     """

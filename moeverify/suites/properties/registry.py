@@ -88,7 +88,7 @@ def check_property(
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise ``PropertyFailed`` in the running code after ``seconds`` of processor time, or ten times as much by the
-    clock (a busy machine is no hang); without effect outside the main thread.
+    clock (a busy machine is no hang). Without effect outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -71,7 +71,7 @@ def find_failure(
 
 
 def describe_failure(failure: Failure, path: object) -> str:
-    """What is wrong, the command that runs it again, and a script that fails in the same way."""
+    """The failure, the command that runs it again, and a script that fails in the same way."""
     return (
         f"{failure.property} does not hold for {failure.subject}: {failure.message}\n\n"
         f"moeverify replay {path}\n\n{failure.script()}\n"

@@ -40,7 +40,7 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class Trial:
-    """What a property is tried on."""
+    """Spec, subject and settings that a property is tried on."""
 
     spec: Spec
     subject: str = "moe"
@@ -49,7 +49,7 @@ class Trial:
 
     @cached_property
     def truth(self) -> Truth:
-        """What the spec says of itself."""
+        """Ground truth of the spec."""
         return synthetic_models.truth(self.spec)
 
     @cached_property
@@ -121,7 +121,7 @@ class Trial:
         return outcome.classes if outcome is not None else ()
 
     def finding(self, check: str, original: nn.Module, pruned: nn.Module) -> Finding:
-        """What a check says of a pruned model, judged by its result alone."""
+        """Finding of a check on a pruned model, judged by its result alone."""
         context = Context(
             source=f"synthetic:{self.spec!r}",
             original=original,

@@ -1,1 +1,1 @@
-"""Where the cases of a run are carried out: one file an executor, and entry points for those of other packages."""
+"""Executors that carry out the cases of a run: one file each, and entry points for those of other packages."""

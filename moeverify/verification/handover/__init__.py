@@ -1,1 +1,1 @@
-"""What a subject hands over: data alone, from which the judge builds the pruned model again."""
+"""Handover of a subject: data alone, from which the judge builds the pruned model again."""

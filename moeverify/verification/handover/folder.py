@@ -45,7 +45,7 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Handover:
-    """What a subject handed over, checked against the schema but not yet believed.
+    """Data of a subject, checked against the schema; its claims are not yet checked.
 
     ``outputs`` are what its live model computed, by the length of the input (``EXAMPLE_LENGTH`` for the example as it
     is); empty for a length where it did not run.

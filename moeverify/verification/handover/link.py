@@ -60,7 +60,7 @@ class Link:
         self._broken: BrokeProtocol | None = None
 
     def first(self, on_stage: Callable[[str], None]) -> Handover:
-        """What the subject handed over first; ``on_stage`` is called with each stage before.
+        """The first handover of the subject; ``on_stage`` is called with each stage before.
 
         Raises:
             Crashed: the subject did not finish.

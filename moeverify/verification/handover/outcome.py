@@ -1,4 +1,4 @@
-"""What a subject tells of its work, as data: groups, what its plan claims, counts."""
+"""Report of a subject on its work as data: groups, claims of its plan, counts."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class _SubjectRun:
     def _outputs(
         self, pruned: nn.Module, inputs: Any, seed: int, *, longer: bool
     ) -> dict[int, dict[str, torch.Tensor]]:
-        """What the live model computes on the example, and in other lengths if ``longer``."""
+        """Outputs of the live model on the example, and in other lengths if ``longer``."""
         found = {EXAMPLE_LENGTH: _computed(pruned, inputs, seed)}
         if longer and "computes-as-its-weights" in self._case.check_names() and found[EXAMPLE_LENGTH]:
             drawer = Drawer(self._base, inputs)
@@ -156,7 +156,7 @@ class _SubjectRun:
 
 @torch.no_grad()
 def _computed(pruned: nn.Module, inputs: Any, seed: int) -> dict[str, torch.Tensor]:
-    """What the live model computes, with whatever hooks it has; nothing where it does not run."""
+    """Outputs of the live model, with whatever hooks it has; nothing where it does not run."""
     try:
         with same_start(pruned, seed):
             return outputs_of(call_model(pruned, inputs, use_cache=False))

@@ -1,1 +1,1 @@
-"""Kept channels in another order than before."""
+"""Faults of order: kept channels in another order than before."""

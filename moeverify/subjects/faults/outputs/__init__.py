@@ -1,1 +1,1 @@
-"""What is wrong with one of several outputs."""
+"""Faults of outputs: one of several is wrong."""
