@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moeverify.report.engines import served_by
 from moeverify.verdict import Status
 
 _BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -35,7 +36,8 @@ def headline_numbers(document: Mapping[str, Any]) -> list[Number]:
     if any(before != after for before, after in experts):
         found.append(_shrunk("experts", experts, str))
     found += [number for f in cases[:1] if len(cases) == 1 and (number := _quality(f)) is not None]
-    found += _engines(document["verdicts"])
+    served = served_by(document["verdicts"])
+    found += [] if served is None else [Number("served", *served)]
     return found
 
 
@@ -77,16 +79,6 @@ def _quality(facts: Mapping[str, Any]) -> Number | None:
         return None
     means = [sum(s["value"] for s in p["scores"].values()) / len(p["scores"]) for p in points if p["scores"]]
     return Number("quality", f"{means[0]:.3f} → {means[-1]:.3f}", f"mean score at ratio {points[-1]['ratio']:g}")
-
-
-def _engines(verdicts: Sequence[Mapping[str, Any]]) -> list[Number]:
-    """Number of engines that serve each model as transformers does."""
-    asked = [v for v in verdicts if v["check"] == "served" and v["status"] != Status.SKIP]
-    if not asked:
-        return []
-    agree = sum(v["status"] == Status.PASS for v in asked)
-    names = sorted({str(engine) for v in asked for engine in v["evidence"].get("engines", ())})
-    return [Number("served", f"{agree} of {len(asked)}", ", ".join(names) or "answer as transformers does")]
 
 
 def short(count: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moeverify.report.caveats import caveats
+from moeverify.report.engines import engine_rows
 from moeverify.report.experts import expert_pictures
 from moeverify.report.headline import headline_numbers
 from moeverify.report.pictures import isolation_picture, router_load, shares, timings
@@ -69,6 +70,7 @@ def _row(number: int, key: tuple[str, str], verdicts: list[dict[str, Any]], fact
         "shares": shares(facts.get("sizes", [])),
         "timings": timings(facts.get("seconds", {})),
         "experts": expert_pictures(facts),
+        "engines": engine_rows(by_check.get("served")),
         "quality": quality_view(facts),
         "matrices": [isolation_picture(layer) for layer in facts.get("isolation", [])],
         "loads": router_load(tokens),

@@ -1,8 +1,12 @@
-"""Geometry of the quality curve: scores over pruning ratios, in SVG units."""
+"""Geometry of the quality curve: scores over pruning ratios, in SVG units.
+
+The curve is our own SVG, with its interaction in ``curve.js``: the smallest bundle of plotly that draws lines takes
+more than the megabyte that a whole report may have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT = 560, 280
@@ -32,7 +36,12 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             "name": name,
             "style": number % SERIES,
             "dots": [
-                {"x": x(p["ratio"]), "y": y(p["scores"][name]["value"]), "title": _title(name, p)}
+                {
+                    "x": x(p["ratio"]),
+                    "y": y(p["scores"][name]["value"]),
+                    "value": p["scores"][name]["value"],
+                    "title": _title(name, p),
+                }
                 for p in points
                 if name in p["scores"]
             ],
@@ -46,7 +55,14 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
         "height": HEIGHT,
         "left": LEFT,
         "right": WIDTH - RIGHT,
+        "top": TOP,
         "bottom": HEIGHT - BOTTOM,
+        "data": {
+            "top": top,
+            "above": TOP,
+            "below": HEIGHT - BOTTOM,
+            "points": [_at_ratio(p, x(p["ratio"]), names) for p in points],
+        },
         "series": series,
         "ratios": [{"x": x(p["ratio"]), "label": f"{p['ratio']:g}"} for p in points],
         "levels": [{"y": y(top * n / 4), "label": f"{top * n / 4:.3g}"} for n in range(5)],
@@ -62,7 +78,25 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _at_ratio(point: Mapping[str, Any], x: float, names: Sequence[str]) -> dict[str, Any]:
+    """What is read at one ratio: its place, a heading, and the value of each task."""
+    left = point.get("left")
+    title = "unpruned" if point["ratio"] == 0 else f"ratio {point['ratio']:g}"
+    return {
+        "x": x,
+        "title": title + (f", {100 * left:.0f} % of the parameters" if left is not None and point["ratio"] else ""),
+        "values": [
+            {"series": number, "text": f"{name} {_value(point['scores'][name])}"}
+            for number, name in enumerate(names)
+            if name in point["scores"]
+        ],
+    }
+
+
 def _title(name: str, point: Mapping[str, Any]) -> str:
-    score = point["scores"][name]
+    return f"{name} at ratio {point['ratio']:g}: {_value(point['scores'][name])}"
+
+
+def _value(score: Mapping[str, Any]) -> str:
     error = "" if score["stderr"] is None else f" ± {score['stderr']:.3f}"
-    return f"{name} at ratio {point['ratio']:g}: {score['value']:.3f}{error}"
+    return f"{score['value']:.3f}{error}"

@@ -51,3 +51,31 @@ def mixed():
         verdict(HOSTILE, "terminates", Status.TIMEOUT, HOSTILE, frames=[HOSTILE]),
         cases=(facts("zoo:good"), facts("zoo:leaky"), facts(HOSTILE, notes=[HOSTILE], model_type=HOSTILE)),
     )
+
+
+def curves():
+    """One model with scores of two tasks at three ratios, and an engine that does not serve it."""
+
+    def point(ratio, left, **values):
+        scores = {name: {"value": value, "stderr": 0.01, "chance": 0.25} for name, value in values.items()}
+        return {"ratio": ratio, "left": left, "scores": scores}
+
+    quality = {
+        "points": [point(0, 1.0, arc=0.62, piqa=0.71), point(0.25, 0.8, arc=0.6, piqa=0.7),
+                   point(0.5, 0.6, arc=0.55, piqa=0.66)],
+        "at_random": {"ratio": 0.5, "mean": 0.4},
+        "removed": "experts",
+        "tasks": {"arc": {}, "piqa": {}},
+        "settings": {"tasks": ["arc", "piqa"], "limit": None, "seed": 0, "num_fewshot": None},
+        "versions": {"lm_eval": "0.4.13"},
+    }  # fmt: skip
+    engines = [
+        {"engine": "vllm", "version": "1", "status": "pass", "message": "vllm 1 answers",
+         "base": [1e-6], "pruned": [2e-6]},
+        {"engine": "llama.cpp", "version": "2", "status": "fail", "message": "refuses it: KeyError: experts.3",
+         "base": [1e-5], "pruned": [], "limits": ["hidden 100: k-quants want 256"]},
+    ]  # fmt: skip
+    return result(
+        verdict("zoo:scored", "served", Status.FAIL, "llama.cpp refuses it", engines=engines),
+        cases=(facts("zoo:scored", quality=quality),),
+    )

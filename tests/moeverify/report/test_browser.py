@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from sample_results import HOSTILE, mixed
+from sample_results import HOSTILE, curves, mixed
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,3 +142,45 @@ def test_the_reproduce_line_is_copied(page):
     button.click()
     assert page.execute_script("return window.copied") == "moeverify verify zoo:leaky"
     assert button.text == "Copied"
+
+
+@pytest.fixture
+def curve(browser, tmp_path):
+    """The figure of a report with quality curves; no console message may be left at the end."""
+    path = curves().to_html(tmp_path / "report.html")
+    browser.set_window_size(1200, 900)
+    browser.get(path.as_uri())
+    yield browser.find_element("css selector", "figure[data-curve]")
+    assert browser.get_log("browser") == []
+
+
+def test_values_of_a_curve_are_read_by_keys_and_by_pointer(curve, browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    svg, said = curve.find_element("css selector", "svg.curve"), curve.find_element("tag name", "output")
+    ActionChains(browser).click(svg).send_keys(Keys.ARROW_LEFT * 3).perform()
+    assert said.text == "unpruned: arc 0.620 ± 0.010, piqa 0.710 ± 0.010"
+    ActionChains(browser).move_to_element_with_offset(svg, svg.size["width"] // 2 - 30, 0).perform()
+    assert said.text == "ratio 0.5, 60 % of the parameters: arc 0.550 ± 0.010, piqa 0.660 ± 0.010"
+
+
+def test_a_task_can_be_hidden_and_the_scale_fitted(curve):
+    dot = curve.find_element("css selector", ".series.s1 circle")
+    before = float(dot.get_attribute("cy"))
+    curve.find_element("css selector", "button.fit").click()
+    fitted = float(dot.get_attribute("cy"))
+    assert fitted < before  # the best score moves to the top
+    curve.find_element("css selector", "button[data-series='0']").click()
+    assert not curve.find_element("css selector", ".series.s0 polyline").is_displayed()
+    lowest = curve.find_elements("css selector", ".series.s1 circle")[-1]
+    assert float(lowest.get_attribute("cy")) > 200  # what is left fills the picture
+    ticks = [float(tick.text) for tick in curve.find_elements("css selector", ".tick")]
+    assert ticks == sorted(ticks)
+    assert ticks[0] > 0.6
+
+
+def test_the_curve_is_there_without_scripts(tmp_path):
+    page = curves().to_html(tmp_path / "report.html").read_text("utf-8")
+    assert page.count("<polyline points=") == 4  # two curves and their keys
+    assert '<p class="tools" hidden>' in page

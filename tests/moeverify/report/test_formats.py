@@ -90,7 +90,8 @@ def test_the_headline_holds_the_numbers_that_matter():
     names = {n.name: (n.value, n.note) for n in headline_numbers(sample().to_dict())}
     assert names["models"] == ("11", "11 without a problem")
     assert names["parameters"][0].endswith("%")
-    served = verdict("m", "served", Status.PASS, engines=["vllm", "llama.cpp"])
+    engines = [{"engine": "vllm", "version": "1", "status": "pass"}, {"engine": "llama.cpp", "status": "fail"}]
+    served = verdict("m", "served", Status.FAIL, engines=engines)
     kept = [{"layer": "l", "before": 4, "kept": [0, 2, 3]}]
     scores = [{"ratio": r, "scores": {"a": {"value": 1 - r}, "b": {"value": 1}}} for r in (0, 0.5)]
     one = result(
@@ -103,7 +104,7 @@ def test_the_headline_holds_the_numbers_that_matter():
         "size": ("3.91 KiB → 2.34 KiB", "60 % left"),
         "experts": ("4 → 3", "75 % left"),
         "quality": ("1.000 → 0.750", "mean score at ratio 0.5"),
-        "served": ("1 of 1", "llama.cpp, vllm"),
+        "served": ("1 of 2", "vllm 1 agrees, llama.cpp does not agree"),
     }
 
 
