@@ -15,6 +15,7 @@ WITHOUT_EXPERTS = frozenset({"light_and_heavy", "mixture_of_depths", "pkm_layer"
 WITHOUT_CHANNELS = frozenset({"depthwise_experts", "million_experts", "peer_layer", "soft_vit"})
 # Where the experts' channels lie in models whose roles are not found.
 EXPERTS_AT = {
+    "attention_experts": "layer.attn",
     "flattened": "moes.*",
     "graph_moe": "layers.*",
     "grouped_einsum": "block.moe",

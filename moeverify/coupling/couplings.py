@@ -17,6 +17,7 @@ from moeverify.coupling.solving.sums import Sums
 from moeverify.coupling.tracing.opaque import Opaque
 from moeverify.coupling.tracing.trace import trace
 from moeverify.coupling.tracing.training import with_training
+from moeverify.coupling.tracing.twins import lists_of_twins, with_twins
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles, Roles, find_roles
 
@@ -44,6 +45,16 @@ class CouplingMap:
         """Sums over experts' channels, each with its operation."""
         return Sums(self.trace, self.links)
 
+    def sliced(self, coupling: CouplingClass) -> str | None:
+        """The line of the slices with constant bounds that a class goes through; ``None`` if there are none.
+
+        Whoever cuts such a class must see that the slices have their new size.
+        """
+        root = self.links.root
+        dims = {root[self.trace.tensors[m.parameter][m.dim]] for m in coupling.members}
+        found = next((s for s in self.trace.sliced if root[s.whole] in dims), None)
+        return None if found is None else self.trace.relations.lines.get(found.operation, "")
+
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
         """Explain one channel: the channels coupled with it, each with the operations between; or what froze it.
 
@@ -70,8 +81,8 @@ def trace_couplings(
     ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``roles`` names experts, or holds
     what was found before. ``opaque`` gives layers, by
     path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay.
-    ``unused`` names parameters that may stay as they are although the forward does not use them; others veto every
-    dimension of their sizes. The model is left as it was.
+    ``unused`` names parameters that may stay as they are although the forward does not use them; others go as their
+    twins in the same list do, or veto every dimension of their sizes. The model is left as it was.
     Raises ``TraceError`` if its forward fails.
     """
     found = find_roles(model, roles)
@@ -85,6 +96,8 @@ def trace_couplings(
     traced = with_training(
         model, traced, lambda copied, training: trace(copied, example, **arguments, training=training)
     )
+    if traced.untouched:
+        traced = with_twins(traced, lists_of_twins(model))
     for name, dim, reason in held:
         traced.relations.freeze(traced.tensors[traced.aliases.get(name, name)][dim], reason)
     links = link(traced)

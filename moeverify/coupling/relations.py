@@ -48,6 +48,15 @@ class Freeze:
     operation: int
 
 
+class Sliced(NamedTuple):
+    """A dimension that slices with constant bounds divide into ``count`` parts, each with the dimension ``part``."""
+
+    whole: int
+    part: int
+    count: int
+    operation: int
+
+
 class Operation(NamedTuple):
     """One executed operation: its name (``aten.view``) and the path of the module that ran it."""
 
@@ -143,10 +152,11 @@ class Relations:
 class Trace:
     """Result of one traced forward: relations, and the dimensions of every parameter and buffer.
 
-    ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied tensors
-    to the first one, ``buffers`` names those that are buffers. ``unknown`` counts operations without a rule that coped;
-    ``failed`` says how a rule failed first. ``untouched``: parameters that no operation used. ``imagined``: number of
-    answers that a weightless trace made up. ``made``: dimensions of every new result with its operation's number.
+    ``tensors[name]`` are the dimension numbers of a parameter or buffer, ``aliases`` maps further names of tied
+    tensors to the first one, ``buffers`` names those that are buffers. ``unknown`` counts operations without a rule
+    that coped; ``failed`` says how a rule failed first. ``untouched`` names the parameters that no operation used,
+    ``imagined`` counts the answers that a weightless trace made up, ``made`` lists the dimensions of every new result
+    with its operation's number. ``sliced`` are dimensions that go only where the slices are seen to follow.
     """
 
     relations: Relations
@@ -158,6 +168,7 @@ class Trace:
     imagined: Mapping[str, int] = field(default_factory=dict)
     made: Sequence[tuple[int, tuple[int, ...]]] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    sliced: tuple[Sliced, ...] = ()
 
     @property
     def shapes(self) -> dict[str, list[int]]:

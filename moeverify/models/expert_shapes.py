@@ -22,9 +22,10 @@ _ONE_AFTER_THE_OTHER = re.compile(
 
 
 def named_as_experts(tree: ModelTree, path: str) -> bool:
-    """Whether a list, or the list around it, has a name with *expert* in it."""
-    around = parent(path)
-    names = [last(path), last(around)] if around and isinstance(tree.modules[around], LISTS) else [last(path)]
+    """Whether a list, or a list around it, has a name with *expert* in it."""
+    names = [last(path)]
+    while (path := parent(path)) and isinstance(tree.modules[path], LISTS):
+        names.append(last(path))
     return any(_EXPERT.search(name) for name in names) and not any(map(chooses, names))
 
 
@@ -43,8 +44,15 @@ def alike(tree: ModelTree, members: Sequence[str], *, nested: bool = False) -> b
         return False
     first = members[0]
     if isinstance(tree.modules[first], LISTS):
-        return not alike(tree, tree.children.get(first, ()))
+        return not _holds_alike(tree, first, nested=nested)
     return nested or not any(isinstance(m, nn.ModuleList) for m in tree.modules[first].modules())
+
+
+def _holds_alike(tree: ModelTree, path: str, *, nested: bool) -> bool:
+    """Whether a list, or a list of lists, holds modules that are alike."""
+    members = tree.children.get(path, ())
+    inner = (m for m in members if isinstance(tree.modules[m], LISTS))
+    return alike(tree, members, nested=nested) or any(_holds_alike(tree, m, nested=nested) for m in inner)
 
 
 def inner_lists(tree: ModelTree, path: str) -> tuple[str, ...]:

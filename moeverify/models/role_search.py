@@ -165,6 +165,10 @@ class RoleSearch:
             if shared or chooses(last(name)) or not alike(self.tree, members, nested=named):
                 return None
             layer = self._of_list(name, "a name with 'expert' in it" if named else "members that are all alike")
+            if not named:  # a router beside it may be another list's: its number of outputs tells
+                others = {r for r in layer.routers if not self._counts(r, len(members), spare=False)}
+                others &= {r for r in layer.routers if layer.evidence[r] == _NAME}
+                layer = replace(layer, routers=tuple(r for r in layer.routers if r not in others))
             scored = layer.routers or layer.router_parameters
             return layer if named or (scored and not one_after_the_other(name)) else None
         if not name:
@@ -179,11 +183,23 @@ class RoleSearch:
     def _of_list(self, name: str, evidence: str) -> MoELayer:
         """The layer of the experts in a list; one of several lists is a layer of its own."""
         experts = self.tree.children[name]
-        around = parent(name)
-        if not around or not isinstance(self.modules[around], LISTS):
-            return self._layer(around, name, experts, "listed", evidence)
+        outermost = self._outermost_list(name)
+        if outermost == name:
+            return self._layer(parent(name), name, experts, "listed", evidence)
         layer = self._layer(name, name, experts, "listed", evidence)
-        return replace(layer, shared_experts=self._named(parent(around), self.roles.shared_experts))
+        return replace(layer, shared_experts=self._named(parent(outermost), self.roles.shared_experts))
+
+    def _outermost_list(self, name: str) -> str:
+        """The list around all lists of one form that a list lies in: itself, if it lies in none.
+
+        A layer may be a dictionary of lists, too: those have other parameters each.
+        """
+        while (around := parent(name)) and isinstance(self.modules[around], LISTS):
+            beside = self.tree.children[around]
+            if len(beside) > 1 and len({tuple(n for n, _ in self.tree.shapes(child)) for child in beside}) > 1:
+                break
+            name = around
+        return name
 
     def _tables(self, name: str) -> MoELayer | None:
         """Experts in the rows of several embeddings of one size."""
@@ -236,10 +252,11 @@ class RoleSearch:
             evidence=why,
         )
 
-    def _counts(self, router: str, count: int) -> bool:
-        """Whether a router has an entry for each of so many experts; it may have some for what is no expert."""
+    def _counts(self, router: str, count: int, *, spare: bool = True) -> bool:
+        """Whether a router has an entry for each of so many experts; ``spare``: it may have some for what is none."""
+        most = 2 * count if spare else count
         shapes = (shape for _, shape in self.tree.shapes(router) if len(shape) > 1)
-        return any(count <= size <= 2 * count for shape in shapes for size in shape)
+        return any(count <= size <= most for shape in shapes for size in shape)
 
     def _scorers(self, layer: MoELayer) -> Scorers:
         """Scorers of a layer's experts, inside the layer or in the modules around it."""
@@ -249,12 +266,14 @@ class RoleSearch:
         else:
             tensors = [self.modules[parent(s)].get_parameter(last(s)) for s in layer.stacks]
             inputs = frozenset(size for t in tensors for size in t.shape[1:])
-        nested = layer.name == layer.container and isinstance(self.modules[layer.container], LISTS)
-        region = parent(parent(layer.container)) if nested else layer.name
+        outermost = self._outermost_list(layer.container) if layer.name == layer.container else ""
+        nested = bool(outermost) and isinstance(self.modules[outermost], LISTS)
+        region = parent(outermost) if nested else layer.name
         beside = [len(self.tree.children.get(n, ())) for n in self.tree.children.get(region, ()) if nested]
-        counts = frozenset({count, *(count + more for more in beside)})
+        # A router of one list may score shared experts, which lie elsewhere, as well.
+        counts = frozenset({count, *(count + more for more in beside), *(range(count, 2 * count) if nested else ())})
         skip = frozenset({layer.container} if layer.layout == "listed" else layer.stacks) | set(layer.shared_experts)
-        scored = Scored(counts, inputs, frozenset(skip), last(layer.container) if nested else "")
+        scored = Scored(counts, inputs, frozenset(skip), layer.container[len(outermost) + 1 :] if nested else "")
         if found := find_scorers(self.tree, region, scored):
             return found
         outer = parent(region)

@@ -16,6 +16,8 @@ _CHOOSES = re.compile(
     r"(^|_)gat(e|es|er|ing)(_|\d|$)|(^|_)w?g$|rout|switch|scor|select|choos|centroid|dispatch|slot|(^|_)phi$"
 )
 _GATED_MLP = re.compile(r"gate_(up_)?proj|gate_layer")
+# Names of what gives a model's outputs: it may have as many as there are modules in a list.
+_OUTPUT = re.compile(r"(^|_)(heads?|classifier|cls|out(put)?s?|logits|decoder|predict(ion|or)?)(_|\d|$)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Scorers:
 class Scored:
     """What is scored: ``counts`` how many experts there may be, ``inputs`` the sizes they read.
 
-    ``experts`` are paths that hold no router. ``place`` is the key of the experts' list in a list of such lists.
+    ``experts`` are paths that hold no router. ``place`` is the path of the experts' list in a list of such lists.
     """
 
     counts: frozenset[int]
@@ -55,7 +57,8 @@ def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = 
         module = tree.modules[path]
         name = path.removeprefix(region).lstrip(".")
         if isinstance(module, nn.Linear):
-            if module.out_features in scored.counts and _believed(name, module.in_features, scored, named):
+            believed = _believed(name, module.in_features, scored, named or _gives_output(tree, path))
+            if module.out_features in scored.counts and believed:
                 modules.setdefault(_router_around(tree, region, path), _because(name, module.out_features, scored))
         elif not tree.of_torch(path):
             for leaf, tensor in tree.own(path).items():
@@ -88,8 +91,14 @@ def _walk(tree: ModelTree, region: str, skip: Collection[str]) -> Iterator[str]:
 def _believed(name: str, reads: int, scored: Scored, named: bool) -> bool:
     if _GATED_MLP.search(last(name)):
         return False
-    beside = "." not in name or (scored.place != "" and name.split(".")[1:] == [scored.place])
+    beside = "." not in name or (scored.place != "" and name.partition(".")[2] == scored.place)
     return chooses(name) or (not named and reads in scored.inputs and beside)
+
+
+def _gives_output(tree: ModelTree, path: str) -> bool:
+    """Whether a layer looks like the model's last one: by its name, or as the last in the model with parameters."""
+    weighty = [child for child in tree.children.get("", ()) if next(tree.modules[child].parameters(), None) is not None]
+    return bool(_OUTPUT.search(last(path).lower())) or path == (weighty[-1] if weighty else "")
 
 
 def _scores(shape: tuple[int, ...], name: str, scored: Scored, named: bool) -> bool:
@@ -116,14 +125,15 @@ def _because(name: str, outputs: int, scored: Scored) -> str:
 
 
 def _of_this_list(found: Scorers, region: str, scored: Scored) -> Scorers:
-    """Scorers at the same place in their list as the experts' own list has, if there are any."""
-    mine = tuple(p for p in found.modules if scored.place and _key(p, region) == scored.place)
+    """Scorers at the place in their list that the experts' own list has in its list, if there are any."""
+    mine = tuple(p for p in found.modules if scored.place and _at(p, region, scored.place))
     if not mine:
         return found
     kept = {*mine, *found.parameters}
     return Scorers(mine, found.parameters, tuple(item for item in found.evidence if item[0] in kept))
 
 
-def _key(path: str, region: str) -> str:
-    """The key under which a path lies in a list that stands in the region."""
-    return [*path.removeprefix(region).lstrip(".").split("."), ""][1]
+def _at(path: str, region: str, place: str) -> bool:
+    """Whether a path lies at a place of a list that stands in the region."""
+    inner = path.removeprefix(region).lstrip(".").partition(".")[2]
+    return f"{inner}.".startswith(f"{place}.")

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from moeverify.base.foreign import left_by
 from moeverify.coupling.relations import Trace
 from moeverify.coupling.solving.divisions import state_common_factors
+from moeverify.coupling.solving.expert_slices import state_expert_slices
 from moeverify.coupling.tracing.escapes import Escapes
 from moeverify.coupling.tracing.idle import idle_results
 from moeverify.coupling.tracing.opaque import Opaque, opaque_layers
@@ -69,6 +70,7 @@ def trace(
 
         output = run(recorder)
         recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
+    sliced = state_expert_slices(recorder.relations, recorder.tensors)
     state_common_factors(recorder.relations)
     return Trace(
         relations=recorder.relations,
@@ -80,6 +82,7 @@ def trace(
         untouched=tuple(n for n in recorder.parameters if n not in recorder.touched),
         imagined=imagined,
         made=recorder.made_dims if keep_made else (),
+        sliced=sliced,
     )
 
 

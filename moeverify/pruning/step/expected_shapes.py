@@ -14,11 +14,13 @@ from moeverify.coupling.solving.links import Links, hold_factors, link
 from moeverify.coupling.tracing.trace import trace
 from moeverify.errors import TraceError
 from moeverify.models.forward import Example
-from moeverify.pruning.constants.numbers import Forward
+from moeverify.pruning.constants.numbers import Forward, Step
 from moeverify.pruning.plan.plan import Plan
 
 Place = tuple[str, int]
 Sizes = tuple[int | None, ...]
+# Which of these run depends on how a forward is observed.
+_NOTHING = frozenset({"aten.detach", "aten.alias", "aten.lift_fresh"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,9 @@ class Expectations:
                 held = held and (kept is None or root not in self.links.frozen)
         if held:  # else this forward, on imagined data, freezes what the real one does not
             known.update({r: self.trace.relations.sizes[r] for r in self.links.frozen if r not in known})
+        for sliced in self.trace.sliced:
+            if (whole := known.get(self.links.root[sliced.whole])) is not None and whole % sliced.count == 0:
+                known[self.links.root[sliced.part]] = whole // sliced.count
         made: dict[int, list[Sizes]] = {}
         for operation, dims in self.trace.made:
             made.setdefault(operation, []).append(tuple(known.get(self.links.root[d]) for d in dims))
@@ -65,7 +70,7 @@ def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: F
 
     Nothing is judged from where the operations are other ones.
     """
-    for number, (step, (name, shapes)) in enumerate(zip(forward.steps, wanted, strict=False)):
+    for (number, step), (name, shapes) in zip(*_told(wanted, forward), strict=False):
         if step.operation != name:
             return None
         made = [forward.shapes[value] for value in step.outputs if forward.makers.get(value) == number]
@@ -73,3 +78,17 @@ def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: F
             if len(shape) != len(expected) or any(e not in (None, s) for s, e in zip(shape, expected, strict=True)):
                 return number
     return None
+
+
+def all_expected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> bool:
+    """Whether a forward runs the very operations that were expected, so that the shape of each was judged."""
+    steps, expected = _told(wanted, forward)
+    return [step.operation for _, step in steps] == [name for name, _ in expected]
+
+
+def _told(
+    wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward
+) -> tuple[list[tuple[int, Step]], list[tuple[str, tuple[Sizes, ...]]]]:
+    """Steps with their numbers, and what is expected of each; without those that do nothing or are our own."""
+    steps = [(number, step) for number, step in enumerate(forward.steps) if step.operation not in _NOTHING]
+    return steps, [(name, sizes) for name, sizes in wanted if name not in _NOTHING and name[0] != "("]

@@ -17,6 +17,7 @@ from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.forward import Example
@@ -29,7 +30,7 @@ from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, 
 from moeverify.pruning.constants.views import View, divided_otherwise, views_of
 from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.plan import Plan, Reason
-from moeverify.pruning.step.expected_shapes import Expectations, expectations, first_unexpected
+from moeverify.pruning.step.expected_shapes import Expectations, all_expected, expectations, first_unexpected
 from moeverify.pruning.step.heads import head_count_changes, head_counts_after
 from moeverify.pruning.step.same_way import first_otherwise
 
@@ -102,6 +103,8 @@ class Rehearsal:
         """The attributes that must follow for the pruned model to run, and the numbers that its forward derives."""
         model = self._pruned(plan)
         wanted = self._expected.of(plan) if self._expected is not None else []
+        lines = (self.graph.couplings.sliced(cut.pruning_class.coupling) for cut in plan.cuts)
+        sliced = next((line for line in lines if line is not None), None)
         found: dict[Chosen, Forward] = {}
         troubles: dict[Chosen, Trouble] = {}
 
@@ -109,8 +112,12 @@ class Rehearsal:
         def trial(chosen: Chosen) -> Reached:
             changes = [change for proposal in chosen for change in proposal.changes]
             found[chosen], trouble = self._run(model, changes, wanted)
+            if trouble is None and sliced is not None and not all_expected(wanted, found[chosen]):
+                trouble = Trouble(Reason(CUT_BY_NUMBER, sliced), 4 * len(found[chosen].steps) + 4)
             if trouble is None:
                 return Reached(0, True)
+            if sliced and not trouble.reason.line:
+                trouble = replace(trouble, reason=replace(trouble.reason, line=sliced))
             troubles[chosen] = trouble
             return Reached(trouble.reached, False, trouble.reason)
 

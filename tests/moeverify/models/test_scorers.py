@@ -137,3 +137,49 @@ def test_heads_in_stacks_are_no_experts():
             self.open = nn.Linear(12, 4)
 
     assert not find_roles(nn.ModuleDict({"self_attn": Attention()})).layers
+
+
+def test_a_router_beside_two_lists_is_of_the_one_that_it_counts():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.router, self.experts = nn.Linear(12, 3), nn.ModuleList(mlp() for _ in range(3))
+            self.common, self.head = nn.ModuleList(mlp() for _ in range(2)), nn.Linear(12, 2)
+
+    (layer,) = find_roles(Two()).layers
+    assert (layer.container, layer.routers) == ("experts", ("router",))
+
+
+def test_the_last_layer_of_a_model_is_no_router():
+    class Branches(nn.Module):
+        """Two branches and as many answers."""
+
+        def __init__(self, last):
+            super().__init__()
+            self.branches = nn.ModuleList(mlp() for _ in range(2))
+            self.add_module(last, nn.Linear(12, 2))
+
+    assert not find_roles(Branches("verdict")).layers
+    assert not find_roles(nn.ModuleList([Branches("classifier")])).layers
+
+
+def test_experts_of_tasks_and_levels_are_in_lists_of_lists_of_lists():
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(12, 12), nn.Linear(12, 12)])
+
+    class Levels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own_experts = _lists(Unit, 2, 2, 3)
+            self.gates = _lists(lambda: nn.Linear(12, 4), 2, 2)
+
+    found = find_roles(Levels()).layers
+    assert [layer.container for layer in found] == [f"own_experts.{a}.{b}" for a in range(2) for b in range(2)]
+    assert [layer.routers for layer in found] == [(f"gates.{a}.{b}",) for a in range(2) for b in range(2)]
+    assert {len(layer.experts) for layer in found} == {3}
+
+
+def _lists(make, *counts):
+    return nn.ModuleList(_lists(make, *counts[1:]) for _ in range(counts[0])) if counts else make()

@@ -41,7 +41,7 @@ def test_the_file_gives_the_same_experts(make, tmp_path):
 def test_the_file_names_what_is_found_by_structure():
     text = written_roles(odd(), find_roles(odd()))
     assert tomllib.loads(text)["roles"] == {"experts": "^bank$", "routers": "^chooser$"}
-    assert "# body.chooser: body.chooser has 3 outputs, one for each expert, and its name" in text
+    assert "# body.chooser: chooser has 3 outputs, one for each expert, and its name" in text
 
 
 def test_what_no_rule_can_name_is_a_comment():

@@ -1,0 +1,140 @@
+"""Parameters that no forward used, coupled as those of a twin are.
+
+A *twin* is another member of the same list with the same class and the same parameters: the shared expert beside one
+that a library allocates and never calls, or an expert whose activation leaves a matrix out. What the trace relates in
+the twin is stated of the unused parameter as well. Whether the member is ever used stays unknown: its weights are cut,
+and no check approves what no input reads.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from moeverify.coupling.relations import Freeze, Operation, Relations, Trace
+from moeverify.coupling.solving.union_find import UnionFind
+from moeverify.models.expert_shapes import alike
+from moeverify.models.model_tree import LISTS, ModelTree
+
+# The modules of one member: one path, or one in each of several parallel lists.
+Twin = tuple[str, ...]
+
+
+def lists_of_twins(model: nn.Module) -> list[list[Twin]]:
+    """The lists of a model whose members are alike, each with two matrices or more."""
+    tree = ModelTree.of(model)
+    lists = (tree.children.get(path, ()) for path, module in tree.modules.items() if isinstance(module, LISTS))
+    return [
+        [(member,) for member in members]
+        for members in lists
+        if alike(tree, members, nested=True) and len({type(tree.modules[m]) for m in members}) == 1
+    ]
+
+
+def with_twins(traced: Trace, lists: Sequence[Sequence[Twin]]) -> Trace:
+    """``traced`` with the relations of unused parameters that have a twin; the others stay unused."""
+    if not traced.untouched:
+        return traced
+    relations = replace(
+        traced.relations,
+        equals=[*traced.relations.equals],
+        freezes=[*traced.relations.freezes],
+        operations=[*traced.relations.operations],
+    )
+    known = _Known(replace(traced, relations=relations))
+    left = []
+    for name in traced.untouched:
+        stated = next((s for twins in _pairs(name, lists) if (s := known.of(name, *twins)) is not None), None)
+        if stated is None:
+            left.append(name)
+            continue
+        relations.operations.append(Operation("(unused, as its twin)", name))
+        for dim, other in stated.equals:
+            relations.equal(dim, other)
+        for dim, freeze in stated.freezes:
+            relations.freeze(dim, freeze.reason, freeze.operation)
+    return replace(traced, relations=relations, untouched=tuple(left))
+
+
+def _pairs(name: str, lists: Sequence[Sequence[Twin]]) -> Iterator[tuple[Twin, Twin]]:
+    """The member that a parameter lies in with each of its twins; the innermost list first."""
+    holding = ((members, m) for members in lists for m in members if _inside(name, m) is not None)
+    for members, mine in sorted(holding, key=lambda pair: -len(pair[1][0])):
+        yield from ((mine, other) for other in members if other is not mine)
+
+
+def _inside(name: str, member: Twin) -> tuple[int, str] | None:
+    """Where a parameter lies in a member: the number of the module, and the rest of the path."""
+    for number, path in enumerate(member):
+        if name.startswith(f"{path}."):
+            return number, name[len(path) :]
+    return None
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What holds of an unused parameter: its dimensions with equal ones, and with what freezes them."""
+
+    equals: list[tuple[int, int]]
+    freezes: list[tuple[int, Freeze]]
+
+
+class _Known:
+    """What a trace relates, asked for parameter by parameter."""
+
+    def __init__(self, traced: Trace) -> None:
+        self.traced, relations = traced, traced.relations
+        finder = UnionFind(relations)
+        self.root = [finder.find(dim) for dim in range(len(relations.sizes))]
+        self.unused = set(traced.untouched)
+        self.owners: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for name, dims in traced.tensors.items():
+            for axis, dim in enumerate(dims):
+                self.owners[self.root[dim]].append((name, axis))
+        self.freezes = {self.root[freeze.dim]: freeze for freeze in relations.freezes}
+        self.divided = _divided(relations, self.root)
+
+    def of(self, name: str, mine: Twin, other: Twin) -> _Stated | None:
+        """What the twin's parameter says of an unused one; ``None`` if there is none, or if it is divided alone."""
+        place = _inside(name, mine)
+        assert place is not None
+        model, tensors = other[place[0]] + place[1], self.traced.tensors
+        sizes = self.traced.relations.sizes
+        if model not in tensors or model in self.unused:
+            return None
+        if [sizes[d] for d in tensors[model]] != [sizes[d] for d in tensors[name]]:
+            return None
+        stated = _Stated([], [])
+        for axis, (dim, there) in enumerate(zip(tensors[name], tensors[model], strict=True)):
+            root = self.root[there]
+            if sizes[dim] == 1:
+                continue
+            if root in self.freezes:
+                stated.freezes.append((dim, self.freezes[root]))
+            elif partners := self._partners(root, (model, axis), mine, other):
+                stated.equals.extend((dim, partner) for partner in partners)
+            elif root in self.divided:
+                return None
+        return stated
+
+    def _partners(self, root: int, place: tuple[str, int], mine: Twin, other: Twin) -> list[int]:
+        """Dimensions that an unused one goes with: one of its own member's, and one outside of the twin."""
+        tensors = self.traced.tensors
+        within, outside = [], []
+        for name, axis in self.owners[root]:
+            inner = _inside(name, other)
+            if inner is None:
+                outside.append(tensors[name][axis])
+            elif (name, axis) != place and (image := mine[inner[0]] + inner[1]) in tensors:
+                within.append(tensors[image][axis])
+        return [*within[:1], *outside[:1]]
+
+
+def _divided(relations: Relations, root: list[int]) -> set[int]:
+    """Dimensions of which a part or factor is used by itself, or that are one."""
+    dims = [d for s in relations.segments for d in (s.whole, s.part)]
+    dims += [d for p in relations.products for d in (p.whole, *p.factors)]
+    return {root[d] for d in dims}
