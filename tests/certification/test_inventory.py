@@ -1,10 +1,15 @@
 """Inventory: index and shards agree both ways; what lies in the folder is what a loader takes."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from foundry import Draft
 from safetensors.torch import load_file, save_file
 
 from moeverify.errors import SourceError
@@ -167,3 +172,31 @@ def test_names_that_are_no_folder(tmp_path):
     for name, expected in [(tmp_path / "file", "is a file"), (tmp_path / "none", "no such folder")]:
         with pytest.raises(SourceError, match=expected):
             resolve_folder(name)
+
+
+@pytest.mark.slow
+def test_hub_names_are_taken_from_the_cache(tmp_path):
+    """A cached repository is a folder of links into another one, and only what is read is asked for."""
+    base = Draft.of("qwen3_moe")
+    base.write(tmp_path / "base", shards="60KB")
+    base.copy().keep_experts([1, 2, 4, 7], count="num_local_experts").write(tmp_path / "pruned")
+    cache = tmp_path / "cache"
+    for name in ("base", "pruned"):
+        repository, commit = cache / f"models--org--{name}", "0" * 40
+        snapshot = repository / "snapshots" / commit
+        for folder in (repository / "blobs", repository / "refs", snapshot):
+            folder.mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        for file in (tmp_path / name).iterdir():
+            blob = file.rename(repository / "blobs" / f"{name}-{file.name}-blob")
+            (snapshot / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    command = [sys.executable, "-m", "moeverify", "certify", "org/base", "org/pruned", "--oracle", "none"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "pure selection" in done.stdout
+    missing = subprocess.run(
+        [*command[:5], "org/none", "--oracle", "none"], capture_output=True, text=True, env=environment
+    )
+    assert missing.returncode == 2
+    assert "cannot fetch org/none from the hub" in missing.stderr
