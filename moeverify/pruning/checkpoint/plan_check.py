@@ -5,6 +5,7 @@ Everything that the cuts decide is worked out anew: which entries give the sizes
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +19,15 @@ from moeverify.models.forward import Example
 from moeverify.models.limits import check_sizes
 from moeverify.models.roles import find_roles
 from moeverify.models.skeleton import Shapes, has_config, shapes_of
+from moeverify.pruning.attributes.change import set_attributes
+from moeverify.pruning.attributes.slots import value_of
 from moeverify.pruning.checkpoint.plan_coupled import check_coupled
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.probe import Attribute, changed_attributes
 from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.constants.derived import DerivedNumbers
-from moeverify.pruning.plan.apply import check_keep
+from moeverify.pruning.plan.apply import apply_plan, check_keep
 from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
@@ -54,6 +57,7 @@ def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdat
         if fold.parameter not in tensors:
             raise PlanError(f"the plan folds a constant into {fold.parameter}, which the model does not have")
     check_coupled(model, plan.keep, example_inputs)
+    _check_attributes(model, plan, Example(example_inputs))
     if not has_config(model):
         return None
     probe = Probe(model)
@@ -66,6 +70,30 @@ def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdat
     _check_needed(probe, plan)
     _check_folds(probe, update, plan.folds, Example(example_inputs))
     return update
+
+
+def _check_attributes(model: nn.Module, plan: Plan, example: Example) -> None:
+    """Attributes hold the sizes that the plan takes them to hold, and the pruned model runs with the new ones."""
+    modules = dict(model.named_modules())
+    for change in plan.attributes:
+        try:
+            held = value_of(model, change.slot) if change.slot.module in modules else None
+        except (AttributeError, KeyError, IndexError, TypeError):
+            held = None
+        if type(held) is not int or held != change.old:
+            raise PlanError(f"the plan sets {change.slot} from {change.old}, which the model does not hold there")
+        if change.new >= change.old:
+            raise PlanError(f"the plan sets {change.slot} to {change.new}, which is no smaller than {change.old}")
+    if not plan.attributes:
+        return
+    pruned = copy.deepcopy(model).eval()
+    try:
+        set_attributes(pruned, plan.attributes)
+        apply_plan(pruned, plan)
+        with torch.no_grad():
+            example(pruned)
+    except Exception as error:
+        raise PlanError(f"the model does not run with the plan's attributes ({left_by(error)})") from error
 
 
 def _check_entries(probe: Probe, plan: Plan) -> None:

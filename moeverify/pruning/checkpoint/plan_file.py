@@ -20,6 +20,8 @@ from moeverify.base.files import write_text
 from moeverify.base.positions import from_text, to_text
 from moeverify.base.versions import versions
 from moeverify.errors import PlanError
+from moeverify.pruning.attributes.change import AttributeChange
+from moeverify.pruning.attributes.slots import Slot
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
@@ -42,13 +44,18 @@ class Base:
 
 @dataclass(frozen=True, eq=False)
 class PlanDocument:
-    """A plan together with the weights it belongs to. ``cuts`` are a summary; ``plan.keep`` is what is carried out."""
+    """A plan together with the weights it belongs to. ``cuts`` are a summary; ``plan.keep`` is what is carried out.
+
+    ``left_alone`` are the classes that lose nothing although a share of them was asked for: role, module, units there
+    are, asked and kept, reason, and the line of the model's code that holds the size.
+    """
 
     plan: Plan
     base: Base
     cuts: tuple[dict[str, Any], ...]
     adjustments: tuple[str, ...]
     versions: dict[str, str]
+    left_alone: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """The document, valid against ``schema()``."""
@@ -77,6 +84,8 @@ class PlanDocument:
             "folds": [vars(fold) for fold in self.plan.folds],
             "experts": [_expert_cut(cut) for cut in self.plan.experts],
             "adjustments": list(self.adjustments),
+            "attributes": [_attribute(change) for change in self.plan.attributes],
+            "left_alone": list(self.left_alone),
         }
         check_schema(document, schema(), name="the plan", kind="pruning plan", error=PlanError)
         return json.dumps(document, indent=1) + "\n"
@@ -98,6 +107,7 @@ class PlanDocument:
             ("parameter and dim", [(item["parameter"], item["dim"]) for item in data["keep"]]),
             ("entry of the configuration", [tuple(item["path"]) for item in data["config"]]),
             ("folded parameter", [item["parameter"] for item in data["folds"]]),
+            ("attribute", [(item["module"], tuple(item["steps"])) for item in data.get("attributes", ())]),
         ):
             if len(set(keys)) < len(keys):
                 raise PlanError(f"{name} is not a pruning plan: a {what} stands in it twice")
@@ -108,8 +118,11 @@ class PlanDocument:
             entries={tuple(item["path"]): item["value"] for item in data["config"]},
             folds=tuple(Fold(**item) for item in data["folds"]),
             experts=experts,
+            attributes=tuple(_read_attribute(item) for item in data.get("attributes", ())),
         )
-        return cls(plan, Base(**data["base"]), tuple(data["cuts"]), tuple(data["adjustments"]), data["versions"])
+        left_alone = tuple(data.get("left_alone", ()))
+        cuts, adjustments = tuple(data["cuts"]), tuple(data["adjustments"])
+        return cls(plan, Base(**data["base"]), cuts, adjustments, data["versions"], left_alone)
 
     @classmethod
     def read(cls, path: str | Path) -> PlanDocument:
@@ -143,6 +156,14 @@ def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
         "tables": list(cut.tables),
         "attributes": [list(attribute) for attribute in cut.attributes],
     }
+
+
+def _attribute(change: AttributeChange) -> dict[str, Any]:
+    return {"module": change.slot.module, "steps": list(change.slot.steps), "old": change.old, "new": change.new}
+
+
+def _read_attribute(item: dict[str, Any]) -> AttributeChange:
+    return AttributeChange(Slot(item["module"], tuple(item["steps"])), item["old"], item["new"])
 
 
 def _read_cut(item: dict[str, Any]) -> ExpertCut:
@@ -189,4 +210,5 @@ def document_plan(model: nn.Module, plan: Plan, digest: str | None = None) -> Pl
         {"role": c.pruning_class.role, "where": c.pruning_class.where, "before": c.before, "after": c.after}
         for c in plan.cuts
     ) + tuple({"role": "experts", "where": c.layer, "before": c.before, "after": c.after} for c in plan.experts)
-    return PlanDocument(plan, base_of(model, digest), cuts, tuple(map(str, plan.adjustments)), versions())
+    adjustments = tuple(map(str, plan.adjustments))
+    return PlanDocument(plan, base_of(model, digest), cuts, adjustments, versions(), tuple(plan.left_alone))
