@@ -6,6 +6,7 @@ import os
 import sys
 import sysconfig
 import traceback
+from functools import cache
 from types import FrameType
 
 import torch
@@ -24,6 +25,7 @@ _LIBRARIES = tuple(
 _PACKAGES = os.path.join(sysconfig.get_path("purelib"), "")
 
 
+@cache
 def _is_users(file: str) -> bool:
     inside = file.startswith(_LIBRARIES) and not file.startswith(_PACKAGES)
     library = any(file.startswith(folder) for folder in _LIBRARIES[:3])

@@ -19,6 +19,7 @@ from torch import nn
 from moeverify.base.foreign import left_by
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused
+from moeverify.models.forward import Example
 from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.factors import Dim, Held
@@ -139,6 +140,10 @@ class Probe:
         if key not in self._remembered.built:
             self._remembered.built[key] = self._built(entries)
         return self._remembered.built[key]
+
+    def forwards_of(self, example: Example) -> dict[Hashable, Any]:
+        """What was recorded of the unchanged model's forwards on an example, to be read and added to."""
+        return self._remembered.forwards.setdefault(example, {})
 
     def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
         """Shapes under changed entries, ``None`` if there are none."""

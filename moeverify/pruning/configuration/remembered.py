@@ -6,7 +6,9 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from moeverify.models.forward import Example
 from moeverify.models.skeleton import Shapes
 
 Attribute = tuple[str, str]
@@ -29,11 +31,13 @@ class Built:
 class Remembered:
     """Cached results of an architecture, by the entries that were changed.
 
-    ``built`` holds what came out, ``rules`` the messages of what was refused.
+    ``built`` holds what came out, ``rules`` the messages of what was refused, ``forwards`` recorded forwards of the
+    unchanged model by the example that they were called with and what they depend on beside it.
     """
 
     built: dict[tuple, Built | None] = field(default_factory=dict)
     rules: dict[tuple, str] = field(default_factory=dict)
+    forwards: WeakKeyDictionary[Example, dict[Hashable, Any]] = field(default_factory=WeakKeyDictionary)
 
 
 # By class, document and shapes: models of one architecture share it, and so do the plans of one model.

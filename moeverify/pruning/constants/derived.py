@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
+from moeverify.models.skeleton import shapes_of
 from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
@@ -79,10 +80,23 @@ class DerivedNumbers:
     def before(self) -> Forward | None:
         """The forward of the unpruned model; ``None``, with a warning, if it does not run without weights."""
         try:
-            return record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
+            return self._recorded_before({})
         except TraceError as error:
             warnings.warn(f"numbers that the forward derives from sizes are not looked for: {error}", stacklevel=2)
             return None
+
+    def _recorded_before(self, kept: Mapping[str, Sequence[int]]) -> Forward:
+        """The forward of the unpruned skeleton, with the layers ``kept`` alone unless empty; recorded once."""
+        known, key = self.probe.forwards_of(self.example), self._key(kept)
+        if key not in known:
+            known[key] = record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
+        return known[key]
+
+    def _key(self, kept: Mapping[str, Sequence[int]]) -> Hashable:
+        """What a forward depends on beside architecture and example: the layers and the model's dtypes."""
+        model = self.probe.model
+        types = tuple(tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
+        return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types
 
     def keep(self, update: ConfigUpdate) -> Derived:
         """Weights that take over what ``update`` changes, beside the attributes that show it; nothing is changed.
@@ -94,19 +108,29 @@ class DerivedNumbers:
         return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
     def _alike_layers_tell_nothing(self, update: ConfigUpdate) -> bool:
-        """Whether forwards with a few layers of each kind run and show no change; then the whole ones show none."""
+        """Whether forwards with a few layers of each kind run and show no change; then the whole ones show none.
+
+        What an architecture showed for new entries is remembered for later plans with the same ones.
+        """
         before, after = self.probe.original, update.after
         apart = {layer.container for layer in self.roles.layers}
         kept = standing_for_all(before, after, apart)
         if not kept:
             return False
+        known = self.probe.forwards_of(self.example)
+        sizes = (tuple(sorted(update.entries.items(), key=str)), tuple(shapes_of(after).items()))
+        key = (self._key(kept), sizes, frozenset(apart), self.probe.views)
+        if key in known:
+            return True
         try:
             with shortened(before, kept), shortened(after, kept):
-                first = record_forward(_in_precision_of(self.probe.model, before), self.example)
+                first = self._recorded_before(kept)
                 found = compare(first, self._after(update), self.probe.views, self.probe.model, self.roles)
         except (TraceError, PruningRefused):
             return False  # the whole forward says what is wrong
-        return found == Derived()
+        if found == Derived():
+            known[key] = found
+        return key in known
 
     def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that by themselves change one of the ``stuck`` numbers."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import cache
 from typing import Any
 
 import torch
@@ -213,6 +214,7 @@ def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:
         yield position, value
 
 
+@cache
 def _argument(func: Any, position: int | str, place: int | str) -> str:
     """The name of an argument, with the number of the element if it is a list."""
     arguments = func._schema.arguments
@@ -220,6 +222,7 @@ def _argument(func: Any, position: int | str, place: int | str) -> str:
     return str(name) if place == position else f"{name}.{str(place).rpartition('.')[2]}"
 
 
+@cache
 def _is_number(func: Any, position: int | str) -> bool:
     """Whether a non-tensor argument is a number to compute with, rather than a size, an axis or an index."""
     arguments = func._schema.arguments

@@ -108,10 +108,10 @@ def make_plan(
         for member in cut.pruning_class.coupling.members:
             key = (member.parameter, member.dim)
             if cut.pruning_class.experts and key not in cut.pruning_class.in_turn:
-                rows = [np.sort(member.positions[row].ravel()) for row in cut.kept]
+                rows = np.sort(member.positions[cut.kept].reshape(len(cut.kept), -1), axis=1)
                 # A stack may hold more rows than there are experts (experts that compute nothing); they get as narrow.
-                rows += [rows[-1]] * (sizes.get((member.parameter, 0), 0) - len(rows))
-                keep[key] = np.stack(rows)
+                more = max(sizes.get((member.parameter, 0), 0) - len(rows), 0)
+                keep[key] = np.concatenate([rows, np.repeat(rows[-1:], more, axis=0)])
             else:
                 removed.setdefault(key, []).append(cut.lost(member))
     for key, parts in removed.items():

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 import moeverify as mv
+from moeverify.models.forward import Example
 from moeverify.pruning.constants import derived
 from moeverify.pruning.constants.alike import shortened, standing_for_all
 
@@ -160,3 +161,46 @@ def test_a_second_plan_builds_no_architecture_again():
     assert len(built) - once < once
     assert built[once:] == [12, 6, 6]
     assert first.entries == again.entries
+
+
+def planner(model, ratio=0.5):
+    return mv.MoEPruner(model, X, pruning_ratio=ratio, ratios={"hidden": 0.0}, ignored_layers=[model.head])
+
+
+def test_a_later_plan_of_the_same_sizes_records_nothing(monkeypatch):
+    seen = lists_of(monkeypatch)
+    pruner = planner(deep())
+    first = pruner.plan()
+    assert seen == [3, 3]
+    assert [c.kept.tolist() for c in pruner.plan().cuts] == [c.kept.tolist() for c in first.cuts]
+    assert seen == [3, 3]
+    pruner.step()
+    assert seen == [3, 3]
+    assert pruner.model.config.inner == 6
+
+
+def test_other_types_of_numbers_and_other_examples_are_recorded(monkeypatch):
+    seen = lists_of(monkeypatch)
+    model = deep()
+    pruner = planner(model)
+    pruner.plan()
+    del seen[:]
+    planner(model).plan()  # another example
+    assert seen == [3, 3]
+    model.float()  # a constant is rounded to the type of what it multiplies
+    pruner.example = Example(X.float())
+    del seen[:]
+    pruner.plan()
+    assert seen == [3, 3]
+    model.double()
+    pruner.plan()
+    assert seen[2:] == [3, 3]
+
+
+def test_what_changes_is_compared_anew_by_each_plan(monkeypatch):
+    """A number that follows from a size is no reason for the second plan to pass over it."""
+    seen = lists_of(monkeypatch)
+    pruner = planner(deep("all"))
+    first, second = pruner.plan(), pruner.plan()
+    assert len(first.folds) == len(second.folds) == 2 * LAYERS  # weight and bias
+    assert seen.count(LAYERS) >= 2
