@@ -8,25 +8,30 @@ folder, and prunes half of the channels of every routed expert by magnitude, eac
 * by the same command, killed five times on the way, whose bytes must be those of the run before;
 * whole experts by ``reap`` on calibration data, layer by layer, with no limit but the memory that is seen.
 
-It writes ``reports/baselines/streaming.json`` and the table ``streaming.md`` beside it.
+It writes ``reports/baselines/streaming.json`` and the table ``streaming.md`` beside it. With ``--place FOLDER`` the
+models stay in that folder, and a benchmark that was cut goes on with the first run that it has not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,7 +44,8 @@ GIB = 1 << 30
 LIMIT = 4 * GIB
 # Against the naive script, and above the largest layer in float32.
 MOST_TIMES, MOST_ABOVE_LAYER = 2.0, 1.5 * GIB
-KILLS = 5
+# After so many seconds of writing; what is written is noted every 5 seconds, so that each run goes on.
+KILLS, KILL_AFTER = 5, 6.0
 _HIDDEN, _WIDTH, _EXPERTS = 2048, 768, 128
 _ASKED = ("--pruning-ratio", "0", "--ratio", "routed_experts=0.5")
 _REAP = """
@@ -173,29 +179,61 @@ def digests(folder: Path) -> dict[str, str]:
     return found
 
 
-def run(layers: int) -> dict[str, object]:
-    """All measurements; removes the folders again."""
-    with tempfile.TemporaryDirectory(prefix="streaming-") as place:
-        root = Path(place)
-        base, killed = root / "base", root / "killed"
-        layer = make_base(base, layers)
-        size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-        me = [sys.executable, "-m", "benchmarks.streaming", "--naive", str(base), str(root / "naive")]
-        prune = [sys.executable, "-m", "moeverify", "prune", str(base), *_ASKED, "--save-model"]
-        rows = [measured("naive script", me)]
-        rows.append(measured("moeverify prune, 4 GiB of address space", [*prune, str(root / "out")], limit=LIMIT))
-        ends = [measured(f"killed ({n + 1})", [*prune, str(killed)], limit=LIMIT, kill_after=4.0) for n in range(KILLS)]
-        assert not killed.exists(), "a killed run left a folder that looks whole"
-        rows.append(measured("the same after five kills", [*prune, str(killed)], limit=LIMIT))
-        kills = sum(end.kills for end in ends)
-        same = digests(root / "out") == digests(killed)
-        rows.append(measured("whole experts by reap", [sys.executable, "-c", _REAP, str(base), str(root / "reap")]))
+class Place:
+    """A folder for the models, with what was measured so far in ``measured.json``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._file = root / "measured.json"
+        self.known: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What ``measure`` gave, now or in an earlier benchmark in this folder."""
+        if name not in self.known:
+            self.known[name] = measure()
+            write_text(self._file, json.dumps(self.known))
+        return self.known[name]
+
+    def ran(self, name: str, words: list[str], made: Path, **bounds: Any) -> Measured:
+        """The measurement of a run that makes the folder ``made``; what an earlier one left half made is removed."""
+
+        def afresh() -> dict[str, Any]:
+            if "kill_after" not in bounds and made.exists():
+                shutil.rmtree(made)
+            return asdict(measured(name, words, **bounds))
+
+        return Measured(**self.once(name, afresh))
+
+
+def run(layers: int, root: Path) -> dict[str, Any]:
+    """All measurements, with the models in the folder ``root``."""
+    base, naive_out, out, killed, reap = (root / name for name in ("base", "naive", "out", "killed", "reap"))
+    place = Place(root)
+
+    def make() -> int:
+        shutil.rmtree(base, ignore_errors=True)
+        return make_base(base, layers)
+
+    layer = place.once("largest_layer_float32", make)
+    me = [sys.executable, "-m", "benchmarks.streaming", "--naive", str(base), str(naive_out)]
+    prune = [sys.executable, "-m", "moeverify", "prune", str(base), *_ASKED, "--save-model"]
+    rows = [place.ran("naive script", me, naive_out)]
+    rows.append(place.ran("moeverify prune, 4 GiB of address space", [*prune, str(out)], out, limit=LIMIT))
+    ends = [
+        place.ran(f"killed ({n + 1})", [*prune, str(killed)], killed, limit=LIMIT, kill_after=KILL_AFTER)
+        for n in range(KILLS)
+    ]
+    after = "the same after five kills"
+    assert after in place.known or not killed.exists(), "a killed run left a folder that looks whole"
+    rows.append(place.ran(after, [*prune, str(killed)], killed, limit=LIMIT))
+    same = place.once("same_bytes_after_kills", lambda: digests(out) == digests(killed))
+    rows.append(place.ran("whole experts by reap", [sys.executable, "-c", _REAP, str(base), str(reap)], reap))
     return {
         "versions": versions(),
-        "bytes": size,
+        "bytes": sum(file.stat().st_size for file in base.glob("*.safetensors")),
         "layers": layers,
         "largest_layer_float32": layer,
-        "kills": kills,
+        "kills": sum(end.kills for end in ends),
         "same_bytes_after_kills": same,
         "killed": [asdict(end) for end in ends],
         "runs": [asdict(row) for row in rows],
@@ -232,11 +270,16 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("reports/baselines"))
     parser.add_argument("--naive", nargs=2, type=Path, metavar=("BASE", "OUT"))
+    parser.add_argument("--place", type=Path, metavar="FOLDER", help="keep the models here, and go on there later")
     options = parser.parse_args()
     if options.naive:
         naive(*options.naive)
         return
-    data = run(options.layers)
+    with contextlib.ExitStack() as stack:
+        if options.place is None:
+            options.place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streaming-")))
+        options.place.mkdir(parents=True, exist_ok=True)
+        data = run(options.layers, options.place)
     write_text(options.out / "streaming.json", json.dumps(data, indent=1) + "\n")
     write_text(options.out / "streaming.md", table(data))
     print(table(data))

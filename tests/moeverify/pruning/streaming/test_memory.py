@@ -78,7 +78,7 @@ def test_the_model_is_never_held(tmp_path):
 @pytest.mark.nightly
 def test_six_gigabytes_under_four(tmp_path):
     """A model larger than the address space that the run may have, killed five times in between."""
-    data = streaming.run(layers=5)
+    data = streaming.run(5, tmp_path)
     assert data["bytes"] > 5.5 * streaming.GIB > streaming.LIMIT
     assert data["kills"] == streaming.KILLS
     assert data["same_bytes_after_kills"]
