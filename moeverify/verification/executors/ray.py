@@ -1,10 +1,12 @@
 """Cases on a Ray cluster: each is one task, which runs it in processes of its own on whatever machine it lands.
 
-Source: Ray's tasks, which a cluster runs again elsewhere when the machine that ran them is lost.
+Source: Ray's tasks, which a cluster runs again elsewhere when the machine that ran them is lost. Ray gives the tasks of
+a run to the same few processes; each of them keeps its fork server from one case to the next, as a local run does.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -23,6 +25,8 @@ from moeverify.verification.unfinished import Unfinished
 from moeverify.verification.worker import Worker
 
 RETRIES = 3
+# At most one, by the folder that it was started in. Its fork server ends with this process, however that ends.
+_WORKERS: dict[str, Worker] = {}
 
 
 @executor("ray")
@@ -71,14 +75,28 @@ def _run_case(case_data: dict[str, Any], limits: Limits, folder: str) -> tuple[l
     with contextlib.suppress(OSError):  # another machine may not have it
         os.chdir(folder)
     case, events = Case.from_dict(case_data), list[Event]()
-    with Worker() as worker:
-        try:
-            worker.run(case, limits, events.append)
-        except SourceError as error:
-            not_loaded(case, error, events.append)
-        except MoEVerifyError as error:
-            return events, error
+    try:
+        _worker_of_this_process(os.getcwd()).run(case, limits, events.append)
+    except SourceError as error:
+        not_loaded(case, error, events.append)
+    except MoEVerifyError as error:
+        return events, error
     return events, None
+
+
+def _worker_of_this_process(folder: str) -> Worker:
+    """The worker of this process, started anew where it ended or where cases run in another folder now."""
+    worker = _WORKERS.get(folder)
+    if worker is None or not worker.alive:
+        _close_workers()
+        worker = _WORKERS[folder] = Worker()
+    return worker
+
+
+@atexit.register
+def _close_workers() -> None:
+    while _WORKERS:
+        _WORKERS.popitem()[1].close()
 
 
 @contextlib.contextmanager
