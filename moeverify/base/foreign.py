@@ -45,7 +45,7 @@ def left_by(error: BaseException) -> str:
 
 
 def by_user(error: BaseException) -> bool:
-    """Whether an exception is the user's own Ctrl-C, which ends the run whoever was at work."""
+    """Whether an exception is the user's own Ctrl-C, which ends the run whatever code was running."""
     return isinstance(error, KeyboardInterrupt) and _interrupted.is_set()
 
 

@@ -14,7 +14,7 @@ _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
 def is_out_of_memory(said: BaseException | str, code: int = 0) -> bool:
-    """Whether an error, or what a process said before it ended with ``code``, is that memory ran out.
+    """Whether an error, or the output of a process that ended with ``code``, means out of memory.
 
     A process that was killed is taken for one: the system ends those that take too much.
 

@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"(?<![^.\[])\d+(?![^.\]])")
 
 
 def collapse(items: Iterable[tuple[str, Hashable]]) -> list[tuple[str, Any, list[str]]]:
-    """Group ``(path, what is said of it)`` whose paths differ only in numbers and of which the same is said.
+    """Group ``(path, remark)`` whose paths differ only in numbers and whose remarks are the same.
 
     Returns ``(pattern, what is said, paths)`` in the order of the first path. Example::
 

@@ -1,4 +1,4 @@
-"""Temporary folders that a later run can tell to be left over: each holds a lock that ends with its process."""
+"""Temporary folders that a later run recognises as left over: each holds a lock that ends with its process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Evidence for the relations: both folders, the structure of the base, the keep map, the compared values.
 
-Each part is computed when it is first asked for; a part that cannot be had says why.
+Each part is computed when it is first asked for; ``NotVisible`` gives the reason for a part that is not available.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 
 class NotVisible(MoEVerifyError):
-    """A part of the evidence that cannot be had; the message says why."""
+    """A part of the evidence is not available; the message gives the reason."""
 
 
 class once(Generic[T]):  # noqa: N801  used as a decorator, as cached_property is
-    """A property that is computed once; where it cannot be had, the error is kept and raised again."""
+    """A property that is computed once; an error is kept as well, and raised again."""
 
     def __init__(self, function: Callable[[Any], T]) -> None:
         self.function = function

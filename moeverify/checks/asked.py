@@ -54,7 +54,7 @@ class Request:
         self.after = {source: shapes[name] for source, name in self.now.items()}
 
     def ratio(self, pruning_class: PruningClass) -> float:
-        """The share asked for; a class that the judge's own trace has goes by the role that it has there."""
+        """The share asked for; a class of the judge's own trace has the role that it has there."""
         return self.context.ratio_of(self._role(pruning_class))
 
     def asked(self, pruning_class: PruningClass) -> Asked:
@@ -79,7 +79,9 @@ class Request:
 
     @cached_property
     def dims(self) -> Mapping[Dim, tuple[float, float]]:
-        """Sizes that each dimension of the classes may have now, by original name; a true excuse counts."""
+        """Least and largest size that each dimension of the classes may have now, by original name. A class with a true
+        excuse may keep what it keeps.
+        """
         lost: dict[Dim, list[tuple[float, float, int]]] = defaultdict(list)
         for number, pruning_class in enumerate(self.context.outcome.classes):
             asked, size = self.asked(pruning_class), pruning_class.coupling.size

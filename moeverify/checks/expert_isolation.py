@@ -54,7 +54,7 @@ def _by_name(layer: MoELayer, pruning_class: PruningClass) -> dict[int, int]:
 
 
 def _by_row(layer: MoELayer, pruning_class: PruningClass, shapes: Shapes) -> Iterator[dict[int, int]]:
-    """Positions that each unit of a class holds in each expert, where rows of one matrix belong to experts in turn."""
+    """Positions of each unit of a class in each expert, for matrices whose rows belong to experts in turn."""
     for member in pruning_class.coupling.members:
         size = shapes[member.parameter][member.dim] if member.parameter in layer.stacks else 0
         if size and size % len(layer.experts) == 0:
@@ -165,8 +165,8 @@ def expert_isolation(context: Context) -> Finding:
     Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
     weights is judged by ``masked-equivalence``. Channels that experts share with a parameter outside of them do not
     count: those of the residual stream, and the heads that attention experts share with keys and values. Experts that
-    share a tensor are one. Shared experts may be connected with every expert. Whether experts are connected with
-    anything without need is said by ``coupling-minimal``.
+    share a tensor are one. Shared experts may be connected with every expert. ``coupling-minimal`` judges whether
+    experts are connected with anything without need.
     """
     if not context.roles.layers:
         return without_layers(context.roles)

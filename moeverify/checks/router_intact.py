@@ -30,7 +30,7 @@ def router_intact(context: Context) -> Finding:
     experts read.
 
     Does not prove that tokens go to the same experts as before: with fewer hidden channels the logits change, and
-    should. Whether the whole computes what it must is said by ``masked-equivalence``.
+    should. ``masked-equivalence`` judges whether the whole computes what it must.
     """
     if not context.roles.layers:
         return without_layers(context.roles)
@@ -171,7 +171,7 @@ def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:
 
 
 def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...], of: nn.Module | None = None) -> dict[str, int]:
-    """Attributes of the block and its routers that go by one of ``names``, of the pruned model unless of another."""
+    """Attributes of the block and its routers with one of ``names``, of the pruned model unless another is given."""
     found: dict[str, int] = {}
     routing = {name.rpartition(".")[0] for name in router_tensors(context.original, layer)}
     for path in (layer.name, *(r for r in layer.routers if r in routing)):

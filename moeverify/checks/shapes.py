@@ -80,7 +80,7 @@ def _own_sizes(model: nn.Module) -> Finding | None:
 def _shapes(
     context: Context, inputs: Any, original: dict[str, torch.Tensor], got: dict[str, torch.Tensor]
 ) -> Finding | dict[str, str]:
-    """A finding if an output has not the shape that it must have; else what is to be said of those that shrank."""
+    """A finding if an output does not have the shape that it must have; else remarks on those that shrank."""
     lost: dict[str, tuple[int, int]] = {}
     main = main_output(original)
     for name, before in original.items():

@@ -23,7 +23,7 @@ def untouched_identical(context: Context) -> Finding:
 
     A permutation shared by all tensors would leave the outputs alone, and is refused all the same. Adapters, optimiser
     states and activation statistics are mapped back to the original by the order of channels. Exception: where whole
-    experts went, those that stay may come in any order. Where the values do not tell the order (all equal), nothing is
+    experts went, those that stay may come in any order. Where the values do not show the order (all equal), nothing is
     claimed. Buffers that a forward fills anew are held to the same rule. Does not say whether enough was removed, or
     the right channels.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """A function that is told each stage: a spinner on a terminal, a line for each stage elsewhere."""
+    """A function that is called with each stage: a spinner on a terminal, a line for each stage elsewhere."""
     console = make_console(stderr=True)
     begin = time.perf_counter()
     with warnings.catch_warnings(), console.status("start") as status:

@@ -65,7 +65,7 @@ def _contiguous_blocks(positions: np.ndarray) -> bool:
 
 
 def embedding_weights(model: nn.Module) -> set[str]:
-    """Names of all embeddings' weights; a table inside of attention, such as biases by distance, is none."""
+    """Names of all embeddings' weights. Exception: a table inside of attention, such as biases by distance."""
     names = (name for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name)
     return {weight for name in names if not is_attention(weight := f"{name}.weight")}
 

@@ -29,8 +29,8 @@ def prune_at_random(
 ) -> nn.Module | None:
     """A copy of ``pruned`` that holds other channels and experts of ``original``: as many, drawn at random.
 
-    ``roles`` are those of ``original``, searched for if not given. ``None`` if the shapes of ``pruned`` cannot be had
-    by removing coupled channels and whole experts.
+    ``roles`` are those of ``original``, searched for if not given. ``None`` if removing coupled channels and whole
+    experts cannot give the shapes of ``pruned``.
     """
     before = _tensors(original)
     model = copy.deepcopy(pruned)

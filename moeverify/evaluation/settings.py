@@ -99,7 +99,7 @@ class QualitySettings:
 
 
 def parse_ratios(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas. Raises ``UsageError`` with one line for what is none."""
+    """Numbers separated by commas. Raises ``UsageError`` with one line for anything else."""
     try:
         return tuple(float(word) for word in words(text))
     except ValueError:

@@ -120,7 +120,7 @@ class Drawer:
         self.example = floats_in(example, self.dtype)
 
     def draw(self, seed: int) -> Drawn:
-        """Inputs of a seed.
+        """Inputs drawn from a seed.
 
         Raises ``SourceError`` if the model does not run on the example itself.
         """

@@ -102,7 +102,7 @@ def static_experts(model: nn.Module, implementation: str | None = None) -> Itera
     """Let fused experts of transformers models run as one product, whose shapes depend on no data.
 
     ``implementation`` is the one that runs without data in the model's precision, if not given. A model that offers
-    none keeps its loop over the experts, and is told which ones were hit.
+    none keeps its loop over the experts, which asks for the experts that were hit.
     """
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     # Without data PyTorch knows the grouped product in bfloat16 only.

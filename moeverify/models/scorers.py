@@ -75,7 +75,7 @@ def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = 
 
 
 def chooses(name: str) -> bool:
-    """Whether a path has a part with the name of something that chooses."""
+    """Whether a part of a path is named like a router, e.g. ``gate``."""
     parts = [part for part in name.lower().split(".") if not _GATED_MLP.search(part)]
     return any(_CHOOSES.search(part) for part in parts)
 

@@ -1,4 +1,4 @@
-"""Take out of a text what tells who and where it came from: paths, users, hosts, secrets."""
+"""Remove from a text what identifies its origin: paths, users, hosts, secrets."""
 
 from __future__ import annotations
 

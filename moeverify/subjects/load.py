@@ -21,7 +21,7 @@ FORMS = forms.SUBJECTS
 def subject_kind(name: str) -> str:
     """The kind of a subject's name: ``built-in``, ``fault``, ``command``, ``fork`` or ``function``.
 
-    Nothing is imported. Raises ``UsageError`` for a name that is none, or a fault that does not exist.
+    Nothing is imported. Raises ``UsageError`` for a name of another form, or a fault that does not exist.
     """
     if name.startswith(PREFIX):
         command(name.removeprefix(PREFIX))

@@ -20,9 +20,10 @@ from moeverify.models.roles import Roles
 
 
 def output_layers(model: nn.Module, example_inputs: Any, roles: Roles | None = None) -> list[nn.Module]:
-    """Layers whose output channels are those of the model's output, whatever they are called, or of which there is one.
+    """Layers whose output channels are the model's output, whatever they are called, and layers with a single output
+    channel.
 
-    Whoever prunes with Torch-Pruning names them as ``ignored_layers``. Where the model cannot be traced: ``lm_head``.
+    Users of Torch-Pruning pass them as ``ignored_layers``. Where the model cannot be traced: ``lm_head``.
     """
     try:
         couplings = trace_couplings(model, example_inputs, roles=roles)

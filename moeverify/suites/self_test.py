@@ -61,7 +61,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The matrix: what each check said of each fault, and of the right pruner on the same sources."""
+    """The matrix: verdicts of each check on each fault, and on the right pruner with the same sources."""
 
     faults: tuple[Examined, ...]
     right: tuple[Examined, ...]
@@ -87,7 +87,7 @@ class SelfTest:
 
     @property
     def never_ran(self) -> tuple[str, ...]:
-        """Checks that were skipped everywhere, for want of an optional package for instance."""
+        """Checks that were skipped everywhere, e.g. where an optional package is missing."""
         ran = {v.check for t in (*self.faults, *self.right) for v in t.verdicts if v.status is not Status.SKIP}
         return tuple(name for name in self.checks if name not in ran)
 

@@ -81,7 +81,7 @@ def _judge(request: Mapping[str, Any], messages: int, link: Link) -> None:
 def _wait(judge: int, subject: int, ending: int, parent: int) -> int:
     """Exit status of ``judge``; how ``subject`` ends is written into the pipe ``ending`` as soon as it does.
 
-    If ``parent`` is gone meanwhile, nobody watches any more: end all.
+    End everything if ``parent`` is gone meanwhile, since no process watches any more.
     """
     code: int | None = None
     running = {judge, subject}

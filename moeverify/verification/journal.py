@@ -48,7 +48,7 @@ def _entry_schema() -> dict[str, Any]:
 
 
 def read_journal(folder: Path, settings: Mapping[str, Any]) -> Past:
-    """Read the journal in ``folder``; nothing is known if there is none. A last line cut short is passed over.
+    """Read the journal in ``folder``; nothing was reached if there is no journal. A last line cut short is passed over.
 
     Raises ``UsageError`` if the journal was kept under other settings, or was not written by a run.
     """
@@ -137,7 +137,7 @@ class Journal:
                 self.path.parent.rmdir()
 
     def __call__(self, event: Event) -> None:
-        """Write down a verdict or the end of a case. Raises ``FileError`` if the disk does not take it."""
+        """Append a verdict or the end of a case to the journal. Raises ``FileError`` if the disk does not take it."""
         if isinstance(event, VerdictReached):
             entry = {"case": plain(event.case.source), "verdict": event.verdict.to_dict()}
             self._holds_verdicts = self._holds_verdicts or event.verdict.check != LOAD

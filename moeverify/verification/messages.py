@@ -105,7 +105,7 @@ def validate(message: Mapping[str, Any], schemas: Mapping[str, Any]) -> None:
 
 
 def named_error(message: Mapping[str, Any]) -> MoEVerifyError:
-    """The error that a message ``refused`` names; the base class for a name that is none of ours."""
+    """The error that a message ``refused`` names; the base class for an unknown name."""
     kind = getattr(errors, message["error"], MoEVerifyError)
     known = isinstance(kind, type) and issubclass(kind, MoEVerifyError)
     return (kind if known else MoEVerifyError)(message["message"])

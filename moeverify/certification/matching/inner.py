@@ -1,7 +1,7 @@
 """Channels that stand in another order inside of the heads that they belong to.
 
 A value channel may change places with others of its head if the output projection follows: nothing that a head computes
-depends on that order. Classes are units of whole heads, so that their keep map does not tell.
+depends on that order. Classes are units of whole heads, so their keep map does not show it.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class KeepMap:
         return self.pruned[other]
 
     def count(self, number: int) -> int:
-        """Units that a class keeps (in each expert). Raises ``Unknown`` if no member tells."""
+        """Units that a class keeps (in each expert). Raises ``Unknown`` if no member shows it."""
         if number not in self._counts:
             self._counts[number] = 0  # while it is being counted, it tells nothing of others
             self._counts[number] = self._count(number)
@@ -119,7 +119,7 @@ class KeepMap:
         return max(votes, key=lambda kept: votes[kept], default=0)
 
     def expert_count(self, layer: int | None) -> int:
-        """Experts that a MoE layer keeps. Raises ``Unknown`` if no tensor tells."""
+        """Experts that a MoE layer keeps. Raises ``Unknown`` if no tensor shows it."""
         for (name, dim), axis in self.structure.axes.items():
             if axis.layer == layer and axis.stride == 1 and name in self.base:
                 try:

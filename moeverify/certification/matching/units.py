@@ -54,7 +54,7 @@ class UnitMatcher:
         return combine(keys, count)
 
     def _members(self, number: int) -> Iterator[Member]:
-        """Members that tell most first: matrices, and those that no list of layers holds."""
+        """Members, the most informative first: matrices, and those that no list of layers holds."""
         members = self.keep.structure.classes[number].coupling.members
         shapes = self.keep.base
 

@@ -45,7 +45,7 @@ class Sides:
 
 
 def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
-    """Base, masked base and pruned model. Raises ``NotVisible`` if one of them cannot be had."""
+    """Base, masked base and pruned model. Raises ``NotVisible`` if one of them cannot be loaded."""
     roles, device = evidence.structure.roles, evidence.options.device
     if fits(evidence):
         full = load_model(evidence.base_folder, device)
@@ -79,7 +79,7 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
 
 
 class Alone(NamedTuple):
-    """A model, the stream that must be active while it runs, and the layers that run where not all of them do."""
+    """A model, the stream that must be active while it runs, and the sample of layers that run (``None`` for all)."""
 
     model: nn.Module
     stream: contextlib.AbstractContextManager[object]
@@ -87,7 +87,7 @@ class Alone(NamedTuple):
 
 
 def alone(evidence: Evidence, folder: Path, *, at_least: int = STREAMED_VALUES) -> Alone:
-    """The model of one of the two folders. Raises ``NotVisible`` if it cannot be had."""
+    """The model of one of the two folders. Raises ``NotVisible`` if it cannot be loaded."""
     if fits(evidence):
         return Alone(load_model(folder, evidence.options.device), contextlib.nullcontext(), None)
     _check_plain(evidence)

@@ -66,7 +66,9 @@ class Weight:
 
 
 class Stream(TorchFunctionMode):
-    """While active, operations that take a placeholder get the weight's values. ``weights`` go by ``id``."""
+    """Mode in which operations on a placeholder get the values of the weight that it stands for. Placeholders are known
+    by ``id``.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,9 @@ class Entry:
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """Entries with an effect that differ. One that only one of the two has is none: the class fills in defaults."""
+    """Entries with an effect that differ. Exception: an entry that only one of the two has, since the class fills in
+    defaults.
+    """
     for key in before.keys() & after.keys():
         if _NO_EFFECT.search(key):
             continue

@@ -17,7 +17,9 @@ _WHEN: dict[str, Callable[[Options], bool]] = {}
 
 
 def relation(name: str, when: Callable[[Options], bool] = lambda options: True) -> Callable[[Relation], Relation]:
-    """Register a relation under its stable name; ``when`` tells whether the user's options ask for it."""
+    """Register a relation under its stable name; ``when`` returns whether the user's options ask for it. ``when`` tells
+    whether the user's options ask for it.
+    """
 
     def register(function: Relation) -> Relation:
         RELATIONS[name] = function

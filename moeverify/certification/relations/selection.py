@@ -69,7 +69,7 @@ def _twice(evidence: Evidence) -> list[str]:
 
 
 def _equal_in_base(evidence: Evidence, number: int, expert: int) -> bool:
-    """Whether the base itself holds an expert more than once; nothing tells such copies apart."""
+    """Whether the base itself holds an expert more than once; such copies cannot be told apart."""
     count = len(evidence.structure.roles.layers[number].experts)
     stacks = [
         name

@@ -47,7 +47,7 @@ class Draws(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Facts on a model's own forward, from equal state and generators unless said otherwise.
+    """Facts on a model's own forward, from equal state and generators unless a field names others.
 
     ``error``: why it does not run on drawn inputs. ``unsteady``: the output that differs between two such forwards.
     ``draws``: operations and modules that draw random numbers. ``changes``: buffers and attributes that it changes.

@@ -1,7 +1,7 @@
 """Kept channels, recovered by matching the pruned tensors against the original ones.
 
 Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
-tensor is the original at some positions of each dimension (see ``locate``). Some values do not tell: a norm weight of
+tensor is the original at some positions of each dimension (see ``locate``). Some values are ambiguous: a norm weight of
 ones, a bias of zeros, bfloat16 with few distinct values. There the kept positions of a neighbouring tensor are tried,
 and taken only if they give the pruned values exactly.
 """
@@ -31,7 +31,7 @@ Partners = Mapping[tuple[str, int], frozenset[tuple[str, int]]]
 class Kept:
     """Kept positions along one dimension, ``[n]``, or ``[experts, n]`` where the experts of a stack differ.
 
-    ``exact`` is ``False`` where the tensor's own values do not tell, or where no position of the original fits.
+    ``exact`` is ``False`` where the tensor's own values are ambiguous, or where no position of the original fits.
     """
 
     positions: np.ndarray
@@ -120,7 +120,7 @@ def _hints(part: _Part, dim: int, settled: Sequence[_Settled], partners: Partner
 
 
 def _settle(part: _Part, settled: Sequence[_Settled], partners: Partners) -> None:
-    """Try neighbours' positions for what the values do not tell."""
+    """Try neighbours' positions where the values are ambiguous."""
     for dim in sorted(part.unsure or part.found):
         for hint in islice(_hints(part, dim, settled, partners), MAX_HINTS):
             found, _, equal = locate(part.new, part.old, {dim: hint})
@@ -132,7 +132,7 @@ def _settle(part: _Part, settled: Sequence[_Settled], partners: Partners) -> Non
 def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> dict[str, str]:
     """For each tensor of the pruned model the name it had: where listed experts were removed, the others moved up.
 
-    Which experts stayed is told by the rows of the router.
+    The rows of the router show which experts stayed.
     """
     names = {name: name for name in tensors_of(pruned)}
     for layer in roles.layers:
@@ -165,7 +165,7 @@ def recover_kept(
     """Kept positions of every dimension of a parameter or buffer whose size changed, under its original name.
 
     ``names`` gives the original names, where they differ (see ``source_names``). ``partners`` names for a dimension
-    others that hold the same channels in the same order: they are tried first where values do not tell.
+    others that hold the same channels in the same order: they are tried first where values are ambiguous.
     """
     before = tensors_of(original)
     parts: list[_Part] = []

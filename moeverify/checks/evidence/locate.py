@@ -87,7 +87,7 @@ def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positio
 def _spread(new: np.ndarray, old: np.ndarray, found: Positions) -> None:
     """Fill in positions that got no vote (-1), in place: slices are compared where the other dimensions are known.
 
-    What is found for one dimension tells more of the others, until nothing is gained any more.
+    Positions found for one dimension help to find the others, until nothing is gained any more.
     """
     gained = True
     while gained:

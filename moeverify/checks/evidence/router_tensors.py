@@ -133,7 +133,7 @@ def is_matrix(tensor: torch.Tensor) -> bool:
 def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
     """Leaf modules of the block that are neither experts nor routers.
 
-    Norms of as many channels are none of them, nor are linear layers, such as the gate of a shared expert.
+    Exceptions: norms of as many channels, and linear layers such as the gate of a shared expert.
     """
     taken = (layer.container, *layer.holders, *layer.routers, *layer.shared_experts)
     for path, module in block.named_modules(prefix=layer.name):

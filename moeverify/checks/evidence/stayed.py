@@ -90,7 +90,7 @@ def experts_by_content(
 ) -> dict[str, list[int]]:
     """Experts by the values of a layer's own tensors, in their present order; by tensor or list of experts.
 
-    An expert whose values fit none or several of the original's is -1; a tensor that tells nothing is left out.
+    An expert whose values fit none or several of the original's is -1; a tensor with ambiguous values is left out.
     """
     if layer.layout == "listed":
         found = [_owner(pruned.get_submodule(path), original, layer) for path in experts_listed(pruned, layer)]

@@ -22,7 +22,7 @@ __all__ = ["RULES", "SPARE", "Call", "Rule", "rule", "rule_for"]
 
 
 def rule_for(name: str, tags: list[torch.Tag]) -> Rule | None:
-    """The rule of an operation: the one registered under its packet name, else what PyTorch's tags tell.
+    """The rule of an operation: the one registered under its packet name, else one that PyTorch's tags imply.
 
     Operations that PyTorch tags as pointwise need no registration; a random one among them is frozen.
     """

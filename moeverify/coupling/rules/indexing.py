@@ -205,7 +205,7 @@ def scatter(call: Call, relations: Relations) -> None:
 
 @rule("aten.topk", "aten.sort", "aten.argsort")
 def chosen(call: Call, relations: Relations) -> None:
-    """Order statistics along one dimension, the last unless said otherwise."""
+    """Order statistics along one dimension, by default the last."""
     source = call.dims(0)
     if not source:
         return

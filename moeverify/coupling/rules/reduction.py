@@ -70,7 +70,7 @@ def extreme(call: Call, relations: Relations) -> None:
 
 @rule("aten.kthvalue", "aten.mode")
 def order_statistic(call: Call, relations: Relations) -> None:
-    """``kthvalue(x, k, dim)``, ``mode(x, dim)``; the last dimension unless said otherwise."""
+    """``kthvalue(x, k, dim)``, ``mode(x, dim)``; by default along the last dimension."""
     position = 2 if call.name == "aten.kthvalue" else 1
     _freeze_reduced(call, relations, dims_set(call.arg(position, "dim", -1), len(call.dims(0))))
 

@@ -56,8 +56,8 @@ SPARE: set[str] = set()
 def rule(*names: str, spare: bool = False) -> Callable[[Rule], Rule]:
     """Register a rule for operations by packet name, such as ``aten.view``.
 
-    ``spare`` says that outputs after the first serve the backward pass: that nobody reads them means nothing.
-    Raises ``ValueError`` if a name already has a rule: one operation, one rule.
+    ``spare``: outputs after the first serve the backward pass, so an unread one is no reason to freeze. Raises
+    ``ValueError`` if a name already has a rule: one operation, one rule.
     """
 
     def register(function: Rule) -> Rule:

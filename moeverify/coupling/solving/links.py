@@ -225,7 +225,7 @@ class _Weights:
 def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:
     """Freeze every dimension that has a size of an unused parameter.
 
-    The trace cannot tell which class such a parameter belongs to.
+    The trace does not show which class such a parameter belongs to.
     """
     relations = trace.relations
     sizes = {relations.sizes[d]: name for name in trace.untouched for d in trace.tensors[name]}

@@ -19,10 +19,10 @@ from scipy.sparse.csgraph import connected_components
 class Region:
     """Dimensions numbered from 0, and how their positions are linked.
 
-    ``links`` are ``(source, target, start, step, inner, period)``: position ``i`` of ``source`` is position
-    ``start + step * (i // inner % period)`` of ``target``. ``seeds`` are ``(dim, start, step, count)``: positions
-    that are frozen from outside. ``anchored`` tells which dimensions belong to a parameter or buffer. ``pairs`` are
-    ``(dim, positions, other dim, positions there)``, coupled one by one.
+    ``links`` are ``(source, target, start, step, inner, period)``: position ``i`` of ``source`` is position ``start +
+    step * (i // inner % period)`` of ``target``. ``seeds`` are ``(dim, start, step, count)``: positions that are frozen
+    from outside. ``anchored``: whether each dimension belongs to a parameter or buffer. ``pairs`` are ``(dim,
+    positions, other dim, positions there)``, coupled one by one.
     """
 
     sizes: tuple[int, ...]

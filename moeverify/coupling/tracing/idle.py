@@ -1,8 +1,8 @@
 """Results that a forward makes and drops, such as the indices beside ``max`` or the last state of a recurrence.
 
-A result that no recorded operation reads may still be read by a custom kernel. To tell, the forward runs again and each
-such result is overwritten as soon as it is made. If the output is the same bit for bit, by the same operations, nobody
-reads them.
+A result that no recorded operation reads may still be read by a custom kernel. To find out, the forward runs again and
+each such result is overwritten as soon as it is made. If the output is the same bit for bit, by the same operations, no
+operation reads them.
 """
 
 from __future__ import annotations

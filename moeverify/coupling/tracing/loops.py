@@ -25,7 +25,7 @@ class Loops:
         self._asked: Counter[tuple[int, int]] = Counter()
 
     def goes_on(self) -> bool:
-        """Whether the line of the user's code that asks now is a ``while`` that was told to go on before.
+        """Whether the line of the user's code that asks now is a ``while`` that was answered with another turn before.
 
         Another line counts as such after ten thousand times: a ``while True`` that a condition inside leaves.
         """

@@ -66,7 +66,7 @@ class StoredTensor(torch.Tensor):
         return f"StoredTensor(shape={list(self.shape)}, dtype={self.dtype})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """An ordinary tensor of the values: whoever copies a module means to compute with other weights than these."""
+        """An ordinary tensor of the values: a copied module computes with weights of its own."""
         made = values_of(self).clone()
         if isinstance(self, nn.Parameter):
             made = nn.Parameter(made, requires_grad=self.requires_grad)

@@ -1,8 +1,8 @@
 """Tasks in turns: what many tasks need is read once, block by block, and all of them use it before the next block.
 
 A block is a part of a checkpoint that fits into memory, such as a layer. A task is a function in a thread of its own.
-Where it needs a block that is not held, it waits. One task runs at a time; a block is exchanged when nobody can go on
-with the one that is held. So a task needs no knowledge of blocks or of other tasks.
+Where it needs a block that is not held, it waits. One task runs at a time; the block is exchanged when no task can go
+on with the one that is held. So a task needs no knowledge of blocks or of other tasks.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ EXPERT_ENTRY = re.compile(r"expert|moe(?![a-z])")
 def zoo_types() -> tuple[str, ...]:
     """Every causal language model type of the installed transformers that can have experts, sorted.
 
-    A type qualifies by an entry of its configuration class (or of a configuration nested in it) that speaks of
+    A type qualifies by an entry of its configuration class (or of a configuration nested in it) whose name refers to
     experts. Whether its shrunken model has MoE layers is asked when it is built.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES

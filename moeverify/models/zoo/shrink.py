@@ -1,8 +1,8 @@
 """One rule that makes any configuration tiny.
 
 Three steps: sizes by the name of their entry (``SIZES``), layers picked so that each kind occurs, and what
-``EXCEPTIONS`` says of a type. Sizes are mutually distinct where an architecture allows it, so that a dimension's
-size tells what it is.
+``EXCEPTIONS`` says of a type. Sizes are mutually distinct where an architecture allows it, so that a dimension is
+recognised by its size.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _is_cache(slot: Slot, value: Any) -> bool:
 
 
 def entries_of(value: Any) -> dict[Step, Any]:
-    """The entries of a settings object by step; empty for what is none."""
+    """The entries of a settings object by step; empty for any other object."""
     if isinstance(value, Mapping):
         return {key: inner for key, inner in value.items() if isinstance(key, str | int)}
     if is_named_tuple(value):

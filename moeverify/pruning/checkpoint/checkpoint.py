@@ -62,10 +62,10 @@ def prune_checkpoint(
 
     ``importance`` is a name of ``importances``, ``module:attribute``, or an importance of Torch-Pruning. ``dtype`` is
     the checkpoint's own if not given. With ``plan_only``, ``target`` is the file to write the plan to and nothing is
-    pruned. ``save_statistics`` is a file for what calibration data told of the experts. ``check_plan_for`` gets the
+    pruned. ``save_statistics`` is a file for the experts' statistics on calibration data. ``check_plan_for`` gets the
     configuration and the plan's new entries before anything is pruned; it returns notes, or raises. Arguments in
-    ``more`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves
-    nothing behind then.
+    ``more`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves nothing
+    behind then.
     """
     arguments = PruneArguments(
         pruning_ratio, ratios, importance, round_to, ignored_layers, roles, seed, save_statistics, check_plan_for, more

@@ -93,7 +93,8 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def recover(target: Path, request: str | None = None) -> None:
-    """Put right what a killed run left beside ``target``: the old folder comes back if there is none, the rest goes.
+    """Clean up after a killed run beside ``target``: the old folder is restored if there is no new one, the rest is
+    removed.
 
     Exception: the unfinished work of a run of the same ``request`` stays. To be called under the lock. Raises
     ``UsageError`` if the hidden folder is not one of ours.

@@ -1,7 +1,7 @@
 """Tensors of a checkpoint that its class does not load, above all layers that predict further tokens (MTP).
 
 They are kept as they are if their sizes still fit the pruned model. Else they are left out, with a warning, and the
-configuration says that there are none.
+configuration's count is set to zero.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _copy(names: tuple[str, ...], base: Stored, folder: Path) -> None:
 
 
 def _index_of(folder: Path) -> dict[str, Any]:
-    """The index of a saved folder; a single file becomes the first shard, since nobody reads an index beside one."""
+    """The index of a saved folder; a single file becomes the first shard, since loaders ignore an index beside a single
+    file.
+    """
     if not (folder / SINGLE).exists():
         return json.loads((folder / INDEX).read_text("utf-8"))
     shard = "model-00001-of-00001.safetensors"

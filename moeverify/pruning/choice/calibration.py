@@ -149,7 +149,7 @@ def _is_data_set(source: Any) -> bool:
 
 
 def _vocabulary(model: nn.Module) -> int | None:
-    """Number of tokens that a transformers model knows; ``None`` where that is not told."""
+    """Number of tokens that a transformers model knows; ``None`` where its configuration does not give it."""
     try:
         return getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
     except (AttributeError, NotImplementedError, TypeError):

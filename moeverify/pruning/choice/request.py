@@ -92,7 +92,7 @@ def check_heads(num_heads: Mapping[nn.Module, int], model: nn.Module) -> dict[nn
 
 
 def modules_of(model: nn.Module, wanted: Iterable[Any]) -> list[nn.Module]:
-    """Layers, paths and types of layers as layers. Raises ``UsageError`` for what is none of them."""
+    """Layers, paths and types of layers as layers. Raises ``UsageError`` for anything else."""
     found: list[nn.Module] = []
     for item in wanted:
         if isinstance(item, nn.Module):

@@ -43,9 +43,9 @@ class Held:
 def held_factors(couplings: CouplingMap) -> Held:
     """Sizes of the factors that must stay, for each parameter dimension that is a product.
 
-    A projection to 4 heads of 16 channels can be halved to 2 heads of 16 or to 4 heads of 8. Its shape does not tell
-    them apart; the trace does. A size that a cuttable factor of the same part has as well is left out, since it is
-    ambiguous.
+    A projection to 4 heads of 16 channels can be halved to 2 heads of 16 or to 4 heads of 8. Its shape does not
+    distinguish them; the trace does. A size that a cuttable factor of the same part has as well is left out, since it
+    is ambiguous.
     """
     trace, links = couplings.trace, couplings.links
     products: dict[int, list[tuple[int, int, int]]] = defaultdict(list)

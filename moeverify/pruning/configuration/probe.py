@@ -39,7 +39,7 @@ class Move:
     ``slopes`` gives for each parameter dimension how many positions a doubling adds, ``attributes`` the attributes of
     modules that it changes, with their values after it. Most moves have one entry; an architecture that insists on a
     relation between two (heads x head size = expansion x hidden size) has them moved both. A move without slopes is
-    *silent*: no shape tells of it.
+    *silent*: no shape changes.
     """
 
     up: tuple[Path, ...]
@@ -69,7 +69,7 @@ class Probe:
     """Builds and remembers skeletons of one model under changed configurations.
 
     ``held`` gives the sizes of factors that must stay (see ``held_factors``). ``apart`` names layers that no
-    configuration speaks of: the user put them in and prunes them by functions of their own. ``views`` divide what is
+    configuration describes: the user put them in and prunes them by functions of their own. ``views`` divide what is
     cut, and must go on to do so alike. The model may wrap the part that has a configuration: names are the model's, and
     what lies outside of that part is no matter of it.
     """
@@ -176,8 +176,8 @@ class Probe:
         """Entries that say explicitly what the architecture derives otherwise, such as the size of a head.
 
         An entry that is absent or empty takes the value that modules of the model hold under its name. Exception:
-        entries with which another model comes out, or that change nothing. Another name of an entry (``hidden_size``
-        where the document says ``d_model``) is none: both together would contradict each other.
+        entries with which another model comes out, or that change nothing. Exception: another name of an entry
+        (``hidden_size`` where the document has ``d_model``), since both together would contradict each other.
         """
         aliases = getattr(type(self.config), "attribute_map", {})
         found: dict[str, set[int]] = {}

@@ -21,9 +21,9 @@ _OTHER_ATTRIBUTE = re.compile(r"per_tok|top_?k|shared|dim|hidden|size|group|capa
 
 
 def by_roles(model: nn.Module, roles: FoundRoles) -> tuple[CountedLayer, ...]:
-    """Every MoE layer of ``model`` with what counts its experts.
+    """Every MoE layer of ``model`` with the axes, tables and sizes that count its experts.
 
-    Raises ``PruningRefused`` for a layer whose router has no rows for them.
+    Raises ``PruningRefused`` for a layer without a router that has one output for each expert.
     """
     return tuple(_counted(model, layer) for layer in roles.layers)
 

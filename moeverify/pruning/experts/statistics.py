@@ -83,7 +83,7 @@ class ExpertStatistics:
 
     @classmethod
     def read(cls, path: str | Path) -> ExpertStatistics:
-        """Read a document. Raises ``UsageError`` with one line if it is none."""
+        """Read a document. Raises ``UsageError`` with one line for any other file."""
         data = read_document(path, _SCHEMA, DocumentLimits(), kind="document of expert statistics", error=UsageError)
         layers = {}
         for name, one in data["layers"].items():

@@ -1,7 +1,7 @@
 """Legal numbers of experts for a router: groups of equal size, enough of them for every choice it makes.
 
 The choices are seen while the model runs: every ``topk`` over as many scores as there are experts, over groups, and
-inside of groups. Attributes of the router tell what a run cannot (a model without weights).
+inside of groups. Attributes of the router are read where a run shows nothing (a model without weights).
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
         """Add a dependency: pruning ``source`` prunes ``target`` as well.
 
         Both are layers or parameters or their paths; ``trigger`` and ``handler`` are their Torch-Pruning functions
-        (outputs if not given). ``mapping`` tells the position of the target for one of the source, several, or
+        (outputs if not given). ``mapping`` gives the position of the target for one of the source, several, or
         ``None``; without it they are the same. ``both_ways`` adds the same dependency backwards, position by position.
         """
         first, second = self.nodes.end(source, trigger), self.nodes.end(target, handler)

@@ -36,7 +36,7 @@ class Item(_helpers.GroupItem):
 class PruningGroup(Group):
     """A ``tp.dependency.Group`` of an ``MoEDependencyGraph``.
 
-    ``expansions`` tells how many steps found it. ``rest`` are buffers that no layer of Torch-Pruning's covers, with
+    ``expansions``: number of steps that found it. ``rest`` are buffers that no layer of Torch-Pruning's covers, with
     the positions that go. Items may be replaced, added or taken out before ``prune``, as Torch-Pruning's own pruners
     do. Positions are numbered as they were when the group was made, also if others were pruned since. ``on_pruned`` is
     called with the group after it was pruned.
@@ -117,6 +117,8 @@ class PruningGroup(Group):
 
 
 def repeated(positions: np.ndarray, roots: np.ndarray, repeats: int, span: int) -> tuple[list[int], list[int]]:
-    """Positions of one channel group of a grouped convolution, in all of its groups."""
+    """Positions of one channel group of a grouped convolution, repeated for all of its groups; with the root position
+    of each.
+    """
     offsets = np.arange(repeats)[:, None] * span
     return (positions[None, :] + offsets).ravel().tolist(), np.tile(roots, repeats).tolist()

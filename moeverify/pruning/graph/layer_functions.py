@@ -14,7 +14,7 @@ class LayerFunctions:
     """The pruning functions of layers: a user's own first, then Torch-Pruning's.
 
     ``registered`` maps a layer or a type of layers to its own functions, ``default`` gives Torch-Pruning's, and
-    ``is_output`` tells whether a function cuts outputs. With ``heads_whole`` torch's own attention is looked into.
+    ``is_output`` returns whether a function cuts outputs. With ``heads_whole`` torch's own attention is looked into.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.modules.instancenorm
 class Site:
     """One side of a layer, or one axis of a parameter.
 
-    ``target`` is the path of the layer or of the parameter. ``output`` tells the side (layers only), ``axis`` the
-    tensor's axis. ``repeats`` are the channel groups of a grouped convolution, whose weight holds each position of
-    that axis once for all of them; ``span`` positions lie between two of them.
+    ``target`` is the path of the layer or of the parameter. ``output``: side of the layer (``None`` for a parameter).
+    ``axis``: the tensor's axis. ``repeats`` are the channel groups of a grouped convolution, whose weight holds each
+    position of that axis once for all of them; ``span`` positions lie between two of them.
     """
 
     target: str

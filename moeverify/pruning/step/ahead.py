@@ -1,4 +1,4 @@
-"""Scores made ahead of a plan, so that whoever reads the weights can order the reading.
+"""Scores made ahead of a plan, so that a reader of weights in files can order the reading.
 
 A plan asks for the scores of one class after the other. Classes that share weights would read them once each. So the
 classes are asked for first, scored in any order, and the plan is then made from what is known.

@@ -90,7 +90,7 @@ def _all_but_one(order: Sequence[Sequence[PruningClass]]) -> list[list[Sequence[
 def _grown(
     order: Sequence[Sequence[PruningClass]], works: Callable[[list[Sequence[PruningClass]]], bool]
 ) -> list[Sequence[PruningClass]]:
-    """Kinds that go together, from one that goes by itself or a pair that does."""
+    """Kinds that can go together, grown from one that can go alone or from a pair that can."""
     kept: list[Sequence[PruningClass]] = []
     grown = True
     while grown:

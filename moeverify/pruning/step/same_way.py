@@ -1,7 +1,7 @@
 """Whether a forward takes the way that it took before its attributes were changed.
 
 An attribute may do two things: a number of heads that is a number of chosen experts as well. Where the second one shows
-in no shape, the operations and the whole numbers that they get tell.
+in no shape, the operations and their whole numbers show it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Activations between layers: what a layer gets waits on the disk until the layer is in memory.
 
 A forward that reaches a layer which is not held waits for its turn there. The hidden states that the layer is called
-with are written to a temporary folder meanwhile, and their memory is given back. They stay the same tensor: whoever
-else holds it sees its values again when the forward goes on.
+with are written to a temporary folder meanwhile, and their memory is given back. They stay the same tensor: other
+holders see its values again when the forward goes on.
 """
 
 from __future__ import annotations

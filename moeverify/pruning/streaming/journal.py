@@ -35,7 +35,7 @@ def request_of(folder: Path, arguments: Mapping[str, Any]) -> str:
 
 
 def _stated(value: Any) -> Any:
-    """An argument as plain data. What cannot be told from another is never the same: such a run begins anew."""
+    """An argument as plain data. Work that cannot be identified is never taken for the same: such a run begins anew."""
     if isinstance(value, Path) or (isinstance(value, str) and os.path.isfile(value)):
         return _stated_path(Path(value))
     if value is None or isinstance(value, bool | int | float | str):

@@ -99,7 +99,7 @@ def without(classes: Iterable[PruningClass], member: Callable[[Member], bool]) -
 
 
 def joined(classes: Iterable[PruningClass], pick: Callable[[PruningClass], bool], count: int = 2) -> list[PruningClass]:
-    """The groups, the first ``count`` that ``pick`` chooses made into one."""
+    """The groups, with the first ``count`` of those that ``pick`` accepts joined into one."""
     classes = list(classes)
     chosen = [c for c in classes if pick(c)][:count]
     size = min(c.coupling.size for c in chosen)

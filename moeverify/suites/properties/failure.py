@@ -33,7 +33,7 @@ _SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A property that did not hold for a spec and a subject, and what it said."""
+    """A property that did not hold for a spec and a subject, with its message."""
 
     property: str
     spec: Spec

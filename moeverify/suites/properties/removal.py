@@ -24,7 +24,7 @@ CORRECTION = "e_score_correction_bias"
 def original(trial: Trial) -> nn.Module:
     """A fresh model whose experts can be removed one by one, in float64.
 
-    Choices without weights have rows of the router as well, which only a configuration tells apart from experts.
+    Choices without weights have rows of the router as well; only a configuration distinguishes them from experts.
     """
     spec = trial.spec
     # With expert_choice, which tokens an expert gets depends on other tokens.

@@ -9,8 +9,8 @@ from synthetic_models.names import FAMILIES
 
 @prop("renaming")
 def renaming(trial: Trial) -> None:
-    """Other names of experts, routers and projections change nothing when the roles are given; for a subject that
-    cannot be told roles, other usual names.
+    """Other names of experts, routers and projections change nothing when the roles are given; a subject without such a
+    parameter gets other usual names.
     """
     usual = [name for name, family in FAMILIES.items() if trial.subject == "moe" or family.patterns is None]
     start = replace(trial.spec, names=trial.spec.names if trial.spec.names in usual else usual[0])

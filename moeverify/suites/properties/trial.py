@@ -76,8 +76,8 @@ class Trial:
     ) -> Pruned | None:
         """Let the subject prune ``model`` in place. ``None`` if it is to prune ``again`` and finds nothing left.
 
-        Ours is told the roles and leaves out the rounding, which tiny sizes do not bear. Raises ``PropertyFailed`` if
-        the subject crashes or refuses, ``NotApplicable`` if one that cannot be told the roles refuses unusual names.
+        Our pruner gets the roles and leaves out the rounding, which tiny sizes do not bear. Raises ``PropertyFailed``
+        if the subject crashes or refuses, ``NotApplicable`` if one that cannot be told the roles refuses unusual names.
         """
         ratio = self.pruning_ratio if ratio is None else ratio
         if self.subject == "moe":

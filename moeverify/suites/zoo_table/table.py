@@ -59,7 +59,7 @@ class Row:
 
 def row(model_type: str) -> Row:
     """Trace the small model of a type, compare its hidden class with the configuration's truth, and remove one channel
-    of each role. A type that cannot be had is a row with its error.
+    of each role. A type that cannot be built is a row with its error.
     """
     try:
         loaded = load_source(f"zoo:{model_type}")
@@ -137,8 +137,8 @@ def _hidden(model: nn.Module, couplings: CouplingMap) -> str:
 
 
 def table(model_types: Iterable[str] = (), progress: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """A row for each type, all by default, in order, each beside the type at its real size. ``progress`` is told each
-    type before it is looked at.
+    """A row for each type, all by default, in order, each beside the type at its real size. ``progress`` is called with
+    each type before it is looked at.
     """
     rows = []
     for model_type in tuple(model_types) or zoo_types():

@@ -71,7 +71,7 @@ def write_handover(folder: Path, document: Mapping[str, Any], arrays: Mapping[st
 
 
 def read_handover(folder: Path) -> Handover:
-    """Read a handover back. Raises ``HandoverError`` for files that are none, or that are too large."""
+    """Read a handover back. Raises ``HandoverError`` for files of another form, or that are too large."""
     path = folder / DOCUMENT
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:

@@ -51,7 +51,7 @@ class Crashed(MoEVerifyError):
 class Link:
     """A connection to the subject's process.
 
-    ``ending`` is a pipe on which the fork server tells how that process ended.
+    ``ending`` is a pipe on which the fork server reports how that process ended.
     """
 
     def __init__(self, connection: socket.socket, ending: int, folder: Path) -> None:
@@ -128,7 +128,7 @@ class Link:
             self._broken = BrokeProtocol(str(error))
 
     def _end_alike(self) -> NoReturn:
-        """End as the subject's process did, for whoever watches this one."""
+        """End as the subject's process did, so that the watching process sees it."""
         sys.stdout.flush()
         sys.stderr.flush()
         data = os.read(self._ending, STATUS.size)

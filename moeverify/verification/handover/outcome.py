@@ -30,7 +30,7 @@ def describe_outcome(outcome: Pruned, writer: Writer) -> dict[str, Any]:
 
 
 def read_outcome(data: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) -> Pruned:
-    """The outcome that ``describe_outcome`` wrote. Raises ``HandoverError`` for a document that is none."""
+    """The outcome that ``describe_outcome`` wrote. Raises ``HandoverError`` for any other document."""
     reader = Reader(arrays, OWN)
     found = {name: reader.read(data[name]) for name in _FIELDS}
     if not isinstance(found["expert_scores"], dict):

@@ -1,1 +1,1 @@
-"""A configuration entry or module attribute that still tells the old size."""
+"""Faults of stale sizes: a configuration entry or module attribute still has the old size."""
