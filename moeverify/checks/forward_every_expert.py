@@ -144,7 +144,7 @@ def _expert_parts(context: Context) -> list[Part]:
 
 
 def _wrong(routing: Routing, inputs: Any) -> str:
-    """What is wrong with one forward; empty if nothing is."""
+    """Fault of one forward; empty if there is none."""
     try:
         with routing:
             outputs = run_all(routing.model, inputs)

@@ -15,13 +15,13 @@ class MoELayer:
     """One MoE layer: paths of its modules.
 
     Where several layers use the same experts they are one, with the routers and shared experts of all of them.
-    ``layout`` says how the routed experts are kept: ``listed`` as modules of their own (``experts`` are their
-    paths), ``fused`` in parameters ``[experts, ..., ...]`` that leave each expert its own channels, ``rows`` in
-    matrices whose rows belong to one expert after the other (``experts`` are ``container[number]`` in both cases).
-    ``stacks`` names the parameters that hold all experts; it is empty for listed ones. ``router_parameters`` names
-    parameters of the layer itself that score the experts, where no module of their own does. ``evidence`` says by what
-    each path was given its role. ``router_axes`` holds for each router tensor the dimension that counts experts;
-    ``None`` where only sizes tell.
+    ``layout`` is how the routed experts are kept. ``listed``: as modules of their own (``experts`` are their paths).
+    ``fused``: in parameters ``[experts, ..., ...]`` that leave each expert its own channels. ``rows``: in matrices
+    whose rows belong to one expert after the other. In the last two ``experts`` are ``container[number]``. ``stacks``
+    names the parameters that hold all experts; it is empty for listed ones. ``router_parameters`` names parameters of
+    the layer itself that score the experts, where no module of their own does. ``evidence`` says by what each path was
+    given its role. ``router_axes`` holds for each router tensor the dimension that counts experts; ``None`` where only
+    sizes tell.
     """
 
     name: str

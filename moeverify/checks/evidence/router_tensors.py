@@ -1,4 +1,4 @@
-"""Which tensors of a router hold one entry or row for each expert, and along which dimension."""
+"""Tensors of a router with one entry or row for each expert."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _of_router(fits: _Fits, parts: list[dict[str, torch.Tensor]]) -> dict[str, i
 def _with_spare_classes(
     fits: _Fits, root: dict[str, torch.Tensor], inner: list[dict[str, torch.Tensor]]
 ) -> dict[str, int]:
-    """The same for a router that tells more classes than there are experts, up to twice as many."""
+    """The same for a router with more classes than there are experts, up to twice as many."""
     for part in (root, *reversed(inner)):
         for name, matrix in part.items():
             rows = matrix.shape[0] if matrix.dim() == 2 else 0
@@ -151,7 +151,7 @@ def _own(module: nn.Module, path: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def spare_classes(model: nn.Module, layer: MoELayer) -> dict[str, int]:
-    """How many entries of each router tensor stand for no expert: classes without weights, after the experts'."""
+    """Number of entries of a router tensor that stand for no expert: classes without weights, after the experts'."""
     axes = router_axes(model, layer)
     tensors = router_tensors(model, layer).items()
     return {n: t.shape[axes[n]] - len(layer.experts) for n, t in tensors if axes[n] < t.dim()}
