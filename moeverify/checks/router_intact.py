@@ -120,7 +120,7 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
     """All tensors of a router that read the residual stream read the channels that the embedding keeps.
 
     Only an embedding whose channels our trace of the original couples with the router's counts: others, of classes or
-    of time steps, may have the same width.
+    of time steps, may have the same width. Of several that a router reads side by side, each counts where it lies.
     """
     axes = router_axes(context.original, layer)
     for name, tensor in router_tensors(context.original, layer).items():
@@ -130,11 +130,11 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
         mine = context.kept.get((name, other))
         if mine is None or not mine.exact:
             continue
-        for path in _embeddings_with(context, name, other):
+        for path, shared in _embeddings_with(context, name, other):
             theirs = context.kept.get((f"{path}.weight", 1))
             if theirs is None or not theirs.exact:
                 continue
-            if gone := sorted(set(mine.positions.tolist()) ^ set(theirs.positions.tolist())):
+            if gone := sorted((set(mine.positions.tolist()) ^ set(theirs.positions.tolist())) & shared):
                 return failed(
                     f"{name} reads other hidden channels than {path} writes: they differ in {gone[:6]}",
                     router=name,
@@ -144,8 +144,11 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
     return None
 
 
-def _embeddings_with(context: Context, router: str, dim: int) -> list[str]:
-    """Embeddings that hold position ``p`` of their width in one unit with position ``p`` of a router's dimension."""
+def _embeddings_with(context: Context, router: str, dim: int) -> list[tuple[str, set[int]]]:
+    """Embeddings that hold position ``p`` of their width in one unit with position ``p`` of a router's dimension.
+
+    With each, the positions for which that holds.
+    """
     classes = () if context.couplings is None else context.couplings.classes
     found = []
     for coupling in classes:
@@ -156,7 +159,7 @@ def _embeddings_with(context: Context, router: str, dim: int) -> list[str]:
         for path, module in context.original.named_modules():
             theirs = positions.get((f"{path}.weight", 1)) if isinstance(module, nn.Embedding) else None
             if theirs is not None and np.array_equal(theirs, mine):
-                found.append(path)
+                found.append((path, set(mine.ravel().tolist())))
     return found
 
 

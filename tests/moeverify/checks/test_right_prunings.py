@@ -73,6 +73,50 @@ def test_an_embedding_of_the_same_width_is_not_taken_for_the_residual_stream():
     assert problems(verdicts(model, (IDS, kind), checks=("router-intact", "masked-equivalence"))) == {}
 
 
+class Fields(nn.Module):
+    """Embeddings of several fields side by side, read by the experts and by one router for each task."""
+
+    def __init__(self):
+        super().__init__()
+        self.fields = nn.ModuleList(nn.Embedding(9, 10) for _ in range(2))
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(20, 14), nn.ReLU(), nn.Linear(14, 6)) for _ in range(4))
+        self.routers = nn.ModuleList(nn.Linear(20, 4, bias=False) for _ in range(2))
+        self.answers = nn.ModuleList(nn.Linear(6, 1) for _ in range(2))
+
+    def forward(self, ids):
+        x = torch.cat([field(ids[:, n]) for n, field in enumerate(self.fields)], -1)
+        each = torch.stack([expert(x) for expert in self.experts], 1)
+        return [
+            answer((router(x).softmax(-1).unsqueeze(-1) * each).sum(1))
+            for router, answer in zip(self.routers, self.answers, strict=True)
+        ]
+
+
+def test_a_router_reads_embeddings_side_by_side():
+    torch.manual_seed(0)
+    ids = torch.randint(0, 9, (40, 2), generator=torch.Generator().manual_seed(1))
+    found = verdicts(Fields(), (ids,), checks=("router-intact", "masked-equivalence"))
+    assert problems(found) == {}
+    assert found["router-intact"].status is Status.PASS
+
+
+def test_a_router_that_reads_other_channels_of_the_first_embedding_fails():
+    def prune(model, example_inputs, *, pruning_ratio, seed):
+        keep = torch.arange(0, 10, 2)
+        right, wrong = torch.cat([keep, keep + 10]), torch.cat([keep + 1, keep + 10])
+        for field in model.fields:
+            cut(field, columns=keep)
+        for layer in (*(expert[0] for expert in model.experts), model.routers[0]):
+            cut(layer, columns=right)
+        cut(model.routers[1], columns=wrong)
+
+    torch.manual_seed(0)
+    ids = torch.randint(0, 9, (40, 2), generator=torch.Generator().manual_seed(1))
+    found = verdicts(Fields(), (ids,), prune, ["router-intact"])["router-intact"]
+    assert found.status is Status.FAIL
+    assert found.message.startswith("routers.1.weight reads other hidden channels than fields.0 writes")
+
+
 def cut(layer, rows=None, columns=None):
     """Rows or columns of a linear layer or an embedding."""
     with torch.no_grad():
