@@ -265,13 +265,31 @@ def _(folder, draft):
     return draft
 
 
-@right("id-table-remapped", "deepseek_v4")
-def _(folder, draft):
-    place = torch.zeros(8, dtype=torch.long)
-    place[torch.tensor(ASCENDING)] = torch.arange(4)
+def remapped(draft: Draft, dtype: torch.dtype) -> Draft:
+    """Experts in ascending order, and tables that name them by their new numbers."""
+    place = torch.zeros(8, dtype=dtype)
+    place[torch.tensor(ASCENDING)] = torch.arange(4, dtype=dtype)
     for name in draft.names("tid2eid"):
         draft.tensors[name] = place[draft.tensors[name]]
     return experts(draft)
+
+
+@right("id-table-remapped", "deepseek_v4")
+def _(folder, draft):
+    return remapped(draft, torch.long)
+
+
+@right("id-table-in-shorter-numbers", "deepseek_v4")
+def _(folder, draft):
+    return remapped(draft, torch.int32)
+
+
+@right("experts-in-eight-bits", "qwen3_moe")
+def _(folder, draft):
+    experts(draft)
+    for name in draft.names("experts.gate_up_proj", "experts.down_proj"):
+        draft.tensors[name] = draft.tensors[name].to(torch.float8_e4m3fn)
+    return draft
 
 
 @right("top-k-lowered-as-it-must-be", "qwen3_moe")
@@ -624,6 +642,27 @@ wrong("top-k-raised", "qwen3_moe", STEP, "num_experts_per_tok")(config(num_exper
 wrong("layer-kinds-changed", "gpt_oss", STEP, "layer_types")(config(layer_types=["full_attention"] * 3))
 wrong("more-layers-announced", "mixtral", "layout", "missing")(config(num_hidden_layers=4))
 wrong("fewer-layers-announced", "mixtral", "layout", "no place")(config(num_hidden_layers=2))
+
+
+def stored_as(ending: str, dtype: torch.dtype):
+    def make(folder, draft):
+        experts(draft)
+        for name in draft.names(ending):
+            draft.tensors[name] = draft.tensors[name].to(dtype)
+        return draft
+
+    return make
+
+
+KIND = "config.json implies real numbers"
+wrong("experts-as-whole-numbers", "qwen3_moe", STEP, KIND)(stored_as("experts.down_proj", torch.int32))
+wrong("norm-as-bytes", "mixtral", STEP, KIND)(stored_as("model.norm.weight", torch.uint8))
+wrong("correction-bias-as-truth", "deepseek_v3", STEP, KIND)(stored_as("e_score_correction_bias", torch.bool))
+
+
+@wrong("id-table-as-real-numbers", "deepseek_v4", STEP, "config.json implies whole numbers")
+def _(folder, draft):
+    return remapped(draft, torch.float32)
 
 
 @wrong("rope-base", "mixtral", STEP, "rope")

@@ -194,9 +194,10 @@ def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) 
 
 def _cast(one: Compared, after: torch.Tensor, before: torch.Tensor) -> Compared:
     """The base's values in another type, unless that type is too small for them."""
-    if bool(after.isfinite().all()) or not bool(before.isfinite().all()):
+    finite = _computable(after).isfinite()
+    if bool(finite.all()) or not bool(_computable(before).isfinite().all()):
         return replace(one, relation=Relation.CAST, evidence={"dtype": after.dtype})
-    count, name = int((~after.isfinite()).sum()), str(after.dtype).removeprefix("torch.")
+    count, name = int((~finite).sum()), str(after.dtype).removeprefix("torch.")
     return replace(one, relation=Relation.UNRELATED, detail=f"{count:,} values are too large for {name}: not finite")
 
 
@@ -209,6 +210,7 @@ def _differs(
 ) -> Compared:
     target = in_type(expected, after.dtype)
     different = as_bits(after.contiguous()) != as_bits(target.contiguous())
+    after, expected, before = map(_computable, (after, expected, before))
     zero = after == 0
     if not bool((different & ~zero).any()) and not bool(zero.all()):
         return replace(one, relation=Relation.ZEROED, detail=_zeroed(different), evidence={"zeroed": _units(different)})
@@ -231,6 +233,11 @@ def _differs(
     if not bool(after.isfinite().all()):
         relation, detail = Relation.UNRELATED, "holds values that are not finite"
     return replace(one, relation=relation, detail=detail, change=change)
+
+
+def _computable(values: torch.Tensor) -> torch.Tensor:
+    """Values in a type that PyTorch computes with; it only converts those of eight bits."""
+    return values.float() if values.is_floating_point() and values.element_size() == 1 else values
 
 
 def _zeroed(different: torch.Tensor) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from moeverify.certification.classify import kind_of
 from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
 from moeverify.certification.matching.lists import lengths
 from moeverify.certification.relations.engines import contradictions
@@ -13,6 +14,7 @@ from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, diff
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.checks.registry import Finding, failed, passed
 from moeverify.models.folder.checkpoint import Checkpoint
+from moeverify.models.folder.headers import Stored
 
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
@@ -30,6 +32,7 @@ def config_in_step(evidence: Evidence) -> Finding:
         for name, line in pruned.naming.broken.items()
         if "config.json implies" in line and name not in theirs
     ]
+    lines += _kinds(evidence)
     lines += contradictions(evidence.inventory.config, evidence.base_inventory.config)
     lines += _prediction_layers(evidence)
     unsure: list[str] = []
@@ -42,6 +45,32 @@ def config_in_step(evidence: Evidence) -> Finding:
     if unsure:
         return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
     return passed("the configuration implies every shape on disk and differs from the base's in sizes alone")
+
+
+def _kinds(evidence: Evidence) -> Iterator[str]:
+    """Tensors that hold whole numbers where the model has real ones, or the reverse. Precision is free.
+
+    What the base stores so as well is no fault of the pruning.
+    """
+    theirs = {kind_of(name) for name, _ in _of_another_kind(evidence.base)}
+    for name, stored in _of_another_kind(evidence.pruned):
+        if kind_of(name) not in theirs:
+            implied = "whole numbers" if _is_real(stored) else "real numbers"
+            yield f"{stored.name} is stored as {stored.dtype}, config.json implies {implied}"
+
+
+def _of_another_kind(side: Checkpoint) -> Iterator[tuple[str, Stored]]:
+    """Names of the model, each with the first of its tensors on disk that is of another kind of number."""
+    wanted = side.skeleton.model.state_dict()
+    for name, assembly in side.naming.tensors.items():
+        stored = (one for several in assembly.sources.values() for one in several)
+        other = next((s for s in stored if name in wanted and _is_real(s) != wanted[name].is_floating_point()), None)
+        if other is not None and not wanted[name].is_complex():
+            yield name, other
+
+
+def _is_real(stored: Stored) -> bool:
+    return stored.torch_dtype.is_floating_point
 
 
 def _grown(evidence: Evidence) -> Iterator[str]:
