@@ -25,15 +25,15 @@ def engine_rows(verdict: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
-def distance(values: Sequence[float]) -> str:
-    """The median over prompts in two digits; empty without an answer.
+def distance(values: Sequence[float | str]) -> str:
+    """The median over prompts in two digits; empty without an answer. Documents hold infinity as text.
 
-    >>> distance([3e-06, 4.1e-06, 5e-06]), distance([float("inf")]), distance([])
+    >>> distance([3e-06, 4.1e-06, 5e-06]), distance(["inf", "inf"]), distance([])
     ('4.1e-06', 'no numbers', '')
     """
     if not values:
         return ""
-    middle = median(values)
+    middle = median(map(float, values))
     return f"{middle:.2g}" if middle < float("inf") else "no numbers"
 
 

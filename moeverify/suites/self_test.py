@@ -7,8 +7,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from moeverify.base.extensions import load_modules
 from moeverify.base.versions import versions
 from moeverify.checks import CHECKS, default_names
 from moeverify.report.html import render
@@ -18,7 +19,7 @@ from moeverify.verification.case import Case
 from moeverify.verification.events import Event, VerdictReached
 from moeverify.verification.executors.local import run_locally
 from moeverify.verification.executors.registry import Work
-from moeverify.verification.limits import Limits
+from moeverify.verification.limits import Limits, limits_of
 
 RIGHT = "moe"
 _SYMBOLS = {Status.PASS: "·", Status.SKIP: " ", Status.INCONCLUSIVE: "?"}
@@ -184,7 +185,8 @@ class SelfTest:
 
 def case_of(fault: Fault, checks: tuple[str, ...] = ()) -> Case:
     """The case on which a fault shows."""
-    return Case(fault.source, f"fault:{fault.name}", fault.pruning_ratio, dtype=fault.dtype, checks=checks)
+    return Case(fault.source, f"fault:{fault.name}", fault.pruning_ratio, dtype=fault.dtype, checks=checks,
+                engines=fault.engines, load=fault.load)  # fmt: skip
 
 
 def self_test(
@@ -205,17 +207,14 @@ def self_test(
     begin = time.monotonic()
     chosen = tuple(find_fault(name) for name in faults) or tuple(f for f in all_faults() if f.possible)
     names = tuple(checks) or default_names()
+    load_modules(name for f in chosen for name in f.load)
 
     def checks_of(fault: Fault) -> tuple[str, ...]:
         """With what a fault asks for beyond the checks of every run."""
         return names if checks else tuple(n for n in CHECKS if n in names or n in fault.caught_by)
 
     by_case = {case_of(f, checks_of(f)): f for f in chosen}
-    right = {
-        Case(f.source, RIGHT, f.pruning_ratio, dtype=f.dtype, checks=checks_of(f)): None
-        for f in chosen
-        if "terminates" not in f.caught_by
-    }
+    right = {replace(case_of(f, checks_of(f)), subject=RIGHT): None for f in chosen if "terminates" not in f.caught_by}
     names = tuple(n for n in CHECKS if any(n in case.checks for case in by_case))
     verdicts: dict[Case, dict[str, Verdict]] = {case: {} for case in (*by_case, *right)}
     lock = threading.Lock()
@@ -229,7 +228,8 @@ def self_test(
 
     def limits(case: Case) -> Limits:
         fault = by_case.get(case)
-        return Limits(seconds=240.0) if fault is None else Limits(fault.seconds, fault.gibibytes)
+        stages = {"served": limits_of(case).stages["served"]}
+        return Limits(240.0, stages=stages) if fault is None else Limits(fault.seconds, fault.gibibytes, stages)
 
     # Those that wait for a limit first: they need no core while others work.
     order = sorted(verdicts, key=lambda c: (f := by_case.get(c)) is None or "terminates" not in f.caught_by)

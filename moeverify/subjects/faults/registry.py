@@ -22,7 +22,8 @@ class Fault:
     ``caught_by`` gives for each check that names the cause a regular expression that its message matches; each of
     them must. Other checks may fail as well. ``seconds`` limits the case, for faults that do not come to an end;
     ``needs`` names optional packages without which its check cannot run. With ``inconclusive`` no input can show the
-    fault, and a check that names it without approving it has caught it.
+    fault, and a check that names it without approving it has caught it. ``engines`` are those that ``served`` asks,
+    and ``load`` the modules that register them.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Fault:
     gibibytes: float = 12.0
     needs: tuple[str, ...] = ()
     inconclusive: bool = False
+    engines: tuple[str, ...] = ()
+    load: tuple[str, ...] = ()
 
     @property
     def possible(self) -> bool:
@@ -61,6 +64,8 @@ def fault(
     gibibytes: float = 12.0,
     needs: tuple[str, ...] = (),
     inconclusive: bool = False,
+    engines: tuple[str, ...] = (),
+    load: tuple[str, ...] = (),
 ) -> Callable[[Subject], Subject]:
     """Register the decorated subject as the fault of its module; the first line of its docstring is the cause."""
 
@@ -79,6 +84,8 @@ def fault(
             gibibytes,
             needs,
             inconclusive,
+            engines,
+            load,
         )
         return prune
 

@@ -1,60 +1,50 @@
 """Base and pruned folders in engines: what transformers takes and engines do not is told apart."""
 
-import json
+import html
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import moeverify as mv
 from moeverify.errors import UsageError
 from moeverify.models.sources import quiet_transformers
 from moeverify.models.zoo import build_zoo
+from moeverify.report.engines import engine_rows
+from moeverify.serving import stand_in
 from moeverify.serving.engines import engines_named
 from moeverify.serving.served import Asked, serve_pair
+from moeverify.subjects.faults import find_fault
+from moeverify.subjects.faults.spoil_folders import keep_experts
 from moeverify.verdict import Status
 from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
 from moeverify.verification.in_process import run_case
 
+WORKER = Path(stand_in.__file__).parent / "worker.py"
+
 
 @pytest.fixture
 def pair(tmp_path):
-    """A base folder of a zoo type, and a folder in which ``change(config, tensors)`` pruned it."""
+    """A base folder of a zoo type, and a folder that ``prune(base, out)`` made of it."""
 
-    def made(model_type, change):
+    def made(model_type, prune):
         base, pruned = tmp_path / "base", tmp_path / "pruned"
         with quiet_transformers():
             build_zoo(model_type).save_pretrained(base)
-        config = json.loads((base / "config.json").read_text())
-        tensors = load_file(base / "model.safetensors")
-        change(config, tensors)
-        pruned.mkdir()
-        (pruned / "config.json").write_text(json.dumps(config))
-        save_file({k: v.contiguous() for k, v in tensors.items()}, pruned / "model.safetensors", {"format": "pt"})
+        prune(base, pruned)
         return base, pruned
 
     return made
 
 
-def keep_experts(kept, *, renumber=True):
-    """Keep these experts everywhere."""
+def right(base, out):
+    keep_experts(base, out, [1, 3])
 
-    def change(config, tensors):
-        count = config.get("n_routed_experts") or config["num_local_experts"]
-        config["n_routed_experts" if "n_routed_experts" in config else "num_local_experts"] = len(kept)
-        for name in list(tensors):
-            tensor = tensors[name]
-            if ".experts." in name:
-                head, _, tail = name.partition(".experts.")
-                number, _, rest = tail.partition(".")
-                del tensors[name]
-                if int(number) in kept:
-                    tensors[f"{head}.experts.{kept.index(int(number)) if renumber else number}.{rest}"] = tensor
-            elif tensor.dim() and tensor.shape[0] == count and (".gate." in name or "correction_bias" in name):
-                tensors[name] = tensor[kept].clone()
 
-    return change
+def not_renumbered(base, out):
+    keep_experts(base, out, [1, 3], renumber=False)
 
 
 def outcome(pair, seconds=120.0):
@@ -62,47 +52,50 @@ def outcome(pair, seconds=120.0):
     return found
 
 
-def test_a_right_pruning_is_served_alike(engine, pair):
-    engine("indexing_engine.py")
-    found = outcome(pair("mixtral", keep_experts([1, 3])))
+@pytest.mark.parametrize("rules", ["strict", "lenient"])
+def test_a_right_pruning_is_served_alike(engine, pair, rules):
+    engine(WORKER, environment={"STAND_IN": rules})
+    found = outcome(pair("mixtral", right))
     assert found.status is Status.PASS, found.message
     assert max(found.base + found.pruned) < 1e-4
 
 
 def test_experts_that_were_not_renumbered_run_in_transformers_and_not_in_an_engine(engine, pair):
-    engine("indexing_engine.py")
-    found = outcome(pair("mixtral", keep_experts([1, 3], renumber=False)))
+    engine(WORKER)
+    found = outcome(pair("mixtral", not_renumbered))
     assert found.status is Status.FAIL
     assert "serves the base and refuses the pruned model: KeyError: experts.3" in found.message
 
 
-@pytest.mark.slow
-def test_groups_that_do_not_divide_give_other_answers_in_an_engine(engine, pair):
-    def change(config, tensors):
-        keep_experts([0, 1, 2, 3, 5])(config, tensors)  # 5 experts in 2 groups: the view of 128 tokens divides
-
-    engine("indexing_engine.py")
-    found = outcome(pair("deepseek_v3", change))
-    assert found.status is not Status.PASS
+# Fault -> what the strict and the lenient stand-in make of it.
+TOLD_APART = {
+    "serving/experts-not-renumbered": (r"KeyError: experts\.3", r"gives numbers for the base, and none for the pruned"),
+    "serving/groups-that-do-not-divide": (r"5 experts do not divide into 2 groups", r"computes something else"),
+    "serving/table-not-mapped": (r"expert id 3 of .* is out of range", ""),
+}
 
 
 @pytest.mark.slow
-def test_an_unmapped_table_of_expert_ids_is_refused_by_an_engine(engine, pair):
-    def change(config, tensors):
-        keep_experts([0, 1])(config, tensors)
-        for name, tensor in tensors.items():  # runs in transformers as long as no prompt has these tokens
-            if name.endswith("tid2eid"):
-                tensor[8:] = tensor[8:].clamp_max(1)
-                tensor[8:, 0], tensor[8:, 1] = 0, 1
-
-    engine("indexing_engine.py")
-    found = outcome(pair("deepseek_v4", change))
-    assert found.status is Status.FAIL
-    assert "is out of range: there are 2 experts" in found.message
+@pytest.mark.parametrize("name", TOLD_APART)
+def test_a_wrong_pruning_is_told_apart_by_engine_in_a_report(name, tmp_path):
+    fault = find_fault(name)
+    engines = ["stand-in", "stand-in-lenient"]
+    result = mv.verify(fault.source, subject=f"fault:{name}", checks=["served"], engines=engines, load=fault.load)
+    (verdict,) = result.verdicts
+    assert verdict.status is Status.FAIL
+    rows = {row["engine"]: row for row in engine_rows(verdict.to_dict())}
+    strict, lenient = TOLD_APART[name]
+    assert rows["stand-in"]["status"] == "fail"
+    assert re.search(strict, rows["stand-in"]["message"])
+    assert re.search(lenient, rows["stand-in-lenient"]["message"])
+    assert rows["stand-in-lenient"]["status"] == ("fail" if lenient else "pass")
+    page = result.to_html(tmp_path / "report.html").read_text("utf-8")
+    table = page.partition('<table class="engines">')[2].partition("</table>")[0]
+    assert rows["stand-in"]["message"] in html.unescape(table)
 
 
 def test_the_check_serves_what_the_subject_pruned(engine):
-    engine("indexing_engine.py")
+    engine(WORKER)
     events = []
     run_case(Case("zoo:mixtral", "moe", checks=("served",), engines=("fake",)), events.append)
     (verdict,) = [e.verdict for e in events if isinstance(e, VerdictReached)]
@@ -114,8 +107,8 @@ def test_the_check_serves_what_the_subject_pruned(engine):
 
 
 def test_certify_serves_both_folders_only_if_engines_are_named(engine, pair):
-    engine("indexing_engine.py")
-    folders = pair("mixtral", keep_experts([3, 1], renumber=False))
+    engine(WORKER)
+    folders = pair("mixtral", not_renumbered)
     found = {v.check: v for v in mv.certify(*folders, oracle="sample", engines=["fake"]).verdicts}
     assert found["served"].status is Status.FAIL
     assert "--engines fake" in found["served"].reproduce
@@ -137,7 +130,7 @@ def test_an_unknown_engine_is_refused_before_any_work():
 
 
 def test_models_that_no_engine_can_serve_are_skipped(engine):
-    engine("indexing_engine.py")
+    engine(WORKER)
     events = []
     run_case(Case("dense_models:linear", "moe", checks=("served",), engines=("fake",)), events.append,
              loaded=_plain_model())  # fmt: skip

@@ -5,6 +5,7 @@ import re
 import pytest
 from releases import needs
 
+from moeverify.base.extensions import load_modules
 from moeverify.checks import CHECKS, default_names
 from moeverify.errors import UsageError
 from moeverify.models.sources import load_source
@@ -25,6 +26,7 @@ COSTLY = ("reload", "quality")
 
 def messages(fault, checks):
     verdicts = []
+    load_modules(fault.load)
     run_case(case_of(fault, tuple(checks)), lambda e: isinstance(e, VerdictReached) and verdicts.append(e.verdict))
     open_too = (Status.INCONCLUSIVE,) if fault.inconclusive else ()
     return {v.check: v.message for v in verdicts if v.status in (*PROBLEMS, *open_too)}
