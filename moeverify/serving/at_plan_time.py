@@ -19,8 +19,8 @@ _ROLES = {"experts": "experts", "hidden": "hidden", "expert_channels": "routed_e
 def plan_judge(engines: Sequence[Engine]) -> Judge:
     """A function of a configuration and a plan's new entries: notes on what engines serve less well.
 
-    It raises ``PruningRefused`` for a size that an engine refuses, with the nearest that it takes. What the base
-    falls outside of as well is no matter of the plan.
+    It raises ``PruningRefused`` for a size that an engine refuses or computes otherwise, with the nearest that it
+    takes. What the base falls outside of as well is no matter of the plan.
     """
 
     def judge(before: Mapping[str, Any], entries: Entries) -> list[str]:
@@ -31,7 +31,7 @@ def plan_judge(engines: Sequence[Engine]) -> Judge:
                 if id(limit) in usual:
                     continue
                 line = f"{engine.name}: {note(limit, after)}{_ratios(limit, before, after)}"
-                if limit.effect == "refused":
+                if limit.effect != "slower":
                     raise PruningRefused(f"{line}; nothing was pruned")
                 notes.append(line)
         return notes

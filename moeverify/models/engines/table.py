@@ -13,6 +13,12 @@ from moeverify.models.engines.limit import Holds, Limit
 KERNELS = {"vllm": ("vllm", "flashinfer", "aiter")}
 HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 FUSED_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 576)
+# Types of which an engine never reads head_dim, and transformers does where the configuration has one.
+DERIVED_HEADS = {
+    "vllm": ("qwen2_moe", "olmoe", "flex_olmo", "lfm2_moe", "jamba", "granitemoe", "granitemoeshared",
+             "granitemoehybrid"),
+    "llama.cpp": ("qwen2_moe", "granitemoe", "granitemoe_swa", "granitemoeshared", "granitemoehybrid"),
+}  # fmt: skip
 
 
 def limits_of(engine: str) -> tuple[Limit, ...]:
@@ -63,8 +69,8 @@ LIMITS = (
     Limit("vllm", "experts", _one_of(FUSED_COUNTS),
           f"the fused router kernel on GPUs takes {_words(FUSED_COUNTS)} experts",
           "vllm-project/vllm#50982", "2026-11-26", "2026-08-04", types=("deepseek_v4",), effect="refused"),
-    Limit("vllm", "hidden", _all_heads, _DERIVED_HEADS, "vllm 0.32.0, model_executor/models/qwen2_moe.py",
-          "2026-11-26", types=("qwen2_moe",), effect="refused"),
+    Limit("vllm", "hidden", _all_heads, _DERIVED_HEADS, "vllm 0.32.0, model_executor/models, a file a type",
+          "2026-11-26", types=DERIVED_HEADS["vllm"], effect="differs"),
     Limit("vllm", "experts", _groups_divide,
           "experts that the groups do not divide are chosen without groups, otherwise than in transformers",
           "vllm-project/vllm#29439", "2026-11", "2025-11-25", effect="differs"),
@@ -80,8 +86,8 @@ LIMITS = (
     Limit("aiter", "experts", _in_a_group(32), "fused grouped routing on AMD takes at most 32 experts a group",
           "ROCm/aiter#2369", "2026-11"),
     Limit("llama.cpp", "hidden", _all_heads, _DERIVED_HEADS,
-          "xllamacpp 2026.10.11549, reports/baselines/served.md", "2026-11-26", types=("qwen2_moe",),
-          effect="refused"),
+          "llama.cpp, conversion/granite.py, reports/baselines/served.md", "2026-11-26",
+          types=DERIVED_HEADS["llama.cpp"], effect="refused"),
     Limit("llama.cpp", "experts", _groups_divide, "it stops at a number of experts that the groups do not divide",
           "llama.cpp, src/llama-model.cpp, reports/baselines/served.md", "2026-11-26", effect="refused"),
     Limit("llama.cpp", "hidden", _multiple(256), _K_QUANTS, "ggml-org/llama.cpp#1921", "2026-11", "2023-06-18"),

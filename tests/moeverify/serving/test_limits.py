@@ -89,8 +89,9 @@ def test_a_plan_is_refused_for_an_engine_that_would_refuse_its_sizes():
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
-def test_hidden_channels_of_a_type_whose_head_size_engines_work_out_stop_the_plan(engine):
-    config = {"model_type": "qwen2_moe", "hidden_size": 512, "num_attention_heads": 4, "moe_intermediate_size": 256}
+@pytest.mark.parametrize("kind", ["qwen2_moe", "granitemoe"])
+def test_hidden_channels_of_a_type_whose_head_size_engines_work_out_stop_the_plan(engine, kind):
+    config = {"model_type": kind, "hidden_size": 512, "num_attention_heads": 4, "moe_intermediate_size": 256}
     with pytest.raises(PruningRefused, match="hidden 256: the head size is worked out as hidden size / heads"):
         plan_judge(engines_named(engine))(config, {("hidden_size",): 256, ("head_dim",): 128})
     other = {**config, "model_type": "qwen3_moe"}
