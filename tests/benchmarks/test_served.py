@@ -2,15 +2,15 @@
 
 import json
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from benchmarks.served import BASE, not_renumbered, table
+from benchmarks.served import Built, _decided, told_by_plan
+from benchmarks.served_table import BASE, table
+from moeverify.serving.engines import engine_named
 
 DATA = {
     "engines": {"vllm": "1.0", "llama.cpp": "2.0"},
     "versions": {"torch": "3.0"},
     "seconds": 60.0,
+    "cpu_seconds": 30.0,
     "results": {
         "a": {
             "vllm": {
@@ -39,13 +39,25 @@ def test_a_row_for_each_type_that_an_engine_serves_and_the_words_of_those_that_d
     assert "unknown architecture" not in text
 
 
-def test_experts_keep_their_old_numbers_in_the_wrong_pruning(tmp_path):
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text(json.dumps({"num_experts": 4}))
-    tensors = {f"m.experts.{n}.w": torch.full((2,), float(n)) for n in range(4)}
-    save_file({**tensors, "m.gate.weight": torch.arange(4.0)[:, None]}, base / "model.safetensors")
-    found = load_file(not_renumbered(base, tmp_path / "wrong") / "model.safetensors")
-    assert sorted(found) == ["m.experts.1.w", "m.experts.3.w", "m.gate.weight"]
-    assert found["m.gate.weight"].flatten().tolist() == [1.0, 3.0]
-    assert json.loads((tmp_path / "wrong" / "config.json").read_text()) == {"num_experts": 2}
+def test_what_a_plan_tells_is_marked():
+    rows = {BASE: {"word": "agrees", "gap": 0.0}, "hidden 0.5": {"word": "refused", "message": "shape", "told": True}}
+    text = table({**DATA, "results": {"a": {"vllm": rows}}})
+    assert "| a | agrees | – | – | refused (told by --for) |" in text
+
+
+def test_a_width_that_its_engine_cannot_take_is_told(tmp_path):
+    folders = {}
+    for name, hidden in ((BASE, 256), ("hidden 0.5", 128)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        config = {"model_type": "qwen2_moe", "hidden_size": hidden, "num_attention_heads": 4, "head_dim": 64}
+        (folders[name] / "config.json").write_text(json.dumps(config))
+    item = Built("qwen2_moe", folders, {})
+    assert told_by_plan(engine_named("vllm"), item, "hidden 0.5")
+    assert not told_by_plan(engine_named("vllm"), item, BASE)
+
+
+def test_a_type_that_was_not_answered_in_time_is_asked_again():
+    assert not _decided(None)
+    assert not _decided({"vllm": {BASE: {"word": "undecided", "message": "no answer within 1200 s"}}})
+    assert _decided({"vllm": {BASE: {"word": "refused", "message": "unknown"}}})

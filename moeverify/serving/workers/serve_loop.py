@@ -5,6 +5,7 @@ Runs in the environment of an engine, without moeverify.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -25,6 +26,8 @@ def main(serve: Serve, version: str) -> None:
     ``serve(folder, request, facts)`` returns the distributions of a folder, and may add to ``facts``.
     """
     request = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    gc.collect()
+    gc.freeze()  # engines collect several times while they start: for a small model, that was most of its time
     with open(sys.argv[2], "a", encoding="utf-8") as answers:
         for number, folder in enumerate(request["folders"]):
             answer = _in_child(serve, folder, request, Path(f"{sys.argv[2]}.{number}"))
