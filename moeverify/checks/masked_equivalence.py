@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from moeverify.checks.evidence.readers import Readers, agree, shown
 from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
+from moeverify.checks.evidence.training import in_training
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 from moeverify.checks.removed_experts import forbid, kept_experts, route_as_pruned
 from moeverify.models.exercise import count_reached, run_all
@@ -64,6 +65,7 @@ class _Seen:
     lengths: list[int | None] = field(default_factory=list)
     forced: list[str] = field(default_factory=list)
     used: list[tuple[Any, _Force | None]] = field(default_factory=list)
+    trained: list[str] = field(default_factory=list)
 
 
 class _DoesNotRun(Exception):
@@ -92,6 +94,7 @@ def masked_equivalence(context: Context) -> Finding:
     gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
     is listed, and makes the verdict inconclusive. Exception: a vector that no output can depend on, such as the bias of
     keys before a softmax, counts if the operations that read it agree and depend on it, and what they give matters.
+    What only a training forward uses, such as the noise of a router, is compared with its modules in training mode.
 
     Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
     written out in a larger module; where one cannot be cut down, a difference is inconclusive. A permutation that all
@@ -148,6 +151,7 @@ class _Comparison:
                     return problem
                 self.seen.lengths += [length] * (len(self.seen.used) - len(self.seen.lengths))
             self._perturb()
+            self._train()
         return self._conclude(dict(reached))
 
     def _attempts(self) -> Iterator[tuple[int, int | None, _Force | None]]:
@@ -265,6 +269,33 @@ class _Comparison:
             if agrees_with_router(part, seen, self.context.kept, self.context.original, self.context.roles):
                 del self.sight.unseen[part]
 
+    def _train(self) -> None:
+        """Look at what only a training forward uses, on the inputs that were used.
+
+        A difference there convicts nobody: models may compute otherwise in training, by numbers that follow a size.
+        """
+        seen, sight = self.seen, self.sight
+        labels = [part.label for part in sight.unseen]
+        inputs = [given for given, force in seen.used if force is None] if labels else []
+        if not inputs:
+            return
+        before = (seen.error, seen.effect, seen.near_ties), list(seen.used), dict(sight.unseen)
+        with (
+            in_training(self.full, labels),
+            in_training(self.masked, labels),
+            in_training(self.pruned, [part.tensor for part in sight.unseen]),
+        ):
+            for number, given in enumerate(inputs, 1):
+                try:
+                    alike = self._compare(given, None) is None and len(seen.used) == len(before[1]) + number
+                except _DoesNotRun:
+                    alike = False
+                if not alike:
+                    sight.unseen = before[2]
+                    break
+        (seen.error, seen.effect, seen.near_ties), seen.used = before[0], before[1]
+        seen.trained = [label for label in labels if label not in {part.label for part in sight.unseen}]
+
     def _tokens(self, length: int | None) -> int | None:
         """Tokens of an input; ``None`` where the example has no sequence."""
         sequence = self.context.drawer.sequence
@@ -302,6 +333,7 @@ class _Comparison:
             "windows_beyond_inputs": list(self.lengths.beyond),
             "near_ties": self.seen.near_ties,
             "forced": self.seen.forced,
+            "in_training": self.seen.trained,
             "notes": list(self.context.behaviour.notes()),
         }
 
@@ -324,11 +356,7 @@ class _Comparison:
         if unseen:
             named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
             was = "was" if len(unseen) == 1 else "were"
-            return inconclusive(
-                f"equal, but {named} {was} cut and no input used {'it' if len(unseen) == 1 else 'them'}; "
-                "give example inputs that reach every cut tensor",
-                **evidence,
-            )
+            return inconclusive(f"equal, but {named} {was} cut and {self._unused(unseen)}", **evidence)
         if seen.effect < VISIBLE:
             return inconclusive(
                 "equal, but the removed channels did not matter for any output; give example inputs that use them",
@@ -339,6 +367,19 @@ class _Comparison:
             f"all {len(self.parts)} cut parts were seen to matter",
             **evidence,
         )
+
+    def _unused(self, unseen: Sequence[str]) -> str:
+        """Why nothing was seen of cut tensors, and what would show it."""
+        them = "it" if len(unseen) == 1 else "them"
+        traced = None if self.context.couplings is None else self.context.couplings.trace
+        if traced is not None and traced.in_training.issuperset(unseen):
+            return (
+                f"only a training forward uses {them}, in which the outputs differ; cut {them} with the channels that "
+                "the layer reads, or leave the layer out with ignored_layers"
+            )
+        if traced is not None and traced.as_twins.issuperset(unseen):
+            return f"no forward uses {them}; take {them} out of the model, or give example inputs that use {them}"
+        return f"no input used {them}; give example inputs that reach every cut tensor"
 
 
 def _difference(found: Agreement) -> str:

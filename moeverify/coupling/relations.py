@@ -157,6 +157,8 @@ class Trace:
     that coped; ``failed`` says how a rule failed first. ``untouched`` names the parameters that no operation used,
     ``imagined`` counts the answers that a weightless trace made up, ``made`` lists the dimensions of every new result
     with its operation's number. ``sliced`` are dimensions that go only where the slices are seen to follow.
+    ``in_training`` names parameters that only a training forward uses, ``as_twins`` those that none does and that go as
+    their twins do.
     """
 
     relations: Relations
@@ -169,6 +171,8 @@ class Trace:
     made: Sequence[tuple[int, tuple[int, ...]]] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     sliced: tuple[Sliced, ...] = ()
+    in_training: frozenset[str] = frozenset()
+    as_twins: frozenset[str] = frozenset()
 
     @property
     def shapes(self) -> dict[str, list[int]]:

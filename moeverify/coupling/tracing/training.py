@@ -34,7 +34,7 @@ def with_training(model: nn.Module, traced: Trace, trace_copy: TraceCopy) -> Tra
     used = set(traced.untouched) - set(second.untouched)
     if not used:
         return traced
-    both = _joined(traced, second)
+    both = replace(_joined(traced, second), in_training=frozenset(used))
     return both if _frozen(both) <= _frozen(traced) else traced
 
 

@@ -56,7 +56,8 @@ def with_twins(traced: Trace, lists: Sequence[Sequence[Twin]]) -> Trace:
             relations.equal(dim, other)
         for dim, freeze in stated.freezes:
             relations.freeze(dim, freeze.reason, freeze.operation)
-    return replace(traced, relations=relations, untouched=tuple(left))
+    gone = frozenset(traced.untouched) - frozenset(left)
+    return replace(traced, relations=relations, untouched=tuple(left), as_twins=gone)
 
 
 def _pairs(name: str, lists: Sequence[Sequence[Twin]]) -> Iterator[tuple[Twin, Twin]]:
