@@ -1,7 +1,7 @@
 """``something-pruned``"""
 
 from moeverify.checks.context import Context
-from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.coupling.classify import classify
 from moeverify.coupling.couplings import trace_couplings
 
@@ -10,6 +10,8 @@ from moeverify.coupling.couplings import trace_couplings
 def something_pruned(context: Context) -> Finding:
     """Proves that the model has fewer parameters than before, and that routed experts lost some wherever our trace
     finds channels that could go. Experts that injected dependencies tie to one another have none.
+
+    Inconclusive if the subject's plan leaves those of a layer alone and says why: the reason is not proved here.
 
     Does not say whether the right ones went.
     """
@@ -24,6 +26,12 @@ def something_pruned(context: Context) -> Finding:
         if all(after.get(n) == before[n] for n in before if n.startswith(layer.container + "."))
     ]
     if same and (same := _with_channels(context, same)):
+        if claimed := _left_alone(context, same):
+            return inconclusive(
+                f"{total:,} parameters became {left:,}, but {claimed}; mend what stands there, or ask for roles "
+                "that can be pruned (--ratio ROLE=R)",
+                unpruned=same,
+            )
         return failed(f"the routed experts of {same[0]} were not pruned", unpruned=same)
     return passed(f"{total:,} parameters became {left:,}", parameters_before=total, parameters_after=left)
 
@@ -34,3 +42,14 @@ def _with_channels(context: Context, containers: list[str]) -> list[str]:
     classes = classify(context.original, couplings.classes, context.roles)
     members = [m.parameter for c in classes if c.role == "routed_experts" for m in c.coupling.members]
     return [name for name in containers if any(m.startswith(name + ".") for m in members)]
+
+
+def _left_alone(context: Context, containers: list[str]) -> str:
+    """What the subject's plan says of the experts that it leaves alone; empty unless it does so of every container."""
+    plan = context.outcome.plan
+    claims = [a for a in (() if plan is None else plan.adjustments) if a.kept == a.pruning_class.coupling.size]
+    found = [
+        next((c for c in claims if any(p.startswith(f"{name}.") for p in c.pruning_class.coupling.parameters)), None)
+        for name in containers
+    ]
+    return "" if None in found else str(found[0])

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -34,8 +35,8 @@ def set_attributes(model: nn.Module, changes: Iterable[AttributeChange]) -> Undo
     """Set every slot, or none; returns what puts the old values back.
 
     Objects that can be changed keep their identity. A frozen dataclass or tuple is replaced by a changed copy wherever
-    the model holds it; others that hold it keep the old one. Raises ``PruningRefused`` if a slot does not hold the old
-    value or cannot be set.
+    the model holds it, a class that is a namespace by an object with its entries; others that hold it keep the old one.
+    Raises ``PruningRefused`` if a slot does not hold the old value or cannot be set.
     """
     done: list[Undo] = []
 
@@ -73,8 +74,8 @@ def _set(model: nn.Module, change: AttributeChange, done: list[Undo]) -> None:
 
 
 def _is_frozen(holder: Any) -> bool:
-    frozen = dataclasses.is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[union-attr]
-    return frozen or isinstance(holder, tuple) or (isinstance(holder, Mapping) and not _is_mutable(holder))
+    frozen = not isinstance(holder, type) and dataclasses.is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[union-attr]
+    return frozen or isinstance(holder, tuple | type) or (isinstance(holder, Mapping) and not _is_mutable(holder))
 
 
 def _is_mutable(holder: Any) -> bool:
@@ -101,6 +102,8 @@ def _with_entry(holder: Any, step: Step, value: Any) -> Any:
         return type(holder)([value if number == step else old for number, old in enumerate(holder)])
     if isinstance(holder, Mapping):
         return type(holder)({**holder, step: value})  # type: ignore[call-arg]
+    if isinstance(holder, type):
+        return SimpleNamespace(**{**entries_of(holder), str(step): value})  # type: ignore[arg-type]
     changed = copy.copy(holder)
     object.__setattr__(changed, str(step), value)
     return changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ Step = str | int
 _DEEPEST = 4
 _LONGEST = 64
 _NO_SETTINGS = (nn.Module, torch.Tensor, type, ModuleType, str, bytes, set, frozenset)
+_PLAIN_DATA = (bool, int, float, str, type(None), list, tuple, dict, torch.dtype, torch.device)
 _OWN_OF_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -101,11 +103,29 @@ def entries_of(value: Any) -> dict[Step, Any]:
         return dict(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, list | tuple):
         return dict(enumerate(value)) if len(value) <= _LONGEST else {}
+    if is_namespace(value):
+        return {name: inner for kind in reversed(value.__mro__[:-1]) for name, inner in _plain(kind).items()}
     if isinstance(value, _NO_SETTINGS) or callable(value) or type(value).__module__.startswith(("torch.", "numpy.")):
         return {}
     found: dict[Step, Any] = {}
     found.update(_attributes(value))
     return found
+
+
+def is_namespace(value: Any) -> bool:
+    """Whether a class holds settings and nothing else: ``class Config: d_model, n_heads = 64, 4``."""
+    if not isinstance(value, type) or value.__module__.startswith(("torch.", "builtins")) or issubclass(value, Enum):
+        return False
+    kinds = value.__mro__[:-1]
+    return all(set(_own_entries(kind)) == set(_plain(kind)) for kind in kinds) and any(map(_plain, kinds))
+
+
+def _own_entries(kind: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(kind).items() if not (name[:2] == name[-2:] == "__")}
+
+
+def _plain(kind: type) -> dict[Step, Any]:
+    return {n: v for n, v in _own_entries(kind).items() if isinstance(v, _PLAIN_DATA)}
 
 
 def _attributes(owner: Any) -> dict[str, Any]:

@@ -44,6 +44,8 @@ _FEW = 16
 _OUTSIDE = -1
 # Which of them a reshape is depends on the sizes.
 RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
+# Operations that take sizes from the program as well.
+_CUTS = frozenset({"slice", "split", "split_with_sizes", "narrow", "expand", "repeat"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +178,7 @@ class _Recorder(TorchDispatchMode):
         outputs = tuple(self.value_of(leaf, changed=func._schema.is_mutable) for leaf in made)
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
         module = self.modules[-1] if self.modules else ""
-        line = line_of_running_code() if numbers or name in RESHAPES else ""
+        line = line_of_running_code() if numbers or name in RESHAPES or name in _CUTS else ""
         self._note(Step(f"{func.namespace}.{name}", module, inputs, numbers, outputs, line, ints))
         return result
 

@@ -41,7 +41,13 @@ class NamedSettings(NamedTuple):
     inner: int = 40
 
 
+class Namespace:
+    width, heads, inner = 24, 4, 40
+    name = "a class that nobody makes an object of"
+
+
 KINDS = {
+    "class": lambda: Namespace,
     "dataclass": Settings,
     "frozen dataclass": FrozenSettings,
     "namespace": lambda: SimpleNamespace(width=24, heads=4, inner=40),
@@ -106,7 +112,7 @@ def test_settings_that_modules_share_follow(kind):
         ("settings.heads", 4, 2),
         ("settings.inner", 40, 20),
     }
-    replaced = kind in ("frozen dataclass", "named tuple")
+    replaced = kind in ("class", "frozen dataclass", "named tuple")
     assert (settings is model.settings) is not replaced
     assert not replaced or (settings.width, settings.heads, settings.inner) == (24, 4, 40)
 
@@ -396,3 +402,31 @@ def test_results_that_a_layer_keeps_by_number_are_no_sizes():
     assert not [slot for slot in slots if "_recipes" in slot.steps]
     named = Recipes({"a": 3})
     assert [str(slot) for slot, _ in slots_of(named)] == ["_recipes.a"]
+
+
+def test_a_class_of_settings_stays_as_it_is_for_others():
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.settings = Namespace
+
+    model = Holder()
+    undo = set_attributes(model, [AttributeChange(Slot("", ("settings", "width")), 24, 12)])
+    assert (model.settings.width, model.settings.heads, Namespace.width) == (12, 4, 24)
+    undo()
+    assert model.settings is Namespace
+
+
+def test_classes_that_do_something_hold_no_sizes():
+    class Acts:
+        width = 24
+
+        def double(self):
+            return 2 * self.width
+
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kind, self.block, self.good = Acts, Attention, Namespace
+
+    assert {slot.steps[0] for slot, _ in slots_of(Holder())} == {"good"}
