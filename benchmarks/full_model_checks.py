@@ -18,7 +18,7 @@ from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Routing, evenly
-from moeverify.checks.masked_equivalence import TOLERANCE
+from moeverify.checks.masked_conclusion import TOLERANCE
 from moeverify.checks.reload import reloaded
 from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.numerics import float64_throughout, in_float64

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
-from moeverify.checks.evidence.agreement import Agreement, agreement
+from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.cut import agrees_with_router, cut_parts
 from moeverify.checks.evidence.folding import folded_values
@@ -23,7 +22,8 @@ from moeverify.checks.evidence.routing import Change, Routing, towards
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
 from moeverify.checks.evidence.training import in_training
-from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
+from moeverify.checks.masked_conclusion import TOLERANCE, VISIBLE, Force, Seen, conclude, difference
+from moeverify.checks.registry import Finding, check, failed, inconclusive
 from moeverify.checks.removed_experts import forbid, kept_experts, route_as_pruned
 from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.forward import call_model
@@ -32,9 +32,6 @@ from moeverify.models.outputs import float_outputs
 from moeverify.models.roles import FoundRoles
 from moeverify.models.state import copy_state, same_start
 
-TOLERANCE = 1e-9
-# A tensor counts as seen, and a mask as one that matters, if it moves an output by so much more than is allowed.
-VISIBLE = 1e3 * TOLERANCE
 # Scores of experts that are closer than two equal models may differ: the choice may fall either way.
 NEAR_TIE = TOLERANCE
 ATTEMPTS = 8
@@ -42,30 +39,6 @@ ATTEMPTS = 8
 ENOUGH = 2
 # Tokens are sent by force to experts that no drawn input reaches, one input for each, in at most so many inputs.
 FORCED = 64
-# Unseen tensors that a message names.
-NAMED = 3
-
-
-@dataclass(frozen=True)
-class _Force:
-    """Tokens are sent to ``expert`` (its number in the original) of ``layer``; ``name`` is the expert's path."""
-
-    layer: str
-    expert: int
-    name: str
-
-
-@dataclass
-class _Seen:
-    """What was seen over all inputs."""
-
-    error: float = 0.0
-    effect: float = 0.0
-    near_ties: int = 0
-    lengths: list[int | None] = field(default_factory=list)
-    forced: list[str] = field(default_factory=list)
-    used: list[tuple[Any, _Force | None]] = field(default_factory=list)
-    trained: list[str] = field(default_factory=list)
 
 
 class _DoesNotRun(Exception):
@@ -135,7 +108,7 @@ class _Comparison:
         parts = cut_parts(self.pruned, context.source_names, context.kept, context.roles, self.stayed)
         self.parts = parts
         self.sight = Sight(self.pruned, parts, VISIBLE)
-        self.seen = _Seen()
+        self.seen = Seen()
 
     def finding(self) -> Finding:
         with float64_throughout(), count_reached(self.masked, self.context.roles) as reached:
@@ -152,9 +125,12 @@ class _Comparison:
                 self.seen.lengths += [length] * (len(self.seen.used) - len(self.seen.lengths))
             self._perturb()
             self._train()
-        return self._conclude(dict(reached))
+        evidence = {**self._evidence(self.seen.error), "tokens": dict(reached)}
+        unseen = [part.label for part in self.sight.unseen]
+        traced = None if self.context.couplings is None else self.context.couplings.trace
+        return conclude(self.seen, unseen, evidence, traced, cut=len(self.parts), anything=bool(self.context.kept))
 
-    def _attempts(self) -> Iterator[tuple[int, int | None, _Force | None]]:
+    def _attempts(self) -> Iterator[tuple[int, int | None, Force | None]]:
         """Numbers of inputs, each with its length and the expert that tokens are sent to, if any.
 
         The example's length, which is ``None``, comes first, and again after each other length was used once.
@@ -171,10 +147,10 @@ class _Comparison:
             for expert, name in enumerate(layer.experts):
                 unseen = name in self.sight.unseen_experts() and expert in self.stayed[layer.name]
                 if unseen and number < ATTEMPTS + FORCED:
-                    yield number, None, _Force(layer.name, expert, name)
+                    yield number, None, Force(layer.name, expert, name)
                     number += 1
 
-    def _changes(self, force: _Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
+    def _changes(self, force: Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
         changes = dict(forbidden)
         if force is not None:
             before = changes.get(force.layer)
@@ -182,12 +158,12 @@ class _Comparison:
             changes[force.layer] = lambda logits: send(logits if before is None else before(logits))
         return changes
 
-    def _pruned_routing(self, force: _Force | None) -> Routing:
+    def _pruned_routing(self, force: Force | None) -> Routing:
         context = self.context
         change = {} if force is None else {force.layer: towards(self.stayed[force.layer].index(force.expert))}
         return Routing(self.pruned, context.pruned_roles, change, context.router_matrices)
 
-    def _compare(self, inputs: Any, force: _Force | None) -> Finding | None:
+    def _compare(self, inputs: Any, force: Force | None) -> Finding | None:
         roles, seed = self.context.roles, self.context.seed
         if force is not None:
             self.seen.forced.append(f"{force.layer}: expert {force.expert}")
@@ -225,8 +201,8 @@ class _Comparison:
             self.seen.near_ties += 1
             return None
         if reason := self._excuse(theirs, draws, counted, counts.counts, other):
-            return inconclusive(f"{_difference(found)}, but {reason}", relative_error=found.error)
-        return failed(_difference(found), output=found.worst, **self._evidence(found.error))
+            return inconclusive(f"{difference(found)}, but {reason}", relative_error=found.error)
+        return failed(difference(found), output=found.worst, **self._evidence(found.error))
 
     def _run(
         self, model: nn.Module, name: str, inputs: Any, changes: Mapping[str, Change], roles: FoundRoles
@@ -256,7 +232,7 @@ class _Comparison:
     def _perturb(self) -> None:
         """Look once more at what has no gradient, on the inputs that were used."""
 
-        def forward(inputs: Any, force: _Force | None) -> dict[str, torch.Tensor]:
+        def forward(inputs: Any, force: Force | None) -> dict[str, torch.Tensor]:
             with self._pruned_routing(force):
                 return run_all(self.pruned, inputs)
 
@@ -336,56 +312,6 @@ class _Comparison:
             "in_training": self.seen.trained,
             "notes": list(self.context.behaviour.notes()),
         }
-
-    def _conclude(self, tokens: dict[str, int]) -> Finding:
-        seen, unseen = self.seen, [part.label for part in self.sight.unseen]
-        evidence = {**self._evidence(seen.error), "tokens": tokens, "cut": len(self.parts), "unseen": unseen}
-        if not seen.used:
-            return inconclusive(
-                "every input drawn has a near-tie in the choice of experts, so nothing was shown; try another --seed",
-                **evidence,
-            )
-        if seen.near_ties > len(seen.used):
-            return inconclusive(
-                f"{seen.near_ties} of {seen.near_ties + len(seen.used)} inputs drawn differ where the original's own "
-                "choice of experts is a near-tie; try another --seed",
-                **evidence,
-            )
-        if not self.context.kept:
-            return skipped("nothing was cut, so there is nothing to compare", **evidence)
-        if unseen:
-            named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
-            was = "was" if len(unseen) == 1 else "were"
-            return inconclusive(f"equal, but {named} {was} cut and {self._unused(unseen)}", **evidence)
-        if seen.effect < VISIBLE:
-            return inconclusive(
-                "equal, but the removed channels did not matter for any output; give example inputs that use them",
-                **evidence,
-            )
-        return passed(
-            f"equals the masked original to {seen.error:.1e}; the mask itself changes it by {seen.effect:.1e}; "
-            f"all {len(self.parts)} cut parts were seen to matter",
-            **evidence,
-        )
-
-    def _unused(self, unseen: Sequence[str]) -> str:
-        """Why nothing was seen of cut tensors, and what would show it."""
-        them = "it" if len(unseen) == 1 else "them"
-        traced = None if self.context.couplings is None else self.context.couplings.trace
-        if traced is not None and traced.in_training.issuperset(unseen):
-            return (
-                f"only a training forward uses {them}, in which the outputs differ; cut {them} with the channels that "
-                "the layer reads, or leave the layer out with ignored_layers"
-            )
-        if traced is not None and traced.as_twins.issuperset(unseen):
-            return f"no forward uses {them}; take {them} out of the model, or give example inputs that use {them}"
-        return f"no input used {them}; give example inputs that reach every cut tensor"
-
-
-def _difference(found: Agreement) -> str:
-    if found.wrong:
-        return f"differs from the masked original: {found.wrong}"
-    return f"{found.worst} differs from the masked original by {found.error:.1e} (allowed {TOLERANCE:.0e})"
 
 
 @torch.no_grad()
