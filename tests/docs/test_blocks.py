@@ -16,6 +16,7 @@ from moeverify.coupling.relations import Relations
 from moeverify.coupling.rules.registry import RULES, Call, normalise, rule
 from moeverify.models.zoo import build_zoo
 from moeverify.pruning.choice.criteria.registry import EXPERT_CRITERIA
+from moeverify.pruning.choice.importances import IMPORTANCES, importance_named
 from moeverify.serving.registry import ENGINES
 from moeverify.subjects import Pruned
 from moeverify.subjects.faults.registry import FAULTS, find_fault
@@ -32,6 +33,12 @@ ELSEWHERE = {
     "from-torch-pruning.md": "tests/moeverify/pruning/test_migration_guide.py",
 }
 
+# Names under which the examples register something.
+REGISTERED = {
+    *("experts-finite", "finite", "acme.scaled", "largest-of-channel", "largest-weight", "announced", "loud"),
+    *("acme", "sglang", "altered/expert-not-finite", "faults/not-finite"),
+}
+
 
 def run(name, number, names=None):
     """Run a block of a page; returns its names."""
@@ -42,13 +49,14 @@ def run(name, number, names=None):
 
 @pytest.fixture(autouse=True)
 def registries():
-    """What an example registers is taken back."""
-    before = [(registry, dict(registry)) for registry in (CHECKS, RULES, CASES, EXPERT_CRITERIA, ENGINES, EXECUTORS)]
-    before.append((FAULTS, dict(FAULTS)))
+    """What an example registers is taken back; what a registry loads when it is first asked stays."""
+    registries = (CHECKS, RULES, CASES, EXPERT_CRITERIA, IMPORTANCES, ENGINES, EXECUTORS, FAULTS)
+    before = [dict(registry) for registry in registries]
     yield
-    for registry, content in before:
-        registry.clear()
+    for registry, content in zip(registries, before, strict=True):
         registry.update(content)
+        for name in REGISTERED & (registry.keys() - content.keys()):
+            del registry[name]
 
 
 def context(original, pruned):
@@ -120,10 +128,20 @@ def test_certify(folders, monkeypatch, capsys):
     assert asked == [(("base", "pruned"), {"oracle": "none"})]
 
 
-def test_extending():
-    run("extending.md", 0, {"torch": torch})
+def test_extending(tmp_path, capsys):
+    for number in range(7):
+        run("extending.md", number, {"__file__": str(tmp_path / "acme.py"), "__name__": "acme.faults.not_finite"})
+    model = build_zoo("mixtral")
+    assert CHECKS["finite"](context(build_zoo("mixtral"), model)).status is Status.PASS
+    FAULTS["faults/not-finite"].prune(model, IDS, pruning_ratio=0.5, seed=0)
+    assert "down_proj holds NaN" in CHECKS["finite"](context(build_zoo("mixtral"), model)).message
+    assert "acme.scaled" in RULES
+    mv.MoEPruner(build_zoo("mixtral"), IDS, importance=importance_named("largest-of-channel")).plan()
     weights = SimpleNamespace(flat=[torch.tensor([1.0, -3.0]), torch.tensor([2.0])])
     assert EXPERT_CRITERIA["largest-weight"].from_weights(weights, None).tolist() == [3.0, 2.0]
+    EXECUTORS["announced"](Work([], lambda _: Limits(), lambda event: None, 1))
+    assert capsys.readouterr().out == "verifying\n"
+    assert ENGINES["acme"].worker == tmp_path / "serve_acme.py"
 
 
 def test_many_machines(capsys):
