@@ -40,7 +40,7 @@ class Headline(StrEnum):
 class Classes:
     """``faults`` are differences that are wrong; ``reported`` those that are on purpose or cannot be judged.
 
-    ``reordered`` are those of the reported ones whose channels stand in another order inside of heads.
+    ``reordered``: reported ones whose channels have another order inside of heads.
     """
 
     headline: Headline

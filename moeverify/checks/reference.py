@@ -94,8 +94,8 @@ def differences(context: Context, units: Iterable[Unit]) -> list[Difference]:
 
 
 def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Finding | None, str]:
-    """A failure for the first group with places ``missing`` or ``extra``, and where it is known from what belongs
-    together; nothing and ``""`` if nothing independent knows it.
+    """Compare the subject's groups with what belongs together. Returns a failure for the first group with places
+    ``missing`` or ``extra`` (``None`` without one), and the source of the reference; ``""`` without a reference.
     """
     known = reference(context)
     if known is None:

@@ -21,7 +21,9 @@ def prune_command(
     save_model: Annotated[Path | None, typer.Option(help="Folder for the pruned checkpoint.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A layer whose outputs stay; again for more.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Only write the plan to this file; nothing is pruned.")] = None,
-    save_statistics: Annotated[Path | None, typer.Option(help="File for what calibration tells of experts.")] = None,
+    save_statistics: Annotated[
+        Path | None, typer.Option(help="File for the experts' statistics on --calibration.")
+    ] = None,
     for_: Annotated[
         str, typer.Option("--for", help="Engines that are to serve the result, such as vllm: sizes they refuse stop.")
     ] = "",

@@ -50,4 +50,4 @@ def zoo_command(
     failed = [entry for entry in entries if entry.error]
     for entry in failed:
         console.print(f"{entry.model_type}: {entry.error}", markup=False)
-    console.print(f"{len(entries) - len(failed)} types, {len(failed)} that cannot be had", markup=False)
+    console.print(f"{len(entries) - len(failed)} types, {len(failed)} that cannot be built", markup=False)

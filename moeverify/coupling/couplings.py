@@ -58,9 +58,18 @@ class CouplingMap:
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
         """Explain one channel: the channels coupled with it, each with the operations between; or what froze it.
 
-        Raises ``UsageError`` for a parameter, dimension or position that the model does not have. Example::
+        Args:
+            parameter: name of a parameter or buffer.
+            dim: its dimension.
+            position: the channel along that dimension.
+
+        Raises:
+            UsageError: the model has no such parameter, dimension or position.
+
+        Example::
 
             couplings.explain("model.layers.0.mlp.experts.down_proj", 2, 5).together
+
         """
         return self._explainer.explain(parameter, dim, position)
 
@@ -76,14 +85,30 @@ def trace_couplings(
     held: Sequence[tuple[str, int, str]] = (),
     unused: Collection[str] = (),
 ) -> CouplingMap:
-    """Trace one forward of ``model`` and return its coupling classes.
+    """Trace one forward of ``model`` and return its coupling classes. The model is left as it was.
 
-    ``example_inputs`` is a mapping (keywords), a sequence (positions) or one tensor. ``roles`` names experts, or holds
-    what was found before. ``opaque`` gives layers, by
-    path, that are not looked into; ``held`` lists ``(parameter, dim, reason)`` of dimensions that must stay.
-    ``unused`` names parameters that may stay as they are although the forward does not use them; others go as their
-    twins in the same list do, or veto every dimension of their sizes. The model is left as it was.
-    Raises ``TraceError`` if its forward fails.
+    Args:
+        model: any module, with or without weights.
+        example_inputs: a mapping (keywords), a sequence (positions) or one tensor.
+        roles: rules that name experts, or roles that were found before; the usual names if not given.
+        forward_fn: ``forward_fn(model, example_inputs)`` in place of the usual call.
+        output_transform: picks the part of the output that counts as the model's output.
+        opaque: layers, by path, that are not looked into.
+        held: ``(parameter, dim, reason)`` of dimensions that must stay.
+        unused: parameters that may stay as they are although the forward does not use them. Any other unused parameter
+            goes as its twins in the same list do, or vetoes every dimension of its sizes.
+
+    Returns:
+        The classes, the frozen dimensions with reasons, and the trace that they come from.
+
+    Raises:
+        TraceError: the forward fails.
+
+    Example::
+
+        couplings = mv.trace_couplings(model, {"input_ids": ids})
+        print(len(couplings.classes), couplings.frozen[0].reason)
+
     """
     found = find_roles(model, roles)
     example = Example(example_inputs, forward_fn, output_transform)

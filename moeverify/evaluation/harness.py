@@ -63,7 +63,7 @@ def evaluate(model: nn.Module, tokenizer: Any, settings: EvaluationSettings) -> 
         except Exception as error:
             if _is_missing_data(error):
                 raise EvaluationError(
-                    f"the data set of {', '.join(settings.tasks)} is neither cached nor to be had from the hub: "
+                    f"the data set of {', '.join(settings.tasks)} is neither cached nor on the hub: "
                     f"{_line(error)}; connect once, or use --tasks {LOCAL}"
                 ) from error
             raise

@@ -134,7 +134,7 @@ class Inspection:
             notes.append("no routed experts found; name them with --experts-pattern or --roles FILE.toml")
         if trace.imagined:
             answers = ", ".join(f"{name} {count} times" for name, count in sorted(trace.imagined.items()))
-            notes.append(f"without weights the forward asked for data, and was told something: {answers}")
+            notes.append(f"without weights the forward asked for data, and answers were made up: {answers}")
         if trace.untouched:
             notes.append(
                 f"{len(trace.untouched)} parameters were not used by the example input, such as {trace.untouched[0]}"

@@ -15,14 +15,21 @@ Rule = str | Callable[[str, nn.Module], bool]
 
 @dataclass(frozen=True)
 class Roles:
-    """Naming rules: each a regular expression searched in the last part of a module's path, or a function of the
-    whole path and the module.
+    """Naming rules: each a regular expression searched in the last part of a module's path, or a function of the whole
+    path and the module.
 
-    ``experts`` names the container of the routed experts (a ``ModuleList`` or a module that holds the parameters of
-    all of them), ``routers`` and ``shared_experts`` the modules themselves. Example: ``Roles(experts="^bank$",
-    routers=lambda path, module: path.endswith(".moe.choose"))``.
+    Args:
+        experts: container of the routed experts: a ``ModuleList``, or a module that holds the parameters of all.
+        routers: the routers themselves.
+        shared_experts: the shared experts themselves.
 
-    Raises ``UsageError`` for a pattern that is not a regular expression.
+    Raises:
+        UsageError: a pattern is not a regular expression.
+
+    Example::
+
+        mv.Roles(experts="^bank$", routers=lambda path, module: path.endswith(".moe.choose"))
+
     """
 
     experts: Rule = r"^(experts?|expert_list|expert_modules|moe_experts)$"
@@ -47,7 +54,7 @@ class Roles:
         """
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if functions := [name for name, rule in given.items() if not isinstance(rule, str)]:
-            raise UsageError(f"{functions[0]} is a function, which another process cannot be told; give a pattern")
+            raise UsageError(f"{functions[0]} is a function, which cannot be sent to another process; give a pattern")
         return given
 
 

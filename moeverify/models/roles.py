@@ -15,10 +15,22 @@ from moeverify.models.role_search import RoleSearch
 def find_roles(model: nn.Module, roles: Roles | FoundRoles | None = None) -> FoundRoles:
     """Find the MoE layers of ``model``: containers named as experts first, then what has the structure of one.
 
-    Without ``roles`` the usual names count. Roles that were found before are returned as they are, so that a caller
-    who has them spares the search.
-
     Structure: a list of modules that are all alike, or stacked parameters of one size. Beside it stands a scorer (one
     output for each), a name with *expert* in it, or an attribute such as ``num_experts`` of that value.
+
+    Args:
+        model: the model to search.
+        roles: rules that name experts, the usual ones if not given. Roles that were found before are returned.
+
+    Returns:
+        The layers with their experts, routers and shared experts, each with the evidence for it.
+
+    Raises:
+        UsageError: a pattern of ``roles`` takes too long.
+
+    Example::
+
+        mv.find_roles(model, mv.Roles(experts="^specialists$")).experts
+
     """
     return roles if isinstance(roles, FoundRoles) else RoleSearch(model, roles or Roles()).run()

@@ -39,21 +39,29 @@ from moeverify.pruning.step.prepare import Prepared, prepare, probe_of
 
 
 class MoEPruner:
-    """Structural pruning of a Mixture-of-Experts model: hidden channels, expert and MLP channels, heads.
+    """Structural pruning of a Mixture-of-Experts model: hidden channels, expert and MLP channels, heads, whole experts.
 
     The arguments up to ``output_transform`` are those of ``tp.pruner.BasePruner``, in its order and with its meaning;
-    docs/from-torch-pruning.md lists the few differences. The default importance is
-    ``GroupMagnitudeImportance(p=2, group_reduction="mean")``. Further ones:
+    docs/from-torch-pruning.md lists the few differences. The default importance is ``GroupMagnitudeImportance(p=2,
+    group_reduction="mean")``.
 
-    ``ratios`` overrides ``pruning_ratio`` by role (``hidden``, ``routed_experts``, ``shared_experts``, ``dense_mlp``,
-    ``heads``, ``other``, or another usual word for one); 0 leaves a role alone. The role ``experts`` is whole routed
-    experts, a ratio or one by MoE layer; asked for without a ``pruning_ratio``, it leaves channels alone.
-    ``expert_criterion`` ranks them: a name (docs/remove-experts.md), or a function; ``calibration`` is a
-    ``Calibration``, saved statistics or batches, for criteria that need data. ``prune_shared_experts=False`` leaves
-    shared experts' inner channels alone. ``expert_ranking`` is ``"each"`` (the default without ``global_pruning``):
-    channels of a routed expert are ranked by themselves. With ``"together"`` those of a layer's listed experts are,
-    which may leave them of unequal width. ``roles`` names experts, routers and shared experts; ``max_expansions``
-    bounds the building of one group.
+    Args:
+        ratios: ratios by role that override ``pruning_ratio``; 0 leaves a role alone. Roles are ``hidden``,
+            ``routed_experts``, ``shared_experts``, ``dense_mlp``, ``heads``, ``other``, or another usual word for one.
+            The role ``experts`` is whole routed experts, a ratio or one by MoE layer. Asked for without a
+            ``pruning_ratio``, it leaves channels alone.
+        expert_criterion: what ranks whole experts: a name (docs/remove-experts.md), or a function.
+        calibration: a ``Calibration``, saved statistics or batches, for criteria that need data.
+        prune_shared_experts: ``False`` leaves shared experts' inner channels alone.
+        expert_ranking: ``"each"`` (the default without ``global_pruning``) ranks the channels of each routed expert by
+            themselves. ``"together"`` ranks those of a layer's listed experts, which may leave them of unequal width.
+        roles: names of experts, routers and shared experts where the usual ones do not find them.
+        max_expansions: bound on the steps while one group is built.
+
+    Raises:
+        UsageError: arguments that cannot be meant.
+        PruningRefused: the model or its configuration cannot express the request; from ``step``, before anything is
+            changed.
 
     Example::
 
@@ -61,8 +69,6 @@ class MoEPruner:
         pruner.step()
         model.save_pretrained(folder)
 
-    Raises ``UsageError`` for arguments that cannot be meant, ``PruningRefused`` (from ``step``, before anything is
-    changed) for a request that the model or its configuration cannot express.
     """
 
     def __init__(

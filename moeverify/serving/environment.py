@@ -31,7 +31,9 @@ _MARK = "installed.json"
 
 @dataclass(frozen=True)
 class Installation:
-    """Whether an engine can be run: ``python`` runs its worker, or ``problem`` says why none can."""
+    """State of an engine's installation: ``python`` runs its worker, or ``problem`` is the reason why none can.
+    ``python`` runs its worker, or ``problem`` says why none can.
+    """
 
     engine: Engine
     python: Path | None

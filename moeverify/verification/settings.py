@@ -273,7 +273,7 @@ def check_evidence(settings: Settings) -> None:
     from moeverify.pruning.choice.importances import WITH_DATA
 
     if settings.calibration is not None and settings.statistics is not None:
-        raise UsageError("--statistics hold what --calibration would tell; give one of them")
+        raise UsageError("--statistics replaces --calibration; give one of them")
     for flag, name in (("--calibration", settings.calibration), ("--statistics", settings.statistics)):
         if name is not None and not Path(name).expanduser().exists():
             raise UsageError(f"{flag} {name}: there is no such file or folder")

@@ -124,7 +124,7 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
     """Let a fresh process load what was saved: folder, dtype, experts and attention implementation, threads,
     device.
 
-    Returns its exit status and what it said on standard error.
+    Returns its exit status and its standard error.
     """
     if place := os.environ.get(SOCKET):
         temporary = scratch_folder("fresh")

@@ -123,7 +123,7 @@ def _parse(file: Path) -> tuple[int, int, dict[str, Any], dict[str, int]]:
         entries = from_json(text, LIMITS, unique)
         check_limits(entries, LIMITS)
     except BeyondLimits as error:
-        raise _Broken(f"the header is none: {error}") from error
+        raise _Broken(f"not a header: {error}") from error
     except RecursionError as error:
         raise _Broken(f"the header is nested deeper than {LIMITS.depth} levels") from error
     except ValueError as error:

@@ -58,14 +58,40 @@ def prune_checkpoint(
     """Prune the model that ``source`` names and save it in the folder ``target``, with its plan beside it.
 
     A checkpoint folder is pruned tensor by tensor, and a run that was killed goes on where it was. What cannot be
-    pruned that way, or everything with ``in_memory``, is loaded as a whole; a note says why.
+    pruned that way is loaded as a whole; a note gives the reason. Nothing is left behind where an error is raised.
 
-    ``importance`` is a name of ``importances``, ``module:attribute``, or an importance of Torch-Pruning. ``dtype`` is
-    the checkpoint's own if not given. With ``plan_only``, ``target`` is the file to write the plan to and nothing is
-    pruned. ``save_statistics`` is a file for the experts' statistics on calibration data. ``check_plan_for`` gets the
-    configuration and the plan's new entries before anything is pruned; it returns notes, or raises. Arguments in
-    ``more`` go to ``MoEPruner``. Raises ``MoEVerifyError`` with one line for what cannot be done, and leaves nothing
-    behind then.
+    Args:
+        source: name of a model (see ``moeverify.models.sources``), usually a checkpoint folder.
+        target: folder of the result, or with ``plan_only`` the file of the plan.
+        pruning_ratio: share of the channels to remove; 0.5, or 0 beside a ratio for whole experts.
+        ratios: pruning ratios by role, where they differ; 0 leaves a role alone.
+        importance: name of an importance, ``module:attribute``, or an importance of Torch-Pruning.
+        round_to: keep multiples of this many channels.
+        ignored_layers: paths of layers whose outputs stay.
+        roles: names of experts, routers and shared experts where the usual ones do not find them.
+        seed: seed of what is drawn.
+        dtype: precision of the result; the checkpoint's own if not given.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        trust_remote_code: let a checkpoint run Python code of its own.
+        overwrite: replace a folder that is there.
+        plan_only: write the plan alone; nothing is pruned.
+        save_statistics: file for the experts' statistics on calibration data.
+        in_memory: load the model as a whole.
+        progress: called with each stage.
+        check_plan_for: called with the configuration and the plan's new entries before anything is pruned; returns
+            notes, or raises.
+        more: further arguments of ``MoEPruner``.
+
+    Returns:
+        The folder, its plan, the numbers of parameters and the notes.
+
+    Raises:
+        MoEVerifyError: with one line, for what cannot be done.
+
+    Example::
+
+        mv.prune_checkpoint("./model", "./half", ratios={"routed_experts": 0.5})
+
     """
     arguments = PruneArguments(
         pruning_ratio, ratios, importance, round_to, ignored_layers, roles, seed, save_statistics, check_plan_for, more

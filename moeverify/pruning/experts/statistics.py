@@ -89,6 +89,6 @@ class ExpertStatistics:
         for name, one in data["layers"].items():
             fields = {field: torch.tensor(one[field], dtype=torch.float64) for field in _FIELDS}
             if len({len(values) for values in fields.values()}) > 1:
-                raise UsageError(f"{path}: the statistics of {name} speak of different numbers of experts")
+                raise UsageError(f"{path}: the statistics of {name} are of different numbers of experts")
             layers[name] = LayerStatistics(**fields)
         return cls(layers, data["model_digest"], data["data_digest"], data["settings"])

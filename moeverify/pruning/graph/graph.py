@@ -11,10 +11,10 @@ import numpy as np
 import torch_pruning as tp
 from torch import nn
 from torch_pruning import ops
-from torch_pruning.dependency import Dependency, Node
+from torch_pruning.dependency import Dependency
 
 from moeverify.coupling.classify import PruningClass, classify
-from moeverify.coupling.couplings import CouplingMap, held_inside_heads, trace_couplings
+from moeverify.coupling.couplings import held_inside_heads, trace_couplings
 from moeverify.coupling.solving.solve import solve
 from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.models.roles import FoundRoles, Roles, find_roles
@@ -25,30 +25,35 @@ from moeverify.pruning.graph.groups import PruningGroup
 from moeverify.pruning.graph.history import end_of, experts_cut, follow_plan
 from moeverify.pruning.graph.injection import index_mapping
 from moeverify.pruning.graph.layer_functions import LayerFunctions
-from moeverify.pruning.graph.live import LiveIndex, Place, renumber
+from moeverify.pruning.graph.live import Place, renumber
 from moeverify.pruning.graph.nodes import Nodes
 from moeverify.pruning.graph.roots import is_ignored, layer_roots, root_member
-from moeverify.pruning.graph.traced import TracedModel
+from moeverify.pruning.graph.traced import ShowsTraced, TracedModel
 from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS
-from moeverify.pruning.plan.apply import OwnFunction
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import is_depthwise
 
 Roots = Sequence[Any]
 
 
-class MoEDependencyGraph(Accounted, tp.DependencyGraph):
+class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
     """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.
 
-    ``max_expansions`` bounds the steps while one group is built; past it a warning is given, ``overflowed`` is set
-    and no group comes out. ``guards`` are those of ``moeverify.pruning.graph.walk`` and are left out only to show what
-    each is for. With ``heads_whole`` torch's own attention is looked into, and its heads are cut whole; without, it is
-    one layer with Torch-Pruning's function, which makes heads smaller. The heads of ``held_heads``, projections, stay
-    as many as they are: what can be cut is inside them, alike in each.
+    After ``build_dependency``, ``classes`` holds the coupling classes with their roles and ``couplings`` the whole
+    result of the trace. ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that
+    closed while one was built, ``crossings`` are the steps that the expert boundary stopped.
 
-    After ``build_dependency``: ``classes``: coupling classes with their roles. ``couplings``: the whole result of the
-    trace. ``expansions``: steps of all groups so far. ``last_cycle``: the last path that closed while one was built.
-    ``crossings``: steps that the expert boundary stopped.
+    Args:
+        max_expansions: bound on the steps while one group is built. Past it a warning is given, ``overflowed`` is
+            set and no group comes out.
+        roles: names of experts, routers and shared experts where the usual ones do not find them.
+        guards: those of ``moeverify.pruning.graph.walk``; left out only to show what each is for.
+        heads_whole: look into torch's own attention and cut its heads whole. Without, it is one layer with
+            Torch-Pruning's function, which makes heads smaller.
+        held_heads: projections whose heads stay as many as they are. Channels inside of them can be cut, alike in each.
+
+    Raises:
+        UsageError: a bound below one, or an unknown guard.
 
     Example::
 
@@ -56,6 +61,7 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
         group = graph.get_pruning_group(model.model.layers[0].mlp.up_proj, tp.prune_linear_out_channels, [0, 1])
         if graph.check_pruning_group(group):
             group.prune()
+
     """
 
     def __init__(
@@ -98,10 +104,25 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
     ) -> MoEDependencyGraph:
         """Trace ``model`` once and find its coupling classes. Works under ``torch.no_grad``.
 
-        ``unwrapped_parameters`` names the one dimension along which a parameter may be cut, ``customized_pruners``
-        maps a layer or a type of layers to its own pruning function. ``ignored_layers`` and ``ignored_params`` stay as
-        they are, with all that is coupled to their outputs. ``verbose`` warns of operations that no rule knows. The
-        model is in evaluation mode afterwards, as with Torch-Pruning. Raises ``TraceError`` if the forward fails.
+        The model is in evaluation mode afterwards, as with Torch-Pruning.
+
+        Args:
+            model: the model to trace.
+            example_inputs: a mapping (keywords), a sequence (positions) or one tensor.
+            forward_fn: ``forward_fn(model, example_inputs)`` in place of the usual call.
+            output_transform: picks the part of the output that counts as the model's output.
+            unwrapped_parameters: the one dimension along which a parameter may be cut, by parameter.
+            customized_pruners: pruning functions of the user's, by layer or type of layers.
+            ignored_layers: layers that stay as they are, with all that is coupled to their outputs.
+            ignored_params: parameters that stay as they are.
+            verbose: warn of operations without a rule.
+
+        Returns:
+            The graph itself.
+
+        Raises:
+            TraceError: the forward fails.
+
         """
         self.verbose = verbose
         self.model = model = unwrapped(model)
@@ -134,30 +155,6 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
             warnings.warn(f"operations without a rule freeze the dimensions that they touch: {names}", stacklevel=2)
         model.eval()  # scripts rely on it: a BatchNorm takes a single row only in this mode
         return self
-
-    @property
-    def couplings(self) -> CouplingMap:
-        """The whole result of the trace."""
-        return self.traced.couplings
-
-    @property
-    def nodes(self) -> Nodes:
-        """The layers or parameters, each with the function that cuts a tensor's axis."""
-        return self.traced.nodes
-
-    @property
-    def live(self) -> LiveIndex:
-        """The positions that are left, and their present places."""
-        return self.traced.live
-
-    @property
-    def module2node(self) -> dict[Any, Node]:
-        """Torch-Pruning's node of every layer and of every parameter outside of one."""
-        return self.nodes.module2node
-
-    @property
-    def _module2name(self) -> dict[Any, str]:
-        return self.nodes.names
 
     @property
     def _param_to_name(self) -> dict[nn.Parameter, str]:
@@ -200,20 +197,12 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
         """The functions that prune a layer: its own registered ones first, then those of its nearest type."""
         return self.functions.of(module)
 
-    def own_functions(self) -> dict[str, OwnFunction]:
-        """The pruning functions of layers that are not looked into, by the name of the channels that they cut."""
-        return self.traced.own_functions()
-
     def boundary(self, module: nn.Module | str) -> str | None:
         """The routed expert that a module (or path) belongs to, ``None`` outside the experts.
 
         Shared experts and routers are outside; all fused experts of a layer share their module's name.
         """
         return self.found_roles.boundary(module if isinstance(module, str) else self.name_of(module))
-
-    def name_of(self, module: Any) -> str:
-        """The path of a layer or parameter. Raises ``ValueError``, as Torch-Pruning does, for one of another model."""
-        return self.nodes.name_of(module)
 
     def inject(
         self,
@@ -227,9 +216,18 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
     ) -> Dependency:
         """Add a dependency: pruning ``source`` prunes ``target`` as well.
 
-        Both are layers or parameters or their paths; ``trigger`` and ``handler`` are their Torch-Pruning functions
-        (outputs if not given). ``mapping`` gives the position of the target for one of the source, several, or
-        ``None``; without it they are the same. ``both_ways`` adds the same dependency backwards, position by position.
+        Args:
+            source: a layer or parameter, or its path.
+            target: the same.
+            mapping: returns for a position of the source that of the target, several, or ``None``. Without it they
+                are the same.
+            trigger: Torch-Pruning's function on the source; outputs if not given.
+            handler: Torch-Pruning's function on the target; outputs if not given.
+            both_ways: add the same dependency backwards, position by position.
+
+        Returns:
+            The dependency that was added.
+
         """
         first, second = self.nodes.end(source, trigger), self.nodes.end(target, handler)
         dependency = Dependency(first.function, second.function, first.node, second.node)
@@ -250,12 +248,21 @@ class MoEDependencyGraph(Accounted, tp.DependencyGraph):
     def get_pruning_group(
         self, module: Any, pruning_fn: Callable, idxs: Sequence[int] | int, *, place: Place | None = None
     ) -> PruningGroup:
-        """The group that removes ``idxs`` of a layer's or parameter's channels, and everything coupled with them.
+        """The group that removes channels of a layer or parameter, and everything coupled with them.
 
-        ``idxs`` are completed: heads go whole. The model's own inputs and outputs can be pruned this way, and only
-        this way. ``place`` names the axis of a parameter that has several. Raises ``ValueError`` for a module outside
-        the graph, ``PruningRefused`` for channels that are frozen or that would take two routed experts along, or if
-        the expansion overflows.
+        The model's own inputs and outputs can be pruned this way, and only this way.
+
+        Args:
+            module: the layer or parameter.
+            pruning_fn: Torch-Pruning's function that cuts it.
+            idxs: the channels. They are completed: heads go whole.
+            place: the axis of a parameter that has several.
+
+        Raises:
+            ValueError: a module outside the graph.
+            PruningRefused: channels that are frozen or would take two routed experts along, or an expansion that
+                overflows.
+
         """
         if isinstance(module, nn.Module) and is_depthwise(module):
             pruning_fn = tp.prune_depthwise_conv_out_channels

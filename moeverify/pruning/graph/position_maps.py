@@ -18,7 +18,7 @@ class PositionMap(Protocol):
     """A relation read in one direction."""
 
     def map(self, positions: np.ndarray) -> Mapped:
-        """Positions there, and the row each came from."""
+        """Positions of the other dimension, and for each the row in ``positions`` that it came from."""
 
 
 @dataclass(frozen=True)

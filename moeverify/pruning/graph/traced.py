@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch_pruning.dependency import Node
 
 from moeverify.coupling.couplings import CouplingMap
 from moeverify.models.roles import FoundRoles
@@ -55,3 +56,41 @@ class TracedModel:
     def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
         """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
         self.history.append([name, is_output, list(indices)])
+
+
+class ShowsTraced:
+    """Shows the parts of ``traced`` as attributes, under the names that Torch-Pruning and users read."""
+
+    traced: TracedModel
+
+    @property
+    def couplings(self) -> CouplingMap:
+        """The whole result of the trace."""
+        return self.traced.couplings
+
+    @property
+    def nodes(self) -> Nodes:
+        """The layers or parameters, each with the function that cuts a tensor's axis."""
+        return self.traced.nodes
+
+    @property
+    def live(self) -> LiveIndex:
+        """The positions that are left, and their present places."""
+        return self.traced.live
+
+    @property
+    def module2node(self) -> dict[Any, Node]:
+        """Torch-Pruning's node of every layer and of every parameter outside of one."""
+        return self.nodes.module2node
+
+    @property
+    def _module2name(self) -> dict[Any, str]:
+        return self.nodes.names
+
+    def own_functions(self) -> dict[str, OwnFunction]:
+        """The pruning functions of layers that are not looked into, by the name of the channels that they cut."""
+        return self.traced.own_functions()
+
+    def name_of(self, module: Any) -> str:
+        """The path of a layer or parameter. Raises ``ValueError``, as Torch-Pruning does, for one of another model."""
+        return self.nodes.name_of(module)

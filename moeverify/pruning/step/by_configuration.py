@@ -19,7 +19,7 @@ from moeverify.pruning.constants.constants import Constants, keep_constants, mer
 from moeverify.pruning.constants.derived import Derived, DerivedNumbers
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.leave_out import Counts, Fails
-from moeverify.pruning.step.settle import Judged, Reasons
+from moeverify.pruning.step.settle import Judgement, Reasons
 
 
 class ByConfiguration:
@@ -48,7 +48,7 @@ class ByConfiguration:
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> None:
         """No counts: ``judge`` shares one ratio among the classes of an entry by itself."""
 
-    def judge(self, counts: Counts) -> Judged:
+    def judge(self, counts: Counts) -> Judgement:
         """Counts as near to ``counts`` as the configuration can say without a change of what was trained.
 
         Classes hang on a constant of the architecture that is derived from their size, if no weight takes it over.
@@ -60,14 +60,14 @@ class ByConfiguration:
             constants = keep_constants(probe.model, update.constants(), self._example)
             derived = self._numbers.keep(update)
         except PruningRefused as error:
-            return Judged(refused=error)
+            return Judgement(refused=error)
         if reasons := self._hanging(counts, expression.entries, constants, derived):
-            return Judged(hanging=lambda: reasons)
+            return Judgement(hanging=lambda: reasons)
         if stuck := _first_stuck(constants, derived):
             text = f"{stuck} would change with the sizes, and no weight can take over the difference"
-            return Judged(refused=PruningRefused(text))
+            return Judgement(refused=PruningRefused(text))
         if derived.otherwise:
-            return Judged(refused=PruningRefused(str(derived.otherwise[0].reason)))
+            return Judgement(refused=PruningRefused(str(derived.otherwise[0].reason)))
         plan = replace(
             self._draft(expression.counts),
             entries=expression.entries,
@@ -75,7 +75,7 @@ class ByConfiguration:
             constants=update.constants(),
             adjustments=expression.adjustments,
         )
-        return Judged(plan, update)
+        return Judgement(plan, update)
 
     def _hanging(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
         """Classes that a constant or a view without a remedy follows from."""

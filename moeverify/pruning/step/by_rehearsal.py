@@ -11,7 +11,7 @@ from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.leave_out import Counts, Fails, common_share
 from moeverify.pruning.step.rehearsal import Rehearsal, Rehearsed
-from moeverify.pruning.step.settle import Judged, Reasons
+from moeverify.pruning.step.settle import Judgement, Reasons
 from moeverify.pruning.step.vanishing import NOT_NOTHING, has_no_reader, vanishes
 
 
@@ -44,15 +44,15 @@ class ByRehearsal:
                 vanish[kind] = blind or vanishes(graph.model, whole, rehearsal.example)
         return {c: Reason(NOT_NOTHING) for c in counts if not vanish.get(self.kind_of(c), True)}
 
-    def judge(self, counts: Counts) -> Judged:
+    def judge(self, counts: Counts) -> Judgement:
         """The plan with the attributes that follow, and the weights that take over numbers of the forward."""
         plan = self._draft(counts)
         found = self._rehearsal.of(plan) if plan.cuts else Rehearsed()
         if found.trouble is not None:
-            return Judged(refused=DoesNotRun(found.trouble.reason))
+            return Judgement(refused=DoesNotRun(found.trouble.reason))
         if found.derived.stuck or found.derived.otherwise:
-            return Judged(hanging=lambda: self._hanging(counts, found))
-        return Judged(replace(plan, folds=found.derived.folds, attributes=found.attributes))
+            return Judgement(hanging=lambda: self._hanging(counts, found))
+        return Judgement(replace(plan, folds=found.derived.folds, attributes=found.attributes))
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
         """The share that other channels keep, if all can go with it."""

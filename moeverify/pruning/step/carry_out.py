@@ -22,7 +22,7 @@ from moeverify.pruning.plan.plan import Plan
 def plan_configuration(model: nn.Module, plan: Plan) -> ConfigUpdate | None:
     """The update of the configuration for ``plan``; ``None`` without one.
 
-    Raises ``PruningRefused`` if the plan's entries do not say the plan's sizes.
+    Raises ``PruningRefused`` if the plan's entries do not give the plan's sizes.
     """
     if not has_config(model):
         return None
@@ -64,4 +64,7 @@ def _check_sizes(model: nn.Module, sizes: Mapping[tuple[str, int], Any], own_fun
             continue
         shape = tensors[name].shape if name in tensors else ()
         if dim >= len(shape) or shape[dim] != size:
-            raise PruningRefused(f"the plan expects {size} positions along dimension {dim} of {name}, which is {shape}")
+            raise PruningRefused(
+                f"the plan expects {size} positions along dimension {dim} of {name}, which is {shape}; "
+                "make the plan anew for this model"
+            )

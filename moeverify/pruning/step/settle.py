@@ -20,7 +20,7 @@ Reasons = Mapping[PruningClass, Reason]
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class Judgement:
     """Answer of a judge on counts, one of three.
 
     ``plan`` carries the counts out, with the ``update`` of the configuration if there is one. ``refused``: the counts
@@ -49,7 +49,7 @@ class Judge(Protocol):
     def unfit(self, counts: Counts) -> Reasons:
         """Classes that cannot go whatever else goes."""
 
-    def judge(self, counts: Counts) -> Judged:
+    def judge(self, counts: Counts) -> Judgement:
         """The plan for ``counts``, or what stands in the way."""
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
@@ -57,22 +57,22 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
+class Settlement:
     """A plan that can be carried out, and the update of the configuration (``None`` without one)."""
 
     plan: Plan
     update: ConfigUpdate | None = None
 
 
-def settle(judge: Judge, wanted: Counts, named: frozenset[PruningClass]) -> Settled:
+def settle(judge: Judge, wanted: Counts, named: frozenset[PruningClass]) -> Settlement:
     """The plan that removes as much of ``wanted`` as can go; its adjustments name the classes that are left alone.
 
     Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep what was asked.
     """
     counts, left = dict(wanted), list[Adjustment]()
-    known: dict[frozenset[tuple[PruningClass, int]], Judged] = {}
+    known: dict[frozenset[tuple[PruningClass, int]], Judgement] = {}
 
-    def judged(counts: Counts) -> Judged:
+    def judged(counts: Counts) -> Judgement:
         key = frozenset(counts.items())
         if key not in known:
             known[key] = judge.judge(counts)
@@ -92,7 +92,7 @@ def settle(judge: Judge, wanted: Counts, named: frozenset[PruningClass]) -> Sett
         if found.plan is not None:
             for adjustment in found.plan.adjustments:
                 _insist(adjustment, named)
-            return Settled(replace(found.plan, adjustments=(*left, *found.plan.adjustments)), found.update)
+            return Settlement(replace(found.plan, adjustments=(*left, *found.plan.adjustments)), found.update)
         if found.hanging is not None:
             drop(found.hanging())
         elif (other := judge.shared(counts, fails, named)) is not None:

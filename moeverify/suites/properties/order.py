@@ -42,5 +42,5 @@ def order(trial: Trial) -> None:
 
 
 def _held_by_one(first: Cut, second: Cut) -> bool:
-    """Whether a class may change its form: with one unit left the other factor of a product becomes prunable."""
+    """Whether a class may change its form: once one unit is left, the other factor of a product becomes prunable."""
     return first.after == 1

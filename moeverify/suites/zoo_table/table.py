@@ -158,7 +158,7 @@ def markdown(rows: Iterable[Row]) -> str:
         "Made by `moeverify zoo --table FILE`, which also writes the data beside it as JSON "
         f"({', '.join(f'{name} {version}' for name, version in versions().items())}).",
         "",
-        f"{len(shown)} types, {len(rows) - len(shown)} that cannot be had; "
+        f"{len(shown)} types, {len(rows) - len(shown)} that cannot be built; "
         f"{sum(bool(r.unknown) for r in shown)} with an operation without a rule; "
         f"{sum(r.hidden.startswith('complete') for r in shown)} with a complete hidden class; "
         f"{sum(r.experts == r.experts_expected for r in shown)} with a class for every routed expert; "

@@ -47,7 +47,7 @@ def test_an_unknown_task_is_one_line():
 @pytest.mark.slow
 def test_a_data_set_that_cannot_be_had_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(EvaluationError, match="data set of hellaswag is neither cached nor to be had") as error:
+    with pytest.raises(EvaluationError, match="data set of hellaswag is neither cached nor on the hub") as error:
         evaluate(small().model, tokenizer(), EvaluationSettings(("hellaswag",), limit=2))
     assert "\n" not in str(error.value)
 

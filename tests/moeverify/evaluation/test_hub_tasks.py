@@ -59,7 +59,7 @@ def test_a_cached_data_set_is_all_it_takes(tmp_path):
     missing = evaluate(tmp_path / "home", tmp_path / "scores.json")
     assert missing.returncode == 2
     assert len(missing.stderr.strip().splitlines()) == 1
-    assert "the data set of arc_easy is neither cached nor to be had from the hub" in missing.stderr
+    assert "the data set of arc_easy is neither cached nor on the hub" in missing.stderr
     assert not (tmp_path / "scores.json").exists()
     cache(tmp_path / "home")
     done = evaluate(tmp_path / "home", tmp_path / "scores.json")

@@ -11,7 +11,7 @@ from moeverify.errors import PruningRefused
 from moeverify.pruning.constants.derived import DoesNotRun
 from moeverify.pruning.plan.plan import Adjustment, Plan, Reason
 from moeverify.pruning.step.leave_out import FOLLOWS
-from moeverify.pruning.step.settle import Judged, settle
+from moeverify.pruning.step.settle import Judgement, settle
 
 TOGETHER, DERIVED, ALONE = (
     Reason("they do not fit", "model.py:7"),
@@ -49,13 +49,13 @@ class Stub:
         names = {c.where: kept for c, kept in counts.items()}
         self.seen.append(names)
         if self.apart and set(self.apart) <= names.keys() and names[self.apart[0]] != names[self.apart[1]]:
-            return Judged(refused=DoesNotRun(TOGETHER))
+            return Judgement(refused=DoesNotRun(TOGETHER))
         if found := {c: DERIVED for c in counts if c.where in self.hanging}:
-            return Judged(hanging=lambda: found)
+            return Judgement(hanging=lambda: found)
         told = tuple(
             Adjustment(c, kept, 6, Reason("a multiple")) for c, kept in counts.items() if c.where == self.adjusts
         )
-        return Judged(Plan((), {}, told, entries={(name,): kept for name, kept in names.items()}))
+        return Judgement(Plan((), {}, told, entries={(name,): kept for name, kept in names.items()}))
 
 
 def settled(judge, named=(), **counts):
@@ -119,7 +119,7 @@ def test_what_was_asked_for_by_name_is_refused_instead_of_left_out(judge, why):
 
 class Refuses(Stub):
     def judge(self, counts):
-        return Judged(refused=PruningRefused("not even nothing"))
+        return Judgement(refused=PruningRefused("not even nothing"))
 
 
 def test_a_model_on_which_nothing_can_be_carried_out_is_refused():

@@ -106,7 +106,7 @@ def test_a_type_that_cannot_be_shrunk_is_listed_with_its_error(monkeypatch, caps
     out = capsys.readouterr().out
     assert "cannot shrink mixtral" in out
     assert "2 types" not in out
-    assert "1 types, 1 that cannot be had" in out
+    assert "1 types, 1 that cannot be built" in out
 
 
 def test_too_few_moe_layers_are_refused(monkeypatch):
