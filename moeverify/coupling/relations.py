@@ -49,11 +49,11 @@ class Freeze:
 
 
 class Sliced(NamedTuple):
-    """A dimension that slices with constant bounds divide into ``count`` parts, each with the dimension ``part``."""
+    """A dimension that slices with constant bounds divide into ``parts`` parts, each with the dimension ``part``."""
 
     whole: int
     part: int
-    count: int
+    parts: int
     operation: int
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 # Engine -> names of the number of experts, in the order in which it looks for them.
 EXPERTS: Mapping[str, tuple[str, ...]] = {
@@ -69,6 +69,6 @@ def parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from (value for value in config.values() if isinstance(value, Mapping))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int]:
     """Whether an entry is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -9,14 +9,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
-from moeverify.models.roles import FoundRoles
 from moeverify.pruning.configuration import Probe, express, plan_update, shapes_of, wanted_shapes
 from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Attribute, Entries, Move
 from moeverify.pruning.constants.constants import Constants, keep_constants, merged
 from moeverify.pruning.constants.derived import Derived, DerivedNumbers
+from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.leave_out import Counts, Fails
 from moeverify.pruning.step.settle import Judgement, Reasons
@@ -32,18 +33,19 @@ class ByConfiguration:
         self,
         probe: Probe,
         example: Example,
-        roles: FoundRoles,
+        graph: MoEDependencyGraph,
         draft: Callable[[Counts], Plan],
         kind_of: Callable[[PruningClass], Hashable],
         round_to: int | None = None,
     ) -> None:
         self._probe, self._example, self._draft, self._round_to = probe, example, draft, round_to
-        self._numbers = DerivedNumbers(probe, example, roles)
+        self._numbers, self._couplings = DerivedNumbers(probe, example, graph.found_roles), graph.couplings
         self.kind_of = kind_of
 
     def unfit(self, counts: Counts) -> Reasons:
-        """No class: entries that do not fit are found together."""
-        return {}
+        """Classes that slices with constant bounds take apart: nothing shows that the bounds follow a size."""
+        lines = {c: self._couplings.sliced(c.coupling) for c in counts}
+        return {c: Reason(CUT_BY_NUMBER, line) for c, line in lines.items() if line is not None}
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> None:
         """No counts: ``judge`` shares one ratio among the classes of an entry by itself."""

@@ -43,8 +43,8 @@ class Expectations:
         if held:  # else this forward, on imagined data, freezes what the real one does not
             known.update({r: self.trace.relations.sizes[r] for r in self.links.frozen if r not in known})
         for sliced in self.trace.sliced:
-            if (whole := known.get(self.links.root[sliced.whole])) is not None and whole % sliced.count == 0:
-                known[self.links.root[sliced.part]] = whole // sliced.count
+            if (whole := known.get(self.links.root[sliced.whole])) is not None and whole % sliced.parts == 0:
+                known[self.links.root[sliced.part]] = whole // sliced.parts
         made: dict[int, list[Sizes]] = {}
         for operation, dims in self.trace.made:
             made.setdefault(operation, []).append(tuple(known.get(self.links.root[d]) for d in dims))

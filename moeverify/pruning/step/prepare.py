@@ -10,7 +10,6 @@ import numpy as np
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
-from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example, without_collector
 from moeverify.models.skeleton import configured_part
@@ -72,7 +71,7 @@ def _prepare(
     found, stopped = selection.candidates(step)
     candidates = {c.pruning_class: c for c in found}
     named = _named(selection, candidates)
-    counts = dict(rank(found, round_to=round_to, max_ratio=selection.request.max_ratio, named=named))
+    counts = rank(found, round_to=round_to, max_ratio=selection.request.max_ratio, named=named)
     adjustments = [*stopped, *_rounded_up(candidates, counts, round_to)]
 
     def draft(counts: Mapping[PruningClass, int]) -> Plan:
@@ -82,13 +81,11 @@ def _prepare(
         return structure(graph.nodes, pruning_class)
 
     probe = probe_of(graph)
-    if probe is not None:
-        adjustments += _sliced(graph, counts, named)
     rehearsal = Rehearsal(graph, example, num_heads or {}, kind_of)
     judge: Judge = (
         ByRehearsal(rehearsal, draft, round_to)
         if probe is None
-        else ByConfiguration(probe, example, graph.found_roles, draft, kind_of, round_to)
+        else ByConfiguration(probe, example, graph, draft, kind_of, round_to)
     )
     settled = settle(judge, counts, named)
     plan = replace(settled.plan, adjustments=(*adjustments, *settled.plan.adjustments))
@@ -99,22 +96,6 @@ def _prepare(
     plan = with_experts(plan, decision.layout, decision.cuts)
     rehearsal.must_run(plan)
     return Prepared(plan)
-
-
-def _sliced(
-    graph: MoEDependencyGraph, counts: dict[PruningClass, int], named: frozenset[PruningClass]
-) -> list[Adjustment]:
-    """Take classes that slices with constant bounds take apart from ``counts``: nothing sees that the bounds follow.
-
-    Raises ``PruningRefused`` if that concerns one that was asked for by name.
-    """
-    found = []
-    lines = {c: line for c in counts if (line := graph.couplings.sliced(c.coupling)) is not None}
-    for c, line in lines.items():
-        found.append(Adjustment(c, counts.pop(c), c.coupling.size, Reason(CUT_BY_NUMBER, line)))
-        if c in named:
-            raise PruningRefused(str(found[-1]))
-    return found
 
 
 def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
