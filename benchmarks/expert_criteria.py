@@ -4,7 +4,8 @@
 calibration text, and evaluates the local lm-eval tasks on held-out documents. It writes
 ``reports/baselines/expert-criteria.json`` after each seed (``--resume`` keeps what is there), the table
 ``expert-criteria.md`` and the curve ``expert-criteria.svg`` beside it. Models that keep the same experts are evaluated
-once.
+once. For ``reap`` the same experts are also silenced: they stay, are chosen, and add nothing. That is what it
+estimates; a removed expert's tokens go to other experts instead.
 """
 
 from __future__ import annotations
@@ -58,6 +59,16 @@ def remove(loaded: LoadedModel, data: Any, criterion: str, ratio: float, seed: i
     return model, [cut.kept.tolist() for cut in plan.experts]
 
 
+def silence(model: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
+    """A copy whose other experts are chosen as before and add nothing; ``kept`` lists those of each layer."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, stay in zip(model.get_submodule("model.layers").children(), kept, strict=True):
+            down = layer.get_parameter("mlp.experts.down_proj")
+            down[[e for e in range(len(down)) if e not in stay]] = 0
+    return model
+
+
 def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Mean score, its standard error over seeds and the parameters left, by ratio and criterion."""
     found: dict[tuple[float, str], list[Row]] = {}
@@ -70,6 +81,7 @@ def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
         lines.append(
             {"ratio": ratio, "criterion": criterion, "seeds": len(same), "left": same[0]["left"],
              "mean": statistics.mean(means), "error": error,
+             "silenced": statistics.mean([row["silenced"] for row in same]) if "silenced" in same[0] else None,
              "scores": {t: statistics.mean(r["scores"][t] for r in same) for t in same[0]["scores"]}}
         )  # fmt: skip
     return lines
@@ -89,6 +101,11 @@ def findings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         said.append(
             f"ratio {ratio:g}: reap {reap['mean']:.3f} is {rank} frequency {other['mean']:.3f}; against "
             f"random {better:+.3f}, {better / error if error else math.inf:.1f} standard errors"
+            + (
+                f"; with the same experts silenced instead of removed {reap['silenced']:.3f}"
+                if reap["silenced"]
+                else ""
+            )
         )
     return said
 
@@ -159,6 +176,9 @@ def main() -> None:
                 found = scores(model, json.dumps(kept))
                 rows.append({"ratio": ratio, "criterion": criterion, "seed": seed, "left": left, "kept": kept,
                              "scores": found})  # fmt: skip
+                if criterion == "reap":
+                    muted = scores(silence(loaded.model, kept), f"silenced {kept}")
+                    rows[-1]["silenced"] = statistics.mean(muted.values())
                 print(criterion, seed, ratio, round(statistics.mean(found.values()), 3), flush=True)
             document = {"command": "python -m benchmarks.expert_criteria", "versions": dict(versions()),
                         "limit": arguments.limit, "rows": rows}  # fmt: skip

@@ -1,8 +1,8 @@
 """Experts in common parameters, watched through the call of their container.
 
-They are called as the model calls them: tokens, the experts of each token, their weights. The call is made once for
-each of the ``k`` choices, with a weight of one, so that the output of every single expert is seen. The sum that the
-model goes on with is made of these outputs, and no expert computes twice.
+They are called as the model calls them: tokens, the experts of each token, their weights. Here every pair of a token
+and one of its ``k`` experts is a token of its own, with a weight of one, so that the output of every single expert is
+seen. The sum that the model goes on with is made of these outputs, and no expert computes twice.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from moeverify.pruning.experts.axes import CountedLayer
 from moeverify.pruning.experts.sums import OTHERWISE, TOLERANCE, Sums, turned
 
 _CHECKED_TOKENS = 16
+# Values of one call, all pairs of tokens and experts together: 256 MiB in float32. Beyond, choices are called in turn.
+_MOST_VALUES = 2**26
 
 
 @contextlib.contextmanager
@@ -30,6 +32,7 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
     original = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        tokens_given = given.pop("tokens", None)  # not kept until the next forward
         values = [*args, *kwargs.values()]
         tensors = [v for v in values if isinstance(v, torch.Tensor)]
         index = next((t for t in tensors if not t.is_floating_point() and t.dim() == 2), None)
@@ -37,7 +40,7 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
             (t for t in tensors if t.is_floating_point() and index is not None and t.shape == index.shape), None
         )
         if index is None or weights is None or len(tensors) != 3:
-            return _blocks(original, args, kwargs, counted, sums, calls, given)
+            return _blocks(original, args, kwargs, counted, sums, calls, tokens_given)
         hidden = next(t for t in tensors if t is not index and t is not weights)
 
         def call(tokens: torch.Tensor, chosen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -48,20 +51,17 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
         if not calls[layer.name]:
             _check_linear(call, hidden, index, weights, layer.container)
         calls[layer.name] += 1
-        total, pairs = None, []
-        for choice in range(index.shape[1]):
-            column = slice(choice, choice + 1)
-            out = _alone(call, hidden, index[:, column], weights[:, column])
-            rows = out.reshape(len(index), -1)
-            pairs.append((index[:, choice], weights[:, choice], rows.float().norm(dim=-1)))
-            part = rows * weights[:, column].to(rows.dtype)
-            total = part if total is None else total + part
+        total, norms = None, []
+        for columns in _together(hidden, index):
+            out = _apart(call, hidden, index[:, columns], weights[:, columns])
+            norms.append(out.float().norm(dim=-1))
+            for rows, weight in zip(out, weights[:, columns].T[..., None].to(out.dtype), strict=True):
+                total = rows * weight if total is None else total.addcmul_(rows, weight)
         assert total is not None
         turn = turned(hidden.reshape(len(index), -1), total)
-        tokens = torch.arange(len(index), device=index.device)
-        for expert, weight, norm in pairs:
-            sums.add(tokens, expert, weight, norm, turn)
-        return total.reshape(out.shape)
+        tokens = torch.arange(len(index), device=index.device).repeat(index.shape[1])
+        sums.add(tokens, index.T.flatten(), weights.T.flatten(), torch.cat(norms).flatten(), turn)
+        return total.reshape(*hidden.shape[:-1], -1)
 
     given: dict[str, torch.Tensor] = {}
 
@@ -79,6 +79,21 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
     finally:
         del module.forward
         handle.remove()
+
+
+def _together(hidden: torch.Tensor, index: torch.Tensor) -> list[slice]:
+    """Choices that one call computes: all of them, unless that is too much, or tokens do not lie in rows."""
+    in_rows = hidden.dim() == 2 and len(hidden) == len(index)
+    each = max(1, _MOST_VALUES // max(hidden.numel(), 1)) if in_rows else 1
+    return [slice(first, min(first + each, index.shape[1])) for first in range(0, index.shape[1], each)]
+
+
+def _apart(call: Callable, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The output of every expert for every token, ``[choices, tokens, width]``, with weights of one."""
+    tokens, choices = chosen.shape
+    repeated = hidden if choices == 1 else hidden.repeat(choices, 1)
+    out = _alone(call, repeated, chosen.T.reshape(-1, 1), weights.T.reshape(-1, 1))
+    return out.reshape(choices, tokens, -1)
 
 
 def _alone(call: Callable, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -116,11 +131,10 @@ def _blocks(
     counted: CountedLayer,
     sums: Sums,
     calls: dict[str, int],
-    given: dict[str, torch.Tensor],
+    tokens: torch.Tensor | None,
 ) -> Any:
     """Experts that each get every token, weighted beforehand: a block of rows for one after the other (llama4)."""
     name, count = counted.layer.container, counted.count
-    tokens = given.get("tokens")
     values = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
     if len(values) != 1 or tokens is None or values[0].shape != (count * len(tokens), tokens.shape[-1]):
         raise PruningRefused(f"{name} calls its experts in a way that is not understood{OTHERWISE}")

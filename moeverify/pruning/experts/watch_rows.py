@@ -19,6 +19,9 @@ from moeverify.errors import PruningRefused
 from moeverify.pruning.experts.axes import CountedLayer
 from moeverify.pruning.experts.sums import OTHERWISE, TOLERANCE, Sums, turned
 
+# Columns by which a layer's output is held to be the weighted sum of its experts, at least, if it has as many.
+_CHECKED_COLUMNS = 64
+
 
 @contextlib.contextmanager
 def watch_list(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[str, int]) -> Iterator[None]:
@@ -132,24 +135,29 @@ def _read_weights(output: torch.Tensor, seen: list, sums: Sums, where: str) -> N
         gradients = torch.autograd.grad(
             output, [leaf for _, _, leaf in seen], signs.reshape(output.shape), allow_unused=True
         )
-    rows: list[tuple[torch.Tensor, ...]] = []
-    before = torch.zeros(tokens, seen[0][1].shape[-1], device=output.device, dtype=torch.float32)
-    routed = torch.zeros(tokens, width, device=output.device, dtype=torch.float32)
-    for (expert, given, leaf), gradient in zip(seen, gradients, strict=True):
-        if gradient is None:
-            continue
-        gradient = gradient.reshape(-1, gradient.shape[-1]).float()
-        weight = gradient[:, 0]
-        mine = weight != 0
-        size = gradient.abs()
-        if (size - size[:, :1]).abs().max() > TOLERANCE * size.max() or gradient.shape[-1] != width:
-            raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
-        spelled = (gradient[:, 1 : len(bits) + 1] * weight[:, None] > 0).long()
-        token = (spelled << bits).sum(-1)[mine]
-        values = leaf.detach().reshape(-1, width)[mine].float()
-        before[token] = given.reshape(-1, given.shape[-1])[mine].float()
-        routed.index_add_(0, token, values * weight[mine, None])
-        rows.append((token, expert[mine], weight[mine], values.norm(dim=-1)))
+    used = [(*one, g) for one, g in zip(seen, gradients, strict=True) if g is not None]
+    if not used:
+        return
+    if any(g.shape[-1] != width for *_, g in used):
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+    step = max(1, width // _CHECKED_COLUMNS)
+    size = torch.cat([_rows(g)[:, ::step] for *_, g in used]).float().abs()
+    first = torch.cat([_rows(g)[:, : len(bits) + 1] for *_, g in used]).float()
+    weight = first[:, 0]
+    if (size - size[:, :1]).abs().max() > TOLERANCE * size.max():
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+    token = ((first[:, 1:] * weight[:, None] > 0).long() << bits).sum(-1)
+    given = torch.cat([_rows(rows) for _, rows, *_ in used]).float()
+    values = torch.cat([_rows(leaf.detach()) for _, _, leaf, _ in used]).float()
+    expert = torch.cat([one for one, *_ in used])
+    if not bool((mine := weight != 0).all()):
+        token, expert, weight, given, values = (x[mine] for x in (token, expert, weight, given, values))
+    norm = values.norm(dim=-1)
+    before = given.new_zeros(tokens, given.shape[-1]).index_copy_(0, token, given)
+    routed = values.new_zeros(tokens, width).index_add_(0, token, values.mul_(weight[:, None]))
     turn = turned(before, routed) if before.shape == routed.shape else torch.zeros(tokens, device=output.device)
-    for token, expert, weight, norm in rows:
-        sums.add(token, expert, weight, norm, turn)
+    sums.add(token, expert, weight, norm, turn)
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(-1, values.shape[-1])
