@@ -16,6 +16,7 @@ from moeverify.base.positions import to_text
 from moeverify.base.versions import versions
 from moeverify.certification.classify import Headline, is_permuted
 from moeverify.certification.evidence import Evidence
+from moeverify.certification.matching.compare import is_table
 from moeverify.certification.matching.keys import as_bits
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.relations.entries import differing, is_count
@@ -67,6 +68,7 @@ def plan_document(evidence: Evidence) -> dict[str, Any]:
         "keep": entries,
         "config": _config(evidence),
         "folds": [],
+        "experts": list(_experts(evidence)),
         "adjustments": list(_remarks(evidence)),
     }
 
@@ -124,6 +126,25 @@ def _cuts(keep: KeepMap) -> Iterator[dict[str, Any]]:
                 "before": item.coupling.size,
                 "after": int(units.shape[-1]),
             }
+
+
+def _experts(evidence: Evidence) -> Iterator[dict[str, Any]]:
+    """Experts that stay of each layer that lost some, with their modules and the tables that name them by number."""
+    keep = evidence.keep
+    for number, experts in keep.experts.items():
+        layer = keep.structure.roles.layers[number]
+        if len(experts) == len(layer.experts):
+            continue
+        listed = layer.experts if layer.layout == "listed" else ()
+        yield {
+            "layer": layer.name,
+            "container": layer.container,
+            "before": len(layer.experts),
+            "kept": to_text(np.sort(experts)),
+            "children": [name.removeprefix(layer.container + ".") for name in listed],
+            "tables": [name for name in evidence.base.naming.tensors if is_table(name, layer, evidence.base)],
+            "attributes": [],
+        }
 
 
 def _config(evidence: Evidence) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from moeverify.certification.matching.explain import Maps, alternative, differen
 from moeverify.certification.matching.keys import as_bits, in_type
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.models.folder.checkpoint import Checkpoint
+from moeverify.models.roles import MoELayer
 
 # Matrices are compared in blocks of rows of so many bytes.
 _BLOCK_BYTES = 1 << 26
@@ -89,9 +90,7 @@ class _Comparer:
 
     def _is_table(self, name: str) -> bool:
         """Whether a tensor is a table of expert numbers: whole numbers inside of a MoE layer."""
-        if name not in self.base.naming.tensors or self.base.naming.tensors[name].dtype.is_floating_point:
-            return False
-        return any(name.startswith(layer.name + ".") for layer in self.keep.structure.roles.layers)
+        return any(is_table(name, layer, self.base) for layer in self.keep.structure.roles.layers)
 
     def tensor(self, name: str) -> Iterator[Compared]:
         assembly = self.pruned.naming.tensors[name]
@@ -164,6 +163,12 @@ class _Comparer:
             detail = f"at {place} it names what was expert {got} of the base, the base names {wanted}"
             return replace(one, relation=Relation.MOVED, detail=detail)
         return replace(one, relation=Relation.EQUAL)
+
+
+def is_table(name: str, layer: MoELayer, base: Checkpoint) -> bool:
+    """Whether a tensor of the base is a table of expert numbers: whole numbers inside of a MoE layer."""
+    stored = base.naming.tensors.get(name)
+    return stored is not None and not stored.dtype.is_floating_point and name.startswith(layer.name + ".")
 
 
 def judge(one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) -> Compared:

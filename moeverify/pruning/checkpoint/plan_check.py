@@ -22,6 +22,7 @@ from moeverify.models.skeleton import Shapes, has_config, shapes_of
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.attributes.slots import value_of
 from moeverify.pruning.checkpoint.plan_coupled import check_coupled
+from moeverify.pruning.checkpoint.plan_routing import follows_experts
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.probe import Attribute, changed_attributes
@@ -111,7 +112,7 @@ def _check_entries(probe: Probe, plan: Plan) -> None:
 
 def _check_needed(probe: Probe, plan: Plan) -> None:
     """An entry is needed if without it a shape differs, the architecture refuses, or an attribute changes that the
-    plan as a whole leaves as it was.
+    plan as a whole leaves as it was; and if the experts that stay ask for it.
     """
     shapes, attributes = _built(probe, plan.entries) or ({}, set())
     for path, value in plan.entries.items():
@@ -119,7 +120,8 @@ def _check_needed(probe: Probe, plan: Plan) -> None:
         if without is None or without[0] != shapes:
             continue
         restores = without[1] - attributes
-        if not restores and value != probe.values[path]:
+        old = probe.values[path]
+        if not restores and value != old and not follows_experts(str(path[-1]), old, value, plan):
             raise PlanError(f"the plan sets {doc.name_of(path)} to {value}, which no cut needs; make the plan anew")
 
 
