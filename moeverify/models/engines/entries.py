@@ -31,6 +31,7 @@ def sizes_of(config: Mapping[str, Any], engine: str = "") -> dict[str, int]:
         "hidden": hidden,
         "heads": heads,
         "expert_channels": config.get("moe_intermediate_size") or config.get("intermediate_size"),
+        "mamba_expand": config.get("mamba_expand"),
         "head_size": config.get("head_dim")
         or (hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None),
     }

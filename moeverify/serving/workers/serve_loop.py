@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 Serve = Callable[[str, Mapping[str, Any], dict[str, Any]], list[Any]]
+# llama.cpp's time and level of a message; not every message ends its line.
+_STAMP = re.compile(r"\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -76,9 +78,9 @@ def _reason(error: BaseException) -> str:
 
 def _told(log: str) -> str:
     """Error that an engine in C++ printed before it gave up."""
-    lines = [line.strip() for line in log.splitlines()]
-    wrong = [line for line in lines if re.search(r"error loading model|GGML_ASSERT|missing tensor|wrong shape", line)]
-    return wrong[0][:250] if wrong else ""
+    pieces = [piece.strip() for line in log.splitlines() for piece in _STAMP.split(line)]
+    wrong = [p for p in pieces if re.search(r"error loading model|GGML_ASSERT|missing tensor|wrong shape", p)]
+    return re.sub(r"^.*?(?=/\S+:\d+: GGML_ASSERT)", "", wrong[0])[:250] if wrong else ""
 
 
 def _last(log: str) -> str:

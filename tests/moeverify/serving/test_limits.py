@@ -19,7 +19,7 @@ VLLM = engines_named("vllm")
 def test_every_limit_has_a_source_a_date_and_a_size_that_is_known():
     config = {
         "model_type": "x", "n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1,
-        "hidden_size": 64, "moe_intermediate_size": 32, "num_attention_heads": 4,
+        "hidden_size": 64, "moe_intermediate_size": 32, "num_attention_heads": 4, "mamba_expand": 2,
     }  # fmt: skip
     assert LIMITS
     for limit in LIMITS:
@@ -96,6 +96,13 @@ def test_hidden_channels_of_a_type_whose_head_size_engines_work_out_stop_the_pla
         plan_judge(engines_named(engine))(config, {("hidden_size",): 256, ("head_dim",): 128})
     other = {**config, "model_type": "qwen3_moe"}
     assert plan_judge(engines_named(engine))(other, {("hidden_size",): 256, ("head_dim",): 128}) == []
+
+
+def test_inner_channels_of_mamba_layers_that_an_engine_counts_on_stop_the_plan():
+    config = {"model_type": "jamba", "hidden_size": 256, "mamba_expand": 2}
+    with pytest.raises(PruningRefused, match="mamba expand 1: the inner size of Mamba layers is twice the hidden size"):
+        plan_judge(engines_named("llama.cpp"))(config, {("mamba_expand",): 1})
+    assert plan_judge(engines_named("vllm"))(config, {("mamba_expand",): 1}) == []
 
 
 def test_what_an_engine_serves_less_well_is_a_note():
