@@ -10,6 +10,7 @@ from moeverify.checks.evidence.choices import Router, routers_of
 from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
+from moeverify.checks.unrecognised import NO_LAYER
 from moeverify.models.engines.entries import router_sizes
 from moeverify.models.engines.limit import Limit, exceeded
 from moeverify.models.engines.table import LIMITS
@@ -27,7 +28,7 @@ def topology(context: Context) -> Finding:
     """
     layers = context.roles.layers
     if not layers:
-        return skipped("the model has no MoE layer")
+        return skipped(NO_LAYER)
     before = routers_of(context.original, context.roles, lambda model: run_all(model, context.example_inputs))
     if not before:
         return skipped("no router chooses experts by topk")

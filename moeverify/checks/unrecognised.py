@@ -5,11 +5,14 @@ from __future__ import annotations
 from moeverify.checks.registry import Finding, inconclusive, skipped
 from moeverify.models.roles import FoundRoles
 
+# A model whose experts lie in a layout that nothing is known of looks like one that has none.
+NO_LAYER = "no MoE layer was found; if the model has one, name its experts with --experts-pattern (`moeverify inspect`)"
+
 
 def without_layers(roles: FoundRoles) -> Finding:
     """A finding on a model without known MoE layers: skipped, or inconclusive if modules are named as experts."""
     if not roles.unrecognised:
-        return skipped("the model has no MoE layer")
+        return skipped(NO_LAYER)
     note = next(note for note in roles.notes if note.startswith(roles.unrecognised[0]))
     return inconclusive(
         f"{note}; hold each expert in a module of a list or their weights stacked as [experts, ...], or name other "
