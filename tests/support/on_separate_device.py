@@ -21,6 +21,8 @@ try:
 except ImportError:  # an older torch registers no device from Python
     sys.exit(77)
 
+from small_nets import MoEBlock
+
 import moeverify as mv
 from moeverify.checks import CHECKS, default_names
 from moeverify.checks.context import Context
@@ -146,6 +148,39 @@ def refusals() -> dict[str, bool]:
     return answers
 
 
+class Split(torch.nn.Module):
+    """A model on two devices: experts on the separate one, all else on the CPU; the forward moves what it gives on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.moe, self.head = torch.nn.Linear(8, 8), MoEBlock(shared=0), torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        there = next(self.moe.parameters()).device
+        return self.head(x + self.moe(x.to(there)).to(x.device))
+
+
+def two_devices() -> dict[str, Any]:
+    """What pruning does to a model on two devices, beside the same model on one."""
+    torch.manual_seed(0)
+    one, inputs = Split().eval(), torch.randn(6, 8)
+    two = copy.deepcopy(one)
+    moved(two.moe)
+    before = [p.device.type for p in two.parameters()]
+    plans = [mv.MoEPruner(model, inputs, pruning_ratio=0.5).step() for model in (one, two)]
+    with torch.no_grad():
+        same = torch.equal(one(inputs), two(inputs))
+    return {
+        "devices": sorted(set(before)),
+        "kept devices": [p.device.type for p in two.parameters()] == before,
+        "cuts": [sorted(c.pruning_class.name for c in plan.cuts) for plan in plans],
+        "sizes": [[tuple(p.shape) for p in model.parameters()] for model in (one, two)],
+        "same output": same,
+        "left alone": [len(plan.left_alone) for plan in plans],
+    }
+
+
 def main(what: str, *words: str) -> None:
     warnings.simplefilter("ignore")
     if what == "proofs":
@@ -154,6 +189,8 @@ def main(what: str, *words: str) -> None:
     install()
     if what == "benchmark":
         answer: Any = benchmark()
+    elif what == "two devices":
+        answer = two_devices()
     elif what == "checks":
         answer = checks(words[0], tuple(n for n in default_names() if n not in ("reload", "quality")))
     elif what == "mixing":

@@ -42,6 +42,17 @@ def test_the_device_refuses_what_cuda_refuses():
     assert {name for name, refused in answers.items() if not refused} == allowed
 
 
+def test_a_model_on_two_devices_is_pruned_where_its_parts_lie():
+    found = run("two devices")
+    assert found["devices"] == ["cpu", "separate"]
+    assert found["kept devices"]
+    assert found["same output"]
+    assert found["cuts"][0] == found["cuts"][1]
+    assert any(name.startswith("routed_experts") for name in found["cuts"][1])
+    assert found["sizes"][0] == found["sizes"][1]
+    assert found["left alone"] == [0, 0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
 def test_every_check_passes(source):
