@@ -205,8 +205,8 @@ class Place:
         return Measured(**self.once(name, afresh))
 
 
-def run(layers: int, root: Path) -> dict[str, Any]:
-    """All measurements, with the models in the folder ``root``."""
+def run(layers: int, root: Path, *, calibrated: bool = True) -> dict[str, Any]:
+    """All measurements, with the models in the folder ``root``; without ``calibrated`` those of magnitude alone."""
     base, naive_out, out, killed, reap = (root / name for name in ("base", "naive", "out", "killed", "reap"))
     place = Place(root)
 
@@ -227,7 +227,8 @@ def run(layers: int, root: Path) -> dict[str, Any]:
     assert after in place.known or not killed.exists(), "a killed run left a folder that looks whole"
     rows.append(place.ran(after, [*prune, str(killed)], killed, limit=LIMIT))
     same = place.once("same_bytes_after_kills", lambda: digests(out) == digests(killed))
-    rows.append(place.ran("whole experts by reap", [sys.executable, "-c", _REAP, str(base), str(reap)], reap))
+    if calibrated:
+        rows.append(place.ran("whole experts by reap", [sys.executable, "-c", _REAP, str(base), str(reap)], reap))
     return {
         "versions": versions(),
         "bytes": sum(file.stat().st_size for file in base.glob("*.safetensors")),
@@ -271,6 +272,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("reports/baselines"))
     parser.add_argument("--naive", nargs=2, type=Path, metavar=("BASE", "OUT"))
     parser.add_argument("--place", type=Path, metavar="FOLDER", help="keep the models here, and go on there later")
+    parser.add_argument("--no-reap", action="store_true", help="leave out the run on calibration data")
     options = parser.parse_args()
     if options.naive:
         naive(*options.naive)
@@ -279,7 +281,7 @@ def main() -> None:
         if options.place is None:
             options.place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streaming-")))
         options.place.mkdir(parents=True, exist_ok=True)
-        data = run(options.layers, options.place)
+        data = run(options.layers, options.place, calibrated=not options.no_reap)
     write_text(options.out / "streaming.json", json.dumps(data, indent=1) + "\n")
     write_text(options.out / "streaming.md", table(data))
     print(table(data))
