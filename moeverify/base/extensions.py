@@ -5,7 +5,7 @@ A package announces its module under an entry point group, one for each kind::
     [project.entry-points."moeverify.checks"]
     finite = "my_package.finite_check"
 
-``--load my_module`` does the same without an installation: the names travel in the environment, so that the fork
+``--load my_module`` does the same without an installation. The names travel in the environment, so that the fork
 server, its children and the workers of pytest-xdist import them as well.
 """
 

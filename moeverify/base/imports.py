@@ -1,4 +1,4 @@
-"""What moeverify is built on may not be importable: a fork with a syntax error, a dependency that is not installed."""
+"""Imports of what moeverify is built on, which may fail: a fork with a syntax error, a missing dependency."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TURNS = 4
 def causal(context: Context) -> Finding:
     """Proves that what the pruned model gives for a token does not depend on later ones, as in the original.
 
-    In float64: ids are changed from several positions on, the last among them, in several ways; every output with a row
+    In float64, ids are changed from several positions on, the last among them, in several ways. Every output with a row
     for each token must stay before that, to a relative 1e-9. A longer input than the example is tried as well. A router
     whose groups no longer divide its experts still runs, and mixes tokens: this shows it. The original is asked first:
     outputs for which it reads later tokens itself are left out. Does not say what tokens should give.
@@ -134,7 +134,7 @@ class _Comparison:
     def _moved(
         self, name: str, before: Mapping[str, torch.Tensor], example: _Example, turns: int
     ) -> dict[int, list[_Change]]:
-        """How outputs change by the position from which tokens are others."""
+        """Change of the outputs by the position from which tokens are others."""
         found: dict[int, list[_Change]] = {start: [] for start in example.starts}
         for start, turn in ((start, turn) for turn in range(turns) for start in example.starts):
             changed = _changed(example.ids, start, turn, self.special.to(example.ids.dtype))

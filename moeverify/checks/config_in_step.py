@@ -17,8 +17,8 @@ from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
 @check("config-in-step")
 def config_in_step(context: Context) -> Finding:
-    """Proves that the model's class, built anew from the pruned model's configuration, has the pruned model's shapes,
-    and that every module's integer attributes are those of the new build.
+    """Proves that the model's class, built anew from the pruned model's configuration, has the pruned model's shapes.
+    Every module's integer attributes are those of the new build.
 
     Attributes that the original's forward rewrites, such as a capacity for the tokens at hand, are not judged. Does
     not load any weight; ``reload`` does.

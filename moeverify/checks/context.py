@@ -65,16 +65,15 @@ def input_lengths(drawer: Drawer, pruned: nn.Module) -> Lengths:
 class Context:
     """One case after the subject has pruned.
 
-    ``original`` is an untouched copy, ``pruned`` the model that the subject changed in place, ``outcome`` what it
-    says of its groups (empty for a plain function), ``example_inputs`` those of the source. ``subject`` is the
+    ``original`` is an untouched copy, ``pruned`` the model that the subject changed in place, ``example_inputs`` those
+    of the source. ``outcome`` is the subject's report on its groups (empty for a plain function). ``subject`` is the
     function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
     ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report. ``ratios`` are
     pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
     ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
     example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
-    ``rules`` name experts, routers and shared experts; ``None`` for the usual names.
-    ``certify`` judges a folder against a base. ``engines`` are those that the check ``served`` asks, each for at
-    most ``engine_timeout`` seconds.
+    ``rules`` name experts, routers and shared experts; ``None`` for the usual names. ``certify`` judges a folder
+    against a base. ``engines`` are those that the check ``served`` asks, each for at most ``engine_timeout`` seconds.
     """
 
     source: str

@@ -95,8 +95,8 @@ def _suspects(laboratory: Laboratory, chosen: list[ChosenUnit]) -> list[ChosenUn
 def _in_use(laboratory: Laboratory, held: Held) -> list[str]:
     """Places of ``held`` that have a gradient although all of it is at zero, and without which the rest lives on.
 
-    What reads a query head's output still has a gradient when the queries are zero, since attention is uniform then;
-    but it is what takes the effect from the queries, so it does belong there.
+    What reads a query head's output still has a gradient when the queries are zero, since attention is uniform then.
+    But it takes the effect from the queries, so it does belong there.
     """
     under = laboratory.gradients(held)
     used: Held = {}

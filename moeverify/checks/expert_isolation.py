@@ -111,7 +111,7 @@ def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
 
 
 def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
-    """Experts that have no channels of their own: all that they have are shared with what lies outside of them, or
+    """Experts that have no channels of their own. All that they have is shared with what lies outside of them, or
     frozen in our trace of the original, or they are single rows.
     """
     frozen = () if context.couplings is None else context.couplings.frozen

@@ -86,7 +86,7 @@ def conclude(
 
 
 def _unused(unseen: Sequence[str], trace: Trace | None) -> str:
-    """Why nothing was seen of cut tensors, and what would show it."""
+    """Reason why nothing was seen of cut tensors, and the remedy that would show it."""
     them = "it" if len(unseen) == 1 else "them"
     if trace is not None and trace.in_training.issuperset(unseen):
         return (

@@ -66,7 +66,7 @@ def masked_equivalence(context: Context) -> Finding:
     Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A
     gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
     is listed, and makes the verdict inconclusive. Exception: a vector that no output can depend on, such as the bias of
-    keys before a softmax, counts if the operations that read it agree and depend on it, and what they give matters.
+    keys before a softmax. It counts if the operations that read it agree and depend on it, and what they give matters.
     What only a training forward uses, such as the noise of a router, is compared with its modules in training mode.
 
     Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
@@ -215,7 +215,7 @@ class _Comparison:
             raise _DoesNotRun(model, name, error) from error
 
     def _excuse(self, theirs: Draws, mine: Draws, counted: list[int], counts: list[int], other: Routing) -> str:
-        """Why a difference does not convict the pruned model; empty if it does."""
+        """Reason why a difference does not convict the pruned model; empty if it does."""
         if theirs.shapes != mine.shapes:
             at = next(iter(self.context.behaviour.draws), "one of its operations")
             return f"the model draws random numbers in evaluation ({at}), and the pruned one draws other shapes"

@@ -25,11 +25,11 @@ STANDARD_ERRORS = 2.0
 def quality(context: Context) -> Finding:
     """Shows what pruning costs on lm-eval tasks: the same version, tasks, shots, limit and seeds before and after.
 
-    With ``max_drop`` it fails if a task's score drops by more than that. Without, it fails if the pruned model does
-    worse, beyond two standard errors of the mean over all documents, than the original with as many channels or experts
-    removed at random: then the pruner chose badly, or did not keep what it chose; a pass then allows any drop, and
-    says so.
-    Does not say where a loss comes from, nor that a model without loss was pruned correctly.
+    With ``max_drop`` it fails if a task's score drops by more than that. Without, the reference is the original with as
+    many channels or experts removed at random. The check fails if the pruned model does worse than that, beyond two
+    standard errors of the mean over all documents. Then the pruner chose badly, or did not keep what it chose. A pass
+    then allows any drop, and its message names that. Does not say where a loss comes from, nor that a model without
+    loss was pruned correctly.
     """
     settings = context.quality
     if not settings.tasks:

@@ -20,7 +20,7 @@ def ratio_honoured(context: Context) -> Finding:
     """Proves that each prunable class lost the share that was asked for its role, counted in the pruned weights.
 
     Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
-    kernels need; at least one head group stays. A role with the ratio 0 loses nothing. Where whole experts were asked
+    kernels need. At least one head group stays. A role with the ratio 0 loses nothing. Where whole experts were asked
     for, every MoE layer must have lost that share of them. A dimension that shrank without a group is held to one of
     the ratios asked for, give or take a tenth and the rounding, attention excepted.
 

@@ -19,8 +19,8 @@ from moeverify.models.exercise import run_all
 
 @check("topology")
 def topology(context: Context) -> Finding:
-    """Proves that every router of the pruned model chooses as the original's does, out of fewer experts: as many for
-    each token, in as many groups of equal size, and no expert in another group than before.
+    """Proves that every router of the pruned model chooses as the original's does, out of fewer experts. It takes as
+    many for each token, in as many groups of equal size, and no expert is in another group than before.
 
     Numbers are seen while both models run: every ``topk`` over the experts' scores, over groups, inside of groups. At
     least as many experts as are chosen must be in the groups that are chosen, and as many in each group as score it.

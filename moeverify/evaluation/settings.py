@@ -54,7 +54,7 @@ class QualitySettings:
     """Settings of the ``quality`` check: tasks, and the limits for the pruned model.
 
     Without ``tasks`` a source that has tasks of its own (``small``) is evaluated on those. ``max_drop`` is the largest
-    drop of any task's score that is allowed, as a share of one (0.05: five points); without it the pruned model must do
+    drop of any task's score that is allowed, as a share of one (0.05: five points). Without it the pruned model must do
     no worse than one that lost as many channels at random. ``curve`` names further ratios to prune the original at.
     """
 

@@ -48,8 +48,8 @@ class Scored:
 def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = False) -> Scorers:
     """Scorers of experts inside the module ``region``; ``named``: only what has the name of something that chooses.
 
-    A linear layer or a parameter counts that has one output for each expert, and either reads as many numbers as the
-    experts or is named as something that chooses.
+    A linear layer or a parameter counts that has one output for each expert. It must read as many numbers as the
+    experts do, or be named like a router.
     """
     modules: dict[str, str] = {}
     parameters: dict[str, str] = {}

@@ -260,8 +260,8 @@ class MoEPruner:
         """Prune once, all or nothing, and bring configuration and module attributes in step; returns the plan.
 
         With ``interactive`` nothing is pruned yet: groups come one by one, for ``group.prune()``. The configuration
-        follows when the loop over them ends, or, if they were collected before the first was pruned, with the last of
-        them: then none may be left out. Raises ``PruningRefused`` before anything is changed.
+        follows when the loop over them ends. If they were collected before the first was pruned, it follows with the
+        last of them: then none may be left out. Raises ``PruningRefused`` before anything is changed.
         """
         if self.current_step >= self.iterative_steps:
             warnings.warn(

@@ -1,4 +1,4 @@
-"""What each engine makes of a model, from the evidence of the check ``served``."""
+"""Results of each engine for a model, from the evidence of the check ``served``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def distance(values: Sequence[float | str]) -> str:
 
 
 def served_by(verdicts: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """How many pairs of model and engine agree with transformers, and by engine; ``None`` if none was asked."""
+    """Number of pairs of model and engine that agree with transformers, and the same by engine; ``None`` if none was
+    asked.
+    """
     asked = [
         row
         for verdict in verdicts

@@ -79,7 +79,7 @@ def quality_view(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _at_ratio(point: Mapping[str, Any], x: float, names: Sequence[str]) -> dict[str, Any]:
-    """What is read at one ratio: its place, a heading, and the value of each task."""
+    """Values at one ratio: its place, a heading, and the value of each task."""
     left = point.get("left")
     title = "unpruned" if point["ratio"] == 0 else f"ratio {point['ratio']:g}"
     return {

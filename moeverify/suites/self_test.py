@@ -198,7 +198,7 @@ def self_test(
 ) -> SelfTest:
     """Run every check (or ``checks``) on every fault (or those named), and on the right pruner on the same sources.
 
-    Checks that run only when named run where a fault asks for them; faults whose check needs a package that is not
+    Checks that run only when named run where a fault asks for them. Faults whose check needs a package that is not
     installed are left out unless they are named.
 
     Every case runs in a process of its own, ``workers`` at a time (one a core). Raises ``UsageError`` for a fault that

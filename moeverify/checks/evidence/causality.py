@@ -1,4 +1,4 @@
-"""Which outputs have a row for each token, and how far rows move when later tokens change."""
+"""Outputs with a row for each token, and the distance by which rows move when later tokens change."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class LeakyActivations(TorchFunctionMode):
 
 
 def _limits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-    """The lower and upper limit that a clamping function was given, unless one is a tensor; of a symmetric one
+    """The lower and upper limit that a clamping function was given, ``None`` if one is a tensor. For a symmetric one
     ``(0, limit)``, since it maps zero to zero as well.
     """
     if func is F.relu6:

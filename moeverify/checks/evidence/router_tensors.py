@@ -64,7 +64,7 @@ def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[
 
 
 class _Fits:
-    """Which dimension of a tensor may count the experts of a layer."""
+    """Dimensions of a tensor that may count the experts of a layer."""
 
     def __init__(self, model: nn.Module, count: int, channels: frozenset[tuple[str, int]]) -> None:
         self.count = count

@@ -65,7 +65,7 @@ class Routing(TorchFunctionMode):
     passed by, ``chosen`` those whose scores were changed at a choice instead.
 
     ``matrices`` names the matrix of each layer that gives its logits, as ``router_matrices`` found them in the
-    original: a pruned one may be left with a single channel, which tells a matrix from a list of scales no more.
+    original. A pruned one may be left with a single channel, and then looks like a list of scales.
     """
 
     def __init__(

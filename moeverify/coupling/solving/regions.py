@@ -1,9 +1,9 @@
 """Single positions: which ones go together inside a region of linked dimensions.
 
-A *region* is a set of dimensions that segments and chosen factors link position by position. Its connected
-components are the *units* that can only be removed together; the sets only grow and are bounded by the number of
-positions, so this terminates by construction. A region is described without the names of its dimensions, so the
-layers of a model, which are alike, are solved once.
+A *region* is a set of dimensions that segments and chosen factors link position by position. Its connected components
+are the *units* that can only be removed together. The sets only grow and are bounded by the number of positions, so
+this terminates by construction. A region is described without the names of its dimensions, so the layers of a model,
+which are alike, are solved once.
 """
 
 from __future__ import annotations

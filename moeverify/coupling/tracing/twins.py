@@ -1,9 +1,9 @@
 """Parameters that no forward used, coupled as those of a twin are.
 
-A *twin* is another member of the same list with the same class and the same parameters: the shared expert beside one
-that a library allocates and never calls, or an expert whose activation leaves a matrix out. What the trace relates in
-the twin is stated of the unused parameter as well. Whether the member is ever used stays unknown: its weights are cut,
-and no check approves what no input reads.
+A *twin* is another member of the same list with the same class and the same parameters. Examples: the shared expert
+beside one that a library allocates and never calls, or an expert whose activation leaves a matrix out. What the trace
+relates in the twin is stated of the unused parameter as well. Whether the member is ever used stays unknown: its
+weights are cut, and no check approves what no input reads.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _pairs(name: str, lists: Sequence[Sequence[Twin]]) -> Iterator[tuple[Twin, T
 
 
 def _inside(name: str, member: Twin) -> tuple[int, str] | None:
-    """Where a parameter lies in a member: the number of the module, and the rest of the path."""
+    """Place of a parameter in a member: the number of the module, and the rest of the path."""
     for number, path in enumerate(member):
         if name.startswith(f"{path}."):
             return number, name[len(path) :]
@@ -77,14 +77,14 @@ def _inside(name: str, member: Twin) -> tuple[int, str] | None:
 
 @dataclass(frozen=True)
 class _Stated:
-    """What holds of an unused parameter: its dimensions with equal ones, and with what freezes them."""
+    """Relations of an unused parameter: its dimensions with equal ones, and with what freezes them."""
 
     equals: list[tuple[int, int]]
     freezes: list[tuple[int, Freeze]]
 
 
 class _Known:
-    """What a trace relates, asked for parameter by parameter."""
+    """Relations of a trace, looked up parameter by parameter."""
 
     def __init__(self, traced: Trace) -> None:
         self.traced, relations = traced, traced.relations
@@ -99,7 +99,7 @@ class _Known:
         self.divided = _divided(relations, self.root)
 
     def of(self, name: str, mine: Twin, other: Twin) -> _Stated | None:
-        """What the twin's parameter says of an unused one; ``None`` if there is none, or if it is divided alone."""
+        """Relations of an unused parameter, from its twin's; ``None`` if there is none, or if it is divided alone."""
         place = _inside(name, mine)
         assert place is not None
         model, tensors = other[place[0]] + place[1], self.traced.tensors

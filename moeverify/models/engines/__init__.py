@@ -1,1 +1,1 @@
-"""What serving engines read from a configuration, and which sizes they take: one table for every room."""
+"""Entries that serving engines read from a configuration, and the sizes that they take: one table for every room."""

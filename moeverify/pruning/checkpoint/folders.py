@@ -132,11 +132,11 @@ def whole_folder(
 ) -> Iterator[tuple[Path, Path]]:
     """A new folder that takes the place of the target ``path`` when the block ends, and vanishes if it raises.
 
-    Yields the new folder and the target. With ``request``, a text that names all that the work depends on, a run that
-    is killed or interrupted leaves its work; the next run of the same request finds it in the new folder, and its
-    journal in ``JOURNAL`` beside that. To be entered before any work, so that what cannot be written is known then.
-    At every moment of a kill the old or the new folder is at ``target``, or the next run brings the old one back.
-    Raises ``UsageError`` as ``check_target`` does, if the disk does not take it, or if another run was there first.
+    Yields the new folder and the target. ``request`` is a text that names all that the work depends on. With it, a run
+    that is killed or interrupted leaves its work. The next run of the same request finds it in the new folder, and its
+    journal in ``JOURNAL`` beside that. To be entered before any work, so that what cannot be written is known then. At
+    every moment of a kill the old or the new folder is at ``target``, or the next run brings the old one back. Raises
+    ``UsageError`` as ``check_target`` does, if the disk does not take it, or if another run was there first.
     """
     target = check_target(path, overwrite=overwrite, source=source, request=request)
     problems = file_errors(f"write {target}", error=UsageError, remedy="nothing was left behind")

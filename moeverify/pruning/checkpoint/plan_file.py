@@ -46,7 +46,7 @@ class Base:
 class PlanDocument:
     """A plan together with the weights it belongs to. ``cuts`` are a summary; ``plan.keep`` is what is carried out.
 
-    ``left_alone`` are the classes that lose nothing although a share of them was asked for: role, module, units there
+    ``left_alone``: classes that lose nothing although a share of them was asked for. Each has role, module, units there
     are, asked and kept, reason, and the line of the model's code that holds the size.
     """
 

@@ -1,7 +1,7 @@
 """A configuration as the plain document that ``config.json`` holds: its entries by path, and back.
 
-Working on the document, not on the object, makes nested text configurations, lists with one number for each layer and
-transformers' ``per_layer_config`` alike: all of them are paths such as ``("text_config", "hidden_size")`` or
+Work on the document instead of the object treats nested text configurations, lists with one number for each layer and
+transformers' ``per_layer_config`` alike. All of them are paths such as ``("text_config", "hidden_size")`` or
 ``("intermediate_size", 3)``.
 """
 

@@ -142,7 +142,7 @@ class Probe:
         return self._remembered.built[key]
 
     def forwards_of(self, example: Example) -> dict[Hashable, Any]:
-        """What was recorded of the unchanged model's forwards on an example, to be read and added to."""
+        """Cache of the unchanged model's recorded forwards on an example, to be read and added to."""
         return self._remembered.forwards.setdefault(example, {})
 
     def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:

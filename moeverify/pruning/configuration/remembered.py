@@ -31,8 +31,8 @@ class Built:
 class Remembered:
     """Cached results of an architecture, by the entries that were changed.
 
-    ``built`` holds what came out, ``rules`` the messages of what was refused, ``forwards`` recorded forwards of the
-    unchanged model by the example that they were called with and what they depend on beside it.
+    ``built``: what came out. ``rules``: messages of what was refused. ``forwards``: recorded forwards of the unchanged
+    model, by the example that they were called with and what else they depend on.
     """
 
     built: dict[tuple, Built | None] = field(default_factory=dict)

@@ -93,7 +93,7 @@ class DerivedNumbers:
         return known[key]
 
     def _key(self, kept: Mapping[str, Sequence[int]]) -> Hashable:
-        """What a forward depends on beside architecture and example: the layers and the model's dtypes."""
+        """Key of a forward beside architecture and example: the layers and the model's dtypes."""
         model = self.probe.model
         types = tuple(tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
         return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types

@@ -40,8 +40,8 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
     """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.
 
     After ``build_dependency``, ``classes`` holds the coupling classes with their roles and ``couplings`` the whole
-    result of the trace. ``expansions`` counts the steps of all groups so far, ``last_cycle`` is the last path that
-    closed while one was built, ``crossings`` are the steps that the expert boundary stopped.
+    result of the trace. ``expansions`` counts the steps of all groups so far. ``last_cycle`` is the last path that
+    closed while one was built. ``crossings`` are the steps that the expert boundary stopped.
 
     Args:
         max_expansions: bound on the steps while one group is built. Past it a warning is given, ``overflowed`` is

@@ -19,7 +19,7 @@ COUNTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 def broken_rules(config, tensors, count):
-    """What a strict engine refuses; numbers of experts by container are read on the way."""
+    """Rules of a strict engine that a model breaks; numbers of experts by container are read on the way."""
     numbers = {}
     for name, tensor in tensors.items():
         if match := re.match(r"(.*\.experts)\.(\d+)\.", name):

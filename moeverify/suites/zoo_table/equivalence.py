@@ -115,8 +115,8 @@ def _above(name: str) -> Iterator[str]:
 
 
 class _Size(int):
-    """A size that shapes are made of, and that counts as what it was in formulas such as ``x / sqrt(size)``: a
-    constant that an architecture derives from a size is no coupling.
+    """A size that shapes are made of, and that counts as what it was in formulas such as ``x / sqrt(size)``. A constant
+    that an architecture derives from a size is no coupling.
     """
 
     _before: int

@@ -1,7 +1,7 @@
 """Cases on a Ray cluster: each is one task, which runs it in processes of its own on whatever machine it lands.
 
 Source: Ray's tasks, which a cluster runs again elsewhere when the machine that ran them is lost. Ray gives the tasks of
-a run to the same few processes; each of them keeps its fork server from one case to the next, as a local run does.
+a run to the same few processes. Each of them keeps its fork server from one case to the next, as a local run does.
 """
 
 from __future__ import annotations
