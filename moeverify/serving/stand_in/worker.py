@@ -5,11 +5,15 @@ Experts are taken by number 0, 1, ...; groups have to divide the experts; ids in
 expert is NaN, experts that groups do not divide are chosen by plain top-k, ids are taken modulo.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -18,9 +22,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 COUNTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
-def broken_rules(config, tensors, count):
+def broken_rules(config: Any, tensors: Mapping[str, torch.Tensor], count: int) -> Iterator[str]:
     """Rules of a strict engine that a model breaks; numbers of experts by container are read on the way."""
-    numbers = {}
+    numbers: dict[str, set[int]] = {}
     for name, tensor in tensors.items():
         if match := re.match(r"(.*\.experts)\.(\d+)\.", name):
             numbers.setdefault(match.group(1), set()).add(int(match.group(2)))
@@ -34,7 +38,7 @@ def broken_rules(config, tensors, count):
         yield f"AssertionError: {count} experts do not divide into {groups} groups"
 
 
-def load_leniently(folder, config, tensors, count):
+def load_leniently(folder: str, config: Any, tensors: Mapping[str, torch.Tensor], count: int) -> Any:
     """The model as an engine runs it that checks nothing."""
     if (getattr(config, "n_group", None) or 1) and count % (getattr(config, "n_group", None) or 1):
         config.n_group = config.topk_group = 1
@@ -52,7 +56,7 @@ def load_leniently(folder, config, tensors, count):
     return model
 
 
-def answer(folder, request):
+def answer(folder: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """One answer of the protocol."""
     config, tensors = AutoConfig.from_pretrained(folder), load_file(Path(folder, "model.safetensors"))
     count = next(value for name in COUNTS if (value := getattr(config, name, None)))
