@@ -32,7 +32,7 @@ def leaks(model: nn.Module, seed: int = 0, stream: AbstractContextManager[object
             other = tokens.clone()
             other[:, -1] = (other[:, -1] + 1) % vocabulary(model)
             first, second = (rows_by_token(run_all(model, {"input_ids": ids}), tokens) for ids in (tokens, other))
-            for name in first.keys() & second.keys():
+            for name in (name for name in first if name in second):
                 moved = float(movement(first[name], second[name])[:, :-1].max())
                 worst[name] = max(worst.get(name, 0.0), moved)
     return worst
