@@ -34,7 +34,7 @@ def config_in_step(context: Context) -> Finding:
         return failed(f"the configuration cannot build a model: {left_by(error)}")
     expected, real = shapes_of(fresh), shapes_of(model)
     differing = {
-        n: [expected.get(n), real.get(n)] for n in expected.keys() | real.keys() if expected.get(n) != real.get(n)
+        n: [expected.get(n), real.get(n)] for n in sorted({*expected, *real}) if expected.get(n) != real.get(n)
     }
     if differing:
         name = min(differing)

@@ -84,7 +84,7 @@ def _grown(evidence: Evidence) -> Iterator[str]:
     if len(lists) and lengths(after) != lists:
         return  # other layers stand in their places
     tokens = getattr(evidence.base.skeleton.config.get_text_config(), "vocab_size", None)
-    for name in before.keys() & after.keys():
+    for name in (name for name in before if name in after):
         pairs = zip(before[name], after[name], strict=False)
         if any(new > old and old != tokens for old, new in pairs):
             shapes = f"{list(after[name])}, in the base {list(before[name])}"

@@ -41,7 +41,7 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[s
     """Entries with an effect that differ. Exception: an entry that only one of the two has, since the class fills in
     defaults.
     """
-    for key in before.keys() & after.keys():
+    for key in (key for key in before if key in after):
         if _NO_EFFECT.search(key):
             continue
         old, new = before[key], after[key]
