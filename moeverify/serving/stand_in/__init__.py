@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moeverify.serving.registry import Engine, register
 
-_WORKER = Path(__file__).parent / "worker.py"
+_WORKER = Path(__file__).parent / "serve_stand_in.py"
 
 STRICT = register(Engine("stand-in", _WORKER, python=Path(sys.executable), environment={"STAND_IN": "strict"}))
 LENIENT = register(

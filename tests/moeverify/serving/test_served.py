@@ -22,7 +22,7 @@ from moeverify.verification.case import Case
 from moeverify.verification.events import VerdictReached
 from moeverify.verification.in_process import run_case
 
-WORKER = Path(stand_in.__file__).parent / "worker.py"
+WORKER = Path(stand_in.__file__).parent / "serve_stand_in.py"
 
 
 @pytest.fixture

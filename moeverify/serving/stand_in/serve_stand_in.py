@@ -23,7 +23,11 @@ COUNTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 def broken_rules(config: Any, tensors: Mapping[str, torch.Tensor], count: int) -> Iterator[str]:
+<<<<<<< HEAD:moeverify/serving/stand_in/worker.py
     """Rules of a strict engine that a model breaks; numbers of experts by container are read on the way."""
+=======
+    """Reasons for which a strict engine refuses a folder."""
+>>>>>>> ed02cbe (The worker of the stand-in engines is typed, and named as the other workers are):moeverify/serving/stand_in/serve_stand_in.py
     numbers: dict[str, set[int]] = {}
     for name, tensor in tensors.items():
         if match := re.match(r"(.*\.experts)\.(\d+)\.", name):
@@ -40,7 +44,7 @@ def broken_rules(config: Any, tensors: Mapping[str, torch.Tensor], count: int) -
 
 def load_leniently(folder: str, config: Any, tensors: Mapping[str, torch.Tensor], count: int) -> Any:
     """The model as an engine runs it that checks nothing."""
-    if (getattr(config, "n_group", None) or 1) and count % (getattr(config, "n_group", None) or 1):
+    if count % (getattr(config, "n_group", None) or 1):
         config.n_group = config.topk_group = 1
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
     numbers = sorted({int(m.group(1)) for name in tensors if (m := re.search(r"\.experts\.(\d+)\.", name))})
