@@ -238,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "results": {},
         "wrong": {},
         **data,
+        "types": len(zoo_types()),
     }
     places = [p for e in engines_named(options.engines) if (p := installation(e)).python is not None]
     if not places:

@@ -35,6 +35,9 @@ def table(data: Mapping[str, Any]) -> str:
         f"{len(known)} of {len(results)} types are served by an engine before pruning.",
         "",
     ]
+    if len(results) < data.get("types", 0):
+        lines += [f"So far {len(results)} of the zoo's {data['types']} types were asked;",
+                  "`python -m benchmarks.served --resume` asks the others.", ""]  # fmt: skip
     for engine in engines:
         lines += [
             f"## {engine} {data['engines'][engine]}",

@@ -57,6 +57,11 @@ def test_a_width_that_its_engine_cannot_take_is_told(tmp_path):
     assert not told_by_plan(engine_named("vllm"), item, BASE)
 
 
+def test_types_that_were_not_asked_yet_are_counted():
+    assert "So far 2 of the zoo's 62 types were asked;" in table({**DATA, "types": 62})
+    assert "So far" not in table({**DATA, "types": 2})
+
+
 def test_a_type_that_was_not_answered_in_time_is_asked_again():
     assert not _decided(None)
     assert not _decided({"vllm": {BASE: {"word": "undecided", "message": "no answer within 1200 s"}}})
