@@ -266,8 +266,8 @@ class RoleSearch:
         else:
             tensors = [self.modules[parent(s)].get_parameter(last(s)) for s in layer.stacks]
             inputs = frozenset(size for t in tensors for size in t.shape[1:])
-        outermost = self._outermost_list(layer.container) if layer.name == layer.container else ""
-        nested = bool(outermost) and isinstance(self.modules[outermost], LISTS)
+        nested = layer.name == layer.container and isinstance(self.modules[layer.container], LISTS)
+        outermost = self._outermost_list(layer.container) if nested else ""
         region = parent(outermost) if nested else layer.name
         beside = [len(self.tree.children.get(n, ())) for n in self.tree.children.get(region, ()) if nested]
         # A router of one list may score shared experts, which lie elsewhere, as well.

@@ -183,3 +183,17 @@ def test_experts_of_tasks_and_levels_are_in_lists_of_lists_of_lists():
 
 def _lists(make, *counts):
     return nn.ModuleList(_lists(make, *counts[1:]) for _ in range(counts[0])) if counts else make()
+
+
+def test_a_layer_of_stacks_in_a_list_keeps_the_router_that_is_its_own_parameter():
+    class Stacked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n_experts = 5
+            self.keys, self.values = nn.Parameter(torch.randn(5, 12, 8)), nn.Parameter(torch.randn(5, 8, 12))
+            self.sel = nn.Parameter(torch.randn(5, 12))
+
+    model = nn.Sequential(nn.Embedding(20, 12), nn.ModuleList(Stacked() for _ in range(2)))
+    found = find_roles(model).layers
+    assert [layer.router_parameters for layer in found] == [("1.0.sel",), ("1.1.sel",)]
+    assert [layer.routers for layer in found] == [(), ()]
