@@ -44,7 +44,7 @@ class Assembly:
         """Type of the values on disk."""
         return self.first.torch_dtype
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all sources."""
         return sum(s.nbytes for stored in self.sources.values() for s in stored)
