@@ -66,8 +66,8 @@ def classify(
 ) -> Classes:
     """Tell faults from what was done on purpose.
 
-    ``proved``: whether outputs show that rescaled weights make up for constants of the architecture, and that channels
-    in another order inside of heads do so in all tensors; ``None`` if nothing was run.
+    ``proved``: whether outputs show that two changes are harmless; ``None`` if nothing was run. These are weights that
+    take over constants of the architecture, and channels inside heads in one other order in all tensors.
     """
     kinds: dict[str, list[Compared]] = defaultdict(list)
     whole = {(m.layer_name, m.expert): m.whole for m in mixtures if m.whole is not None}

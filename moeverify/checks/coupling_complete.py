@@ -15,12 +15,12 @@ _TRIALS, _AGAIN = 6, 3
 
 @check("coupling-complete")
 def coupling_complete(context: Context) -> Finding:
-    """Proves that the subject's groups are complete. With one unit of every group held at zero, no other weight of the
-    model loses its effect on the output, as it would if it belonged to what was removed.
+    """Proves that the subject's groups are complete. With one unit of every group held at zero, no other weight loses
+    its effect on the output. A weight that belonged to the unit would lose it.
 
     The evidence is gradients in float64 of the original model, on several inputs and with other weights. It shares no
-    code with the trace that our own groups come from. Where more is known, groups are also compared unit by unit: with
-    the ground truth of a synthetic model, and for other subjects than ours with our trace. Sees nothing of experts that
+    code with the trace that our own groups come from. Groups are also compared unit by unit where more is known.
+    Synthetic models have a ground truth, and other subjects are compared with our trace. Sees nothing of experts that
     no token reached, nor of weights without effect in the original. Group sizes are not judged: a subject may leave out
     what it does not want to prune.
     """

@@ -27,11 +27,11 @@ def coupling_minimal(context: Context) -> Finding:
     gone alone.
 
     The evidence is that of ``coupling-complete``: gradients in float64, the ground truth of a synthetic model, our
-    trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts
-    of a group are. Not tried are parts that share a buffer of the group (a rotary table that all layers read has one
-    width). Nor are parts whose counterparts have no gradient even in the whole model: what only chooses positions, as
-    the indexer of sparse attention does, shows no loss. A part stays with its group as well if the model does not run
-    when it is really cut out alone, but runs without the whole unit.
+    trace for other subjects than ours. Parts that are spread over several blocks are not tried alone; up to 12 parts of
+    a group are. Not tried are parts that share a buffer of the group (a rotary table that all layers read has one
+    width). Nor are parts whose counterparts have no gradient even in the whole model. Example: the indexer of sparse
+    attention only chooses positions. A part also belongs to its group if the model fails without the part alone, but
+    runs without the whole unit.
     """
     classes = context.outcome.classes
     if not classes:

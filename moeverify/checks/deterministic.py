@@ -21,8 +21,8 @@ def deterministic(context: Context) -> Finding:
     """Proves that the subject gives the same tensors bit for bit, given an equal model, equal inputs and the same seed
     once more. Nothing depends on a counter, on the random state it finds, or on addresses in memory.
 
-    The second time runs in the same process, so an order that Python's hash seed decides once for a process is not
-    seen, nor are other machines. Does not say that other seeds give other results.
+    The second run is in the same process. An order that Python's hash seed decides per process is not seen, nor are
+    other machines. Does not say that other seeds give other results.
 
     Where the original's own forward does not repeat, from equal state and equal random numbers, the verdict is
     inconclusive and names that. No check can compare such a model, and the subject may have scored its channels by it.

@@ -103,8 +103,9 @@ def _shapes(context: Context) -> Shapes:
 
 
 def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
-    """Whether a group holds channels that are no expert's own: those of the residual stream, or the heads that experts
-    of a mixture of attention share with the projection of keys and values.
+    """Whether a group holds channels that no expert owns alone.
+
+    These are channels of the residual stream, or heads that attention experts share with the keys and values.
     """
     names = pruning_class.coupling.parameters
     return pruning_class.role == "hidden" or any(roles.boundary(n) is None and roles.shared(n) is None for n in names)
@@ -162,11 +163,11 @@ def _tied(context: Context) -> set[frozenset[str]]:
 def expert_isolation(context: Context) -> Finding:
     """Proves that no group of the subject removes inner channels of two routed experts, of one layer or of two.
 
-    Reads the subject's own groups, so it says nothing of a subject that shows none; what such a subject did to the
-    weights is judged by ``masked-equivalence``. Channels that experts share with a parameter outside of them do not
-    count: those of the residual stream, and the heads that attention experts share with keys and values. Experts that
-    share a tensor are one. Shared experts may be connected with every expert. ``coupling-minimal`` judges whether
-    experts are connected with anything without need.
+    Reads the subject's own groups, so it does not judge a subject that shows none. ``masked-equivalence`` judges the
+    weights of such a subject. Channels that experts share with a parameter outside of them do not count. Examples: the
+    residual stream, and heads that attention experts share with keys and values. Experts that share a tensor are one.
+    Shared experts may be connected with every expert. ``coupling-minimal`` judges whether experts are connected with
+    anything without need.
     """
     if not context.roles.layers:
         return without_layers(context.roles)

@@ -32,11 +32,11 @@ VISIBLE = 1e-5
 def forward_every_expert(context: Context) -> Finding:
     """Proves that each routed expert of the pruned model computes on tokens routed to it, with finite results.
 
-    Draws eight inputs, or fewer if all experts were reached before. Where experts are still unreached, tokens are sent
-    by force: to the layer's experts in turn, up to eight inputs, then one input to each that is left. An expert counts
-    as reached if tokens were counted on their way to it, or if an output depends on its weights. One that even so is
-    not reached makes the verdict inconclusive: a router that cannot be steered, or a capacity, says nothing of the
-    pruning. What the original does as well, on the same inputs, is no fault of the pruned model.
+    Draws eight inputs, or fewer if all experts were reached before. Tokens are then forced to experts that are still
+    unreached. Up to eight inputs go to the layer's experts in turn, then one input to each expert left. An expert
+    counts as reached if tokens were counted on their way to it, or if an output depends on its weights. An expert that
+    is still not reached makes the verdict inconclusive: the cause may be a capacity, or a router that cannot be forced.
+    What the original does as well, on the same inputs, is no fault of the pruned model.
     """
     if not context.roles.layers:
         return without_layers(context.roles)
@@ -96,7 +96,11 @@ class _Exercise:
                     alone += 1
 
     def _forward(self, said: str, force: Mapping[str, Change]) -> Finding | None:
-        """One forward of the pruned model; what is wrong with it, or with the original on the same inputs."""
+        """Run the pruned model once on new inputs; return a finding if it fails, else ``None``.
+
+        ``force`` changes router logits by layer. ``said`` begins the message. Inconclusive if the original fails as
+        well.
+        """
         context = self.context
         inputs = context.draw(1 + self.number)
         self.number += 1

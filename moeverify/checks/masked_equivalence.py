@@ -51,17 +51,17 @@ class _DoesNotRun(Exception):
 
 @check("masked-equivalence")
 def masked_equivalence(context: Context) -> Finding:
-    """Proves that the pruned model computes what the original computes with the removed channels held at zero, and
-    with removed experts never chosen.
+    """Proves that the pruned model computes what the original computes with the removed channels held at zero, and with
+    removed experts never chosen.
 
     In float64, float32 casts inside the model lifted, relative error of every floating-point output below 1e-9. All
-    models start from one state, with equal random numbers, and the original runs first. Eight inputs are drawn at most,
-    one of them longer than any window and chunk that a longer input can be afforded for, one of them shorter. Then
-    tokens are sent by force to experts that are still unseen, in all models alike. Inputs with a near-tie in the
-    reference's choice of experts are drawn again, and must not be most of them. What was removed is recovered from the
-    values alone. In other precisions than float64 the stored values are compared after conversion to float64, so
-    rounding plays no part. Where the subject says that a weight took over a constant derived from a size, the stored
-    weight must be that product, rounded once.
+    models start from one state, with equal random numbers, and the original runs first. At most eight inputs are drawn.
+    One is longer than any window and chunk, as far as the cost allows, and one is shorter. Then tokens are sent by
+    force to experts that are still unseen, in all models alike. Inputs with a near-tie in the reference's choice of
+    experts are drawn again, and must not be most of them. What was removed is recovered from the values alone. In other
+    precisions than float64 the stored values are compared after conversion to float64, so rounding plays no part. Where
+    the subject says that a weight took over a constant derived from a size, the stored weight must be that product,
+    rounded once.
 
     Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A
     gradient shows it, or a perturbation that changes an output. The mask must change an output, too. What was not seen
@@ -70,8 +70,8 @@ def masked_equivalence(context: Context) -> Finding:
     What only a training forward uses, such as the noise of a router, is compared with its modules in training mode.
 
     Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
-    written out in a larger module; where one cannot be cut down, a difference is inconclusive. A permutation that all
-    tensors share changes no output and passes here; ``untouched-identical`` demands the order.
+    written out in a larger module. If one cannot be restricted to them, a difference is inconclusive. A permutation
+    that all tensors share changes no output and passes here; ``untouched-identical`` demands the order.
     """
     for name, before, after in context.pairs():
         if before.is_floating_point() and not is_part(after, before, name, context.kept):

@@ -21,8 +21,8 @@ def ratio_honoured(context: Context) -> Finding:
 
     Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
     kernels need. At least one head group stays. A role with the ratio 0 loses nothing. Where whole experts were asked
-    for, every MoE layer must have lost that share of them. A dimension that shrank without a group is held to one of
-    the ratios asked for, give or take a tenth and the rounding, attention excepted.
+    for, every MoE layer must have lost that share of them. A dimension that shrank without a group must match one of
+    the ratios asked for, within a tenth and the rounding. Exception: attention.
 
     A class that the subject's plan names as adjusted must keep what the plan says, and the claim must be true. A claim
     is true if no fewer are a multiple, or if the class joins experts. It is also true if no entry of the configuration

@@ -119,8 +119,8 @@ def _tables(context: Context, layer: MoELayer, stayed: list[int], experts: int) 
 def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
     """All tensors of a router that read the residual stream read the channels that the embedding keeps.
 
-    Only an embedding whose channels our trace of the original couples with the router's counts: others, of classes or
-    of time steps, may have the same width. Of several that a router reads side by side, each counts where it lies.
+    An embedding counts only if our trace of the original couples its channels with the router's. Embeddings of classes
+    or time steps may have the same width. Of several that a router reads side by side, each counts where it lies.
     """
     axes = router_axes(context.original, layer)
     for name, tensor in router_tensors(context.original, layer).items():

@@ -20,8 +20,9 @@ from moeverify.serving.served import Asked, serve_pair
 
 @check("served", optional=True)
 def served(context: Context) -> Finding:
-    """Proves that engines serve the pruned checkpoint as transformers runs it. On the same prompts of token ids, log-
-    probabilities of the next token differ by at most what the unpruned model's do in the same engine, plus 0.01.
+    """Proves that engines serve the pruned checkpoint as transformers runs it. Both get the same prompts of token ids,
+    and log-probabilities of the next token are compared. They may differ by as much as the unpruned model's do in that
+    engine, plus 0.01.
 
     ``--engines vllm,llama.cpp`` names them; each runs in a process and an environment of its own, made by ``moeverify
     engines install``. The GGUF that llama.cpp's converter makes is held against the checkpoint. Does not cover other

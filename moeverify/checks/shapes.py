@@ -20,11 +20,12 @@ _OTHERS = 3
 
 @check("shapes")
 def shapes(context: Context) -> Finding:
-    """Proves that the pruned model runs. Every tensor that it returns has the shape it had and is finite, and every
-    layer of torch's own has the attributes that fit its weight.
+    """Proves that the pruned model runs. Every tensor that it returns is finite and has its original shape. The
+    attributes of every torch layer fit its weight.
 
-    Exception: an output beside the main one (``logits``, or the first) may lose channels that another output of the
-    original depends on, such as a cache of keys. The verdict names it. Does not prove that the values are right.
+    Exception: an output such as a cache of keys may lose channels that another output of the original depends on. The
+    main output (``logits``, or the first) may not. The verdict names the exception. Does not prove that the values are
+    right.
     """
     if problem := _own_sizes(context.pruned):
         return problem

@@ -45,7 +45,7 @@ def _with_channels(context: Context, containers: list[str]) -> list[str]:
 
 
 def _left_alone(context: Context, containers: list[str]) -> str:
-    """What the subject's plan says of the experts that it leaves alone; empty unless it does so of every container."""
+    """Reason that the subject's plan gives for leaving experts alone; empty unless it gives one for every container."""
     plan = context.outcome.plan
     claims = [a for a in (() if plan is None else plan.adjustments) if a.kept == a.pruning_class.coupling.size]
     found = [

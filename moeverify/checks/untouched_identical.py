@@ -18,8 +18,8 @@ from moeverify.checks.registry import Finding, check, failed, passed
 
 @check("untouched-identical")
 def untouched_identical(context: Context) -> Finding:
-    """Proves that pruning removed and did nothing else. Names are the same, each still a Parameter or a buffer (saved
-    or not) as before, of the same dtype and device, trainable and tied as before.
+    """Proves that pruning removed and did nothing else. Names, dtypes and devices are the same. Parameters stay
+    Parameters and buffers stay buffers, saved or not. What was trainable or tied still is.
 
     A permutation shared by all tensors would leave the outputs alone, and is refused all the same. Adapters, optimiser
     states and activation statistics are mapped back to the original by the order of channels. Exception: where whole

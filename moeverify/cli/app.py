@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _pipe_closed() -> int:
-    """Whoever read our output is gone: say nothing more, and keep Python from flushing into the closed pipe."""
+    """Stop output after the reader closed the pipe, and keep Python from flushing into it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

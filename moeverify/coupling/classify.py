@@ -21,11 +21,10 @@ OTHER = "other"
 class PruningClass:
     """A coupling class with its role.
 
-    ``where`` is the module it lives in (empty for the residual stream). ``experts`` is the number of experts in common
-    parameters whose channels the class holds: each of them may keep other channels, as many as the others; 0 elsewhere.
-    ``in_turn`` are the ``(parameter, dim)`` along which one expert's channels follow another's; the other members of
-    such a class are stacks with a slice for each expert. ``joint`` says why experts in common parameters cannot choose
-    apart, if so.
+    ``where`` is the module it lives in (empty for the residual stream). ``experts`` is the number of fused experts that
+    can each keep their own channels, equally many in each; else 0. ``in_turn`` are the ``(parameter, dim)`` laid out
+    expert-major; the other members of such a class are stacks with a slice for each expert. ``joint``: why fused
+    experts must keep the same channels, if so.
     """
 
     coupling: CouplingClass
@@ -41,8 +40,9 @@ class PruningClass:
         return f"{self.role} of {self.where}" if self.where else self.role
 
     def of_expert(self, member: Member, expert: int) -> np.ndarray:
-        """Positions ``[units, positions per unit]`` that one expert has in a member: in its slice of a stack, or in
-        the whole dimension where experts come in turn.
+        """Positions ``[units, positions per unit]`` of one expert in a member.
+
+        They count inside the expert's slice of a stack, or in the whole of an expert-major dimension.
         """
         if (member.parameter, member.dim) not in self.in_turn:
             return member.positions

@@ -46,9 +46,9 @@ class CouplingMap:
         return Sums(self.trace, self.links)
 
     def sliced(self, coupling: CouplingClass) -> str | None:
-        """The line of the slices with constant bounds that a class goes through; ``None`` if there are none.
+        """Line of code that slices the class with constant bounds; ``None`` if no such slice touches it.
 
-        Whoever cuts such a class must see that the slices have their new size.
+        After such a class is cut, the new sizes of the slices must be checked.
         """
         root = self.links.root
         dims = {root[self.trace.tensors[m.parameter][m.dim]] for m in coupling.members}

@@ -257,11 +257,11 @@ class MoEPruner:
 
     @torch.no_grad()
     def step(self, interactive: bool = False) -> Any:
-        """Prune once, all or nothing, and bring configuration and module attributes in step; returns the plan.
+        """Prune once, all or nothing; configuration and module attributes follow. Returns the plan.
 
-        With ``interactive`` nothing is pruned yet: groups come one by one, for ``group.prune()``. The configuration
-        follows when the loop over them ends. If they were collected before the first was pruned, it follows with the
-        last of them: then none may be left out. Raises ``PruningRefused`` before anything is changed.
+        With ``interactive`` it returns an iterator of groups instead, and each is pruned by ``group.prune()``. The
+        configuration follows when the loop over them ends. If the groups are collected before the first is pruned, it
+        follows with the last of them, so none may be left out. Raises ``PruningRefused`` before anything is changed.
         """
         if self.current_step >= self.iterative_steps:
             warnings.warn(

@@ -26,7 +26,9 @@ def engine_rows(verdict: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def distance(values: Sequence[float | str]) -> str:
-    """The median over prompts in two digits; empty without an answer. Documents hold infinity as text.
+    """Median over prompts with two digits, as text; empty if there are no values.
+
+    Documents hold infinity as text.
 
     >>> distance([3e-06, 4.1e-06, 5e-06]), distance(["inf", "inf"]), distance([])
     ('4.1e-06', 'no numbers', '')

@@ -20,7 +20,9 @@ _ELSEWHERE = ("causal", "masked-equivalence")
 
 
 def certified(original: nn.Module, folder: Path, *, roles: Roles | None = None) -> Finding:
-    """Finding of certification on a folder: the first relation that fails, else the first that could not be seen."""
+    """Run certification on a folder: fails with the first relation that fails, else inconclusive with the first such
+    one.
+    """
     model: Any = original
     with scratch_folder("certify") as place:
         with quiet_transformers():

@@ -106,7 +106,7 @@ def _wait(judge: int, subject: int, ending: int, parent: int) -> int:
 
 
 def _reap() -> None:
-    """Forget orphans that ended."""
+    """Reap child processes that ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -31,7 +31,7 @@ def descendants(pid: int, spared: Collection[int] = ()) -> list[psutil.Process]:
 
 
 def in_session(session: int) -> list[psutil.Process]:
-    """Living processes of a session, for a tree whose root is gone."""
+    """Living processes of a session; finds those whose parent process is gone."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):

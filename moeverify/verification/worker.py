@@ -144,7 +144,7 @@ class Worker:
 
 
 class _Run:
-    """One case from its request to its end."""
+    """State of one case in the worker, from its request to its end."""
 
     def __init__(self, worker: Worker, case: Case, limits: Limits, unfinished: Unfinished, pipes: CasePipes,
                  stop: threading.Event | None) -> None:  # fmt: skip

@@ -102,7 +102,10 @@ class ExpertMatcher:
 
 
 def sampled_positions(keep: KeepMap, name: str, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Some positions of a dimension that is known, after and before. Raises ``Unknown`` if it is not."""
+    """A random sample of kept positions of a dimension: numbers in the pruned model, and in the base.
+
+    Raises ``Unknown`` if the dimension is not recovered yet.
+    """
     positions = keep.positions(name, dim)
     size = keep.shape(name)[dim]
     after = np.sort(np.random.default_rng(size).integers(0, size, SAMPLES))

@@ -24,9 +24,9 @@ class KeepMap:
     """Layers, experts and units of the base that stayed, as far as they could be recovered.
 
     ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``:
-    base experts of MoE layer ``n`` in the pruned order. ``units[n]``: base units of coupling class ``n``, ``[kept]``,
-    or ``[experts, kept]`` where each fused expert keeps its own. -1 is an entry that no one of the base is. ``rounded``
-    is the short type that values were rounded to, although they are stored in a longer one.
+    base experts of MoE layer ``n`` in the pruned order. ``units[n]``: base units of coupling class ``n``. Its shape is
+    ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1: not in the base. ``rounded`` is the
+    short type that values were rounded to, although they are stored in a longer one.
     """
 
     structure: Structure

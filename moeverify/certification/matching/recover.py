@@ -65,9 +65,10 @@ class _Recovery:
         self.failed: set[int] = set()
 
     def classes(self, *, outside: list[str], trusting: bool = False) -> None:
-        """Find the units of every class that can be compared, until no more is found.
+        """Recover the kept units of every class that can be compared, until a pass recovers no more.
 
-        ``outside`` are lists whose entries are not known yet: only classes with a member outside of them are tried.
+        ``outside``: lists of modules whose kept entries are not known yet. If there are any, only classes with a member
+        outside of them are tried.
         """
         gained = True
         while gained:

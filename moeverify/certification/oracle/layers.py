@@ -56,7 +56,10 @@ def layer_list(model: nn.Module) -> str | None:
 
 
 def leave_out(model: nn.Module, path: str, numbers: Collection[int]) -> None:
-    """Pass by the layers that are not in ``numbers``, in place."""
+    """Replace the layers of a list that are not in ``numbers`` by layers that return their input, in place.
+
+    ``path``: the list of layers in ``model``.
+    """
     layers = model.get_submodule(path) if path else nn.ModuleList()
     assert isinstance(layers, nn.ModuleList)
     for number, layer in enumerate(layers):

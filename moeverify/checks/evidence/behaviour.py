@@ -47,9 +47,9 @@ class Draws(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Facts on a model's own forward, from equal state and generators unless a field names others.
+    """Facts on a model's own forward, from two runs with equal state and equal random generators.
 
-    ``error``: why it does not run on drawn inputs. ``unsteady``: the output that differs between two such forwards.
+    ``error``: why it does not run on drawn inputs. ``unsteady``: the output that differs between the two runs.
     ``draws``: operations and modules that draw random numbers. ``changes``: buffers and attributes that it changes.
     ``infinite``: outputs that are not finite.
     """

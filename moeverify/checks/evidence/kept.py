@@ -68,10 +68,10 @@ class _Part:
 
 
 def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
-    """A stack whose inner dimensions shrank is looked at expert by expert: each may keep other channels.
+    """Compare a stack whose inner dimensions shrank expert by expert, since each expert may keep other channels.
 
-    Every 3-D tensor is taken for one (it costs nothing if it is none), a matrix only if it is ``stacked``: a bias
-    ``[experts, n]`` of fused experts.
+    A 3-D tensor always counts as a stack, which does no harm if it is none. A matrix counts only if ``stacked``: the
+    bias ``[experts, n]`` of fused experts.
     """
     if not (new.ndim == 3 or stacked) or new.shape[1:] == old.shape[1:]:
         yield _Part(name, new, old, None, *locate(new, old))

@@ -52,9 +52,9 @@ Held = dict[tuple[str, int], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Absolute gradients, summed over inputs, of each parameter that the model has (as in the original).
+    """Absolute gradients, summed over inputs, by parameter name of the original.
 
-    ``stacks`` names those with a first dimension of fused experts.
+    ``stacks``: names of parameters whose first dimension counts fused experts.
     """
 
     values: Mapping[str, torch.Tensor]
@@ -169,9 +169,9 @@ class Laboratory:
         return self._changes(model, {model.get_buffer(name): (dim, at) for (name, dim), at in buffers.items()})
 
     def tied_by_shape(self, part: Held, unit: ChosenUnit) -> bool:
-        """Whether the model stops running when ``part`` is really cut, although it runs without the whole unit.
+        """Whether the model stops running if ``part`` is really cut, although it runs without the whole unit.
 
-        A table of biases that several layers add, as a parameter or made on the way, has one width for all of them.
+        Example: several layers add one table of biases, so all of them need its width.
         """
         buffers, inputs, units = unit.buffers(), self._inputs(0), unit.group.coupling.size
         for counting in counting_attributes(self.model, unit.held, units):
@@ -200,13 +200,13 @@ class Laboratory:
         )
 
     def _inputs(self, number: int) -> Any:
-        """Inputs that the original accepts, by number; each is drawn once."""
+        """Inputs with a number, drawn so that the original accepts them, and cached."""
         if number not in self.drawn:
             self.drawn[number] = self.drawer.draw(self.seed + 300 + number).inputs
         return self.drawn[number]
 
     def _outputs(self, model: nn.Module, number: int) -> dict[str, torch.Tensor]:
-        """All outputs on inputs of a number; every forward begins in the same state."""
+        """All outputs on the inputs with a number; the model's state is the same before every forward."""
         leaky = LeakyActivations() if self.leaky else contextlib.nullcontext()
         with same_start(model), leaky:
             return float_outputs(call_model(model, self._inputs(number), use_cache=False))
@@ -222,7 +222,7 @@ class Laboratory:
     def _backward(
         self, model: nn.Module, parameters: Mapping[str, torch.Tensor], number: int
     ) -> dict[str, torch.Tensor]:
-        """Gradients of a random mixture of all outputs."""
+        """Gradients by parameter, of a random linear combination of all outputs on inputs ``number``."""
         self._inputs(number)
         with float64_throughout(), torch.enable_grad():
             mixed = mixture(self._outputs(model, number), number)
@@ -242,7 +242,7 @@ class Laboratory:
 
 @torch.no_grad()
 def _disturb(model: nn.Module, seed: int) -> None:
-    """Add to every parameter random numbers of its own size."""
+    """Add random noise to every parameter, of the same size as its values."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -252,7 +252,7 @@ def _disturb(model: nn.Module, seed: int) -> None:
 
 
 def _hold(model: nn.Module, held: Held) -> None:
-    """Set what is held to zero, and let norms leave it out."""
+    """Set the held positions to zero, and exclude them from the means of norms."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for (name, dim), gone in held.items():
@@ -267,7 +267,7 @@ def _hold(model: nn.Module, held: Held) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ChosenUnit:
-    """One unit of a group, and the places of it that are parameters."""
+    """One unit of a group, with its positions in parameters."""
 
     group: PruningClass
     number: int
@@ -279,7 +279,7 @@ class ChosenUnit:
 
 
 def chosen_units(seed: int, laboratory: Laboratory, classes: Iterable[PruningClass]) -> list[ChosenUnit]:
-    """One unit of each group, drawn by the seed; a group of one unit would leave nothing."""
+    """One random unit of each group. Exception: groups of a single unit, since nothing would be left."""
     generator = np.random.default_rng(seed)
     chosen = ((c, int(generator.integers(c.coupling.size))) for c in classes if c.coupling.size > 1)
     return [ChosenUnit(c, number, _held_unit(laboratory, c.coupling, number)) for c, number in chosen]
@@ -296,7 +296,7 @@ def _held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> He
 
 
 def joint(parts: Iterable[Held]) -> Held:
-    """Several at once."""
+    """Union of several sets of held positions."""
     result: Held = {}
     for part in parts:
         for key, gone in part.items():
@@ -305,7 +305,7 @@ def joint(parts: Iterable[Held]) -> Held:
 
 
 def without(held: Held, part: Held) -> Held:
-    """The held positions except for a part of them."""
+    """Held positions minus those of ``part``."""
     return {key: gone & ~part[key] if key in part else gone for key, gone in held.items()}
 
 

@@ -55,8 +55,9 @@ def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarra
 
 
 def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positions, set[int]]:
-    """Positions along ``dims`` by the votes of values that ``old`` holds once; second, the dims where a position got
-    no vote (it is -1 there) or contradictory ones.
+    """Positions along ``dims``, by votes of values that occur once in ``old``; -1 without a vote.
+
+    Second: the dims in which a position got no vote or contradictory votes.
     """
     flat = old.ravel()
     order = np.argsort(flat, kind="stable")
@@ -85,9 +86,10 @@ def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positio
 
 
 def _spread(new: np.ndarray, old: np.ndarray, found: Positions) -> None:
-    """Fill in positions that got no vote (-1), in place: slices are compared where the other dimensions are known.
+    """Fill in positions without a vote (-1), in place.
 
-    Positions found for one dimension help to find the others, until nothing is gained any more.
+    A slice is compared at the positions that are known in the other dimensions. Each position found helps to find
+    others, so this repeats until none is added.
     """
     gained = True
     while gained:

@@ -36,8 +36,9 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
 def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]) -> list[Part]:
     """Parts of a unit that might be removable alone, as far as gradients can tell.
 
-    Empty if the unit lies in one block, or if its blocks share a parameter. Left out: parts that share a buffer, parts
-    whose counterparts have no gradient in the whole model, and experts of a unit with one channel in each fused expert.
+    Empty if the unit lies in one block, or if its blocks share a parameter. Left out: parts that share a buffer, and
+    parts whose counterparts have no gradient in the whole model. Also left out: experts of a unit with one channel in
+    each fused expert.
     """
     if any(roles.boundary(other) != roles.boundary(name) for name, _ in unit.held for other in tied.get(name, ())):
         return []  # the tied parameter cannot be cut for one of them alone

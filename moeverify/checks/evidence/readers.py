@@ -1,8 +1,8 @@
-"""Operations that read a vector which no output can depend on, compared in two models.
+"""Compare, in two models, the operations that read a vector on which no output can depend.
 
-A bias of keys adds the same to all scores of a query, and softmax takes it out again; a bias before an instance norm is
-taken out by the norm. No input shows such a vector in an output. The operation that reads it does: its result depends
-on the vector, can be compared at the kept channels, and everything behind it is judged by the outputs.
+Softmax removes a bias of keys, since it adds the same to all scores of a query. An instance norm removes a bias before
+it. No input shows such a vector in an output, but the result of the operation that reads it depends on the vector. That
+result is compared at the kept channels. The outputs judge everything after it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack,
 
 @dataclass(eq=False)
 class Reading:
-    """The result of one operation that reads a watched tensor beside computed values.
+    """Result of one operation that reads a watched tensor together with computed values.
 
-    ``beside`` names the model's own tensors among its arguments. ``depends`` says whether the result changes with the
-    watched tensor, ``gradient`` is the gradient that the result received, as a norm.
+    ``beside``: the model's own tensors among its arguments. ``depends``: whether the result changes with the watched
+    tensor. ``gradient``: norm of the gradient that the result received.
     """
 
     result: torch.Tensor

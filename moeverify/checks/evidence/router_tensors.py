@@ -41,9 +41,9 @@ def with_router_axes(model: nn.Module, roles: FoundRoles, couplings: CouplingMap
 def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[str, int]:
     """The same by sizes; ``channels`` are dimensions that are known to count something else.
 
-    A correction bias may sit on the MoE block instead of the router. A router with layers inside decides by its last
-    one: an earlier one may have as many outputs, or inputs, as there are experts and mean something else. A router may
-    also choose from classes that have no weights (an expert that does nothing): their entries follow the experts'.
+    A correction bias may sit on the MoE block instead of the router. A router with several layers decides by its last
+    one. An earlier layer may by chance have as many inputs or outputs as there are experts. A router may also choose
+    from classes that have no weights (an expert that does nothing): their entries follow the experts'.
     """
     fits = _Fits(model, len(layer.experts), frozenset(channels))
     block = model.get_submodule(layer.name)

@@ -59,10 +59,10 @@ def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
 class Routing(TorchFunctionMode):
     """While active, ``change[layer](logits)`` replaces a router's logits ``[..., experts]``.
 
-    ``margin`` is the smallest distance seen between the last score chosen by a ``topk`` and the first one that was
-    not, relative to the largest of these scores. Scores that are exactly equal (an indexer's, cut off at zero) do not
-    count: the order in which ``topk`` takes them does not depend on rounding. ``seen`` names the layers whose logits
-    passed by, ``chosen`` those whose scores were changed at a choice instead.
+    ``margin`` is the smallest gap between the last score that a ``topk`` chose and the next one, relative to the
+    largest score. Exactly equal scores do not count, since rounding does not change their order. Example: scores of an
+    indexer that are cut off at zero. ``seen`` names the layers whose logits passed by, ``chosen`` those whose scores
+    were changed at a choice instead.
 
     ``matrices`` names the matrix of each layer that gives its logits, as ``router_matrices`` found them in the
     original. A pruned one may be left with a single channel, and then looks like a list of scales.
@@ -137,7 +137,7 @@ class Routing(TorchFunctionMode):
         return result
 
     def _choosing(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-        """The MoE layer among whose experts this call chooses, if its logits were not seen before."""
+        """The current MoE layer, if this call chooses among its experts and its logits did not pass by before."""
         layer = self._inside[-1]
         scores = args[0] if args else kwargs.get("input")
         if layer in self.seen or not isinstance(scores, torch.Tensor) or not scores.is_floating_point():

@@ -1,8 +1,8 @@
 """Outputs that lost channels: whether the channels were the output's own, or internal ones that it shows.
 
 A cache of keys shrinks rightly with the heads' channels, since other layers use them. Only the caller uses the classes
-of a second head. The original shows which of the two it is: the layer that makes the output is held at zero where it
-was cut, and other outputs change or do not.
+of a second head. The original shows which of the two it is. The layer that makes the output is held at zero where it
+was cut. The channels are internal if other outputs change.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Sight:
                 parameter.requires_grad_(True)
 
     def _shows(self, gradient: torch.Tensor, values: torch.Tensor) -> bool:
-        """Whether a change of the size of the values shows in the outputs, to first order."""
+        """Whether a change as large as the values themselves would show in the outputs, to first order."""
         size = float(values.double().norm()) or 1.0
         return float(gradient.double().norm()) * size > self.least
 

@@ -73,7 +73,7 @@ def comparable_ids(
 
 
 def repeated_row(before: torch.Tensor, after: torch.Tensor) -> int | None:
-    """The first row of a table that names an expert twice although the original's names none twice."""
+    """First row of a table of expert ids that names an expert twice, where the original's row does not."""
 
     def repeats(table: torch.Tensor) -> torch.Tensor:
         ranked = table.reshape(-1, table.shape[-1]).sort(dim=-1).values

@@ -22,8 +22,8 @@ def embedding(call: Call, relations: Relations) -> None:
 def _indexed(source: Sequence[int], indices: Sequence[torch.Tensor | None]) -> list[int | None]:
     """Dimensions of ``source[indices]``: one of the source's, or ``None`` where the indices decide.
 
-    Numpy's rules: a mask covers as many dimensions as it has and counts as one index; adjacent indices stay in place,
-    separated ones move to the front.
+    Numpy's rules: a mask covers as many dimensions as it has and counts as one index. Adjacent indices stay in place.
+    Separated ones move to the front.
     """
     result: list[int | None] = []
     places: list[int] = []

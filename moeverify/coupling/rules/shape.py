@@ -103,8 +103,8 @@ def slice_scatter(call: Call, relations: Relations) -> None:
 def _slice(call: Call, whole: Sequence[int], part: Sequence[int], first: int, relations: Relations) -> None:
     """Relate a tensor and its slice; ``first`` is where ``dim, start, end, step`` begin in the schema.
 
-    With a step only whole periods can go (``x[..., ::2]`` of interleaved gate and up): removing one position would
-    shift the phase of those behind it.
+    With a step only whole periods can be removed, since removing one position would shift those behind it. Example:
+    ``x[..., ::2]`` of interleaved gate and up.
     """
     dim = normalise(call.arg(first, "dim", 0), len(whole))
     size = relations.sizes[whole[dim]]

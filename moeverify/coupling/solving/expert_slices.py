@@ -66,7 +66,7 @@ def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
 
 
 def _shared(relations: Relations, root: list[int], tensors: Mapping[str, tuple[int, ...]], taken: set[int]) -> set[int]:
-    """Dimensions that a parameter, a view, or a slice that is not ``taken`` has."""
+    """Roots of dimensions of a parameter, of a view, or of a slice outside ``taken`` (ids of segments)."""
     dims = [dim for own in tensors.values() for dim in own]
     dims += [d for p in relations.products for d in (p.whole, *p.factors)]
     dims += [d for s in relations.segments if id(s) not in taken for d in (s.whole, s.part)]

@@ -62,9 +62,10 @@ def link(trace: Trace) -> Links:
 
 
 def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> tuple[Trace, Links]:
-    """Trace and links if the factor that can be removed of these parameter dimensions stays, so that another can go.
+    """Freeze the factor that could be removed from these parameter dimensions, so that another factor can be.
 
-    Where heads lie one after the other in a dimension, their number stays then, and what is inside them can be cut.
+    Example: in a dimension of heads times channels, the number of heads stays and channels inside the heads can be cut.
+    Returns the trace and links with that.
     """
     roots = {links.root[trace.tensors[name][axis]] for name, axis in places}
     relations = trace.relations

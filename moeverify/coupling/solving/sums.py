@@ -16,7 +16,9 @@ from moeverify.coupling.solving.links import Links
 
 
 class Sums:
-    """Dimensions that a trace sums over others, by roots."""
+    """Reductions of a trace: which dimension is summed over, and which dimensions stay. Dimensions are given by their
+    roots.
+    """
 
     def __init__(self, trace: Trace, links: Links) -> None:
         self._trace, self._links = trace, links

@@ -270,7 +270,7 @@ class Recorder(TorchDispatchMode):
         )
 
     def made(self, value: Any) -> frozenset[tuple[int, int]]:
-        """Outputs, in the same terms, that lie where the tensors of a nested value lie."""
+        """Outputs that share storage with a tensor of a nested value, as (operation number, position of the output)."""
         storages = {leaf.untyped_storage()._cdata for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
         return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
 

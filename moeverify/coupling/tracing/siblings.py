@@ -62,7 +62,7 @@ def _alike_entries(first: Mapping[Any, Any], second: Mapping[Any, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _Mark:
-    """Lengths of the record's lists at one moment."""
+    """Snapshot of the lengths of all lists in the record."""
 
     sizes: int
     operations: int

@@ -1,7 +1,7 @@
 """Parameters that only a training forward uses, such as the noise of a router.
 
-In evaluation nothing shows which channels they belong to. A second forward of a copy without weights runs the modules
-around them in training mode; what it relates holds beside what the first one did.
+In evaluation nothing shows which channels they belong to. A second forward, of a copy without weights, runs the modules
+around them in training mode. Its relations are added to those of the first.
 """
 
 from __future__ import annotations

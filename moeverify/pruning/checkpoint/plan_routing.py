@@ -12,9 +12,10 @@ _TOP_K = (*TOP_K, "num_experts_per_token", "top_k_experts", "num_selected_expert
 
 
 def follows_experts(name: str, old: int, value: int, plan: Plan) -> bool:
-    """Whether the experts that stay leave no other number for entry ``name`` of the configuration.
+    """Whether the kept experts determine ``value`` for configuration entry ``name``.
 
-    Top-k falls to the number of experts left. Groups fall with those that went whole, if the others are of one size.
+    Top-k becomes the number of experts kept, if that is smaller. The number of groups falls if whole groups went and
+    the others have equal size.
     """
     if not plan.experts or value >= old:
         return False

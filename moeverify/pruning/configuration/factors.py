@@ -16,8 +16,8 @@ Dim = tuple[str, int]
 class Held:
     """Sizes of factors that must stay, by parameter dimension.
 
-    ``sizes``: parameter dimension → (factor size → number of positions that it takes part in). ``cut``: sizes of
-    factors that may be cut. ``free``: parameter dimensions that may lose positions.
+    ``sizes``: parameter dimension → (size of a factor → number of positions of the dimension that it divides). ``cut``:
+    sizes of factors that may be cut. ``free``: parameter dimensions that may lose positions.
     """
 
     sizes: Mapping[Dim, Mapping[int, int]] = field(default_factory=dict)
@@ -25,11 +25,10 @@ class Held:
     free: frozenset[Dim] = frozenset()
 
     def holds(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a configuration entry of this value is a factor that must stay.
+        """Whether a configuration entry with this value sets a factor that must stay.
 
-        ``slopes`` give for each dimension the positions that doubling the entry adds. Exception: an entry that alone
-        sizes a dimension which may lose positions. Example: two value heads for each of two key heads give a factor of
-        four beside four value heads.
+        ``slopes``: for each dimension, the positions that doubling the entry adds. Exception: an entry whose value is
+        the whole size of a dimension that may lose positions.
         """
         if any(place in self.free and base[place[0]][place[1]] == slope == value for place, slope in slopes.items()):
             return False
@@ -82,7 +81,7 @@ def held_factors(couplings: CouplingMap) -> Held:
 
 
 def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:
-    """A dimension and its parts, recursively, each with its start position."""
+    """A dimension and all its parts, recursively, as ``(root, start position)``."""
     seen, left = set(), [(root, 0)]
     while left:
         here = left.pop()

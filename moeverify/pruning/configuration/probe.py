@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 class Move:
     """Entries that change together, by a factor (``up``) or by its inverse (``down``), and what that does.
 
-    ``slopes`` gives for each parameter dimension how many positions a doubling adds, ``attributes`` the attributes of
-    modules that it changes, with their values after it. Most moves have one entry; an architecture that insists on a
-    relation between two (heads x head size = expansion x hidden size) has them moved both. A move without slopes is
-    *silent*: no shape changes.
+    ``slopes``: positions that a doubling adds, by parameter dimension. ``attributes``: module attributes that it
+    changes, with the new values. Most moves have one entry. A move has two if the architecture checks a relation
+    between them, e.g. heads x head size = expansion x hidden size. A move without slopes is *silent*: no shape changes.
     """
 
     up: tuple[Path, ...]
@@ -66,12 +65,12 @@ class Move:
 
 
 class Probe:
-    """Builds and remembers skeletons of one model under changed configurations.
+    """Builds skeletons of one model under changed configurations, and caches them.
 
-    ``held`` gives the sizes of factors that must stay (see ``held_factors``). ``apart`` names layers that no
-    configuration describes: the user put them in and prunes them by functions of their own. ``views`` divide what is
-    cut, and must go on to do so alike. The model may wrap the part that has a configuration: names are the model's, and
-    what lies outside of that part is no matter of it.
+    ``held``: sizes of factors that must stay (see ``held_factors``). ``apart``: layers that no configuration describes,
+    since the user added them with pruning functions of their own. ``views``: views of cut dimensions, which must divide
+    them in the same way afterwards. The configured part may lie inside a larger model. Names are then those of the
+    larger model, and its other parts are not rebuilt.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class Probe:
             )
 
     def _architecture(self) -> Hashable:
-        """All that the shapes of a skeleton depend on beside changed entries."""
+        """Key of everything that the shapes of a skeleton depend on, except for changed entries."""
         private = (getattr(self.config, name, None) for name in doc.PRIVATE)
         document = json.dumps(self.document, sort_keys=True, default=repr)
         return (type(self.model), type(self.config), document, *private, tuple(self.base.items()), self.apart)
@@ -155,7 +154,7 @@ class Probe:
         return _key(entries) in self._remembered.rules
 
     def rules_on(self, names: Iterable[str]) -> list[str]:
-        """Messages of the architecture on refused entries, as far as they name one of ``names``."""
+        """Messages of the architecture on refused entries that name one of ``names``."""
         words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
         said = dict.fromkeys(self._remembered.rules.values())
         return [rule for rule in said if any(word.search(rule) for word in words)]
@@ -173,11 +172,11 @@ class Probe:
 
     @cached_property
     def pins(self) -> Entries:
-        """Entries that say explicitly what the architecture derives otherwise, such as the size of a head.
+        """Entries that set explicitly what the architecture otherwise derives, such as the size of a head.
 
-        An entry that is absent or empty takes the value that modules of the model hold under its name. Exception:
-        entries with which another model comes out, or that change nothing. Exception: another name of an entry
-        (``hidden_size`` where the document has ``d_model``), since both together would contradict each other.
+        An entry that is absent or empty takes the value that modules of the model hold under its name. Exceptions:
+        entries that change nothing, or that build another model. Exception: another name of an entry (``hidden_size``
+        where the document has ``d_model``), since both together would contradict each other.
         """
         aliases = getattr(type(self.config), "attribute_map", {})
         found: dict[str, set[int]] = {}
@@ -226,8 +225,10 @@ class Probe:
         return any(self.held.holds(self.values[path], move.slopes, self.base) for path in move.up)
 
     def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
-        """Attributes that hold the size of a factor which must stay, and say another one under ``entries``; with the
-        size. A projection may keep its shape while its heads become more and smaller.
+        """Attributes that hold the size of a factor which must stay but change under ``entries``, with the size to
+        keep.
+
+        Needed since a projection may keep its shape while its heads become more and smaller.
         """
         built = self.try_entries(entries)
         found: dict[Attribute, int] = {}

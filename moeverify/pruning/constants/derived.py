@@ -86,7 +86,10 @@ class DerivedNumbers:
             return None
 
     def _recorded_before(self, kept: Mapping[str, Sequence[int]]) -> Forward:
-        """The forward of the unpruned skeleton, with the layers ``kept`` alone unless empty; recorded once."""
+        """Recorded forward of the unpruned skeleton, cached.
+
+        ``kept``: the layers that the skeleton is shortened to; if empty, it has all layers.
+        """
         known, key = self.probe.forwards_of(self.example), self._key(kept)
         if key not in known:
             known[key] = record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
@@ -99,18 +102,20 @@ class DerivedNumbers:
         return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types
 
     def keep(self, update: ConfigUpdate) -> Derived:
-        """Weights that take over what ``update`` changes, beside the attributes that show it; nothing is changed.
+        """Folds and obstacles for the constants that ``update`` changes in the forward; changes nothing itself.
 
-        Raises ``PruningRefused`` if the new model does not run.
+        Constants that a module attribute shows are handled elsewhere. Raises ``PruningRefused`` if the new model does
+        not run.
         """
         if self._alike_layers_tell_nothing(update) or self.before is None:
             return Derived()
         return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
     def _alike_layers_tell_nothing(self, update: ConfigUpdate) -> bool:
-        """Whether forwards with a few layers of each kind run and show no change; then the whole ones show none.
+        """Whether a model shortened to a few layers of each kind shows no changed number; then the whole model has
+        none.
 
-        What an architecture showed for new entries is remembered for later plans with the same ones.
+        The result is cached by architecture and new entries. ``False`` also if a shortened forward fails.
         """
         before, after = self.probe.original, update.after
         apart = {layer.container for layer in self.roles.layers}
@@ -162,7 +167,7 @@ class DerivedNumbers:
 
 
 def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
-    """The skeleton in the model's dtypes: a constant is rounded to the dtype of what it multiplies."""
+    """The skeleton in the model's dtypes, since a constant is rounded to the dtype of the tensor it multiplies."""
     wanted = {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
         if tensor.dtype != wanted.get(name, tensor.dtype):

@@ -71,7 +71,11 @@ class Topology:
 
 @dataclass(frozen=True)
 class Choice:
-    """One ``topk``: the path of the module that ran it, the sizes of its scores without the first, and ``k``."""
+    """One call of ``topk``, or of ``argmax`` with ``k`` = 1.
+
+    ``module``: path of the module that ran it. ``sizes``: shape of its scores without the first dimension. ``k``:
+    number of entries chosen.
+    """
 
     module: str
     sizes: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""From a walk over the dependency graph to a Torch-Pruning group, or to the reason why there is none."""
+"""Build a Torch-Pruning group from a walk over the dependency graph, or give the reason why there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Added:
 
 
 class GroupSearch:
-    """Builds the groups of a traced model; ``graph`` is the one that Torch-Pruning's code finds in them."""
+    """Builds the pruning groups of a traced model, for the Torch-Pruning graph ``graph``."""
 
     def __init__(self, traced: TracedModel, graph: DependencyGraph, account: Account, guards: frozenset[str]) -> None:
         self._traced, self._graph = traced, graph
@@ -53,14 +53,14 @@ class GroupSearch:
 
     @cached_property
     def _open(self) -> DimensionGraph:
-        """The same with the model's inputs and outputs not frozen."""
+        """The dimension graph in which inputs and outputs of the model are not frozen."""
         relations = self._trace.relations
         freezes = [freeze for freeze in relations.freezes if freeze.reason not in INTERFACE]
         lifted = replace(self._trace, relations=replace(relations, freezes=freezes))
         return dimension_graph(link(lifted), lifted.tensors, merge_transparent="transparent" in self._guards)
 
     def added(self) -> list[_Added]:
-        """The injected dependencies with the tensors they are about."""
+        """Dependencies that the user injected, each with the axes it connects."""
         count = self._traced.nodes.changes
         if self._added[0] != count:
             found = []
@@ -74,7 +74,7 @@ class GroupSearch:
     def injected_pairs(self) -> list[tuple[int, np.ndarray, int, np.ndarray]]:
         """Injected dependencies as pairs of positions ``(dim, positions, dim, positions)``, for the solver.
 
-        Those that the expert boundary blocks are not among them.
+        Exception: those that the expert boundary blocks.
         """
         pairs = []
         for added in self.added():
@@ -91,7 +91,7 @@ class GroupSearch:
         return pairs
 
     def inverse(self, mapping: Callable[[int], int | Iterable[int] | None], source: Place) -> Callable:
-        """A mapping read backwards, over all positions of its source."""
+        """Inverse of an index mapping, by evaluating it at all positions of ``source``."""
         back: dict[int, list[int]] = {}
         for position in range(self._trace.relations.sizes[self._dims(source)]):
             targets = mapping(position)

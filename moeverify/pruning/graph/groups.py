@@ -84,7 +84,7 @@ class PruningGroup(Group):
         return {place: self._now(place, np.unique(np.concatenate(parts))) for place, parts in gone.items()}
 
     def _now(self, place: Place, positions: np.ndarray) -> np.ndarray:
-        """Positions of this group as they are numbered in the model now; those that are gone are left out."""
+        """Map positions from the time the group was built to the present model; removed ones are left out."""
         live = self._traced.live
         if live.version == self._version:
             return positions

@@ -166,7 +166,7 @@ class Nodes:
         raise UsageError(f"{name} ({type(layer).__name__}) has no {side} that can be cut; give its parameter")
 
     def end_of_place(self, place: Place) -> End:
-        """The end that cuts an axis of a parameter or buffer."""
+        """Node, pruning function and direction in Torch-Pruning's graph that cut one axis of a parameter or buffer."""
         end = self._ends.get(place)
         if end is None:
             name, axis = place

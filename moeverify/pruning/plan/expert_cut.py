@@ -14,11 +14,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class ExpertCut:
-    """The routed experts that one MoE layer keeps: ``kept`` ascending, of ``before``.
+    """Routed experts that one MoE layer keeps: the numbers ``kept``, ascending, out of ``before`` experts.
 
-    ``children`` are the names of listed experts in ``container``, empty for experts in common parameters. ``tables``
-    names integer tensors whose values are expert ids, ``attributes`` the sizes ``(module, name)`` that a model without
-    configuration keeps. The positions of every tensor's expert dimension stand in the plan's ``keep``.
+    ``children``: names of listed experts in ``container``; empty for fused experts. ``tables``: integer tensors whose
+    values are expert ids. ``attributes``: ``(module, name)`` of sizes that hold the number of experts, only in a model
+    without configuration. The kept positions of each tensor's expert dimension are in the plan's ``keep``.
     """
 
     layer: str

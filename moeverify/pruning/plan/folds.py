@@ -11,7 +11,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Fold:
-    """``values`` become ``(values + offset) * factor - offset``; ``offset`` is 1 for norms that store weight - 1."""
+    """Multiply a weight so that it takes over a constant of the forward.
+
+    Values become ``(values + offset) * factor - offset``. ``offset`` is 1 for norms that store weight - 1.
+    """
 
     parameter: str
     factor: float

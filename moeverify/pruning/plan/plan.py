@@ -26,12 +26,12 @@ class Cut:
 
     @property
     def before(self) -> int:
-        """Units there were."""
+        """Number of units in the original."""
         return self.pruning_class.coupling.size
 
     @property
     def after(self) -> int:
-        """Units that stay (in each expert, if each keeps its own)."""
+        """Number of units that stay; per expert, if each keeps its own."""
         return self.kept.shape[-1]
 
     def lost(self, member: Member, expert: int | None = None) -> np.ndarray:
@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def left_alone(self) -> list[dict[str, str | int]]:
-        """The classes that lose nothing although a share of them was asked for, for programs."""
+        """Classes that keep all units although a share was asked for, as dictionaries."""
         return [a.to_dict() for a in self.adjustments if a.kept == a.pruning_class.coupling.size]
 
     def shape(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -121,7 +121,7 @@ def make_plan(
 
 @dataclass(frozen=True)
 class Reason:
-    """Reason why a class does not lose what was asked, and the ``file:line`` of the user's code that holds the size."""
+    """Reason why a class loses fewer units than asked, and the ``file:line`` of the user's code that sets the size."""
 
     text: str
     line: str = ""
@@ -145,7 +145,7 @@ class Adjustment:
         return f"{self.pruning_class.name} {kept}, {self.wanted} were asked: {self.reason}"
 
     def to_dict(self) -> dict[str, str | int]:
-        """The adjustment for programs: role, module, units there were, asked and kept, reason and line."""
+        """The adjustment as a dictionary: role, module, units before, asked for and kept, reason and line."""
         c = self.pruning_class
         sizes = {"units": c.coupling.size, "asked": self.wanted, "kept": self.kept}
         return {"role": c.role, "where": c.where, **sizes, "reason": self.reason.text, "line": self.reason.line}

@@ -66,9 +66,9 @@ def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ())
 
 
 def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> int | None:
-    """The first step with a result of another shape than expected; ``None`` if there is none.
+    """Number of the first operation whose result has another shape than expected; ``None`` if there is none.
 
-    Nothing is judged from where the operations are other ones.
+    The comparison ends where the two sequences of operations differ.
     """
     for (number, step), (name, shapes) in zip(*_told(wanted, forward), strict=False):
         if step.operation != name:

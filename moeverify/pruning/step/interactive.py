@@ -29,9 +29,9 @@ from moeverify.pruning.step.prepare import Prepared
 
 
 class Listed:
-    """Calls ``finish`` once all groups of a step have been pruned.
+    """Counts the groups of a step, and calls ``finish`` once all of them were pruned.
 
-    Groups requested one by one: after the last one was requested. Groups collected first: when the last one is pruned.
+    Groups requested one by one: after the last request. Groups collected first: when the last one is pruned.
     """
 
     def __init__(self, finish: Callable[[], None]) -> None:
@@ -64,9 +64,9 @@ def planned_groups(
     num_heads: MutableMapping[nn.Module, int],
     on_planned: Callable[[Plan], None],
 ) -> Iterator[PruningGroup]:
-    """The groups of a prepared step; what follows from sizes is brought in step once all of them were pruned.
+    """Iterate over the groups of a prepared step; configuration and attributes follow once all groups were pruned.
 
-    ``on_planned`` is called if they were pruned as planned. ``num_heads`` follows.
+    ``on_planned`` is called if all were pruned as planned. ``num_heads`` is updated in place.
     """
     model, plan = graph.model, prepared.plan
     heads = head_counts_after(num_heads, plan, graph)
@@ -96,14 +96,14 @@ def planned_groups(
 
 
 def cut_groups(graph: MoEDependencyGraph, plan: Plan) -> Iterator[PruningGroup]:
-    """A group for each cut of ``plan``, in order; pruning one renumbers what the next ones hold."""
+    """One group for each cut of ``plan``, in order; pruning one renumbers the positions of the next ones."""
     prepared = [_prepare(graph, cut) for cut in plan.cuts]
     for cut, original in zip(plan.cuts, prepared, strict=True):
         yield ExpertGroup(graph, cut) if cut.pruning_class.experts else graph.group_at(*original)
 
 
 def _prepare(graph: MoEDependencyGraph, cut: Cut) -> tuple[Place, np.ndarray]:
-    """Root of a cut, and the original positions that go there."""
+    """Root axis of a cut, and the original positions that it removes there."""
     member = root_member(graph.nodes, cut.pruning_class)
     place = (member.parameter, member.dim)
     return place, graph.live.original(place, cut.as_first(member))

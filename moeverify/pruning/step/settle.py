@@ -41,7 +41,7 @@ class Judgement:
 
 
 class Judge(Protocol):
-    """Knows whether counts of classes can be carried out on one model."""
+    """Tests whether a number of units per class can be carried out on one model."""
 
     def kind_of(self, pruning_class: PruningClass) -> Hashable:
         """The same for classes that are alike in different layers."""

@@ -19,7 +19,7 @@ Cuts = Mapping[int, np.ndarray]
 
 
 class Cutter:
-    """Cuts of a plan by tensor, under its name in the base."""
+    """Applies a plan to single tensors: cut, fold, renumber expert ids. Tensors go by their names in the base."""
 
     def __init__(self, plan: Plan) -> None:
         self._cuts: dict[str, dict[int, np.ndarray]] = {}
