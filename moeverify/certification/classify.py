@@ -64,10 +64,10 @@ def classify(
     *,
     proved: bool | None = None,
 ) -> Classes:
-    """Tell faults from what was done on purpose.
+    """Separate faults from intended changes.
 
-    ``proved``: whether outputs show that two changes are harmless; ``None`` if nothing was run. These are weights that
-    take over constants of the architecture, and channels inside heads in one other order in all tensors.
+    ``proved``: whether outputs show two changes to be harmless; ``None`` if nothing was run. The two are weights that
+    take over constants of the architecture, and channels inside heads permuted alike in all tensors.
     """
     kinds: dict[str, list[Compared]] = defaultdict(list)
     whole = {(m.layer_name, m.expert): m.whole for m in mixtures if m.whole is not None}

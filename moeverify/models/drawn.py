@@ -2,7 +2,7 @@
 
 Token numbers are drawn between the smallest and the largest of the example; special tokens keep their places. Other
 integers and masks are exchanged between rows. Floats are mixtures of rows. The original runs on every drawn input
-first: what it refuses, or answers with NaN, is drawn again more cautiously, in the end as the example itself.
+first. An input that it refuses, or answers with NaN, is drawn again closer to the example, and finally is the example.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ from moeverify.models.state import same_start
 def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int]]:
     """Count the tokens that reach each routed expert while the model runs.
 
-    Listed experts count the rows of their input. Experts in common parameters count by the arguments of their module:
-    an index with the expert of each token, or a list with the number of tokens of each expert. Without such arguments
-    every expert sees every token, and the router's scores count: exactly zero for those not chosen.
+    Listed experts count the rows of their input. Fused experts count by the arguments of their module. These are an
+    index with the expert of each token, or a list with the number of tokens per expert. Without such arguments every
+    expert sees every token, and the router's scores count: exactly zero for those not chosen.
     """
     reached = dict.fromkeys(roles.experts, 0)
     handles = []

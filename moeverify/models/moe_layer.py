@@ -53,8 +53,8 @@ class FoundRoles:
     """All MoE layers of a model, in the order of its modules.
 
     ``notes`` say what could not be found; ``unrecognised`` are the paths of modules named as experts whose layout is
-    not known. ``outside`` are modules that stand inside a container of stacked experts and hold no stack themselves,
-    such as its router or a projection that all experts share.
+    not known. ``outside`` are modules inside a container of stacked experts that hold no stack themselves. Examples:
+    its router, or a projection that all experts share.
     """
 
     layers: tuple[MoELayer, ...]

@@ -1,7 +1,7 @@
 """Models that accelerate has spread over devices: what it keeps outside of the model is fetched before pruning.
 
 A model on several GPUs is pruned where it lies. Weights that were offloaded to main memory or to disk are not in the
-model at all between forwards: accelerate's hooks put them in for each layer's call. Such a model is brought into main
+model between forwards. The hooks of accelerate load them for each layer's call. Such a model is brought into main
 memory as a whole, so that there is something to slice, and may be dispatched again afterwards.
 """
 

@@ -34,7 +34,8 @@ class Scorers:
 
 @dataclass(frozen=True)
 class Scored:
-    """What is scored: ``counts`` how many experts there may be, ``inputs`` the sizes they read.
+    """Experts that a router scores: ``counts`` are their possible numbers, ``inputs`` the sizes of hidden states they
+    read.
 
     ``experts`` are paths that hold no router. ``place`` is the path of the experts' list in a list of such lists.
     """

@@ -72,10 +72,10 @@ def expand_sources(names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def source_kind(name: str) -> tuple[str, str]:
-    """What a source is (``synthetic``, ``zoo``, ``small``, ``folder``, ``factory`` or ``hub``), and what is
-    named of that kind.
+    """Kind of a source, and its name within that kind; nothing is loaded.
 
-    Raises ``SourceError`` for a name that is none of them; nothing is loaded.
+    Kinds: ``synthetic``, ``zoo``, ``small``, ``folder``, ``factory``, ``hub``. Raises ``SourceError`` for any other
+    name.
     """
     kind, _, rest = name.partition(":")
     if name == "small" or (kind in ("synthetic", "zoo") and rest):

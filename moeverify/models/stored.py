@@ -58,10 +58,10 @@ def read_configuration(folder: Path, name: str) -> dict[str, Any]:
 
 
 def read_stored(folder: Path) -> Stored:
-    """The tensors of a folder.
+    """Index of the tensors in a folder of weights.
 
-    Raises ``SourceError`` with one line for weights outside of the folder, a tensor in two files, an index that does
-    not fit its files, a broken header, or weights in another format, with how to convert them.
+    Raises ``SourceError`` for weights outside of the folder, a tensor in two files, or an index that does not fit its
+    files. It is also raised for a broken header, and for other formats, with how to convert them.
     """
     single = folder / SINGLE
     if os.path.lexists(single):

@@ -1,7 +1,7 @@
 """Geometry of the quality curve: scores over pruning ratios, in SVG units.
 
-The curve is our own SVG, with its interaction in ``curve.js``: the smallest bundle of plotly that draws lines takes
-more than the megabyte that a whole report may have.
+The curve is our own SVG, with its interaction in ``curve.js``. A whole report may have one megabyte, and the smallest
+plotly bundle that draws lines is larger.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Counting the expansions of Torch-Pruning's groups, so that an endless one is known in seconds.
+"""Count the expansions of Torch-Pruning's groups, so that an endless one is recognised in seconds.
 
-Torch-Pruning 1.6.1 adds to a group until it has seen every (layer, direction, indices); where indices shift at each
-turn round a loop, that is never. Its search for what was seen is linear in the group, so even a bound is reached late.
-While counting, the search is done in a set instead, with the same answers.
+Torch-Pruning 1.6.1 adds to a group until it has seen every (layer, direction, indices). This never ends where indices
+shift at each turn round a loop. Its search for seen items is linear in the group, so even a bound is reached late.
+While counting, a set replaces that search, with the same answers.
 """
 
 from __future__ import annotations

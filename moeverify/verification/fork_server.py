@@ -1,9 +1,9 @@
 """The process that cases are forked from: it imports everything heavy once and runs nothing itself.
 
-``python -m moeverify.verification.fork_server FD FOLDER`` serves requests from the socket ``FD``; each brings the
-pipes of its case. Two children run it, each in a session of its own: the subject's process, which hands over data, and
-the judge, which alone has the pipe for verdicts. Both answer ``SIGUSR1`` with the stack of every thread. ``FOLDER``
-holds the socket of the process that loads saved models afresh.
+``python -m moeverify.verification.fork_server FD FOLDER`` serves requests from the socket ``FD``; each brings the pipes
+of its case. Two children run the case, each in its own session. The subject's process hands over data. The judge alone
+has the pipe for verdicts. Both answer ``SIGUSR1`` with the stack of every thread. ``FOLDER`` holds the socket of the
+process that loads saved models afresh.
 """
 
 from __future__ import annotations

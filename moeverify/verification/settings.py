@@ -39,7 +39,7 @@ def _read_ratios(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _read_ratio(values: Mapping[str, Any]) -> float:
-    """Whoever asks for whole experts alone leaves channels alone."""
+    """Pruning ratio of channels: as given, else 0.5, or 0 if only whole experts were asked for."""
     if values["pruning_ratio"] is not None:
         given: float = values["pruning_ratio"]
         return given

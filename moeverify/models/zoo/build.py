@@ -18,8 +18,8 @@ def build_zoo(
 ) -> nn.Module:
     """A random model of a transformers type, in evaluation mode; ``engine_ready``: in sizes that engines take.
 
-    Raises ``SourceError`` for a type that the zoo does not have, that transformers cannot build this small, or
-    whose small model has fewer than two MoE layers.
+    Raises ``SourceError`` for a type that the zoo lacks or that transformers cannot build this small. It is also raised
+    if the small model has fewer than two MoE layers.
     """
     from transformers import AutoModelForCausalLM
 

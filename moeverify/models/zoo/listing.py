@@ -19,8 +19,8 @@ from moeverify.models.zoo.registry import is_zoo_type, zoo_types
 class ZooEntry:
     """One model type: its experts, routers, shared experts, layers; or ``error``, one line why it cannot be built.
 
-    ``layout`` is that of the routed experts (see ``MoELayer``), ``mixers`` the kinds of layers that mix positions,
-    in their order, ``routers`` and ``shared_experts`` name and class.
+    ``layout``: that of the routed experts (see ``MoELayer``). ``mixers``: kinds of layers that mix positions, in order.
+    ``routers``, ``shared_experts``: name and class of each.
     """
 
     model_type: str

@@ -1,7 +1,7 @@
-"""Models of their real size where a configuration class by default gives none.
+"""Entries for models of real size, where the defaults of a configuration class do not build one.
 
-Most classes default to a model that was published. Some leave entries empty that the modelling code then reads, or
-default to a model without experts; what these need stands here, mostly the entries of a published checkpoint.
+Most classes default to a published model. Some leave entries empty that the modelling code then reads, or default to a
+model without experts. The missing entries are here, mostly from a published checkpoint.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ def is_zoo_type(model_type: str) -> bool:
 
 
 def causal_config_class(model_type: str) -> Any:
-    """The configuration class that the causal language model of a type is built from: of a composite type (text and
-    images) that may be its text part.
+    """Configuration class that the causal language model of a type is built from.
+
+    For a composite type (text and images) it may be the class of the text part.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING

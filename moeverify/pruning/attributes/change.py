@@ -32,11 +32,11 @@ class AttributeChange:
 
 
 def set_attributes(model: nn.Module, changes: Iterable[AttributeChange]) -> Undo:
-    """Set every slot, or none; returns what puts the old values back.
+    """Set all slots, or none; returns a function that restores the old values.
 
-    Objects that can be changed keep their identity. A frozen dataclass or tuple is replaced by a changed copy wherever
-    the model holds it, a class that is a namespace by an object with its entries; others that hold it keep the old one.
-    Raises ``PruningRefused`` if a slot does not hold the old value or cannot be set.
+    Mutable objects keep their identity. A frozen dataclass or tuple is replaced by a changed copy wherever the model
+    holds it. A class that serves as a namespace is replaced by an object with its entries. Holders outside the model
+    keep the old one. Raises ``PruningRefused`` if a slot does not hold the old value or cannot be set.
     """
     done: list[Undo] = []
 

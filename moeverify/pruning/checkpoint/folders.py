@@ -46,8 +46,8 @@ def check_target(
 
     What a run of the same ``request`` left is kept, to go on from there.
 
-    Raises ``UsageError`` if something is there already, if it cannot be replaced as a whole (a mount point, the current
-    folder), if it is or holds the ``source``, or if its parent cannot be written.
+    Raises ``UsageError`` if the path exists, is or holds the ``source``, or has a parent that cannot be written. It is
+    also raised for a mount point or the current folder, which cannot be replaced as a whole.
     """
     given = Path(path).expanduser()
     with file_errors(f"write {given}"):

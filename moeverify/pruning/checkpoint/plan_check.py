@@ -38,10 +38,10 @@ _MOST_GROWTH = 64
 
 
 def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdate | None:
-    """The update of the configuration that the plan makes; nothing is changed.
+    """Configuration update that the plan makes; nothing is changed.
 
-    Raises ``PlanError`` unless every cut fits the model, coupled tensors keep the same positions, every entry is needed
-    for the sizes, and the folds are those that the new sizes ask for.
+    Raises ``PlanError`` unless every cut fits the model and coupled tensors keep the same positions. It is also raised
+    if the new sizes do not need an entry, or ask for other folds.
     """
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for (name, dim), size in plan.sizes.items():
@@ -111,8 +111,10 @@ def _check_entries(probe: Probe, plan: Plan) -> None:
 
 
 def _check_needed(probe: Probe, plan: Plan) -> None:
-    """An entry is needed if without it a shape differs, the architecture refuses, or an attribute changes that the
-    plan as a whole leaves as it was; and if the experts that stay ask for it.
+    """Raise ``PlanError`` for an entry that no cut needs.
+
+    An entry is needed if a shape differs without it, or the architecture refuses the configuration. It is also needed
+    to keep an attribute as it was, or if the kept experts determine it.
     """
     shapes, attributes = _built(probe, plan.entries) or ({}, set())
     for path, value in plan.entries.items():

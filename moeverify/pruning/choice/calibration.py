@@ -25,8 +25,8 @@ class Calibration:
     """Data that criteria rank by.
 
     Args:
-        source: A ``.txt`` file, a ``.jsonl`` file (texts, or rows of ``input_ids``), a folder or object of
-            ``datasets``, a tensor of token ids ``[samples, length]``, or batches as the model takes them.
+        source: A ``.txt`` file, a ``.jsonl`` file (texts, or rows of ``input_ids``), or a folder or object
+            of ``datasets``. Also a tensor of token ids ``[samples, length]``, or batches as the model takes them.
         samples: How many samples to draw; batches are taken as they are.
         length: Tokens of a sample.
         seed: Which samples are drawn.

@@ -1,10 +1,10 @@
 """``camera``: the energy that a channel brings into its layer's output, on calibration data.
 
-Source: CAMERA-P (Xu et al. 2025, arXiv:2508.02322; github.com/xuyuzhuang11/CAMERA). With ``a`` the activation of a
-channel for a token (act(gate) * up), ``g`` the routing weight of its expert and ``d`` its column of the down
-projection, the score is norm(d)^2 * ((1 - l) * sum((g * a)^2) + l * max((g * a)^2)) over all tokens. The authors run it
-with l = 0.9. They rank the channels of all experts of a layer together and set the lowest to zero; here they are
-removed, by default as many from each expert.
+Source: CAMERA-P (Xu et al. 2025, arXiv:2508.02322; github.com/xuyuzhuang11/CAMERA). The score over all tokens is
+norm(d)^2 * ((1 - l) * sum((g * a)^2) + l * max((g * a)^2)). ``a`` is the activation of the channel for a token
+(act(gate) * up). ``g`` is the routing weight of its expert, ``d`` its column of the down projection. The authors run it
+with l = 0.9. They rank the channels of all experts of a layer together and set the lowest to zero. Here channels are
+removed, by default equally many from each expert.
 """
 
 from __future__ import annotations

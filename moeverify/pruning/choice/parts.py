@@ -1,7 +1,7 @@
 """The layers and parameters that hold the channels of a class.
 
-Torch-Pruning's importances read layers. They get the model's own ones. A stacked or otherwise loose parameter is shown
-to them as linear layers that share its memory: an expert's slice of a fused tensor is that expert's layer.
+Torch-Pruning's importances read layers. They get the model's own ones. A stack, or a parameter outside of a layer, is
+presented as linear layers that share its memory. Example: an expert's slice of a fused tensor is that expert's layer.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ def sources_of(graph: MoEDependencyGraph, pruning_class: PruningClass) -> list[S
 
 
 def _slices(parameter: nn.Parameter, member: Member, stacks: dict[str, int]) -> int:
-    """The experts of a stack, whose slices count as so many layers, as those of listed experts do; 0 for a parameter
-    that is taken as a whole.
-    """
+    """Number of experts in a stack whose slices are presented as layers; 0 for a parameter presented as a whole."""
     count = stacks.get(member.parameter, 0)
     return count if count == parameter.shape[0] and member.dim > 0 else 0
 

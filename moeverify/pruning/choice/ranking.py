@@ -17,8 +17,8 @@ from moeverify.pruning.choice.rounding import kept_units, least_units, round_dow
 class Candidate:
     """A class that may be pruned.
 
-    ``scores`` are ``[units]``, or ``[experts, units]`` for fused experts; ``initial`` is the number of units before
-    the first step, ``ratio`` the share of them that is to be gone, ``ranked_with`` the key of its ranking scope.
+    ``scores``: ``[units]``, or ``[experts, units]`` for fused experts. ``initial``: number of units before the first
+    step. ``ratio``: share of them to remove. ``ranked_with``: key of its ranking scope.
     """
 
     pruning_class: PruningClass

@@ -1,15 +1,14 @@
-"""An importance that knows routing: how much a channel moves what its MoE layer gives, on calibration text.
+"""Importance that includes routing: how much a channel changes the output of its MoE layer on calibration text.
 
 A channel ``c`` of expert ``e`` adds ``g_e(t) h_c(t) d_c`` to the layer's output for every token ``t`` that the router
-sends there. The factors are the routing weight, the channel's activation, and its column of the down projection. Its
-score is the root of the sum of squares of that, so it grows with how often and how strongly the router uses the expert.
-This is the saliency of REAP (Lasby et al. 2025, arXiv:2510.13999: routing weight times norm of the expert's output),
-taken for a channel instead of a whole expert. It is also the router-weighted ``|W| |x|`` of MoE-Pruner (Xie et al.
-2024, arXiv:2410.12013, after Wanda, Sun et al. 2023, arXiv:2306.11695), taken for a whole channel instead of one
-weight.
+sends there. The factors are the routing weight, the channel's activation, and its column of the down projection. The
+score is the root of the sum of squares of that. It grows with how often and how strongly the router uses the expert.
+REAP (Lasby et al. 2025, arXiv:2510.13999) scores a whole expert this way, by routing weight times norm of its output.
+MoE-Pruner (Xie et al. 2024, arXiv:2410.12013) scores single weights by the router-weighted ``|W| |x|``. It builds on
+Wanda (Sun et al. 2023, arXiv:2306.11695).
 
-Activations inside fused experts are not to be seen from outside, and every architecture computes them in its own way.
-So the sum over tokens is estimated from gradients, as Hutchinson (1990) estimates a trace. For random signs ``r`` the
+Activations inside fused experts are not visible from outside, and every architecture computes them in its own way. So
+the sum over tokens is estimated from gradients, as Hutchinson (1990) estimates a trace. For random signs ``r`` the
 gradient of ``<r, output>`` with respect to ``d[o, c]`` is the sum over tokens of ``r[t, o] g(t) h_c(t)``. Its mean
 square is the sum of squares wanted. One backward pass through one layer serves all its experts. The channel's gate and
 up weights are scored by the same product, weight times gradient, and the squares are added.

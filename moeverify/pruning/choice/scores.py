@@ -35,9 +35,9 @@ def score_units(
 ) -> torch.Tensor:
     """Scores ``[units]``, or ``[experts, units]`` where each expert keeps its own; higher is kept.
 
-    An importance that knows more than a group shows may have a method ``score_class`` that gives them for a class, or
-    ``None`` to be asked as usual. Raises ``PruningRefused`` if the importance has no opinion on the class, or lacks
-    gradients or statistics.
+    An importance that needs more than a group may define a method ``score_class``. It returns the scores of a class, or
+    ``None`` to be called with the group. Raises ``PruningRefused`` if the importance gives no scores for the class, or
+    lacks gradients or statistics.
     """
     return score_classes(graph, [pruning_class], importance)[0]
 

@@ -1,8 +1,8 @@
 """Layers that repeat: a forward with one of each kind computes with the same numbers as the whole model.
 
 Layers of one kind have modules of the same types with the same attributes and shapes, apart from their own number. They
-have the same entries in the configuration's lists by layer. The first two and the last of each kind stay, so that a
-rule such as "every other layer" or "a scale by depth" still shows.
+have the same entries in the configuration's lists by layer. The first two and the last of each kind stay, so that rules
+by depth still show. Examples: "every other layer", or a scale that grows with depth.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Expert axes in a model without configuration: the stacks themselves, the router, and sizes beside them.
 
-Nothing can be rebuilt here, so a dimension counts experts by its place: in the stacks, in the last layer of a router,
-or as a vector of that length on the router or the MoE block. A size that something else in the block has, too, is
-refused where it would have to be guessed at.
+Nothing can be rebuilt here, so the place of a dimension shows that it counts experts. Such places are the stacks, the
+last layer of a router, and vectors of that length on the router or the MoE block. If another dimension of the block has
+the same size, an ambiguous one is refused.
 """
 
 from __future__ import annotations

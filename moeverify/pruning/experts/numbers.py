@@ -49,8 +49,8 @@ def wanted_numbers(
 def numbers_kept(layout: ExpertLayout, wanted: Wanted) -> dict[str, int]:
     """Number of experts that each layer keeps.
 
-    Raises ``PruningRefused`` for an illegal number, naming the nearest legal ones, and for numbers that differ where
-    one entry of the configuration counts for several layers.
+    Raises ``PruningRefused`` for an illegal number, and names the nearest legal ones. It is also raised for different
+    numbers in layers that share one entry of the configuration.
     """
     kept = dict(wanted.kept)
     for counted in layout.layers:

@@ -1,8 +1,8 @@
-"""Experts in common parameters, watched through the call of their container.
+"""Statistics of fused experts, gathered by intercepting the call of their container.
 
-They are called as the model calls them: tokens, the experts of each token, their weights. Here every pair of a token
-and one of its ``k`` experts is a token of its own, with a weight of one, so that the output of every single expert is
-seen. The sum that the model goes on with is made of these outputs, and no expert computes twice.
+The container is called as the model calls it: tokens, the experts of each token, their weights. Here every pair of a
+token and one of its ``k`` experts is passed as a token of its own, with weight 1. This shows the output of every single
+expert. The sum that the model goes on with is made of these outputs, and no expert computes twice.
 """
 
 from __future__ import annotations

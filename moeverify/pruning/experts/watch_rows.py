@@ -1,8 +1,8 @@
-"""Experts that each compute rows of their own, watched through their outputs.
+"""Statistics of experts that each compute their own rows, gathered from their outputs.
 
-The weight that the model gives an expert's row is read from a derivative. That of ``<r, output of the layer>`` with
-respect to the row is ``weight * r``, for any way in which a layer adds its experts up. ``r`` has entries of one size
-whose signs spell the token's number.
+The weight that the model gives an expert's row is read from a derivative. The derivative of ``<r, output of the
+layer>`` with respect to the row is ``weight * r``. This holds for any way in which a layer adds up its experts. ``r``
+has entries of one size whose signs spell the token's number.
 """
 
 from __future__ import annotations

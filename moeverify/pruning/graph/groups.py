@@ -16,8 +16,8 @@ from moeverify.pruning.graph.traced import TracedModel
 class Item(_helpers.GroupItem):
     """A ``(dep, idxs)`` pair that also knows which ``places`` (parameter or buffer, axis) it cuts.
 
-    ``root_idxs[k]`` is the position of the root that ``idxs[k]`` goes with. For the inputs of a grouped convolution,
-    whose weight holds them once for all groups, ``span`` is the number of inputs of one group; else 0.
+    ``root_idxs[k]`` is the position of the root that ``idxs[k]`` goes with. ``span`` is the number of inputs of one
+    group of a grouped convolution, whose weight holds them once for all groups; else 0.
     """
 
     places: tuple[Place, ...]

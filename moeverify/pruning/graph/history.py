@@ -1,7 +1,7 @@
 """The pruning history: roots and positions in the order they were cut, to be cut again on another copy.
 
-Entries are Torch-Pruning's ``[layer, is output, positions]``. A parameter outside of a layer is written ``path@axis``;
-positions are a list of lists where each expert of a common parameter lost channels of its own.
+Entries are Torch-Pruning's ``[layer, is output, positions]``. A parameter outside of a layer is written ``path@axis``.
+Positions are a list of lists where each fused expert lost its own channels.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ class Crossing:
 class Expansion:
     """Result of a walk.
 
-    ``roots[node]`` holds for each position of a reached node the root position that brought it there, -1 if none;
-    nodes come in the order they were entered. ``expansions`` counts the steps; ``cycles`` the paths that closed,
-    ``last_cycle`` the last of them as readable steps. ``crossings`` are the steps that the expert boundary stopped.
+    ``roots[node]`` holds, for each position of a reached node, the root position that reached it, or -1. Nodes come in
+    the order they were entered. ``expansions`` counts the steps; ``cycles`` the paths that closed, ``last_cycle`` the
+    last of them as readable steps. ``crossings`` are the steps that the expert boundary stopped.
     """
 
     roots: dict[int, np.ndarray] = field(default_factory=dict)

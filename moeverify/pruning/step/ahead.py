@@ -31,7 +31,7 @@ class Scoring:
 
 
 class Reading(Protocol):
-    """Whoever reads the weights of a model, and so decides in which order they are used."""
+    """Interface of a reader of weights, which decides the order in which weights are used."""
 
     def score(self, pieces: Sequence[Scoring]) -> None:
         """Run all pieces of work."""

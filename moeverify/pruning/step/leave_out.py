@@ -19,9 +19,9 @@ def largest_that_works(
 ) -> tuple[dict[PruningClass, int], dict[PruningClass, Reason]]:
     """The counts that can be carried out together, and the reason for each class that is left out.
 
-    ``fails`` gives the reason why counts cannot be carried out, ``None`` if they can. Classes that are alike go
-    together: all but one kind, else one after the other, the largest first, alone or in pairs; those among ``named``
-    before others. Of a kind that does not go, single classes are tried.
+    ``fails`` gives the reason why counts cannot be carried out, ``None`` if they can. Classes of one kind are tried
+    together. All kinds but one are tried first, then one kind after the other, alone or in pairs. Kinds with a class in
+    ``named`` come first, then the largest. Single classes are tried of a kind that cannot go as a whole.
     """
     kinds: dict[Hashable, list[PruningClass]] = {}
     for c in wanted:

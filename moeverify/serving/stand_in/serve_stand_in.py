@@ -1,8 +1,8 @@
 """Worker of the stand-in engines: models of transformers with the rules of engines, without moeverify.
 
 Experts are taken by number 0, 1, ...; groups have to divide the experts; ids in tables have to be in range.
-``STAND_IN=strict`` refuses what breaks a rule. ``STAND_IN=lenient`` answers all the same, as some engines do: a missing
-expert is NaN, experts that groups do not divide are chosen by plain top-k, ids are taken modulo.
+``STAND_IN=strict`` refuses what breaks a rule. ``STAND_IN=lenient`` answers all the same, as some engines do. A missing
+expert is NaN, and ids are taken modulo. Experts that groups do not divide are chosen by plain top-k.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Worker of llama.cpp: converts a folder to GGUF with llama.cpp's converter and serves that, without moeverify.
 
-Weights and the cache of keys and values are float32, and attention is not fused, so that what differs is the model and
-not its precision.
+Weights and the cache of keys and values are float32, and attention is not fused. So differences come from the model and
+not from its precision.
 """
 
 from __future__ import annotations

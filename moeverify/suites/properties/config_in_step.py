@@ -7,8 +7,8 @@ from moeverify.suites.properties.trial import Trial, require, twin
 
 @prop("config-in-step")
 def config_in_step(trial: Trial) -> None:
-    """A model with a configuration is pruned as the same model without one, and its configuration builds the pruned
-    shapes (the check of the same name).
+    """A model with a configuration is pruned as the same model without one. Its configuration builds the pruned shapes,
+    by the check of the same name.
     """
     original = synthetic_models.build(trial.spec)
     pruned = twin(original)

@@ -18,8 +18,8 @@ _TOLERANCE = 1e-9
 
 @prop("kept-experts-permuted", own=True, spare=True)
 def kept_experts_permuted(trial: Trial) -> None:
-    """A pruned model with its kept experts in another order, and all that counts them with them, gives the same
-    outputs and passes the same checks.
+    """A pruned model stays right if its kept experts, and all tensors that count them, are permuted alike. It gives the
+    same outputs and passes the same checks.
     """
     spec = trial.spec
     base = original(trial)

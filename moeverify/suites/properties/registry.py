@@ -69,8 +69,8 @@ def check_property(
 ) -> None:
     """Try one property on one spec.
 
-    Raises ``PropertyFailed`` if it does not hold (a subject that crashes or takes longer than ``seconds`` fails),
-    ``NotApplicable`` if it says nothing about this spec and subject, ``UsageError`` for an unknown name.
+    Raises ``PropertyFailed`` if it does not hold, or the subject crashes or takes longer than ``seconds``. Raises
+    ``NotApplicable`` if it does not apply to this spec and subject, and ``UsageError`` for an unknown name.
 
     >>> from synthetic_models import Spec
     >>> check_property("truth", Spec(router="hash"))

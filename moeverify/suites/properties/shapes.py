@@ -8,8 +8,8 @@ STEPS = 3
 
 @prop("shapes")
 def shapes(trial: Trial) -> None:
-    """After one and after several steps of pruning the model runs, its output has the shape it had, and every layer
-    says the sizes that it has.
+    """After one or several steps of pruning the model runs and its output has the original shape. Every layer's
+    attributes state its actual sizes.
     """
     original = trial.model()
     pruned = twin(original)

@@ -78,8 +78,9 @@ def channel_equivalence(loaded: LoadedModel, chosen: PruningClass) -> Equivalenc
 
 
 def _with_numbers_kept(full: nn.Module, pruned: nn.Module, loaded: LoadedModel) -> nn.Module:
-    """The pruned model, where weights take over what its forward derives from a size, such as the scale of an
-    attention over channels: that is no coupling either.
+    """Copy of the pruned model in which weights take over constants that its forward derives from a size.
+
+    Example: the scale of an attention over channels. Such a constant is no coupling.
     """
     before, after = (record_forward(model, Example(loaded.example_inputs)) for model in (full, pruned))
     folds, _ = absorb_all(before, changed_numbers(before, after))

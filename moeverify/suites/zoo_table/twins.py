@@ -71,8 +71,10 @@ def in_one_run(positions: np.ndarray) -> bool:
 
 
 def signatures(inspection: Inspection) -> set[Signature]:
-    """Each kind of class once: its role, and of every member the path without numbers, the dimension and
-    whether a unit lies there in one run.
+    """Set of the kinds of classes.
+
+    A kind is the role and, of every member, the path without numbers, the dimension, and whether a unit is one run
+    there.
     """
     found = set()
     for item in inspection.classes:

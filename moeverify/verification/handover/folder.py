@@ -47,8 +47,8 @@ SCHEMA = {
 class Handover:
     """Data of a subject, checked against the schema; its claims are not yet checked.
 
-    ``outputs`` are what its live model computed, by the length of the input (``EXAMPLE_LENGTH`` for the example as it
-    is); empty for a length where it did not run.
+    ``outputs``: outputs of its live model, by input length; empty for a length at which it did not run.
+    ``EXAMPLE_LENGTH`` stands for the unchanged example.
     """
 
     document: Mapping[str, Any]

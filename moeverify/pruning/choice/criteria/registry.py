@@ -25,9 +25,9 @@ class ExpertWeights:
 class LayerStatistics:
     """Sums over all tokens that the model routed in one MoE layer, one entry for each expert ``[experts]``, float64.
 
-    With ``g`` the routing weight that the model itself gave an expert for a token, and ``f`` the expert's output:
-    ``tokens`` counts them; ``weight`` sums g, ``norm`` sums norm(f), ``weighted_norm`` sums g * norm(f), ``square``
-    sums norm(f) squared, ``turned`` sums g * norm(f) * max(1 - cos(in, out), 0), with the token before and after its
+    ``g`` is the routing weight that the model gave an expert for a token, ``f`` the expert's output. ``tokens`` counts
+    tokens. ``weight`` sums g, ``norm`` sums norm(f), ``weighted_norm`` sums g * norm(f), ``square`` sums norm(f)
+    squared. ``turned`` sums g * norm(f) * max(1 - cos(in, out), 0); in and out are the token before and after its
     routed experts.
     """
 
