@@ -175,7 +175,7 @@ class Request:
         return {ROUNDING, kernel, asked, math.lcm(kernel, asked)}
 
     def _across_experts(self, pruning_class: PruningClass) -> bool:
-        """Whether a class takes channels of two experts along, or experts in common parameters cannot choose apart."""
+        """Whether a class removes channels of two experts together, or fused experts must keep the same channels."""
         boundaries = {self.context.roles.boundary(name) for name in pruning_class.coupling.parameters} - {None}
         if len(boundaries) > 1 and pruning_class.role != "hidden":
             return True

@@ -112,7 +112,7 @@ class Context:
 
     @cached_property
     def pruned_roles(self) -> FoundRoles:
-        """The same roles in the pruned model: with fewer experts where some were removed, numbered anew."""
+        """MoE layers of the pruned model: those of the original without removed experts, which are renumbered."""
         layers = (replace(x, experts=x.experts[: experts_now(self.pruned, x)]) for x in self.roles.layers)
         return replace(self.roles, layers=tuple(layers))
 
@@ -152,7 +152,7 @@ class Context:
 
     @cached_property
     def float64_drawer(self) -> Drawer:
-        """The same in float64."""
+        """Draws further inputs that the original in float64 accepts."""
         return Drawer(in_float64(self.original), self.example_inputs, torch.float64)
 
     def draw(self, number: int, *, float64: bool = False, length: int | None = None) -> Any:

@@ -69,7 +69,8 @@ class Operation(NamedTuple):
 
 @dataclass
 class Relations:
-    """Everything that a trace found out. Dimensions are integers; ``sizes[dim]`` is the number of positions.
+    """Relations between dimensions, recorded by a trace. Dimensions are integers; ``sizes[dim]`` is the number of
+    positions.
 
     ``lines`` gives the ``file:line`` of the user's code for operations that freeze or slice, by their number.
     """

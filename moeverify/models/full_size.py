@@ -61,8 +61,9 @@ def load_full_size(name: str, *, trust_remote_code: bool = False) -> LoadedModel
 
 
 def with_more_tokens(loaded: LoadedModel) -> LoadedModel:
-    """The same model with longer input: some layers, such as those that compress a window into one position, run
-    only then.
+    """The same model with a longer input.
+
+    Some layers, such as those that compress a window into one position, run only on long inputs.
     """
     return replace(loaded, example_inputs=_tokens(loaded.model, _MORE_TOKENS))
 

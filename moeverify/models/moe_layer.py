@@ -113,7 +113,7 @@ class FoundRoles:
         }
 
     def layer_of(self, boundary: str) -> MoELayer | None:
-        """The MoE layer that a boundary belongs to: a listed expert, or the container of those in common parameters."""
+        """The MoE layer that a boundary belongs to: that of a listed expert, or of a container of fused experts."""
         return self._layers.get(boundary)
 
     def shared(self, name: str) -> str | None:

@@ -124,7 +124,7 @@ class RoleSearch:
         return lists[0] if len(forms) == 1 and inside == sum(1 for _ in self.modules[name].parameters()) else None
 
     def _stacked(self, layer: str, container: str) -> MoELayer | None:
-        """Experts kept in common parameters of the container or of modules in it."""
+        """MoE layer of fused or expert-major experts in parameters of the container or of modules in it."""
         own = {join(container, n): p for n, p in self.modules[container].named_parameters()}
         # Experts shared with another layer are that one's.
         own = {n: p for n, p in own.items() if n in self.tree.first_names}

@@ -32,7 +32,7 @@ def classes_of(pruner: Any, model: nn.Module, roles: Roles | None = None) -> tup
         c for group in pruner.DG.get_all_groups(**more) if (c := _class_of(group, pruner.DG, names)) is not None
     ]
     found = find_roles(model, roles)
-    # What a group of Torch-Pruning's removes it removes from every expert of a common parameter alike.
+    # A group of Torch-Pruning removes the same channels from every fused expert.
     return tuple(replace(c, experts=0, in_turn=frozenset()) for c in classify(model, couplings, found))
 
 

@@ -76,7 +76,7 @@ class Unfinished:
                    {"exit_code": code, "output": output})  # fmt: skip
 
     def broke_protocol(self, error: ProtocolError, output: str) -> None:
-        """Something wrote into the case's pipe that is no message of it."""
+        """End the case as an error, since its pipe held data that is no message."""
         message = f"{self._doing} wrote what is no message of the case: {error}"
         self._stop(Status.ERROR, message, {"output": output})
 

@@ -1,4 +1,4 @@
-"""The base with everything masked that the keep map says is gone: what a correct pruning computes.
+"""The base with everything masked that the keep map lacks; a correct pruning computes the same.
 
 Channels are held at zero, norms see the kept ones only, removed experts are never chosen, removed layers are left out.
 """
@@ -150,7 +150,7 @@ class LeftOut(nn.Module):
 
 
 def leave_out_layers(model: nn.Module, keep: KeepMap) -> None:
-    """Pass by the layers that are gone, in place; the others keep their names."""
+    """Replace removed layers by layers that return their input, in place; the others keep their names."""
     containers = {layer.container for layer in keep.structure.roles.layers}
     for path, numbers in keep.lists.items():
         modules = model.get_submodule(path)

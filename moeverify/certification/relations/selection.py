@@ -69,7 +69,7 @@ def _twice(evidence: Evidence) -> list[str]:
 
 
 def _equal_in_base(evidence: Evidence, number: int, expert: int) -> bool:
-    """Whether the base itself holds an expert more than once; such copies cannot be told apart."""
+    """Whether the base itself holds an expert more than once; equal copies cannot be distinguished."""
     count = len(evidence.structure.roles.layers[number].experts)
     stacks = [
         name

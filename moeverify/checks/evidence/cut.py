@@ -23,9 +23,9 @@ def cut_parts(
     roles: FoundRoles,
     stayed: Mapping[str, Sequence[int]],
 ) -> list[Part]:
-    """One part for each floating-point tensor of ``pruned`` that lost something, and for each expert in a stack.
+    """One part for each floating-point tensor of ``pruned`` that lost positions, and for each expert in a stack.
 
-    ``names`` gives original names, ``stayed`` the experts of each layer that are still there.
+    ``names``: original names. ``stayed``: experts of each layer that stayed.
     """
     cut = {name for name, _ in kept}
     parts: list[Part] = []
@@ -60,9 +60,9 @@ def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequ
 
 
 def agrees_with_router(part: Part, seen: set[str], kept: KeptMap, original: nn.Module, roles: FoundRoles) -> bool:
-    """Whether a companion of a router, one number for each expert, kept what the router's matrix was seen to keep.
+    """Whether a companion of a router kept the same experts as the router's matrix was seen to keep.
 
-    A bias on the choice of experts moves no output where all that are left are chosen.
+    Needed since a bias on the choice of experts has no effect on outputs where all experts left are chosen.
     """
 
     def experts_kept(name: str, dim: int, layer: MoELayer) -> np.ndarray | None:

@@ -45,7 +45,7 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Settled:
-    """Positions that are known, of one dimension that had ``size`` before."""
+    """Recovered positions of one dimension; ``size`` is its size in the original."""
 
     name: str
     dim: int
@@ -56,7 +56,7 @@ class _Settled:
 
 @dataclass
 class _Part:
-    """A tensor, or one expert of a stack, while its positions are looked for."""
+    """A tensor, or the slice of one expert in a stack, while its kept positions are recovered."""
 
     name: str
     new: np.ndarray
@@ -68,7 +68,7 @@ class _Part:
 
 
 def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
-    """Compare a stack whose inner dimensions shrank expert by expert, since each expert may keep other channels.
+    """Split a stack whose inner dimensions shrank into one part per expert, since each expert may keep other channels.
 
     A 3-D tensor always counts as a stack, which does no harm if it is none. A matrix counts only if ``stacked``: the
     bias ``[experts, n]`` of fused experts.
@@ -98,9 +98,10 @@ def _alike(first: str, second: str) -> int:
 
 
 def _hints(part: _Part, dim: int, settled: Sequence[_Settled], partners: Partners) -> Iterable[np.ndarray]:
-    """Kept positions of neighbours of the same size before and after: partners first, then of the same expert, then by
-    path. Among equally near ones those that most have come first (a norm of ones is nearer to its readers than to
-    the heads).
+    """Kept positions of other dimensions with the same sizes before and after, as candidates.
+
+    Partners come first, then tensors of the same expert, then the nearest paths. At equal distance, the positions that
+    most of them have come first. Example: a norm of ones is nearer to its readers than to the heads.
     """
     fitting = [s for s in settled if s.size == part.old.shape[dim] and len(s.positions) == part.new.shape[dim]]
     mine = partners.get((part.name, dim), frozenset()) if part.expert is None else frozenset()

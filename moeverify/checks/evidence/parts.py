@@ -60,7 +60,7 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
 
 
 def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Positions held in each fused expert; empty if the dimension is not divided among experts."""
+    """Held positions of each fused expert; empty if the dimension is not divided by expert."""
     count = len(layer.experts)
     if layer.fused and dim > 0 and shape[0] == count:
         tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
@@ -73,7 +73,7 @@ def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tu
 
 
 def _without_common_buffer(unit: ChosenUnit, parts: list[Part], laboratory: Laboratory) -> list[Part]:
-    """Parts without those that read a buffer of the unit together with another part."""
+    """Parts, without those that share a buffer of the unit with another part."""
     buffers = unit.buffers()
     if not buffers or laboratory.depends_on(buffers, unit.held):
         return parts  # a buffer that others read as well does not belong to the group and ties nobody

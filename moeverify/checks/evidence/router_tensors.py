@@ -39,11 +39,12 @@ def with_router_axes(model: nn.Module, roles: FoundRoles, couplings: CouplingMap
 
 
 def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[str, int]:
-    """The same by sizes; ``channels`` are dimensions that are known to count something else.
+    """Expert dimensions of the tensors around a router, found by their size.
 
-    A correction bias may sit on the MoE block instead of the router. A router with several layers decides by its last
-    one. An earlier layer may by chance have as many inputs or outputs as there are experts. A router may also choose
-    from classes that have no weights (an expert that does nothing): their entries follow the experts'.
+    ``channels``: dimensions that count something else. A correction bias may sit on the MoE block instead of the
+    router. A router with several layers decides by its last one. An earlier layer may by chance have as many inputs or
+    outputs as there are experts. A router may also choose from classes that have no weights (an expert that does
+    nothing): their entries follow the experts'.
     """
     fits = _Fits(model, len(layer.experts), frozenset(channels))
     block = model.get_submodule(layer.name)
@@ -64,7 +65,7 @@ def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[
 
 
 class _Fits:
-    """Dimensions of a tensor that may count the experts of a layer."""
+    """Dimensions of a tensor whose size fits the number of experts of a layer."""
 
     def __init__(self, model: nn.Module, count: int, channels: frozenset[tuple[str, int]]) -> None:
         self.count = count

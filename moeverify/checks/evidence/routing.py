@@ -233,7 +233,7 @@ def _expert_dim(
 
 
 def _einsum_dim(args: tuple[Any, ...], result: torch.Tensor, known: _Matrix) -> int | None:
-    """The same of an ``einsum`` by the letters of its equation; ``None`` where they do not tell."""
+    """Expert dimension of an ``einsum`` with a router's matrix, by the letters of its equation; ``None`` if unclear."""
     equation, *operands = args[0], *_tensors(args[1:], {})
     if not isinstance(equation, str) or "->" not in equation or known.axis is None:
         return None

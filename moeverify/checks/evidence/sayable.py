@@ -1,4 +1,4 @@
-"""Whether a configuration can say other sizes than it does: what a claim that it cannot is held against.
+"""Test whether a configuration can express other sizes, to verify a subject's claim that it cannot.
 
 One whole number of the configuration is scaled at a time, and the model built again without weights. Shares no code
 with the pruner.

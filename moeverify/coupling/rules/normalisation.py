@@ -30,7 +30,9 @@ def layer_norm(call: Call, relations: Relations) -> None:
     spare=True,
 )
 def batch_norm(call: Call, relations: Relations) -> None:
-    """``[n, c, ...]`` with weight, bias and running statistics ``[c]``; in training the rest is averaged over."""
+    """Input ``[n, c, ...]`` with weight, bias and running statistics ``[c]``; in training it averages over all
+    dimensions but ``c``.
+    """
     source, out = call.dims(0), call.out
     evaluation = call.name in BY_RUNNING_STATISTICS or call.arg(5, "training") is False
     for position, (a, b) in enumerate(zip(source, out, strict=True)):

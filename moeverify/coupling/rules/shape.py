@@ -75,8 +75,9 @@ def singleton(call: Call, relations: Relations) -> None:
 
 @rule("aten.as_strided_")
 def restride(call: Call, relations: Relations) -> None:
-    """Strides set in place, as pooling does for dimensions of size 1: the dimensions stay what they are. A tensor
-    whose shape or order has changed is frozen by the record, when it is asked for its dimensions.
+    """Strides set in place, as pooling does for dimensions of size 1; the dimensions stay the same.
+
+    If shape or order changed, the recorder freezes the tensor when its dimensions are next looked up.
     """
     call.dims(0)
 

@@ -43,8 +43,8 @@ def slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[in
 def lone_slices(trace: Trace, root: list[int]) -> Iterator[Segment]:
     """Slices of a part whose size no parameter, view or other operation shares.
 
-    After a removal such a slice takes other positions than before, and no shape disagrees. Exception: equal parts of
-    a whole dimension, whose own shapes disagree.
+    After a removal such a slice takes other positions than before, and no shape error shows it. Exception: equal parts
+    of a whole dimension, whose shapes then disagree.
     """
     relations = trace.relations
     shared = {root[dim] for dims in trace.tensors.values() for dim in dims}

@@ -1,8 +1,8 @@
 """Experts whose channels meet: an operation adds up, over the experts, what each of them has at a channel.
 
-Experts in common parameters can lose different channels only while each computes by itself. Their weights or inner
-activations may be summed first: soft merging of experts, or a down projection that all of them share. Then position
-``c`` of the sum is position ``c`` of every expert, and they go together.
+Fused experts can lose different channels only while each computes by itself. Their weights or inner activations may be
+summed first: soft merging of experts, or a down projection that all of them share. Then position ``c`` of the sum is
+position ``c`` of every expert, and they go together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from moeverify.coupling.solving.links import Links
 
 
 class Sums:
-    """Reductions of a trace: which dimension is summed over, and which dimensions stay. Dimensions are given by their
-    roots.
-    """
+    """Reductions of a trace: the dimensions summed over and those that stay, given by their roots."""
 
     def __init__(self, trace: Trace, links: Links) -> None:
         self._trace, self._links = trace, links

@@ -101,7 +101,9 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; a call costs less without the guard that PyTorch puts around modes."""
+        """Turn off PyTorch's compile guard around modes, since nothing is compiled here and each call costs less
+        without it.
+        """
         return False
 
     def _register(self, tensor: torch.Tensor, dims: tuple[int, ...] | None = None, name: str = "") -> _Seen:
@@ -154,7 +156,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def made_dims(self) -> list[tuple[int, tuple[int, ...]]]:
-        """The dimensions of every result that was new, with the number of the operation that made it."""
+        """Dimensions of every newly made result, with the number of the operation that made it."""
         return [(made.operation, made.dims) for made in self._produced]
 
     @property
@@ -235,7 +237,10 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _problem(self, rule: Rule, call: Call) -> str:
-        """Apply a rule, and say how it failed if it did: what it stated before stays, and can only couple more."""
+        """Apply a rule and return how it failed; empty if it did not.
+
+        Relations that it stated before the failure stay, since they can only add couplings.
+        """
         try:
             rule(call, self.relations)
         except Exception as error:
@@ -306,13 +311,13 @@ def _execute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _operator(func: Any) -> tuple[str, Rule | None, bool]:
-    """An operation's packet name, the rule for it if there is one, and whether it changes what it is given."""
+    """Packet name of an operation, its rule or ``None``, and whether it writes to an argument."""
     name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
     return name, rule_for(name, func.tags), func._schema.is_mutable
 
 
 def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
-    """The tensors among the values of a schema: tensors, or lists of tensors."""
+    """All tensors among the arguments of an operation, including those in lists."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, torch.Tensor):
             yield value
@@ -323,7 +328,9 @@ def tensors_in(args: Iterable[Any], kwargs: dict[str, Any]) -> Iterator[torch.Te
 
 
 def _same_order(layout: _Layout, stride: tuple[int, ...]) -> bool:
-    """Whether strides differ in dimensions of size 1 alone, which lead nowhere: memory formats set them at will."""
+    """Whether strides differ only in dimensions of size 1, whose strides have no effect and depend on the memory
+    format.
+    """
     _, shape, before, _ = layout
     return all(size == 1 or old == new for size, old, new in zip(shape, before, stride, strict=True))
 

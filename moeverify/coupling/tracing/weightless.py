@@ -40,7 +40,7 @@ def is_weightless(model: nn.Module) -> bool:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers lie on the meta device; those that are one tensor stay one."""
+    """A copy whose parameters and buffers are on the meta device; tied tensors stay tied."""
     known: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
@@ -53,9 +53,9 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
-    """Put fake tensors in place of every parameter and buffer, and yield fake inputs; undone at the end.
+    """Replace every parameter and buffer by a fake tensor, and yield fake inputs; undone at the end.
 
-    Parameters that are one tensor, or share memory, stay so.
+    Parameters that are tied or share memory still do.
     """
     own = next((t.fake_mode for t in model.parameters() if isinstance(t, FakeTensor)), None)
     mode = own or FakeTensorMode(allow_non_fake_inputs=True)
@@ -99,7 +99,7 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
 
 
 def _alone_in_memory(model: nn.Module, example_inputs: Any) -> set[int]:
-    """Ids of the parameters and buffers that begin their memory and share it with no other tensor or input."""
+    """Ids of parameters and buffers that start their storage and share it with no other tensor or input."""
     given = [x for x in tree_leaves(example_inputs) if isinstance(x, torch.Tensor)]
     tensors = [t for t in (*model.parameters(), *model.buffers(), *given) if not isinstance(t, FakeTensor)]
     distinct = {id(t): t for t in tensors}
@@ -121,7 +121,7 @@ def _without_log() -> Iterator[None]:
 
 
 class Imagination:
-    """Runs operations on fake tensors and makes up results that depend on data. ``told`` counts them.
+    """Runs operations on fake tensors, and makes up results that depend on data. ``told`` counts the made-up results.
 
     Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exceptions: sizes of parts sum to their whole,
     and the condition of a ``while`` is false the second time.
@@ -175,7 +175,7 @@ def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
-    """Index lists in place of a mask: one list for each of its dimensions."""
+    """Index a tensor. A mask is replaced by lists of indices, one for each of its dimensions."""
     listed: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):

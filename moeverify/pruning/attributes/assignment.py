@@ -35,7 +35,7 @@ Trial = Callable[[Chosen], Reached]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The proposals to carry out; ``None`` without any that work. ``rivals`` are two that exclude each other."""
+    """The proposals to carry out; ``None`` if none works. ``rivals``: two proposals that exclude each other."""
 
     chosen: tuple[Proposal, ...] | None
     rivals: tuple[Proposal, ...] = ()

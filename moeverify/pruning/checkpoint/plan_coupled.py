@@ -1,4 +1,4 @@
-"""A plan that was read from a file, held against the couplings of its base: what goes together keeps the same units."""
+"""Check a plan from a file against the couplings of its base: members of a class must keep the same units."""
 
 from __future__ import annotations
 

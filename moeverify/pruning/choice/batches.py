@@ -229,7 +229,7 @@ def _local(
 ) -> torch.Tensor:
     """Scores ``[matrices, channels]`` of matrices along ``dim``, a few of them at a time.
 
-    ``copied``: the importance copies the rows that it takes, so that it adds up what lies side by side.
+    ``copied``: whether the importance copies the rows that it takes, so that it sums over contiguous memory.
     """
     limit = AT_ONCE.get(values[0].device.type, AT_ONCE_ELSEWHERE)
     step = max(1, limit // max(values[0].numel(), 1))

@@ -36,7 +36,11 @@ class _Unscored:
 
 
 def _key(pruning_class: PruningClass) -> tuple:
-    """Key of a class across steps; positions a unit of experts in common rows change with their number."""
+    """Key of a class across steps.
+
+    For routed experts it omits positions per unit, since those of expert-major experts change with the number of
+    experts.
+    """
     if pruning_class.role == "routed_experts":
         return tuple((m.parameter, m.dim) for m in pruning_class.coupling.members)
     return signature(pruning_class)

@@ -50,10 +50,11 @@ _CUTS = frozenset({"slice", "split", "split_with_sizes", "narrow", "expand", "re
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation: ``inputs`` are the values in its arguments by position or keyword, ``numbers`` the plain ones.
+    """One operation of a forward.
 
-    ``line`` is the ``file:line`` of the user's code that asked for it, of those that reshape or that get a number.
-    ``ints`` are its whole numbers by the name of the argument.
+    ``inputs``: values in its arguments, by position or keyword. ``numbers``: plain floating-point arguments; ``ints``:
+    whole numbers, by argument name. ``line``: the ``file:line`` of the user's code, for operations that reshape or get
+    a number.
     """
 
     operation: str
@@ -117,7 +118,7 @@ class Number:
 
     @property
     def name(self) -> str:
-        """Name for messages."""
+        """Operation and argument, for messages."""
         return f"the number {self.old:.6g} that the forward of {self.module or 'the model'} gives to {self.operation}"
 
 
@@ -183,7 +184,7 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def _shared_with_written(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
-        """Tensors over memory that is written, if there are several: all of them hold something else from now on."""
+        """Tensors that share memory with one that the operation writes; all of them hold another value afterwards."""
         found: list[torch.Tensor] = []
         for number, argument in enumerate(func._schema.arguments):
             given = args[number] if number < len(args) else kwargs.get(argument.name)
@@ -218,7 +219,7 @@ def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:
 
 @cache
 def _argument(func: Any, position: int | str, place: int | str) -> str:
-    """The name of an argument, with the number of the element if it is a list."""
+    """Name of an argument, with the index of the element if it is a list."""
     arguments = func._schema.arguments
     name = position if isinstance(position, str) or position >= len(arguments) else arguments[position].name
     return str(name) if place == position else f"{name}.{str(place).rpartition('.')[2]}"
@@ -237,7 +238,7 @@ def _is_number(func: Any, position: int | str) -> bool:
 
 
 def _inside(value: Any) -> dict[str, float]:
-    """The numbers of a constant that was written as a tensor."""
+    """Numbers in a constant that is a tensor."""
     if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor):
         return {}
     if not value.is_floating_point() or value.numel() > _FEW:

@@ -125,7 +125,7 @@ def _as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequenc
 
 
 def _divided_as_before(factors: Sequence[int | None], old: Sequence[Shape], new: Sequence[Shape]) -> bool:
-    """The same for a view of several dimensions: ``[t, batch, heads * d]`` as ``[t, batch * heads, d]``."""
+    """``_as_before`` for a view of several dimensions, e.g. ``[t, batch, heads * d]`` as ``[t, batch * heads, d]``."""
     for side in (0, 1):
         before, after = _parts(old[side], old[1 - side]), _parts(new[side], new[1 - side])
         for then, now in zip(before, after, strict=False):
@@ -135,7 +135,7 @@ def _divided_as_before(factors: Sequence[int | None], old: Sequence[Shape], new:
 
 
 def _parts(shape: Shape, other: Shape) -> list[list[int]]:
-    """The factors of each dimension with which both shapes can be put together; empty if there are none."""
+    """Runs of factors that make up each dimension of both shapes; empty if the shapes have none in common."""
     parts: list[list[int]] = [[] for _ in shape]
     rest = iter(other)
     theirs = 1

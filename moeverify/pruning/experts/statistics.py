@@ -78,7 +78,7 @@ class ExpertStatistics:
         return json.dumps(data, indent=1) + "\n"
 
     def write(self, path: str | Path) -> Path:
-        """Write the document, never half of it."""
+        """Write the document atomically."""
         return write_text(Path(path), self.to_json())
 
     @classmethod

@@ -26,7 +26,7 @@ _MOST_VALUES = 2**26
 
 @contextlib.contextmanager
 def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[str, int]) -> Iterator[None]:
-    """Watch experts in common parameters."""
+    """Add the statistics of fused experts to ``sums`` while the model runs."""
     layer = counted.layer
     module = model.get_submodule(layer.container)
     original = module.forward

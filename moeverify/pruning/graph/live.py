@@ -17,8 +17,8 @@ Place = tuple[str, int]
 class LiveIndex:
     """Original and present positions of every parameter's and buffer's axis.
 
-    ``sizes`` are the original ones. Where each expert of a common parameter kept channels of its own, the first
-    expert's stand for all: their present numbers agree. ``version`` counts the cuts.
+    ``sizes``: original sizes. Where each fused expert kept its own channels, those of the first expert stand for all,
+    since their present numbers agree. ``version`` counts the cuts.
     """
 
     def __init__(self, sizes: Mapping[Place, int]) -> None:

@@ -69,12 +69,12 @@ def layer_roots(
 
 
 def signature(pruning_class: PruningClass) -> tuple:
-    """The same for a class before and after it was cut."""
+    """Key of a class that stays the same when the class is cut."""
     return tuple((m.parameter, m.dim, m.positions.shape[1]) for m in pruning_class.coupling.members)
 
 
 def structure(nodes: Nodes, pruning_class: PruningClass) -> tuple:
-    """The same for classes that are alike in different layers: kinds of layers, sides, positions a unit."""
+    """Key that alike classes of different layers share: kinds of layers, sides, positions per unit."""
     parts = [
         (type(end.node.module).__name__, end.output, member.dim, member.positions.shape[1])
         for member, end in nodes.ends(pruning_class.coupling)

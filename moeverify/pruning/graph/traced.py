@@ -19,10 +19,10 @@ from moeverify.pruning.plan.plan import Cut, make_plan
 
 
 class TracedModel:
-    """Everything that groups are made of and act on; Torch-Pruning's graph is a door to it.
+    """A model with its couplings and nodes, from which groups are built and pruned.
 
-    ``couplings`` and ``nodes`` stay as they were found. ``live`` and ``history``, which holds Torch-Pruning's entries,
-    follow what is cut.
+    Torch-Pruning's graph is an interface to it. ``couplings`` and ``nodes`` never change. ``live`` and ``history``,
+    which holds Torch-Pruning's entries, follow what is cut.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TracedModel:
         self.live.cut({p: np.setdiff1d(np.arange(sizes[p]), cut.as_first(m)) for p, m in members.items()})
 
     def remember(self, name: str, is_output: bool, indices: Sequence[Any]) -> None:
-        """Add a pruned root to the history: its present positions, or those of each expert in common parameters."""
+        """Add a pruned root to the history: its present positions, or those of each fused expert."""
         self.history.append([name, is_output, list(indices)])
 
 

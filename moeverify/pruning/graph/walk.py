@@ -186,7 +186,9 @@ class Walk:
         self.guards = frozenset(guards)
 
     def expand(self, start: int, positions: np.ndarray, roots: np.ndarray | None = None) -> Expansion:
-        """Everything that goes when ``positions`` of the node ``start`` go; ``roots`` number them (else themselves)."""
+        """All positions that are removed together with ``positions`` of the node ``start``. ``roots`` are their root
+        positions; by default the positions themselves.
+        """
         found = Expansion()
         experts = self.owner(start)
         if len(experts) > 1:

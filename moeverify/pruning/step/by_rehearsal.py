@@ -25,7 +25,7 @@ class ByRehearsal:
         self._rehearsal, self._draft, self._round_to = rehearsal, draft, round_to
 
     def kind_of(self, pruning_class: PruningClass) -> Hashable:
-        """The same for classes that are alike in different layers."""
+        """Key that alike classes of different layers share."""
         return self._rehearsal.kind_of(pruning_class)
 
     def unfit(self, counts: Counts) -> Reasons:

@@ -89,6 +89,9 @@ def all_expected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forwa
 def _told(
     wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward
 ) -> tuple[list[tuple[int, Step]], list[tuple[str, tuple[Sizes, ...]]]]:
-    """Steps with their numbers, and what is expected of each; without those that do nothing or are our own."""
+    """Numbered steps of a forward, and the expected shapes of each.
+
+    Exception: steps that change nothing, and those of our own code.
+    """
     steps = [(number, step) for number, step in enumerate(forward.steps) if step.operation not in _NOTHING]
     return steps, [(name, sizes) for name, sizes in wanted if name not in _NOTHING and name[0] != "("]

@@ -99,9 +99,9 @@ def _prepare(
 
 
 def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
-    """The plan with whole experts removed, and the configuration that says their number.
+    """The plan with whole experts removed, and the configuration with their new number.
 
-    Raises ``PruningRefused`` if the configuration cannot say it, or derives a constant from it.
+    Raises ``PruningRefused`` if the configuration cannot express it, or derives a constant from it.
     """
     plan = with_experts(plan, decision.layout, decision.cuts)
     plan = replace(plan, entries={**plan.entries, **new_counts(decision.layout, decision.cuts)})

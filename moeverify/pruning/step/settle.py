@@ -44,16 +44,18 @@ class Judge(Protocol):
     """Tests whether a number of units per class can be carried out on one model."""
 
     def kind_of(self, pruning_class: PruningClass) -> Hashable:
-        """The same for classes that are alike in different layers."""
+        """Key that alike classes of different layers share."""
 
     def unfit(self, counts: Counts) -> Reasons:
-        """Classes that cannot go whatever else goes."""
+        """Classes that cannot be cut, whatever else is cut, each with the reason."""
 
     def judge(self, counts: Counts) -> Judgement:
-        """The plan for ``counts``, or what stands in the way."""
+        """The plan for ``counts``, or the reasons against it."""
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
-        """Other counts of a few classes with which all can go, leaving ``named`` as they are; ``None`` without any."""
+        """Other counts of a few classes that make all counts possible; ``None`` if there are none. ``named`` stay as
+        they are.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,9 +34,9 @@ def has_no_reader(pruning_class: PruningClass, sizes: dict[str, int]) -> bool:
 
 
 def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
-    """Whether a copy pruned by ``plan`` computes what a copy computes whose removed units have weights of zero.
+    """Whether a copy pruned by ``plan`` computes the same as a copy whose removed units have zero weights.
 
-    ``True`` as well where that cannot be seen, since a copy does not run.
+    Also ``True`` if a copy does not run, since nothing can be compared.
     """
     masked, pruned = in_float64(model).eval(), in_float64(model).eval()
     with torch.no_grad():

@@ -29,8 +29,9 @@ class Cutter:
         self._tables: dict[str, ExpertCut] = {name: cut for cut in plan.experts for name in cut.tables}
 
     def of(self, name: str, twins: tuple[str, ...], assembly: Assembly, dtype: torch.dtype, seen: Seen) -> torch.Tensor:
-        """The part of a tensor that stays; ``seen`` gets all of its values in order. ``twins`` are the names of a tied
-        one.
+        """The part of a tensor that stays.
+
+        ``seen`` is called with all of its values in order. ``twins``: further names of a tied tensor.
         """
         names = (name, *twins)
         cuts = next((self._cuts[n] for n in names if n in self._cuts), {})

@@ -115,7 +115,7 @@ class Journal:
             self.save()
 
     def save(self) -> None:
-        """Make the disk take what was written, and then say so."""
+        """Flush written data to disk, then record it as written."""
         self.flush()
         if self._done.is_file() and not self._done.read_bytes().endswith(b"\n"):
             self._done.write_bytes(b"".join(line + b"\n" for line in self._done.read_bytes().split(b"\n")[:-1]))

@@ -114,7 +114,7 @@ def _planned(
     place: Path | None,
     digest: str | None = UNKNOWN_DIGEST,
 ) -> PlanDocument:
-    """The plan; ``place`` is a folder for activations. Without ``digest`` all weights are read for it."""
+    """The plan; ``place`` is a folder for activations. Without ``digest`` all weights are read to compute it."""
     if place is not None:
         remove_left_over(place)  # activations of a run that was killed
     pruner = arguments.pruner(stored.loaded, run.progress)

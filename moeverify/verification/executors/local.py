@@ -17,7 +17,7 @@ from moeverify.verification.worker import Worker
 
 @executor("local")
 def run_locally(work: Work) -> None:
-    """Run cases in processes of their own, as many at a time as ``work.workers`` says, or as there are cores."""
+    """Run cases in separate processes, ``work.workers`` at a time, or as many as there are cores."""
     cores = os.cpu_count() or 1
     count = max(1, min(work.workers or cores, len(work.cases)))
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()

@@ -101,7 +101,7 @@ def _close_workers() -> None:
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Any]:
-    """A connection to a cluster that runs; one that there was before stays."""
+    """Connect to a running cluster; a connection that existed before stays open."""
     try:
         import ray
     except ImportError as error:
