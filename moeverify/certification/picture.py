@@ -108,7 +108,7 @@ def _experts(drawing: Drawing, keep: KeepMap, y: float) -> float:
 
 
 def _units(drawing: Drawing, keep: KeepMap, y: float) -> float:
-    """Channels that stayed, averaged over experts and over neighbours."""
+    """Draw the channels that stayed, averaged over experts and neighbours; return the next position."""
     by_role: dict[str, list[tuple[str, np.ndarray, int]]] = {}
     for number, units in sorted(keep.units.items()):
         item = keep.structure.classes[number]

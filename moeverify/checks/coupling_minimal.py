@@ -78,9 +78,10 @@ def _by_channel(context: Context, name: str) -> bool:
 
 
 def _suspects(laboratory: Laboratory, chosen: list[ChosenUnit]) -> list[ChosenUnit]:
-    """Units to look at one by one: all if any place is in use while all are held at once.
+    """Units that must be examined one by one.
 
-    Units of one dimension answer for each other then: those with a gradient left are always looked at.
+    All units are held at zero together first. If any of their places is still in use, these are all units. Otherwise
+    they are the units that share a dimension with others and still have a gradient there.
     """
     held = joint(unit.held for unit in chosen)
     if _in_use(laboratory, held):

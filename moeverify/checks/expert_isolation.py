@@ -30,7 +30,7 @@ class Isolation:
     leaks: dict[tuple[int, int], int]
 
     def to_dict(self) -> dict[str, Any]:
-        """As data for the report, with the first leaks only where there are very many."""
+        """Dictionary for the report; lists only the first leaks if there are very many."""
         leaks = [[i, j, count] for (i, j), count in sorted(self.leaks.items())]
         return {
             "layer": self.layer.name,

@@ -89,7 +89,10 @@ def _gap(output: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def _largest_gap(outputs: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> float:
-    """Over the outputs that both have: some implementations let transformers record more router logits than others."""
+    """Largest difference over the outputs that both have.
+
+    Exception: outputs of one side, since some implementations record more router logits than others.
+    """
     return max((_gap(output, reference[n]) for n, output in outputs.items() if n in reference), default=0.0)
 
 

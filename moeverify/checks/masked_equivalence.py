@@ -230,7 +230,9 @@ class _Comparison:
         return ""
 
     def _perturb(self) -> None:
-        """Look once more at what has no gradient, on the inputs that were used."""
+        """Perturb parameters that have no gradient, on the inputs used before; those that change an output count as
+        seen.
+        """
 
         def forward(inputs: Any, force: Force | None) -> dict[str, torch.Tensor]:
             with self._pruned_routing(force):

@@ -75,7 +75,7 @@ def _settings(context: Context) -> Finding | None:
 
 
 def _fresh(context: Context) -> dict[tuple[str, str], Any]:
-    """Attributes of modules as the pruned configuration builds them."""
+    """Attributes of modules of a model built from the pruned configuration."""
     if not has_config(context.pruned):
         return {}
     try:

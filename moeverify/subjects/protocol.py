@@ -1,17 +1,17 @@
 """Protocol of subjects.
 
 The simplest subject is a plain function ``prune(model, example_inputs, *, pruning_ratio, seed)`` that prunes ``model``
-in place. It has no groups, and is judged by every check that needs only the result. Two things more may be given:
+in place. It has no groups, and is judged by every check that needs only the result. It may return more:
 
-* the function returns a pruner of Torch-Pruning's kind (with ``step`` and a dependency graph ``DG``) instead of
-  pruning: its groups are read, its expansions counted, and ``step`` is called;
-* the function returns a ``Pruned`` that tells its groups;
+* the function returns a pruner of Torch-Pruning's kind, with ``step`` and a dependency graph ``DG``, instead of
+  pruning. Its groups are read, its expansions are counted, and ``step`` is called;
+* the function returns a ``Pruned`` with its groups;
 * the function returns a model: that one is judged, and not the one that it was given.
 
 Options of a run (``ratios``, ``round_to``, ``roles``, ...) reach a function that has a parameter of that name.
 
-A function ``prune(base_folder, out_folder, *, pruning_ratio, seed)`` prunes checkpoints; see ``folders``.
-Whatever else a function returns is ignored.
+A function ``prune(base_folder, out_folder, *, pruning_ratio, seed)`` prunes checkpoints; see ``folders``. Whatever else
+a function returns is ignored.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Journal:
         return self
 
     def complete(self) -> None:
-        """Say that the report was written and read back: the journal has nothing that the report has not."""
+        """Record that the report was written and read back, so that the journal holds nothing that it lacks."""
         self._complete = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

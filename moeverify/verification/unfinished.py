@@ -81,7 +81,7 @@ class Unfinished:
         self._stop(Status.ERROR, message, {"output": output})
 
     def failed(self, fault: Mapping[str, Any]) -> None:
-        """Our own code raised outside of a check."""
+        """End the case as an error: our own code raised outside of a check."""
         self._stop(Status.ERROR, f"moeverify itself failed: {fault['message']}", {"traceback": fault["traceback"]})
 
     @property

@@ -59,7 +59,7 @@ class Compared:
 
     @property
     def where(self) -> str:
-        """The tensor, and the expert if it is one's slice."""
+        """Name of the tensor, with the expert if it is a slice."""
         return self.name if self.expert is None else f"{self.name}, expert {self.expert}"
 
 

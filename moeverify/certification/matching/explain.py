@@ -36,7 +36,10 @@ def difference(after: torch.Tensor, expected: torch.Tensor) -> tuple[float, floa
 
 
 class Moved(NamedTuple):
-    """Other positions of the base at which values lie, in words; ``found`` are those of ``dim``, if it is one alone."""
+    """Other base positions where the values were found, in words.
+
+    ``found``: the positions along ``dim``, if only one dimension moved.
+    """
 
     words: str
     dim: int | None = None

@@ -14,7 +14,7 @@ def as_bits(values: torch.Tensor) -> torch.Tensor:
 
 
 def in_type(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Values as another folder stores them; only numbers with a fraction are converted."""
+    """Values converted to the dtype of another folder; only floating-point values are converted."""
     if values.dtype == dtype or not (values.is_floating_point() and dtype.is_floating_point):
         return values
     return values.to(dtype)

@@ -35,7 +35,7 @@ def lengths(names: Iterable[str]) -> dict[str, int]:
 
 
 class ListMatcher:
-    """Recognises the entries of one list."""
+    """Matches the entries of one pruned list to entries of the base."""
 
     def __init__(self, base: Checkpoint, pruned: Checkpoint, keep: KeepMap, path: str) -> None:
         self.base, self.pruned, self.keep, self.path = base, pruned, keep, path
@@ -44,7 +44,7 @@ class ListMatcher:
         self._known: dict[tuple[str, bool], np.ndarray | None] = {}
 
     def find(self, hint: np.ndarray | None = None) -> np.ndarray:
-        """For each pruned entry the base entry that it is, -1 if none. Raises ``Unknown`` if the list is gone."""
+        """Base number of each pruned entry, -1 if it matches none. Raises ``Unknown`` if the list was removed."""
         if not self.after:
             raise Unknown(self.path)
         found = np.full(max(self.after) + 1, -1)

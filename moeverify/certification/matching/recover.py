@@ -109,7 +109,7 @@ class _Recovery:
         return self.units.find(number, part, trusting=trusting)
 
     def _idle(self, layer: int) -> list[tuple[int, int]]:
-        """Slices of a stack after those of experts, after and before: experts that compute nothing."""
+        """Slices of a stack after those of the experts, as (after, before): experts that compute nothing."""
         count = len(self.structure.roles.layers[layer].experts)
         return [(n - count + len(self.keep.experts[layer]), n) for n in range(count, self._slices(layer))]
 
@@ -132,7 +132,7 @@ class _Recovery:
         self.keep.lists[path] = found
 
     def experts(self) -> None:
-        """Find which base expert each expert is, in every MoE layer that is there."""
+        """Recover the base number of each expert, in every MoE layer that stayed."""
         for number, layer in enumerate(self.structure.roles.layers):
             if number in self.keep.experts:
                 continue

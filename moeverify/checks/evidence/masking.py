@@ -187,7 +187,7 @@ class _OfSize(nn.Module):
             return getattr(super().__getattr__("whole"), name)
 
     def _holds_channels(self, hidden: torch.Tensor, axis: int) -> bool:
-        """Whether ``axis`` is the dimension of the channels: another one of their size is if it alone is masked."""
+        """Whether ``axis`` holds the channels. Another dimension of the same size holds them if it alone is masked."""
         others = [d for d, size in enumerate(hidden.shape) if size == self.cut.size and d != axis % hidden.dim()]
         if not others or hidden.shape[axis] != self.cut.size or _is_zero_outside(hidden, axis, self.cut.kept):
             return True

@@ -73,7 +73,9 @@ class _Fits:
         self._linear = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
 
     def axis(self, name: str, tensor: torch.Tensor, size: int | None = None) -> int | None:
-        """The first dimension of ``size`` (the number of experts) that is no channels; of linear layers the outputs."""
+        """First dimension whose size is ``size`` (the number of experts) and that holds no channels; of linear layers
+        the outputs.
+        """
         table = tensor.dim() > 1 and not tensor.is_floating_point()  # of ids: whatever its sizes
         dims = range(1 if name in self._linear else 0 if table else tensor.dim())
         wanted = self.count if size is None else size

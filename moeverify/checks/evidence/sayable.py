@@ -98,7 +98,7 @@ class Sayable:
         return config
 
     def _lands(self, shapes: Shapes, dims: Mapping[Dim, int], share: Fraction, allowed: Allowed) -> bool:
-        """Whether all that changes is what was asked for."""
+        """Whether ``dims`` have the wanted share of their size, and no other size leaves its allowed range."""
         if shapes.keys() != self._now.keys():
             return False
         for (name, dim), size in dims.items():

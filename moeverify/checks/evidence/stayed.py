@@ -62,8 +62,9 @@ def former_ids(table: torch.Tensor, stayed: list[int]) -> torch.Tensor | None:
 def comparable_ids(
     before: torch.Tensor, after: torch.Tensor, stayed: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Both tables in the original's numbering, the original's with what the pruned one names in place of experts that
-    went; ``None`` if the pruned one names experts that are not there.
+    """Two tables of expert ids in the original's numbering, fit to be compared; ``None`` if ids or shapes do not fit.
+
+    In the original's table, ids of removed experts are replaced by the ids that the pruned table has in their place.
     """
     former = former_ids(after, stayed)
     if former is None or former.shape != before.shape:

@@ -17,9 +17,9 @@ _EXPERTS = "each part is taken by its number"
 
 
 def state_expert_slices(relations: Relations, tensors: Mapping[str, tuple[int, ...]]) -> tuple[Sliced, ...]:
-    """Put a product in place of slices that cover a dimension of two or more parameters in equal parts.
+    """Replace slices that divide a dimension of two or more parameters into equal parts by a product.
 
-    Unless anything else has the size of a part: a wrong bound shows there.
+    Exception: if any other dimension has the size of a part, since its shape would reveal a wrong bound.
     """
     finder = UnionFind(relations)
     root = [finder.find(dim) for dim in range(len(relations.sizes))]

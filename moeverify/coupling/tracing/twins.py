@@ -99,7 +99,11 @@ class _Known:
         self.divided = _divided(relations, self.root)
 
     def of(self, name: str, mine: Twin, other: Twin) -> _Stated | None:
-        """Relations of an unused parameter, from its twin's; ``None`` if there is none, or if it is divided alone."""
+        """Relations of an unused parameter, taken from its twin.
+
+        ``None`` if it has no twin of its shape, or if views divide the twin's dimension and nothing else is related to
+        it.
+        """
         place = _inside(name, mine)
         assert place is not None
         model, tensors = other[place[0]] + place[1], self.traced.tensors
@@ -122,7 +126,7 @@ class _Known:
         return stated
 
     def _partners(self, root: int, place: tuple[str, int], mine: Twin, other: Twin) -> list[int]:
-        """Dimensions that an unused one goes with: one of its own member's, and one outside of the twin."""
+        """Dimensions that an unused one is related to: at most one inside the twin, and at most one outside of it."""
         tensors = self.traced.tensors
         within, outside = [], []
         for name, axis in self.owners[root]:

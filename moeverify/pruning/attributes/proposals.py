@@ -59,7 +59,7 @@ def proposals(model: nn.Module, plan: Plan, kind_of: Callable[[PruningClass], Ha
 
 
 def _distinct(found: Iterable[Proposal]) -> Iterator[Proposal]:
-    """Each set of changes once, as near if one of its proposals is."""
+    """One proposal for each set of changes; one that is ``near`` is preferred."""
     by_changes: dict[frozenset[AttributeChange], Proposal] = {}
     for proposal in found:
         key = frozenset(proposal.changes)

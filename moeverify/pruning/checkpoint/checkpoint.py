@@ -245,7 +245,7 @@ def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[s
 
 
 def _shard_size(folder: Path | None) -> dict[str, int]:
-    """The size of the base's files, where it has several: the pruned folder is divided like it."""
+    """Shard size of the base if it has several files, so that the pruned folder is divided alike."""
     files = [] if folder is None else sorted(set(read_stored(folder).files.values()))
     return {"max_shard_size": max(f.stat().st_size for f in files)} if len(files) > 1 else {}
 

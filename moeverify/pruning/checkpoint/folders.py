@@ -160,7 +160,7 @@ def whole_folder(
 
 
 def _is_over(error: type[BaseException] | None, request: str | None) -> bool:
-    """Whether nothing is left to go on with: the work is done or failed, and was not only interrupted."""
+    """Whether no later run can continue the work: it finished or failed, and was not only interrupted."""
     return request is None or error is None or issubclass(error, Exception)
 
 

@@ -53,7 +53,7 @@ def _check_class(pruning_class: PruningClass, keep: Keep) -> None:
 
 
 def _units(pruning_class: PruningClass, member: Member, expert: int, keep: Keep) -> np.ndarray:
-    """Units of a class that a member keeps, in the slice of one expert where experts choose apart."""
+    """Units of a class that a member keeps; in the slice of ``expert`` if each expert keeps its own."""
     positions = pruning_class.of_expert(member, expert) if pruning_class.experts else member.positions
     kept = keep.get((member.parameter, member.dim))
     if kept is None:

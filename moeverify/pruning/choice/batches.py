@@ -41,7 +41,7 @@ class Stack:
 
     @property
     def first(self) -> Source:
-        """The source that stands for the others."""
+        """The first source of the stack, which represents the others."""
         return self.sources[0]
 
     @property
@@ -116,7 +116,7 @@ def batch_scores(batch: Batch, formula: Formula) -> torch.Tensor:
 
 
 def _by_device(stacks: Sequence[Stack]) -> list[list[Stack]]:
-    """Stacks that lie together; one without a weight goes with the first ones."""
+    """Stacks grouped by device; one without a weight joins the first group."""
     shares: dict[torch.device | None, list[Stack]] = {}
     home = next((device for stack in stacks if (device := _device_of(stack)) is not None), None)
     for stack in stacks:

@@ -70,8 +70,9 @@ class Selection:
         self._initial: dict[Any, int] = {}
 
     def move_to(self, graph: MoEDependencyGraph, cuts: Sequence[ExpertCut]) -> None:
-        """Go on with ``graph``, made anew after whole experts went; sizes before the first step are kept under the new
-        names.
+        """Continue with ``graph``, built again after whole experts were removed.
+
+        Sizes before the first step are kept under the new names.
         """
         self.graph = graph
         self.ignored = graph.ignored_modules(self._ignored_layers)

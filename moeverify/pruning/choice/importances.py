@@ -54,7 +54,7 @@ FORMS = forms.IMPORTANCES
 
 
 def importance(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register what makes a Torch-Pruning importance, a class or a function without arguments, under a name.
+    """Register a class or a function without arguments that makes a Torch-Pruning importance, under a name.
 
     Raises ``ValueError`` if the name is taken.
     """
@@ -89,5 +89,5 @@ def importance_named(name: str) -> Any:
 
 
 def calibrated(importance: Any, model: nn.Module, calibration: Any, roles: Roles | None) -> Any:
-    """``importance`` itself, or what one that ranks by data is for this model."""
+    """``importance`` itself; if it ranks by data, the importance calibrated for this model."""
     return importance.calibrated(model, calibration, roles) if isinstance(importance, NeedsData) else importance

@@ -63,7 +63,10 @@ def rank(
 
 
 def _rounding(candidate: Candidate, round_to: int | None) -> int | None:
-    """Multiple that the number of units must be of: a unit that holds several channels everywhere is rounder."""
+    """Multiple to which the number of units is rounded; ``None`` without rounding, and for heads.
+
+    If a unit holds several channels in every member, a smaller multiple of units gives the same multiple of channels.
+    """
     if not round_to or candidate.pruning_class.role == "heads":
         return None
     pruning_class = candidate.pruning_class

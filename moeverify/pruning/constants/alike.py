@@ -47,7 +47,7 @@ def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] 
 
 @contextlib.contextmanager
 def shortened(model: nn.Module, kept: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """The model with these layers alone, each under its own number; undone at the end."""
+    """A context in which the model has only the layers ``kept``, under their own numbers."""
     lists: list[Any] = [model.get_submodule(path) for path in kept]
     whole = [layers._modules for layers in lists]
     try:
@@ -69,7 +69,7 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
 
 
 def _kinds(model: nn.Module, layers: nn.ModuleList) -> list[Hashable]:
-    """A value for each layer, equal for layers of one kind."""
+    """One key per layer, equal for layers of one kind."""
     attributes = [dict(_attributes(layer)) for layer in layers]
     shared = attributes[0].keys()
     numbers = {key for key in shared if all(a.get(key) == n for n, a in enumerate(attributes))}

@@ -96,7 +96,7 @@ class DerivedNumbers:
         return known[key]
 
     def _key(self, kept: Mapping[str, Sequence[int]]) -> Hashable:
-        """Key of a forward beside architecture and example: the layers and the model's dtypes."""
+        """Cache key of a forward: layers and dtypes; the cache itself is per architecture and example."""
         model = self.probe.model
         types = tuple(tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
         return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types

@@ -91,8 +91,8 @@ class Forward:
 
     ``makers``: step that made a value. ``readers``: steps that used it (``-1``: it is the model's output).
     ``parameters``: names of values that are parameters. ``shapes``: all shapes. ``muddled``: values that may have been
-    changed through another tensor over the same memory. ``entered`` counts the operations that began, one that raised
-    included.
+    changed through another tensor with the same memory. ``entered``: number of operations that began, including one
+    that raised.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -249,7 +249,7 @@ def _inside(value: Any) -> dict[str, float]:
 
 @contextmanager
 def _own_weights(model: nn.Module, inputs: Any) -> Iterator[Any]:
-    """The model with its weights; PyTorch's generator is restored afterwards."""
+    """A context with the model and its own weights; restores PyTorch's random generator."""
     with torch.random.fork_rng(devices=[]):
         yield inputs
 
@@ -289,7 +289,7 @@ def record_forward(model: nn.Module, example: Example, *, weights: bool = False)
 def changed_numbers(before: Forward, after: Forward) -> list[Number]:
     """Numbers that differ between two forwards of the same architecture, module by module.
 
-    A count of what was added up before, as in a mean by hand, is no constant and left out.
+    Exception: a number of summed terms, as in a mean written by hand, is no constant.
     """
     ours, theirs = _by_module(before), _by_module(after)
     found: list[Number] = []
@@ -328,7 +328,7 @@ def _differing(before: Forward, old: int, after: Forward, new: int) -> Iterator[
 
 
 def _counts(forward: Forward, step: Step, number: float) -> bool:
-    """Whether a sum is divided by the number of what was added up."""
+    """Whether ``step`` divides a sum by the number of its terms."""
     for value in step.inputs.values():
         made = forward.steps[forward.makers[value]] if value in forward.makers else None
         if made is None or made.operation != "aten.sum" or 0 not in made.inputs:

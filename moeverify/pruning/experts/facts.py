@@ -25,7 +25,7 @@ class ExpertFacts:
     legal: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """The facts as a dictionary for JSON."""
         return {**asdict(self), "companions": list(self.companions), "legal": list(self.legal)}
 
 

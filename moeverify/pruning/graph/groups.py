@@ -61,7 +61,7 @@ class PruningGroup(Group):
         self._items[id(item.dep)] = item
 
     def add_dep(self, dep: Any, idxs: Sequence[int]) -> None:
-        """Append what a dependency cuts at its target."""
+        """Append a dependency, with the positions that it cuts at its target."""
         self.add(self._item(dep, idxs))
 
     def _item(self, dep: Any, idxs: Sequence[int]) -> Item:
@@ -72,7 +72,7 @@ class PruningGroup(Group):
         return Item(dep, list(idxs), list(idxs), self._traced.nodes.places(end), end.span)
 
     def removed(self) -> dict[Place, np.ndarray]:
-        """Positions that go, for each parameter and buffer as it is now."""
+        """Positions that the group removes, by parameter and buffer, in the model's present numbering."""
         gone: dict[Place, list[np.ndarray]] = {}
         for dep, idxs in self._group:
             item = self._item(dep, idxs)
@@ -108,7 +108,7 @@ class PruningGroup(Group):
             self.on_pruned(self)
 
     def _root_indices(self) -> list[int]:
-        """Positions of the root that go, as they are numbered now."""
+        """Positions of the root that the group removes, in the model's present numbering."""
         dep, idxs = self._group[0]
         end = self._traced.nodes.end_of_node(dep.target, dep.handler)
         if end.span:

@@ -27,7 +27,7 @@ class LiveIndex:
         self.version = 0
 
     def size(self, place: Place) -> int:
-        """Positions there are now."""
+        """Present number of positions."""
         left = self._at(place)
         return self._original[place] if left is None else len(left)
 

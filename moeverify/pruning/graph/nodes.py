@@ -48,7 +48,7 @@ class Dependencies(list):
         self._changes = changes
 
     def append(self, item: Any) -> None:
-        """Add one."""
+        """Add one dependency."""
         self._changes[0] += 1
         super().append(item)
 
@@ -62,7 +62,7 @@ class Dependencies(list):
         return self
 
     def clear(self) -> None:
-        """Take all away."""
+        """Remove all dependencies."""
         self._changes[0] += 1
         super().clear()
 

@@ -150,7 +150,7 @@ class Expansion:
 
 @dataclass(eq=False)
 class _Frame:
-    """One node on the present path: the positions carried into it and the edges still to follow."""
+    """One node on the present path, with the positions carried into it and the edges left to follow."""
 
     node: int
     positions: np.ndarray
@@ -253,7 +253,9 @@ class Walk:
     def _fresh(
         self, found: Expansion, open_frames: list[_Frame], node: int, positions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions that are worth carrying into a node."""
+        """Positions that a node has not seen yet, and their rows; of root positions that meet in one, the first is
+        kept.
+        """
         if "visited" in self.guards:
             seen = found.roots.get(node)
             if seen is not None:
@@ -269,7 +271,7 @@ class Walk:
         return positions, rows
 
     def _cross(self, found: Expansion, frame: _Frame, edge: Edge) -> tuple[bool, str | None]:
-        """Whether the boundary allows a step, and the routed expert that the walk is in after it."""
+        """Whether the expert boundary allows a step; also the routed expert that the walk is in afterwards."""
         experts = self.owner(edge.target)
         if len(experts) > 1:
             self._shared_dimension(found, edge.target, experts)

@@ -58,7 +58,7 @@ class ExpertCut:
 
 
 def renamed(name: str, cuts: Iterable[ExpertCut]) -> str | None:
-    """The name of a parameter after all cuts; ``None`` if it goes."""
+    """Name of a parameter after all cuts; ``None`` if it is removed."""
     for cut in cuts:
         new = cut.renamed(name)
         if new is None:

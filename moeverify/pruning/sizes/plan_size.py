@@ -43,7 +43,7 @@ class _TheFirst:
         return None
 
     def score_class(self, pruning_class: PruningClass) -> torch.Tensor:
-        """Scores that fall from the first unit to the last."""
+        """Scores in descending order of units, so that the first units stay."""
         scores = torch.arange(pruning_class.coupling.size, 0, -1).float()
         return scores.expand(pruning_class.experts, -1) if pruning_class.experts else scores
 

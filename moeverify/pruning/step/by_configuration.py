@@ -24,9 +24,9 @@ from moeverify.pruning.step.settle import Judgement, Reasons
 
 
 class ByConfiguration:
-    """Judges counts by the configuration that says them.
+    """Tests counts by searching for a configuration that expresses them.
 
-    ``draft`` makes a plan of counts, ``kind_of`` is the same for classes that are alike in different layers.
+    ``draft`` makes a plan of counts. ``kind_of`` gives a key that alike classes of different layers share.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ def _first_stuck(constants: Constants, derived: Derived) -> str:
 def _decides(
     probe: Probe, pruning_class: PruningClass, constants: Constants, entries: Entries, moves: Sequence[Move]
 ) -> bool:
-    """Whether a class is sized by an entry that changes, and that a constant which cannot be kept is derived from.
+    """Whether a changed entry sets the size of a class, and a constant that cannot be kept is derived from that entry.
 
     ``moves`` are those that change such a number inside of a forward.
     """

@@ -55,7 +55,7 @@ class ByRehearsal:
         return Judgement(replace(plan, folds=found.derived.folds, attributes=found.attributes))
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
-        """The share that other channels keep, if all can go with it."""
+        """Counts by the share that other channels keep, if all classes can be cut with it."""
         return common_share(counts, fails, self.kind_of, named, self._round_to)
 
     def _hanging(self, counts: Counts, found: Rehearsed) -> Reasons:

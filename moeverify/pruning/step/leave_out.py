@@ -78,7 +78,7 @@ def common_share(
 
 
 def elements(pruning_class: PruningClass) -> int:
-    """A measure of how much a class is worth: positions of its units in all parameters."""
+    """Size of a class: positions of its units, summed over all parameters."""
     return sum(member.positions.size for member in pruning_class.coupling.members)
 
 

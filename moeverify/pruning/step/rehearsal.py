@@ -53,7 +53,10 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Needs of a plan beside its cuts: attributes to set, numbers to take over. ``trouble`` if it does not run."""
+    """Outcome of a rehearsal: attributes to set and numbers to take over, beside the cuts.
+
+    ``trouble``: why the plan does not run; ``None`` if it does.
+    """
 
     attributes: tuple[AttributeChange, ...] = ()
     derived: Derived = field(default_factory=Derived)
@@ -187,7 +190,7 @@ class Rehearsal:
         return model
 
     def _head_counts(self, plan: Plan) -> Chosen:
-        """Attributes that are named as the number of heads and hold it."""
+        """Attributes that hold a number of heads, by name and value."""
         changes = head_count_changes(self.graph.model, head_counts_after(self.num_heads, plan, self.graph))
         return frozenset(Proposal((change,)) for change in changes)
 

@@ -22,7 +22,7 @@ _FIXED = frozenset({"k", "dim", "dim0", "dim1", "group", "diagonal", "step", "nu
 
 
 def first_otherwise(before: Forward, after: Forward) -> int | None:
-    """The first step of ``after`` that is another operation, or gets another whole number; ``None`` without one."""
+    """First step of ``after`` with another operation or whole number than in ``before``; ``None`` if all agree."""
     ours, theirs = list(_computing(before)), list(_computing(after))
     for (_, old), (number, new) in zip(ours, theirs, strict=False):
         if _kind(old) != _kind(new) or _differs(before, old, after, new):

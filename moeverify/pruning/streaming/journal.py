@@ -65,7 +65,7 @@ def _stated_path(path: Path) -> list[Any]:
 class Journal:
     """The journal beside a new folder.
 
-    ``flush`` makes the disk take what was written; it is called before anything is noted as done.
+    ``flush`` writes all data to the disk. It is called before anything is recorded as done.
     """
 
     def __init__(self, beside: Path) -> None:
@@ -88,7 +88,7 @@ class Journal:
         self._finishing.touch()
 
     def forget_done(self) -> None:
-        """Begin with the writing anew."""
+        """Start writing again from the beginning."""
         self._done.unlink(missing_ok=True)
         self._finishing.unlink(missing_ok=True)
 

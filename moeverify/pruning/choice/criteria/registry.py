@@ -41,7 +41,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True, eq=False)
 class ExpertCriterion:
-    """A criterion: the experts with the lowest scores go. One of both functions is given."""
+    """A criterion: experts with the lowest scores are removed. Exactly one of its two functions is set."""
 
     name: str
     from_statistics: Callable[[LayerStatistics], torch.Tensor] | None = None
@@ -88,5 +88,5 @@ def criterion_named(name: str) -> ExpertCriterion:
 
 
 def mean(total: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Totals by token; 0 for an expert without tokens, which the caller ranks apart."""
+    """Totals per token; 0 for an expert without tokens, which the caller ranks separately."""
     return torch.where(tokens > 0, total / tokens.clamp_min(1), torch.zeros_like(total))
