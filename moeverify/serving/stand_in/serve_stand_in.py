@@ -23,11 +23,7 @@ COUNTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
 def broken_rules(config: Any, tensors: Mapping[str, torch.Tensor], count: int) -> Iterator[str]:
-<<<<<<< HEAD:moeverify/serving/stand_in/worker.py
-    """Rules of a strict engine that a model breaks; numbers of experts by container are read on the way."""
-=======
     """Reasons for which a strict engine refuses a folder."""
->>>>>>> ed02cbe (The worker of the stand-in engines is typed, and named as the other workers are):moeverify/serving/stand_in/serve_stand_in.py
     numbers: dict[str, set[int]] = {}
     for name, tensor in tensors.items():
         if match := re.match(r"(.*\.experts)\.(\d+)\.", name):
