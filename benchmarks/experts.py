@@ -72,7 +72,7 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], packages: Mapp
     ]
     for ratio, types in results.items():
         clean = sum(not (row["problems"] or row["unseen"] or row["refused"]) for row in types.values())
-        lines.append(f"Ratio {ratio}: {clean} of {len(types)} types without a problem.")
+        lines.append(f"Ratio {ratio}: {clean} of {len(types)} types without a problem.{_stale(results, ratio)}")
     lines += ["", "| type | " + " | ".join(f"experts={r}" for r in results) + " |", "|---|" + "---|" * len(results)]
     for name in names:
         lines.append(f"| {name} | " + " | ".join(_cell(types.get(name)) for types in results.values()) + " |")
@@ -83,6 +83,17 @@ def table(results: Mapping[str, Mapping[str, Mapping[str, Any]]], packages: Mapp
         for kind, message in _exceptions(types.get(name, {})).items()
     ]
     return "\n".join([*lines, "", "## Exceptions", "", *(exceptions or ["None."])]) + "\n"
+
+
+def _stale(results: Mapping[str, Mapping[str, Mapping[str, Any]]], ratio: str) -> str:
+    """How many rows are older than some checks, which ``--only`` brings up to date."""
+
+    def checks(row: Mapping[str, Any]) -> int:
+        return int(row["passed"]) + sum(len(row[kind]) for kind in ("problems", "unseen", "skipped"))
+
+    most = max((checks(row) for types in results.values() for row in types.values()), default=0)
+    old = sum(checks(row) < most and not row["refused"] for row in results[ratio].values())
+    return f" {old} rows were recorded before the newest checks." if old else ""
 
 
 def _exceptions(row: Mapping[str, Any]) -> dict[str, str]:
