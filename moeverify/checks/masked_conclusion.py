@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moeverify.checks.evidence.agreement import Agreement
+from moeverify.checks.evidence.routing import Change, in_part, towards
 from moeverify.checks.registry import Finding, inconclusive, passed, skipped
 from moeverify.coupling.relations import Trace
 
@@ -20,11 +21,19 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Force:
-    """Tokens are sent to ``expert`` (its number in the original) of ``layer``; ``name`` is the expert's path."""
+    """Tokens are sent to ``expert`` (its number in the original) of ``layer``; ``name`` is the expert's path.
+
+    ``part``: only those of this turn are, with the weights that their first choices had.
+    """
 
     layer: str
     expert: int
     name: str
+    part: int | None = None
+
+    def change(self, expert: int) -> Change:
+        """Sends tokens to the expert with this number."""
+        return towards(expert) if self.part is None else in_part(expert, self.part)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from moeverify.checks.evidence.folding import folded_values
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.readers import Readers, agree, shown
-from moeverify.checks.evidence.routing import Change, Routing, towards
+from moeverify.checks.evidence.routing import PARTS, Change, Routing
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
 from moeverify.checks.evidence.training import in_training
@@ -143,24 +143,25 @@ class _Comparison:
             if enough and not self.sight.unseen_experts():
                 return
         number = ATTEMPTS
-        for layer in self.context.roles.layers:
-            for expert, name in enumerate(layer.experts):
-                unseen = name in self.sight.unseen_experts() and expert in self.stayed[layer.name]
-                if unseen and number < ATTEMPTS + FORCED:
-                    yield number, None, Force(layer.name, expert, name)
-                    number += 1
+        for part in (None, *range(PARTS)):
+            for layer in self.context.roles.layers:
+                for expert, name in enumerate(layer.experts):
+                    unseen = name in self.sight.unseen_experts() and expert in self.stayed[layer.name]
+                    if unseen and number < ATTEMPTS + FORCED:
+                        yield number, None, Force(layer.name, expert, name, part)
+                        number += 1
 
     def _changes(self, force: Force | None, forbidden: Mapping[str, Change]) -> dict[str, Change]:
         changes = dict(forbidden)
         if force is not None:
             before = changes.get(force.layer)
-            send = towards(force.expert)
+            send = force.change(force.expert)
             changes[force.layer] = lambda logits: send(logits if before is None else before(logits))
         return changes
 
     def _pruned_routing(self, force: Force | None) -> Routing:
         context = self.context
-        change = {} if force is None else {force.layer: towards(self.stayed[force.layer].index(force.expert))}
+        change = {} if force is None else {force.layer: force.change(self.stayed[force.layer].index(force.expert))}
         return Routing(self.pruned, context.pruned_roles, change, context.router_matrices)
 
     def _compare(self, inputs: Any, force: Force | None) -> Finding | None:

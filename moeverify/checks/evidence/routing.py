@@ -247,11 +247,32 @@ def _einsum_dim(args: tuple[Any, ...], result: torch.Tensor, known: _Matrix) -> 
 # What a forced choice gets, and at most any other: far apart for a softmax and for a sigmoid of each, even where
 # scores of a group of experts are summed.
 FORCED_LOGIT = 10.0
+# Tokens that ``in_part`` sends are one in so many.
+PARTS = 4
 
 
 def towards(expert: int) -> Change:
     """Makes one expert the first choice of every token, with nearly all of the weight."""
     return lambda logits: _forced(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
+
+
+def in_part(expert: int, turn: int) -> Change:
+    """Makes one expert the first choice of every fourth token, from number ``turn`` on, and of no other.
+
+    Those tokens give it the weight that their first choice had. So an expert with room for few has room for all of
+    them, and where the largest weights are served first the order stays that of the scores.
+    """
+
+    def change(logits: torch.Tensor) -> torch.Tensor:
+        best = logits.argmax(-1, keepdim=True)
+        sent = logits.scatter(-1, best, logits[..., expert : expert + 1])
+        sent[..., expert] = logits.amax(-1)
+        kept = logits.clone()
+        kept[..., expert] -= FORCED_LOGIT
+        number = torch.arange(logits.shape[:-1].numel(), device=logits.device) % PARTS
+        return torch.where((number == turn % PARTS).view(*logits.shape[:-1], 1), sent, kept)
+
+    return change
 
 
 def towards_each(experts: Sequence[int]) -> Change:
