@@ -144,6 +144,6 @@ class Evidence:
 
 
 def is_quantised(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration says that weights are stored in a quantised format."""
+    """Whether a configuration states that weights are stored in a quantised format."""
     parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
     return any(isinstance(part.get("quantization_config"), Mapping) for part in parts)

@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Excuse:
-    """Reason for a class to keep ``kept`` units, which was not asked; ``false`` says why the claim is no excuse.
+    """Reason for a class to keep ``kept`` units, which was not asked; ``false``: why the claim is no excuse.
 
     ``seen``: the judge found the reason itself.
     """

@@ -200,7 +200,7 @@ class Context:
 
     @property
     def folds(self) -> tuple[FoldedWeight, ...]:
-        """Weights that the subject says took over a constant which its new sizes change."""
+        """Weights that took over a constant changed by the new sizes, as the subject claims."""
         plan = self.outcome.plan
         return () if plan is None else plan.folds
 

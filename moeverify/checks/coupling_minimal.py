@@ -64,8 +64,10 @@ def coupling_minimal(context: Context) -> Finding:
 
 
 def _tied(context: Context, part: Part, unit: ChosenUnit) -> bool:
-    """Whether a part shares a shape with the rest. Experts choose for themselves, unless a layer of theirs keeps the
-    channels of its input as they are, as convolutions channel by channel do.
+    """Whether a part shares a shape with the rest of its unit.
+
+    Parts of an expert never do. Exception: a layer that maps each input channel to itself, such as a depthwise
+    convolution.
     """
     own = part.block in context.roles.experts and not any(_by_channel(context, name) for name, _ in part.held)
     return not own and context.laboratory.tied_by_shape(part.held, unit)

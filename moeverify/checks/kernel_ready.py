@@ -97,7 +97,7 @@ def _largest_gap(outputs: Mapping[str, torch.Tensor], reference: Mapping[str, to
 
 
 def _run_with(model: nn.Module, implementation: str, inputs: Any) -> tuple[dict[str, torch.Tensor] | None, str]:
-    """Outputs with an implementation of experts, or ``None`` and what went wrong."""
+    """Outputs with one implementation of experts, or ``None``; also the error, if any."""
     try:
         with _implementation(model, implementation):
             return {name: output.double() for name, output in run_all(model, inputs).items()}, ""

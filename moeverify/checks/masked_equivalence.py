@@ -59,8 +59,8 @@ def masked_equivalence(context: Context) -> Finding:
     One is longer than any window and chunk, as far as the cost allows, and one is shorter. Then tokens are sent by
     force to experts that are still unseen, in all models alike. Inputs with a near-tie in the reference's choice of
     experts are drawn again, and must not be most of them. What was removed is recovered from the values alone. In other
-    precisions than float64 the stored values are compared after conversion to float64, so rounding plays no part. Where
-    the subject says that a weight took over a constant derived from a size, the stored weight must be that product,
+    precisions than float64 the stored values are compared after conversion to float64, so rounding plays no part. A
+    subject may claim that a weight took over a constant derived from a size. The stored weight must be that product,
     rounded once.
 
     Approval is earned: every tensor that was cut, and what each expert has of it, must have been seen to matter. A

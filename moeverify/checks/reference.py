@@ -39,7 +39,7 @@ def units_of(coupling: CouplingClass) -> list[Unit]:
 
 
 def reference(context: Context) -> tuple[list[Unit], str] | None:
-    """The units that go together, and where that is known from; ``None`` if nothing independent knows it."""
+    """The units that go together, and the source of that knowledge; ``None`` without an independent source."""
     if (units := _ground_truth(context)) is not None:
         return units, "the model's specification"
     if context.outcome.of_trace:

@@ -33,11 +33,11 @@ GPU_ROUNDINGS = 64
 @check("reload")
 def reload(context: Context) -> Finding:
     """Proves that a saved model, loaded by plain transformers in a fresh process, gives the same floating-point
-    outputs, all of them. On a CPU they are equal bit for bit, on a GPU up to the order of additions. No key is
-    missing, unexpected or mismatched. What was loaded is copied out of the mapped file first, since some kernels add
-    in another order where memory is not aligned. Random numbers that a model draws are the same in both processes.
+    outputs, all of them. On a CPU they are equal bit for bit, on a GPU up to the order of additions. No key is missing,
+    unexpected or mismatched. What was loaded is copied out of the mapped file first, since some kernels add in another
+    order where memory is not aligned. Random numbers that a model draws are the same in both processes.
 
-    A folder that the subject wrote itself is first held against the base by the relations of ``certify``: headers,
+    A folder that the subject wrote itself is first compared with the base by the relations of ``certify``: headers,
     names, configuration, values. Inconclusive where outputs differ and those of the original, saved and loaded the same
     way, do too. Says nothing of other transformers releases.
     """
@@ -134,7 +134,7 @@ def reloaded(
 
 
 def _stored_as(model: nn.Module) -> str:
-    """The precision of most weights: a model that a function makes may have another than ``--dtype`` says."""
+    """Precision of most weights. A model that a function makes may have another precision than ``--dtype``."""
     counts: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         if parameter.is_floating_point():

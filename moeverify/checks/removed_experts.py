@@ -21,7 +21,7 @@ def kept_experts(context: Context) -> dict[str, list[int]]:
 
 
 def route_as_pruned(model: nn.Module, context: Context) -> None:
-    """Let tables of ids in a copy of the original name what the pruned model's name instead of experts that went."""
+    """Write into the original's tables of ids what the pruned model's tables have in place of removed experts."""
     tensors, after = tensors_of(model), tensors_of(context.pruned)
     for name, layer in context.id_tables.items():
         former = former_ids(after[name], context.stayed[layer.name]) if name in after else None

@@ -25,7 +25,7 @@ def served(context: Context) -> Finding:
     engine, plus 0.01.
 
     ``--engines vllm,llama.cpp`` names them; each runs in a process and an environment of its own, made by ``moeverify
-    engines install``. The GGUF that llama.cpp's converter makes is held against the checkpoint. Does not cover other
+    engines install``. The GGUF that llama.cpp's converter makes is compared with the checkpoint. Does not cover other
     releases, quantised weights, or kernels that a CPU does not have. A model that an engine disagrees with transformers
     on before anything is pruned is ``inconclusive``.
     """

@@ -63,7 +63,7 @@ def shapes(context: Context) -> Finding:
 
 
 def _own_sizes(model: nn.Module) -> Finding | None:
-    """A layer of torch's own that says another size than its weight has."""
+    """Finding for the first torch layer whose attributes give another size than its weight; else ``None``."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             said, real = (module.out_features, module.in_features), tuple(module.weight.shape)

@@ -24,7 +24,7 @@ def topology(context: Context) -> Finding:
 
     Numbers are seen while both models run: every ``topk`` over the experts' scores, over groups, inside of groups. At
     least as many experts as are chosen must be in the groups that are chosen, and as many in each group as score it.
-    Limits of serving engines are notes. Does not say that the right experts went.
+    Limits of serving engines are notes. Does not prove that the right experts were removed.
     """
     layers = context.roles.layers
     if not layers:

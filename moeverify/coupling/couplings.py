@@ -131,7 +131,7 @@ def trace_couplings(
 
 
 def held_inside_heads(couplings: CouplingMap, places: Sequence[tuple[str, int]]) -> CouplingMap:
-    """The couplings if heads stay as many as they are, so that what is inside them can be removed, alike in each.
+    """The couplings with a fixed number of heads, so that channels inside the heads can be removed, alike in each.
 
     ``places`` are the parameters and dimensions in which heads lie one after the other.
     """

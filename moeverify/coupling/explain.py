@@ -29,8 +29,8 @@ class Partner(NamedTuple):
 class Explanation:
     """Reasons why one channel cannot go alone.
 
-    ``together`` lists everything of its unit, the asked channel's own dimension included. Where the channel can
-    never be removed ``frozen`` says why instead, and ``chain`` leads from the operation that froze it to the
+    ``together`` lists everything of its unit, the asked channel's own dimension included. If the channel can never be
+    removed, ``frozen`` gives the reason instead. ``chain`` then leads from the operation that froze it to the
     parameter. With neither, the channel belongs to no class: nothing but unused buffers would go with it.
     """
 

@@ -154,9 +154,9 @@ class Trace:
     """Result of one traced forward: relations, and the dimensions of every parameter and buffer.
 
     ``tensors[name]`` are the dimension numbers of a parameter or buffer. ``aliases`` maps further names of tied tensors
-    to the first one. ``buffers``: names of buffers. ``unknown`` counts operations without a rule that coped; ``failed``
-    says how a rule failed first. ``untouched``: parameters that no operation used. ``imagined``: number of answers that
-    a weightless trace made up. ``made``: dimensions of every new result with its operation's number. ``sliced`` are
+    to the first one. ``buffers``: names of buffers. ``unknown`` counts operations that no rule handled. ``failed``: how
+    a rule first failed. ``untouched``: parameters that no operation used. ``imagined``: number of answers that a
+    weightless trace made up. ``made``: dimensions of every new result with its operation's number. ``sliced`` are
     dimensions that go only where the slices are seen to follow. ``in_training`` names parameters that only a training
     forward uses, ``as_twins`` those that none does and that go as their twins do.
     """

@@ -46,7 +46,7 @@ def ignored_in(model: nn.Module, given: Sequence[Any]) -> tuple[list[nn.Module],
 
 
 def heads_given(num_heads: Mapping[nn.Module, int] | None, model: nn.Module) -> dict[nn.Module, int]:
-    """Head counts by layer. Exception: torch's own attention knows its heads itself, and they go whole."""
+    """Head counts by layer. Exception: torch's own attention, which states its heads and loses whole ones."""
     given = {m: n for m, n in (num_heads or {}).items() if not isinstance(m, nn.MultiheadAttention)}
     return check_heads(given, model)
 

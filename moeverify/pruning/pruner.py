@@ -197,7 +197,7 @@ class MoEPruner:
     def pruning_history(self) -> list:
         """History of what was pruned so far, for ``load_pruning_history`` on an unpruned model.
 
-        Raises ``UsageError`` if whole experts went, which Torch-Pruning's histories cannot say.
+        Raises ``UsageError`` if whole experts were removed, which Torch-Pruning's histories cannot express.
         """
         if self._experts_went:
             raise UsageError(

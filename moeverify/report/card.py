@@ -1,4 +1,4 @@
-"""The section of a model card that says what was pruned, how it was verified, and how to do it again."""
+"""The section of a model card on what was pruned, how it was verified, and how to repeat it."""
 
 from __future__ import annotations
 

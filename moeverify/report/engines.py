@@ -10,7 +10,7 @@ from moeverify.verdict import Status
 
 
 def engine_rows(verdict: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """One row an engine: its release, what it says, and how far base and pruned model are from transformers."""
+    """One row per engine: its release, its status, and how far base and pruned model are from transformers."""
     return [
         {
             "engine": str(one["engine"]),

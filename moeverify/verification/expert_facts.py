@@ -10,9 +10,8 @@ from moeverify.checks.context import Context
 
 
 def removed_experts(context: Context) -> list[dict[str, Any]]:
-    """One entry for each MoE layer that lost experts: who stayed, and what ranked them where the subject says so.
-
-    Who stayed is read off the weights. Scores and counts of tokens are the subject's word, and shown as that.
+    """One entry for each MoE layer that lost experts: those that stayed, with scores and criterion if the subject has
+    any.
     """
     told = context.outcome.expert_scores
     found = []

@@ -53,7 +53,7 @@ def prune_here(
     case: Case, base: Base, subject: Subject, seconds: dict[str, float], on_event: Listener, *, trusted: str,
     announce: bool = True,
 ) -> None:  # fmt: skip
-    """Let the subject prune in this process, and judge its live model: ``trusted`` says why it is not judged as data.
+    """Let the subject prune in this process, and judge its live model. ``trusted``: why it is not judged as data.
 
     Without ``announce`` the stage was announced before.
     """

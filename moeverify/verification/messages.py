@@ -112,7 +112,7 @@ def named_error(message: Mapping[str, Any]) -> MoEVerifyError:
 
 
 def event_message(event: Event, token: str) -> dict[str, Any]:
-    """An event as a message. ``CaseStarted`` never travels: the run itself says when it hands a case over."""
+    """An event as a message. ``CaseStarted`` is never sent, since the run itself emits it when it hands a case over."""
     if isinstance(event, StageReached):
         return {"kind": "stage", "token": token, "stage": event.stage}
     if isinstance(event, VerdictReached):

@@ -18,7 +18,7 @@ class Unfinished:
     """Hands on the events of a case, and gives verdicts for the rest where it stops short.
 
     The check at hand gets the verdict; before the checks it goes to ``terminates``. Checks that were not reached are
-    skipped. After a stop nothing that the case says counts.
+    skipped. After a stop, messages of the case are ignored.
     """
 
     def __init__(self, case: Case, on_event: Listener) -> None:

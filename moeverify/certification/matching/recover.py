@@ -1,4 +1,4 @@
-"""The keep map recovered from content alone: nothing that the folder says of itself is used."""
+"""Recover the keep map from content alone, without any claim of the folder."""
 
 from __future__ import annotations
 

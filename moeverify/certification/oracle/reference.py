@@ -54,7 +54,7 @@ def _removed(keep: KeepMap, number: int, positions: np.ndarray) -> np.ndarray | 
 
 
 def _rows(keep: KeepMap, name: str, dim: int, number: int, positions: np.ndarray) -> np.ndarray | None:
-    """Kept positions of each base expert; an expert that is gone keeps any."""
+    """Kept positions of each base expert; those of a removed expert are arbitrary."""
     item, units = keep.structure.classes[number], keep.units[number]
     layer = keep.structure.moe_layer(item)
     if units.shape[1] == item.coupling.size or layer is None:

@@ -79,7 +79,7 @@ class Stream(TorchFunctionMode):
         self._weights[id(placeholder)] = (placeholder, weight)
 
     def mask(self, placeholder: torch.Tensor, kept: Mapping[int, torch.Tensor]) -> None:
-        """Read a weight with zeros where ``kept`` says so."""
+        """Read a weight with zeros outside ``kept``."""
         weight = self._weights[id(placeholder)][1]
         self._weights[id(placeholder)] = (placeholder, replace(weight, kept={**weight.kept, **kept}))
 

@@ -20,8 +20,8 @@ _TOPK = (torch.topk, torch.Tensor.topk)
 class Router:
     """The choices of one MoE layer: ``top_k`` of ``scores``, from ``chosen_groups`` of ``groups``.
 
-    ``group_scores`` experts score a group. Without groups all three are one. ``grouped`` says that a choice among
-    groups was seen: one among groups of one expert each looks like that of the experts.
+    ``group_scores`` experts score a group. Without groups all three are one. ``grouped``: whether a choice among groups
+    was seen. A choice among groups of one expert looks like one among experts.
     """
 
     scores: int

@@ -1,4 +1,4 @@
-"""The original with the constants in its weights that a subject says it moved there."""
+"""The original, with constants moved into its weights as a subject claims."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Kept channels, recovered by matching the pruned tensors against the original ones.
 
-Nothing that the subject says is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned
-tensor is the original at some positions of each dimension (see ``locate``). Some values are ambiguous: a norm weight of
-ones, a bias of zeros, bfloat16 with few distinct values. There the kept positions of a neighbouring tensor are tried,
-and taken only if they give the pruned values exactly.
+No claim of the subject is used, so wrong bookkeeping cannot hide. Pruning never changes a kept value: a pruned tensor
+is the original at some positions of each dimension (see ``locate``). Some values are ambiguous: a norm weight of ones,
+a bias of zeros, bfloat16 with few distinct values. There the kept positions of a neighbouring tensor are tried, and
+taken only if they give the pruned values exactly.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
 
 
 def _kept_experts(original: nn.Module, after: Mapping[str, torch.Tensor], layer: MoELayer) -> np.ndarray:
-    """Experts that stayed, by the router's rows; empty where there is no router to tell."""
+    """Experts that stayed, by the router's rows; empty without a router."""
     before = tensors_of(original)
     for name, dim in router_axes(original, layer).items():
         old, new = before[name], after.get(name)

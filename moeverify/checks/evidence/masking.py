@@ -110,7 +110,7 @@ def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
 def _by_original_expert(found: Kept, experts: Kept | None, count: int) -> np.ndarray:
     """Kept positions by the original's experts, where a stack lost whole experts as well as channels of each.
 
-    What experts that went hold is left alone: they are never chosen.
+    Values of removed experts are left alone, since those are never chosen.
     """
     if found.positions.ndim == 1 or experts is None or experts.positions.ndim != 1:
         return found.positions

@@ -23,15 +23,12 @@ def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]
 
 
 def router_axes(model: nn.Module, layer: MoELayer) -> Mapping[str, int]:
-    """The dimension that counts experts of each router tensor: as the layer says, or else by sizes alone."""
+    """The dimension that counts experts in each router tensor, by the layer's roles, or else by sizes alone."""
     return search_axes(model, layer) if layer.router_axes is None else layer.router_axes
 
 
 def with_router_axes(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
-    """Roles whose layers hold the axes of their router tensors, told by a trace where sizes do not tell.
-
-    A dimension that the trace couples holds channels, even if there are as many of them as experts.
-    """
+    """Roles whose layers hold the axes of their router tensors, found by a trace where sizes are ambiguous."""
     classes = () if couplings is None else couplings.classes
     channels = {(m.parameter, m.dim) for c in classes for m in c.members if not m.buffer}
     layers = (replace(x, router_axes=search_axes(model, x, channels)) for x in roles.layers)

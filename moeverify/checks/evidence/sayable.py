@@ -30,7 +30,9 @@ MOST_PARAMETERS = 1 << 27
 
 @dataclass(frozen=True)
 class Said:
-    """An entry with whose ``value`` the configuration says what was asked; ``runs`` is ``None`` if not tried."""
+    """An entry whose ``value`` makes the configuration express what was asked. ``runs``: whether it runs; ``None`` if
+    not tried.
+    """
 
     entry: str
     value: int

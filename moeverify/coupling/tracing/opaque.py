@@ -1,4 +1,4 @@
-"""Layers that the trace does not look into: who registered a pruning function for one knows what its channels are."""
+"""Layers that the trace does not look into: a pruning function, registered by the user, defines their channels."""
 
 from __future__ import annotations
 

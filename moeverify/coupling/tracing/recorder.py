@@ -37,7 +37,7 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class _Seen(NamedTuple):
-    """A tensor that the recorder knows. ``layout``: its place in its storage."""
+    """Record of a tensor. ``layout``: its place in its storage."""
 
     alive: weakref.ref[torch.Tensor]
     dims: tuple[int, ...]

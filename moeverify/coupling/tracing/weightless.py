@@ -111,7 +111,7 @@ def _alone_in_memory(model: nn.Module, example_inputs: Any) -> set[int]:
 
 @contextlib.contextmanager
 def _without_log() -> Iterator[None]:
-    """Hold back PyTorch's log of operations that fail without data; the exception says it all."""
+    """Suppress PyTorch's log of operations that fail without data, since the exception has the same text."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     before, log.disabled = log.disabled, True
     try:

@@ -1,7 +1,7 @@
 """Search for attributes that must change for a pruned model's forward to run and to divide views as before.
 
-A trial says how far the forward comes: the number of operations whose results have the shapes that they should have.
-A proposal is taken where it leads farther. Several ways to the end are ambiguous unless one is part of the others.
+A trial counts the operations whose results have the expected shapes, up to the first that does not. A proposal is taken
+where it leads farther. Several ways to the end are ambiguous unless one is part of the others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from moeverify.pruning.plan.plan import Cut, Plan
 class Proposal:
     """Changes that stand or fall together: one attribute, on all modules of one type, for one kind of class.
 
-    ``near`` says that the value is a size or a multiple of the units of a class, not merely a divisor of them.
+    ``near``: whether the value is a size or a multiple of the units of a class, not merely a divisor of them.
     """
 
     changes: tuple[AttributeChange, ...]

@@ -184,7 +184,7 @@ def load_base(
 
 
 def _stored_configuration(source: str, *, trust_remote_code: bool) -> dict[str, Any]:
-    """The configuration of a folder or hub name; empty for other sources, and where the loader says it better."""
+    """The configuration of a folder or hub name; empty for other sources, and where the loader gives a better error."""
     kind, rest = source_kind(source)
     with contextlib.suppress(SourceError):
         if kind == "folder":

@@ -1,7 +1,7 @@
 """A plan that outlives the run: a small JSON document from which the pruned checkpoint can be made again.
 
-It says which positions of which parameter stay, the new entries of the configuration, and which weights it was made
-for. Equal sets of positions, such as the hidden channels of every layer, are written once.
+It holds the positions that stay by parameter, the new entries of the configuration, and the digest of the weights.
+Equal sets of positions, such as the hidden channels of every layer, are written once.
 """
 
 from __future__ import annotations

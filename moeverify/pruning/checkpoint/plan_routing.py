@@ -14,8 +14,8 @@ _TOP_K = (*TOP_K, "num_experts_per_token", "top_k_experts", "num_selected_expert
 def follows_experts(name: str, old: int, value: int, plan: Plan) -> bool:
     """Whether the kept experts determine ``value`` for configuration entry ``name``.
 
-    Top-k becomes the number of experts kept, if that is smaller. The number of groups falls if whole groups went and
-    the others have equal size.
+    Top-k becomes the number of experts kept, if that is smaller. The number of groups falls if whole groups were
+    removed and the others have equal size.
     """
     if not plan.experts or value >= old:
         return False

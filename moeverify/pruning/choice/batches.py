@@ -193,7 +193,7 @@ def _has_gradients(gradients: Sequence[torch.Tensor | None], formula: Formula) -
 
 
 def _asked(source: Source, places: torch.Tensor, units: torch.Tensor, formula: Formula) -> Iterator[_Item]:
-    """The item of a layer that only the importance itself knows, such as a norm or a convolution."""
+    """The item of a layer that only the importance itself can score, such as a norm or a convolution."""
     if formula.importance.bias and getattr(source.layer, "bias", None) is not None:
         raise NoBatch
     alone = copy.copy(formula.importance)

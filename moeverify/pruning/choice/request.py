@@ -123,7 +123,7 @@ class UserScope:
 class Request:
     """Ratio of each class to remove, and the classes that are ranked together.
 
-    ``schedule`` and ``head_schedule`` hold the ratio after each step. ``heads_named`` says that heads follow
+    ``schedule`` and ``head_schedule`` hold the ratio after each step. ``heads_named``: whether heads follow
     ``head_schedule`` (Torch-Pruning's arguments) instead of ``schedule``. ``experts`` is the share of whole experts, or
     one by MoE layer.
     """

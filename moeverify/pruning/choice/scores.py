@@ -69,7 +69,10 @@ def score_classes(
 
 
 def _asked_for_groups(importance: Any) -> Any:
-    """The importance that scores groups: of one that knows experts, the one that it leaves all else to."""
+    """The importance that scores groups.
+
+    One that scores experts only delegates other groups to its ``base``.
+    """
     leaves = type(importance).__call__ in (RoutingImportance.__call__, CameraImportance.__call__)
     return importance.base if leaves else importance
 
@@ -157,7 +160,7 @@ def _score_parts(parts: list[Part], size: int, importance: Callable) -> torch.Te
 
 
 def _position_scores(part: Part, size: int, importance: Callable) -> list[torch.Tensor]:
-    """Each unit's mean over its positions, if the importance knows the layer."""
+    """Each unit's mean over its positions, if the importance can score the layer."""
     item = part.item(part.positions)
     item.root_idxs = list(range(len(item.idxs)))
     alone = Group()

@@ -44,7 +44,7 @@ def _is_size(value: Any) -> bool:
 
 
 def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
-    """The update for ``entries``, after making sure that a written and loaded configuration says the same sizes.
+    """The update for ``entries``, after a check that a written and loaded configuration builds the same sizes.
 
     Raises ``PruningRefused`` if it does not: an entry that the class works out anew while loading.
     """

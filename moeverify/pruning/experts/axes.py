@@ -79,7 +79,7 @@ def listed_children(layer: MoELayer) -> tuple[str, ...]:
 def id_tables(model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis]) -> tuple[str, ...]:
     """Integer tensors of an MoE layer whose values are expert ids: they are renumbered, not sliced.
 
-    Raises ``PruningRefused`` for one whose values might be ids although nothing else says so.
+    Raises ``PruningRefused`` for one whose values might be ids without other evidence.
     """
     count = len(layer.experts)
     cut = {axis.parameter for axis in axes}

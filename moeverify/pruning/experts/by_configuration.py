@@ -34,7 +34,7 @@ class _Doubled:
 
 
 def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
-    """Every MoE layer of ``model`` with what its configuration says counts experts.
+    """Every MoE layer of ``model``, with the axes and entries that count experts, found by its configuration.
 
     Raises ``PruningRefused`` for a layer whose count no entry gives, or with a tensor that is not understood.
     """

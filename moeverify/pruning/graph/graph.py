@@ -50,7 +50,7 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         guards: those of ``moeverify.pruning.graph.walk``; left out only to show what each is for.
         heads_whole: look into torch's own attention and cut its heads whole. Without, it is one layer with
             Torch-Pruning's function, which makes heads smaller.
-        held_heads: projections whose heads stay as many as they are. Channels inside of them can be cut, alike in each.
+        held_heads: projections that keep their number of heads. Channels inside of them can be cut, alike in each.
 
     Raises:
         UsageError: a bound below one, or an unknown guard.
@@ -179,7 +179,7 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
 
     def _may_stay(self) -> set[str]:
-        """Parameters that the user leaves as they are, which may be none that the forward uses."""
+        """Parameters that the user leaves unpruned; the forward may not use them."""
         ignored = {id(p) for m in self.ignored_modules(()) for p in m.parameters(recurse=False)}
         ignored.update(id(p) for p in self.ignored_params)
         return {name for name, parameter in self.model.named_parameters() if id(parameter) in ignored}

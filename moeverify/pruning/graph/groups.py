@@ -14,7 +14,7 @@ from moeverify.pruning.graph.traced import TracedModel
 
 
 class Item(_helpers.GroupItem):
-    """A ``(dep, idxs)`` pair that also knows which ``places`` (parameter or buffer, axis) it cuts.
+    """A ``(dep, idxs)`` pair with the ``places`` (parameter or buffer, axis) that it cuts.
 
     ``root_idxs[k]`` is the position of the root that ``idxs[k]`` goes with. ``span`` is the number of inputs of one
     group of a grouped convolution, whose weight holds them once for all groups; else 0.
@@ -25,7 +25,7 @@ class Item(_helpers.GroupItem):
     span: int
 
     def __new__(cls, dep: Any, idxs: list[int], root_idxs: list[int], places: Sequence[Place], span: int = 0) -> Item:
-        """Make the pair, and set what it knows beside."""
+        """Make the pair, and set its further attributes."""
         item = super().__new__(cls, dep, idxs)
         item.root_idxs = root_idxs
         item.places = tuple(places)

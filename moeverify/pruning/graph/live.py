@@ -37,7 +37,7 @@ class LiveIndex:
         return next((left for since, left in reversed(cuts) if version is None or since <= version), None)
 
     def original(self, place: Place, positions: np.ndarray, version: int | None = None) -> np.ndarray:
-        """Positions, as they are numbered now or in another version, by their numbers when the model was traced.
+        """Original numbers of positions that are given in the present numbering, or in that of ``version``.
 
         Raises ``UsageError`` for one that does not exist.
         """
@@ -68,7 +68,7 @@ class LiveIndex:
 
 
 def renumber(classes: Iterable[PruningClass], live: LiveIndex) -> tuple[PruningClass, ...]:
-    """Classes as they are after parts were cut: units that are gone left out, positions as they are numbered now."""
+    """Classes after parts were cut: removed units left out, positions in the present numbering."""
     if not live.version:
         return tuple(classes)
     result = []

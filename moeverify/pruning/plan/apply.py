@@ -1,7 +1,7 @@
 """Carry out what was decided: slice every parameter and buffer, and leave all else as it was.
 
-Values are exchanged inside the parameters that are there, so that tied weights stay tied, and ``requires_grad``,
-hooks and the training mode stay. Everything is checked before the first value is touched.
+Values are exchanged inside the existing parameters. So tied weights stay tied, and ``requires_grad``, hooks and the
+training mode stay. Everything is checked before the first value is touched.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def slice_kept(values: torch.Tensor, dim: int, kept: np.ndarray) -> torch.Tensor
 
 
 def apply_plan(model: nn.Module, plan: Plan, own_functions: OwnFunctions | None = None) -> None:
-    """Prune ``model`` in place as ``plan`` says; see ``apply_keep``. Whole experts go last."""
+    """Prune ``model`` in place by ``plan``; see ``apply_keep``."""
     apply_keep(model, plan.keep, own_functions)
     remove_experts(model, plan.experts)
 

@@ -22,7 +22,7 @@ _RUNS_ONLY_HERE = "the model runs in memory and cannot be saved and loaded again
 
 
 def refuse_inexpressible(probe: Probe, removed: Mapping[Place, np.ndarray]) -> None:
-    """Raises ``PruningRefused`` unless a configuration says the sizes without the positions ``removed``."""
+    """Raise ``PruningRefused`` unless a configuration expresses the sizes without the positions ``removed``."""
     sizes = {name: list(shape) for name, shape in probe.base.items()}
     for (name, dim), positions in removed.items():
         if name in sizes:
@@ -34,7 +34,7 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
     """Bring a model in step with the sizes that it has now; ``probe`` was made before it was pruned.
 
     Weights take over the constants that change, as they do by a plan. Raises ``PruningRefused`` if no configuration
-    says the sizes, or no weight takes over a constant; the model stays as it was pruned.
+    expresses the sizes, or no weight takes over a constant; the model stays pruned.
     """
     shapes = {name: shape for name, shape in shapes_of(model).items() if name in probe.base}
     update = _update(probe, shapes, f"the groups were pruned, but {_RUNS_ONLY_HERE}")

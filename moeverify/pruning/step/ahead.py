@@ -71,10 +71,7 @@ class _Known:
 def score_ahead(
     selection: Selection, step: int, experts: ExpertRequest | None, example: Example, reading: Reading
 ) -> ExpertRequest | None:
-    """Score all that ``step`` may cut; ``selection`` then knows the scores.
-
-    Returns the request for whole experts with its scores known. Raises what scoring raises.
-    """
+    """Score all that ``step`` may cut, and store the scores in ``selection``."""
     importance, asked = selection.importance, _Asked()
     selection.importance = asked
     try:

@@ -89,7 +89,7 @@ class ByConfiguration:
 
 
 def _first_stuck(constants: Constants, derived: Derived) -> str:
-    """A constant that nothing takes over, as messages speak of it; empty if there is none."""
+    """A constant that nothing takes over, as text for messages; empty if there is none."""
     named = [*(f"{path}.{name}" for path, name in constants.stuck), *(number.name for number in derived.stuck)]
     return named[0] if named else ""
 

@@ -43,7 +43,7 @@ class Trouble:
     """Reason why a pruned model does not compute as before, and how far its forward came.
 
     ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
-    as far as what raised after it. ``otherwise`` says that attributes with a second meaning stand in the way.
+    as far as what raised after it. ``otherwise``: whether attributes with a second meaning are the cause.
     """
 
     reason: Reason

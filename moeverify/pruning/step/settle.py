@@ -1,6 +1,7 @@
 """The loop that decides which classes go: plan, find what hangs on the plan, drop those classes, plan again.
 
-A judge knows whether counts can be carried out: one for models with a configuration, one for models without.
+A judge tests whether counts can be carried out. There is one for models with a configuration, and one for models
+without.
 """
 
 from __future__ import annotations

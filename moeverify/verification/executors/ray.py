@@ -33,8 +33,8 @@ _WORKERS: dict[str, Worker] = {}
 def run_on_ray(work: Work) -> None:
     """Run cases as tasks of the cluster at ``work.address``; one that a lost machine ran is run again elsewhere.
 
-    The machines need this package at the same version, the sources and the subject under the same names. What a case
-    says is heard when it is over.
+    The machines need this package at the same version, the sources and the subject under the same names. Events of a
+    case arrive when it is over.
     """
     with _cluster(work.address) as ray:
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_run_case)

@@ -93,7 +93,7 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
 
 
 def _drop_modules(model: nn.Module, paths: set[str]) -> None:
-    """Take out of lists what the pruned model has not: experts and layers that went."""
+    """Remove from lists the experts and layers that the pruned model lacks."""
     for path, module in list(model.named_modules(remove_duplicate=False)):
         gone = [name for name in module._modules if (f"{path}.{name}" if path else name) not in paths]
         present = path in paths or not path
