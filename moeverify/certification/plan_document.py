@@ -105,7 +105,10 @@ def _rows(keep: KeepMap, name: str, dim: int) -> np.ndarray:
 
 
 def _first_units(keep: KeepMap, name: str, dim: int) -> np.ndarray:
-    """Positions of the first units of each class: what experts that are gone keep, whole units as the others do."""
+    """Positions of the first units of each class, as many as were kept, for whole units.
+
+    Removed experts keep them in the plan, since every expert must have the same size.
+    """
     held = np.ones(keep.base[name][dim], dtype=bool)
     for slot in keep.structure.slots.get((name, dim), ()):
         held[slot.positions[keep.count(slot.number) :].ravel()] = False

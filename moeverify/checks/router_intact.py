@@ -145,9 +145,9 @@ def _channels(context: Context, layer: MoELayer, stayed: list[int], experts: int
 
 
 def _embeddings_with(context: Context, router: str, dim: int) -> list[tuple[str, set[int]]]:
-    """Embeddings that hold position ``p`` of their width in one unit with position ``p`` of a router's dimension.
+    """Embeddings whose channels are coupled with a router's dimension, position by position.
 
-    With each, the positions for which that holds.
+    Each comes with the coupled positions.
     """
     classes = () if context.couplings is None else context.couplings.classes
     found = []

@@ -330,6 +330,6 @@ class MoEPruner:
     ) -> None:
         """Prune a share of a layer's channels (the least important ones), or the given ones, at once.
 
-        Raises ``PruningRefused``, before anything is changed, if the configuration cannot say the result.
+        Raises ``PruningRefused``, before anything is changed, if the configuration cannot express the result.
         """
         prune_width(self.DG, self.example, self.importance, layer, pruning_fn, pruning_ratios_or_idxs)

@@ -30,7 +30,7 @@ class Unfinished:
         self._facts: CaseFacts | None = None
 
     def take(self, event: Event) -> None:
-        """An event of the case; its end is announced by ``end``."""
+        """Record an event of the case. The end of the case is reported by ``end``."""
         if self.over:
             return
         if isinstance(event, CaseFinished):

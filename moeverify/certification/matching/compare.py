@@ -43,7 +43,7 @@ PURE = (Relation.EQUAL, Relation.CAST)
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor, or one expert's slice: names and experts after and before, and what was found."""
+    """One tensor or one expert's slice: names and experts after and before, and the outcome of the comparison."""
 
     name: str
     origin: str

@@ -85,9 +85,9 @@ def _compact(positions: np.ndarray) -> Sequence[int]:
 def _regions(
     links: Links, places: dict[int, list[_Place]], extra: Sequence[Pairs]
 ) -> list[tuple[list[int], Region, list[Freeze]]]:
-    """Sets of linked live roots, each with its description and the freeze behind every seed.
+    """Sets of linked roots that are not frozen, each with its region and the freeze behind every seed.
 
-    A frozen root links nothing: the positions that it holds in a live one become seeds.
+    A frozen root links nothing. Positions that it freezes in another root become seeds.
     """
     relations, root, frozen = links.relations, links.root, links.frozen
     edges: list[_Edge] = []

@@ -49,7 +49,10 @@ def idle_results(
 
 
 class _Spoil:
-    """Executes operations, and writes over the outputs in ``unread`` where their memory is the forward's own."""
+    """Executes operations and overwrites the outputs in ``unread``.
+
+    Exception: memory that outlives the forward, such as that of a parameter or an input.
+    """
 
     def __init__(self, recorder: Recorder, unread: Unread) -> None:
         self.spoiled: set[tuple[int, int]] = set()

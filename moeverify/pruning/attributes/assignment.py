@@ -85,7 +85,7 @@ class _Search:
             yield from self._solutions(farther)
 
     def _farther(self, chosen: Chosen, here: Reached) -> list[Chosen]:
-        """The sets with the fewest more proposals that come farther than ``chosen`` does."""
+        """Sets that extend ``chosen`` by as few proposals as possible and with which the forward gets farther."""
         taken = {slot for proposal in chosen for slot in proposal.slots}
         free = [p for p in self._proposals if taken.isdisjoint(p.slots)]
         for count in range(1, _TOGETHER + 1):

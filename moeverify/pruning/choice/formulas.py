@@ -70,7 +70,7 @@ class Formula:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether values without their gradient have no score."""
+        """Whether it needs gradients to score values."""
         return self.local is not _magnitude
 
     @property

@@ -36,9 +36,9 @@ def alignment(model: nn.Module) -> int:
 
 
 def aligned(model: nn.Module, round_to: int | None) -> int | None:
-    """``round_to``, or the next multiple of it that the pruned model runs with, with a warning if one was asked for.
+    """Smallest multiple of ``round_to`` with which the pruned model runs; warns if it differs from ``round_to``.
 
-    Raises ``UsageError`` unless it is ``None`` or a positive whole number.
+    Raises ``UsageError`` unless ``round_to`` is ``None`` or a positive whole number.
     """
     if round_to is not None and (not isinstance(round_to, int) or round_to < 1):
         raise UsageError(f"round_to must be a positive number, not {round_to!r}")

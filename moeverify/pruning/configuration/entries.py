@@ -194,7 +194,7 @@ def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
 
 
 def without_needless(probe: Probe, entries: Entries, wanted: Shapes) -> Entries:
-    """``entries`` without those that keep their value or change nothing."""
+    """``entries`` without those that keep their value, and without pins that the wanted shapes do not need."""
     needed = {p: v for p, v in entries.items() if p in probe.pins or v != probe.values[p]}
     for path in probe.pins:
         trial = {p: v for p, v in needed.items() if p != path}

@@ -115,7 +115,10 @@ def _candidates(counts: Counts, round_to: int | None) -> list[dict[PruningClass,
 def _express_component(
     probe: Probe, wanted: Counts, round_to: int | None, reasons: dict[PruningClass, str]
 ) -> dict[PruningClass, int]:
-    """The best counts for classes that share entries: alike first, then with some roles left alone."""
+    """Nearest counts that a configuration expresses, for classes that share entries.
+
+    Counts for all classes are tried first, then counts that leave some roles unpruned. ``reasons`` is filled in place.
+    """
     found = _solve(probe, wanted)
     if not found.wrong:
         return dict(wanted)

@@ -29,7 +29,7 @@ class Sums:
     ) -> None:
         """Add pairs of a token and an expert ``[pairs]``; ``turn [tokens]`` is max(1 - cos(in, out), 0).
 
-        A pair without weight, or with a class that has no weights, was not routed.
+        Pairs with weight zero, or with a class that has no expert, are ignored.
         """
         routed = (weight != 0) & (expert < self.experts) & (expert >= 0)
         tokens, expert = tokens[routed], expert[routed]

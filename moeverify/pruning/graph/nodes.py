@@ -24,7 +24,7 @@ from moeverify.pruning.plan.sites import Site, layer_side, site_of
 class End:
     """One end of a dependency: Torch-Pruning's node and function, and the ``place`` (tensor, axis) they cut.
 
-    The inputs of a grouped convolution are numbered through all ``repeats`` groups, ``span`` to a group; else 0.
+    ``span``: inputs per group of a grouped convolution, else 0. ``repeats``: its number of groups, else 1.
     """
 
     node: Node

@@ -15,7 +15,7 @@ Mapped = tuple[np.ndarray, np.ndarray]
 
 
 class PositionMap(Protocol):
-    """A relation read in one direction."""
+    """Map from positions of one dimension to those of a related one."""
 
     def map(self, positions: np.ndarray) -> Mapped:
         """Positions of the other dimension, and for each the row in ``positions`` that it came from."""

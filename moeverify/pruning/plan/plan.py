@@ -132,7 +132,7 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class Adjustment:
-    """A class that keeps another number of units than asked, and the rule that asks for it."""
+    """A class that keeps another number of units than asked, and the rule behind that."""
 
     pruning_class: PruningClass
     wanted: int

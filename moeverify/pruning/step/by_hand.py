@@ -25,7 +25,7 @@ def prune_width(
 ) -> None:
     """Prune a share of a layer's channels (the least important ones), or the given ones.
 
-    Raises ``PruningRefused``, before anything is changed, if the configuration cannot say the result.
+    Raises ``PruningRefused``, before anything is changed, if the configuration cannot express the result.
     """
     probe = probe_of(graph)
     if isinstance(wanted, float):

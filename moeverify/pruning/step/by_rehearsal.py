@@ -59,7 +59,9 @@ class ByRehearsal:
         return common_share(counts, fails, self.kind_of, named, self._round_to)
 
     def _hanging(self, counts: Counts, found: Rehearsed) -> Reasons:
-        """Classes that change a number or a view by themselves; all of them if none does."""
+        """Reasons for classes that alone change a derived number or the division of a view; all classes if none does
+        alone.
+        """
         if reasons := found.derived.divided(counts):
             return reasons
         alone = {c: self._draft({c: kept}) for c, kept in counts.items()}

@@ -52,9 +52,9 @@ class Expectations:
 
 
 def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ()) -> Expectations | None:
-    """Trace a model that has no weights; ``None`` if its forward needs them.
+    """Expected shapes from a trace of a model without weights; ``None`` if its forward needs them.
 
-    ``held`` are projections whose heads stay whole in number.
+    ``held``: projections that keep their number of heads.
     """
     try:
         traced = trace(model, example, keep_made=True)

@@ -55,7 +55,7 @@ def _stated(value: Any) -> Any:
 
 
 def _stated_path(path: Path) -> list[Any]:
-    """A file by its size and time, so that other content is another argument."""
+    """Identity of a file as an argument: path, size and modification time, so that changed content is noticed."""
     if not path.is_file():
         return [str(path), secrets.token_hex()] if path.exists() else [str(path)]
     stat = path.stat()
