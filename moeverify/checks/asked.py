@@ -107,7 +107,7 @@ class Request:
         return found
 
     def experts_left(self, pruning_class: PruningClass, member: Member) -> float:
-        """The share of the experts that stayed, of a dimension that holds all experts' channels one after the other."""
+        """Share of the experts that stayed, for an expert-major dimension."""
         layer = self.context.roles.layer_of(pruning_class.where)
         if layer is None or (member.parameter, member.dim) not in pruning_class.in_turn:
             return 1.0
@@ -151,7 +151,7 @@ class Request:
         return {place: min(roles) for place, roles in found.items() if len(roles) == 1}
 
     def _excuse(self, pruning_class: PruningClass, kept: int, asked: Asked) -> Excuse:
-        """Hold a claim against what the judge can see."""
+        """Verify a claim of the plan by the judge's own evidence."""
         size = pruning_class.coupling.size
         if any(kept == min(size, -(-max(asked.wanted, 1) // m) * m) for m in self._multiples()):
             return Excuse(kept, seen=True)  # no fewer are a multiple

@@ -178,7 +178,7 @@ class Context:
 
     @cached_property
     def id_tables(self) -> Mapping[str, MoELayer]:
-        """Tables whose values are expert ids, by name, of the layers that lost experts."""
+        """Tables of expert ids, by name, with the layer; only of layers that lost experts."""
         return {
             name: layer
             for layer in self.roles.layers

@@ -112,8 +112,9 @@ def _reaches_outside(pruning_class: PruningClass, roles: FoundRoles) -> bool:
 
 
 def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
-    """Experts that have no channels of their own. All that they have is shared with what lies outside of them, or
-    frozen in our trace of the original, or they are single rows.
+    """Experts without channels of their own.
+
+    All their channels are shared with parameters outside, frozen in our trace of the original, or single rows.
     """
     frozen = () if context.couplings is None else context.couplings.frozen
     shared = {(f.parameter, f.dim) for f in frozen} | {

@@ -111,7 +111,7 @@ def _shapes(
 
 
 def _by_data(context: Context, name: str, before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether ``after`` differs from ``before`` only where the original's own shape is another for other inputs."""
+    """Whether ``after`` differs from ``before`` only in sizes that also differ in the original for other inputs."""
     if before.dim() != after.dim():
         return False
     free: set[int] = set()

@@ -65,7 +65,7 @@ def _picture(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shares(scores: list[float]) -> list[float]:
-    """Scores as heights between a flat bar and a full one."""
+    """Scores scaled to heights of bars, from flat to full."""
     low, high = min(scores), max(scores)
     if high <= low:
         return [0.5] * len(scores)

@@ -66,7 +66,7 @@ class Unfinished:
         self._stop(Status.ERROR, f"the machine that ran it was lost {how}; see that cluster's log", {})
 
     def fork_server_gone(self, output: str) -> None:
-        """The process that cases are forked from ended or stopped."""
+        """End the case as an error, since the fork server ended or stopped."""
         self._stop(Status.ERROR, f"the fork server was ended or stopped in stage {self._stage}", {"output": output})
 
     def exited(self, code: int, output: str) -> None:

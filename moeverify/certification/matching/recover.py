@@ -16,8 +16,9 @@ from moeverify.models.folder.checkpoint import Checkpoint
 
 
 def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:
-    """Hidden channels first, then layers, experts, and what lies inside of them: each is recognised where the
-    dimensions around it are known already.
+    """Recover the keep map: hidden channels first, then layers, experts, and their inner channels.
+
+    Each is recognised where the dimensions around it are known already.
     """
     keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned))
     recovery = _Recovery(base, pruned, keep)

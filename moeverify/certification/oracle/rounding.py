@@ -16,7 +16,9 @@ _LOST = (Relation.CAST, Relation.ROUNDED)
 
 
 def roundings(evidence: Evidence) -> dict[str, torch.dtype]:
-    """Types that tensors of the base were rounded to, by name. Raises ``NotVisible`` for one rounded in part."""
+    """Types that tensors of the base were rounded to, by name. Raises ``NotVisible`` for a tensor of which only a part
+    is rounded.
+    """
     types: dict[str, set[torch.dtype | None]] = defaultdict(set)
     for item in evidence.compared:
         types[item.base_name].add(item.evidence.get("dtype") if item.relation in _LOST else None)

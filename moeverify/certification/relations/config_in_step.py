@@ -22,7 +22,7 @@ _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
 
 @relation("config-in-step")
 def config_in_step(evidence: Evidence) -> Finding:
-    """The configuration implies the shapes on disk, and says nothing else than the base's but for sizes."""
+    """The configuration implies the shapes on disk, and differs from the base's only in sizes."""
     if is_quantised(evidence.inventory.config):
         return inconclusive("the folder is quantised: shapes of packed weights are left to loads-whole")
     pruned = evidence.pruned

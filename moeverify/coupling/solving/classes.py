@@ -14,8 +14,8 @@ from moeverify.coupling.relations import Freeze
 class Member:
     """Positions that each unit of a class occupies in one parameter (or buffer).
 
-    ``positions`` has shape ``[units, positions per unit]``: row ``u`` lists the positions along ``dim`` that go
-    when unit ``u`` goes, ascending. The array is read-only: members that look alike share it.
+    ``positions`` has shape ``[units, positions per unit]``: row ``u`` lists the positions along ``dim`` that are
+    removed with unit ``u``, ascending. The array is read-only: members that look alike share it.
     """
 
     parameter: str

@@ -107,7 +107,7 @@ class Siblings:
         self.kinds = self._kinds() if copy else {}
 
     def _kinds(self) -> dict[str, nn.Module]:
-        """For each expert the first expert that it is like."""
+        """The first alike expert, by the path of each expert."""
         kinds: dict[str, nn.Module] = {}
         for names in self.lists:
             found: list[nn.Module] = []

@@ -177,5 +177,5 @@ def _by_parameter(folds: Sequence[Fold]) -> Mapping[str, tuple[float, float]]:
 
 
 def _cause(error: PruningRefused) -> str:
-    """The cause alone: the remedy of a refusal is one for the pruner's arguments, which a plan does not have."""
+    """Cause of a refusal without its remedy, which names arguments of the pruner that a plan lacks."""
     return str(error).partition(";")[0]

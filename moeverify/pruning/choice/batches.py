@@ -60,7 +60,10 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows that are scored at once. ``numbers`` are those of the classes; several, or one of ``rows`` experts."""
+    """Rows that are scored at once.
+
+    ``numbers``: either several classes, one per row, or one class of ``rows`` experts.
+    """
 
     numbers: tuple[int, ...]
     rows: int
@@ -69,7 +72,7 @@ class Batch:
 
 
 def batches_of(classes: Mapping[int, tuple[PruningClass, Sequence[Source]]]) -> list[Batch]:
-    """The classes in batches: alike ones of listed experts together, any other by itself."""
+    """The classes in batches: alike classes of listed experts together, every other class alone."""
     alike: dict[Any, list[int]] = {}
     for number, (pruning_class, sources) in classes.items():
         alike.setdefault(_likeness(pruning_class, sources) or number, []).append(number)
@@ -83,7 +86,9 @@ def batches_of(classes: Mapping[int, tuple[PruningClass, Sequence[Source]]]) -> 
 
 
 def _likeness(pruning_class: PruningClass, sources: Sequence[Source]) -> Any:
-    """Equal for classes whose linear layers have the same shapes and positions; ``None`` for one to be taken alone."""
+    """Key that is equal for classes whose linear layers have the same shapes and positions; ``None`` to score one
+    alone.
+    """
     if pruning_class.experts or pruning_class.role != "routed_experts":
         return None
     found = []

@@ -156,7 +156,7 @@ def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
 
 
 def _rule(probe: Probe, found: Found) -> str:
-    """Rule of the configuration that stands in the way."""
+    """Rule of the configuration that excludes the wanted sizes, as text."""
     name, dim = found.wrong[0]
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
     config = type(probe.config).__name__

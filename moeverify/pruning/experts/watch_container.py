@@ -82,7 +82,7 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
 
 
 def _together(hidden: torch.Tensor, index: torch.Tensor) -> list[slice]:
-    """Choices that one call computes: all of them, unless that is too much, or tokens do not lie in rows."""
+    """Columns of choices that one call computes: all, unless that is too much or tokens are not in rows."""
     in_rows = hidden.dim() == 2 and len(hidden) == len(index)
     each = max(1, _MOST_VALUES // max(hidden.numel(), 1)) if in_rows else 1
     return [slice(first, min(first + each, index.shape[1])) for first in range(0, index.shape[1], each)]

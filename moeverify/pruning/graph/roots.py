@@ -27,8 +27,8 @@ def root_member(nodes: Nodes, pruning_class: PruningClass) -> Member:
 def has_root(nodes: Nodes, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
     """Whether a class cuts the outputs of a layer of one of these types.
 
-    A loose matrix, such as fused experts, counts as a linear layer. So does an embedding, which is one of one-hot
-    vectors: a table of n-grams is the only layer that gives its channels.
+    A matrix outside of torch's layers, such as fused experts, counts as a linear layer. So does an embedding, which is
+    a linear layer on one-hot vectors. Example: only a table of n-grams outputs its channels.
     """
     for _, end in nodes.ends(pruning_class.coupling):
         target = end.node.module

@@ -52,7 +52,7 @@ class _Asked:
         return torch.zeros(pruning_class.experts, size) if pruning_class.experts else torch.zeros(size)
 
     def __call__(self, group: Group) -> None:
-        """No opinion."""
+        """Return no scores."""
 
 
 class _Known:

@@ -215,7 +215,7 @@ class Rehearsal:
 
 
 def _with(chosen: Chosen, usual: Chosen) -> Chosen:
-    """``chosen`` and those of ``usual`` about other slots."""
+    """``chosen``, and those of ``usual`` that set other slots."""
     taken = {slot for proposal in chosen for slot in proposal.slots}
     return chosen | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
 

@@ -24,10 +24,10 @@ _CLOSE = 1e-6
 
 
 def has_no_reader(pruning_class: PruningClass, sizes: dict[str, int]) -> bool:
-    """Whether all members are rows of what makes the channels, and none a column of what reads them.
+    """Whether every member is an output dimension, so that no weight reads the channels.
 
-    ``sizes`` gives the number of dimensions of each parameter. Exception: experts that come in turn in rows, which the
-    rows of another matrix read.
+    ``sizes`` gives the number of dimensions of each parameter. Exception: rows of expert-major matrices, which the rows
+    of another matrix read.
     """
     members = (member for member in pruning_class.coupling.members if sizes.get(member.parameter, 0) > 1)
     return not pruning_class.experts and all(member.dim == 0 for member in members)

@@ -97,7 +97,7 @@ class Journal:
         return PlanDocument.read(self._plan) if self._plan.is_file() else None
 
     def keep_plan(self, document: PlanDocument) -> PlanDocument:
-        """Keep a plan, and give it as a later run reads it."""
+        """Store a plan, and return it as a later run will read it."""
         document.write(self._plan)
         return PlanDocument.read(self._plan)
 

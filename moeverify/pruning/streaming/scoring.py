@@ -24,7 +24,7 @@ class LayerByLayer:
         self._drawn = isinstance(importance, RandomImportance)
 
     def score(self, pieces: Sequence[Scoring]) -> None:
-        """Run scoring: a class begins with the first of its blocks, and waits where it needs another."""
+        """Score layer by layer: a class starts with the first of its blocks, and waits for others that it needs."""
         if self._drawn:
             for piece in pieces:
                 piece.work()
