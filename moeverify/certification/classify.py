@@ -104,7 +104,7 @@ def classify(
 
 
 def _of_another(item: Compared, whole: dict[tuple[str, int], int]) -> Compared:
-    """A slice that holds the values of another expert than the rest of its expert does is out of step."""
+    """Mark a slice as out of step if it holds values of another base expert than the rest of its expert."""
     if item.expert is None or (other := whole.get((item.base_name, item.expert))) in (None, item.base_expert):
         return item
     if item.relation not in (Relation.CHANGED, Relation.UNRELATED):
@@ -154,7 +154,10 @@ def _sort(
 
 
 def _of_all_siblings(item: Compared, siblings: list[Compared]) -> bool | None:
-    """Whether a difference that can be on purpose is so, since the siblings have it as well; ``None`` for others."""
+    """Whether a moved, rounded, scaled or zeroed tensor is intended; ``None`` for other relations.
+
+    A rounded or scaled one is intended if its siblings are so, too.
+    """
     if item.relation is Relation.MOVED:
         return False
     if item.relation is Relation.ROUNDED:

@@ -49,7 +49,10 @@ class Freeze:
 
 
 class Sliced(NamedTuple):
-    """A dimension that slices with constant bounds divide into ``parts`` parts, each with the dimension ``part``."""
+    """A dimension that slices with constant bounds divide into equal parts.
+
+    ``parts``: their number. ``part``: the dimension that every part is.
+    """
 
     whole: int
     part: int

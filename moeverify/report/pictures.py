@@ -12,10 +12,10 @@ _LARGE = 448
 
 
 def isolation_picture(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The isolation matrix of a layer: one square a pair of experts, in SVG units.
+    """The isolation matrix of a layer: one square per pair of experts, in SVG units.
 
-    The diagonal of a layer with many experts is one line. Row ``i``, column ``j``: channels of expert ``j`` that go
-    when a channel of expert ``i`` is pruned.
+    The diagonal of a layer with many experts is one line. Row ``i``, column ``j``: channels of expert ``j`` that are
+    removed with a channel of expert ``i``.
     """
     count = len(layer["own"])
     side = _SIDE if count <= _LABELLED else max(1.0, _LARGE / count)

@@ -48,7 +48,8 @@ def unloaded_tensors(model: nn.Module, base: Stored, saved: Stored) -> Unloaded:
 
 
 def _misfit(names: tuple[str, ...], base: Stored, saved: Stored) -> str:
-    """The first tensor of the model whose change of size the unloaded ones do not follow; empty if there is none.
+    """First tensor of the model that changed size while unloaded tensors still have the old size; empty if there is
+    none.
 
     A tensor in a layer is compared with those of its name in other layers. All are compared with tensors outside of
     layers. The embedding, the last norm and the head have the sizes of the residual stream and the vocabulary.

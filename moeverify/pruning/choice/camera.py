@@ -106,7 +106,7 @@ class CameraImportance:
         return total
 
     def _scores(self, name: str, dim: int) -> torch.Tensor | None:
-        """Scores ``[experts, channels]`` of the channels that a weight is summed over."""
+        """Scores ``[experts, channels]`` of the input channels of a weight."""
         energy = self._energies.by_place.get((name, dim))
         if energy is None:
             return None

@@ -69,7 +69,7 @@ class Energies:
     by_place: dict[Place, Energy] = field(default_factory=dict)
 
     def add(self, product: Product, weights: torch.Tensor, parameter: torch.Tensor, stacked: bool) -> None:
-        """Count a product whose rows the layer's output takes with ``weights [..., rows]``."""
+        """Add the energy of a product. ``weights [..., rows]``: weight of each row in the layer's output."""
         _, dim = product.place
         if product.place not in self.by_place:
             shape = (parameter.shape[0] if stacked else 1, parameter.shape[dim])

@@ -56,7 +56,7 @@ def run_on_ray(work: Work) -> None:
 
 
 def _hear(ray: Any, reference: Any, case: Case, work: Work) -> None:
-    """Hand on what a task found. A case whose machines were lost every time is an error."""
+    """Forward the events of a task. A case whose machines were lost on every try becomes an error."""
     try:
         events, refused = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
