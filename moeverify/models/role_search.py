@@ -71,7 +71,11 @@ class RoleSearch:
 
     def _held(self, name: str) -> str:
         lists = [n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], nn.ParameterList)]
-        return f"lists of parameters ({last(lists[0])}, ...)" if lists else "something else"
+        if lists:
+            return f"lists of parameters ({last(lists[0])}, ...)"
+        own = self.tree.own(name)
+        shapes = ", ".join(f"{last(leaf)} {list(tensor.shape)}" for leaf, tensor in list(own.items())[:2])
+        return shapes or "something else"
 
     def _outside(self, layers: Iterable[MoELayer]) -> Iterator[str]:
         """Modules inside containers of stacked experts that hold no stack."""

@@ -197,3 +197,16 @@ def test_a_layer_of_stacks_in_a_list_keeps_the_router_that_is_its_own_parameter(
     found = find_roles(model).layers
     assert [layer.router_parameters for layer in found] == [("1.0.sel",), ("1.1.sel",)]
     assert [layer.routers for layer in found] == [(), ()]
+
+
+def test_experts_in_an_unknown_layout_are_named_with_their_shapes():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.Module()
+            self.experts.w1 = nn.Parameter(torch.randn(2, 3, 12, 8))
+            self.experts.w2 = nn.Parameter(torch.randn(2, 3, 8, 12))
+
+    found = find_roles(Layer())
+    assert found.unrecognised == ("experts",)
+    assert "experts is named as experts but holds w1 [2, 3, 12, 8], w2 [2, 3, 8, 12], neither" in found.notes[0]
