@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 
 from moeverify.models.folder.assembly import Assembly
+from moeverify.models.folder.memory import Memory
 from moeverify.models.folder.turns import Turns
 
+_LARGE = 1 << 26  # bytes of a tensor beside which no memory is kept for another one
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
@@ -36,6 +38,7 @@ class Blocks:
         self.on_read: Callable[[int], None] = lambda nbytes: None
         self.held = ""
         self._values: dict[str, torch.Tensor] = {}
+        self._memory = Memory()
 
     def read(self, name: str) -> torch.Tensor:
         """The values of a tensor; a task in turns waits here until its block is held."""
@@ -47,30 +50,33 @@ class Blocks:
                 self.hold(block)
         if name not in self._values:
             assembly, dtype = self.tensors[name]
-            self._values[name] = put_together(assembly, dtype)
+            self._values[name] = put_together(assembly, dtype, self._memory)
             self.on_read(assembly.nbytes)
         return self._values[name]
 
     def hold(self, block: str) -> None:
         """Give back what is held, and let values of ``block`` be read."""
         if block != self.held:
-            self.release()
+            self._values.clear()
             self.held = block
 
     def release(self) -> None:
         """Give back what is held."""
         self._values.clear()
+        self._memory.give_back()
         self.held = ""
 
 
-def put_together(assembly: Assembly, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor in fresh memory; a stack expert by expert, so that its sources are in memory once."""
+def put_together(assembly: Assembly, dtype: torch.dtype, memory: Memory | None = None) -> torch.Tensor:
+    """A tensor in memory of its own; a stack expert by expert in ``memory``, so that its sources are in memory once."""
     if assembly.converter is None or not assembly.is_stack:
+        if memory is not None and assembly.nbytes > _LARGE:
+            memory.give_back()
         whole = assembly.read()
         made = whole.to(dtype, copy=True, memory_format=torch.contiguous_format)
         assembly.reader.looked_at(assembly.nbytes)
         return made
-    made = torch.empty(assembly.shape, dtype=dtype)
+    made = (memory or Memory()).empty(assembly.shape, dtype)
     each = assembly.nbytes // assembly.shape[0]
     for part in range(assembly.shape[0]):
         made[part] = assembly.read(part)
