@@ -259,8 +259,8 @@ def towards(expert: int) -> Change:
 def in_part(expert: int, turn: int) -> Change:
     """Makes one expert the first choice of every fourth token, from number ``turn`` on, and of no other.
 
-    Those tokens give it the weight that their first choice had. So an expert with room for few has room for all of
-    them, and where the largest weights are served first the order stays that of the scores.
+    Those tokens give it the weight that their first choice had. So an expert with little capacity has room for all of
+    them. Where the largest weights are served first, the order stays that of the scores.
     """
 
     def change(logits: torch.Tensor) -> torch.Tensor:
