@@ -97,11 +97,23 @@ def load_configuration(name: str, where: str, *, trust_remote_code: bool = False
             # Said in so many words: left out, transformers asks on the terminal whether the code may run.
             config = AutoConfig.from_pretrained(where, trust_remote_code=bool(trust_remote_code))
     except Exception as error:
+        if asks_for_code(error):
+            raise SourceError(
+                f"cannot load {name}: {CODE_OF_ITS_OWN}; read it, and pass --trust-remote-code if you trust it"
+            ) from error
         raise SourceError(
             f"cannot load {name}: not a configuration that transformers knows: {one_line(error)}"
         ) from error
     check_sizes(config.to_dict(), name)
     return config
+
+
+CODE_OF_ITS_OWN = "its architecture is Python code beside the weights, which is not run"
+
+
+def asks_for_code(error: Exception) -> bool:
+    """Whether transformers refused a configuration since it names Python code, in words meant for its own callers."""
+    return isinstance(error, ValueError) and "trust_remote_code" in str(error)
 
 
 def _check_complete(name: str, where: str, model: str, info: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from moeverify.errors import MoEVerifyError, SourceError
 from moeverify.models.checkpoints import Loading, load_checkpoint, load_configuration
+from moeverify.models.folder.skeleton import build_skeleton
 from moeverify.models.full_size import load_full_size
 from moeverify.models.sources import load_source
 from moeverify.models.stored import INDEX, SINGLE, read_stored
@@ -283,11 +285,13 @@ def with_code(folder, model_type):
 def test_code_beside_a_checkpoint_never_runs_and_nobody_is_asked(model_type, folder, monkeypatch):
     mark = with_code(folder, model_type)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
-    for load in (load_source, load_full_size):
-        try:
+    loads = (load_source, load_full_size, lambda name: build_skeleton(Path(name)))
+    for load in loads:
+        if model_type == "qwen3_moe":
             load(str(folder))
-        except SourceError:
-            assert model_type == "of_their_own"
+        else:
+            with pytest.raises(SourceError, match="Python code beside the weights, which is not run"):
+                load(str(folder))
     assert not mark.exists()
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.errors import SourceError
+from moeverify.models.checkpoints import CODE_OF_ITS_OWN, asks_for_code
 from moeverify.models.sources import quiet_transformers
 
 # A configuration that asks for more modules than this is hostile or broken; real ones stay far below.
@@ -57,7 +58,10 @@ def build_skeleton(folder: Path) -> Skeleton:
         with _quietly():
             config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:
-        raise SourceError(f"transformers does not read its config.json: {_line(error)}") from error
+        reason = (
+            CODE_OF_ITS_OWN if asks_for_code(error) else f"transformers does not read its config.json: {_line(error)}"
+        )
+        raise SourceError(reason) from error
     return skeleton_of(config)
 
 

@@ -163,7 +163,8 @@ def test_no_code_of_a_checkpoint_is_run(capsys, tmp_path):
     )
     code, _, err = run(capsys, str(tmp_path))
     assert code == 2
-    assert "not a configuration that transformers knows" in err
+    assert "Python code beside the weights, which is not run" in err
+    assert "pass --trust-remote-code" in err
     assert not marker.exists()
 
 
