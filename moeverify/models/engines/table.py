@@ -15,8 +15,8 @@ HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 FUSED_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 320, 384, 448, 512, 576)
 # Types of which an engine never reads head_dim, and transformers does where the configuration has one.
 DERIVED_HEADS = {
-    "vllm": ("qwen2_moe", "olmoe", "flex_olmo", "lfm2_moe", "jamba", "granitemoe", "granitemoeshared",
-             "granitemoehybrid"),
+    "vllm": ("qwen2_moe", "olmoe", "flex_olmo", "lfm2_moe", "jamba", "granitemoe", "granitemoe_swa",
+             "granitemoeshared", "granitemoehybrid"),
     "llama.cpp": ("qwen2_moe", "granitemoe", "granitemoe_swa", "granitemoeshared", "granitemoehybrid"),
 }  # fmt: skip
 
