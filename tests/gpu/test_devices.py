@@ -97,7 +97,7 @@ def test_the_benchmark_finds_what_is_wrong():
     assert (wrong, forced) == ("", 2)
     assert "got no token, such as" in checks.every_expert(broken, ids[:1, :1])[0]
     broken.model.layers[0].mlp.experts.down_proj.data[3] = float("nan")
-    assert checks.every_expert(broken, ids)[0] == "logits are not finite"
+    assert checks.every_expert(broken, ids)[0] == "an output is not finite"
 
 
 def test_devices_that_are_not_there(monkeypatch):

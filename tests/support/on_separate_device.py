@@ -96,7 +96,7 @@ def proofs(*names: str) -> dict[str, dict[str, Any]]:
 
     from moeverify.certification.evidence import Evidence, Options
     from moeverify.certification.oracle import proof, running
-    from moeverify.certification.oracle.causality import leak
+    from moeverify.certification.oracle.causality import leaks
     from moeverify.certification.oracle.sides import alone
 
     cases = {case.name: case for case in (*RIGHT, *WRONG)}
@@ -112,7 +112,7 @@ def proofs(*names: str) -> dict[str, dict[str, Any]]:
                 evidence = Evidence(*pair, Options("full", NAME))
                 found = proof.prove(evidence, at_least=64)
                 model, stream, _ = alone(evidence, pair[1], at_least=64)
-                leaked = leak(model, 0, stream)
+                leaked = max(leaks(model, 0, stream).values())
                 answers[f"{name} {way}"] = {"error": found.error, "effect": found.effect, "leak": leaked}
     return answers
 
