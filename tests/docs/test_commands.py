@@ -137,7 +137,7 @@ def runnable(page):
     return [[new for word in words for new in INSTEAD.get(word, (word,))] for words in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("page", [p for p in PAGES if any(map(there, commands(p)))], ids=lambda page: page.name)
 def test_commands_run_from_top_to_bottom(page, place, capsys):
     if page.name == "certify.md":
