@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.anywhere import anywhere
 from moeverify.base.files import write_text
 from moeverify.base.versions import versions
 from moeverify.report.result import VerificationResult
@@ -32,7 +33,7 @@ def row(model: WildModel, result: VerificationResult) -> dict[str, Any]:
     left: dict[str, None] = {}
     for verdict in result.verdicts:
         if verdict.check == "ratio-honoured":
-            left = dict.fromkeys(_anywhere(text) for text in verdict.evidence.get("adjusted", ()))
+            left = dict.fromkeys(anywhere(text) for text in verdict.evidence.get("adjusted", ()))
     sizes = facts.get("sizes", ())
     return {
         "kind": model.kind,
@@ -55,13 +56,6 @@ def row(model: WildModel, result: VerificationResult) -> dict[str, Any]:
         },
         "adjusted": list(left),
     }
-
-
-def _anywhere(text: str) -> str:
-    """A reason with paths that hold on any machine."""
-    root = str(Path(__file__).parents[1])
-    words = (w.partition("site-packages/")[2] if "site-packages/" in w else w for w in text.split(" "))
-    return " ".join(words).replace(root + "/", "")
 
 
 def pruned_roles(data: Mapping[str, Any]) -> set[str]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.anywhere import anywhere
 from moeverify.base.files import write_text
 from moeverify.base.versions import versions
 from moeverify.report.result import VerificationResult
@@ -40,7 +41,7 @@ def summary(result: VerificationResult) -> dict[str, dict[str, Any]]:
         else:
             row["skipped"][verdict.check] = verdict.message
         if verdict.check == "ratio-honoured":
-            row["adjusted"] = list(verdict.evidence.get("adjusted", ()))
+            row["adjusted"] = [anywhere(reason) for reason in verdict.evidence.get("adjusted", ())]
     for case in result.cases:
         facts = case.facts
         if "parameters_after" in facts:
