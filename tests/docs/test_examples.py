@@ -57,3 +57,5 @@ def test_links_lead_to_files(page):
             continue
         generated = target.startswith("reference/") and Path(target).stem in ("checks", "cli", "api")
         assert generated or (page.parent / target).exists(), f"{page.name} links to {target}"
+        inside = page.parent.name != "docs" or not target.startswith("../")
+        assert inside, f"{page.name} links to {target}, which the site does not have; name the file instead"
