@@ -19,25 +19,20 @@ from moeverify.coupling.solving.union_find import UnionFind
 from moeverify.models.expert_shapes import alike
 from moeverify.models.model_tree import LISTS, ModelTree
 
-# The modules of one member: one path, or one in each of several parallel lists.
-Twin = tuple[str, ...]
 
-
-def lists_of_twins(model: nn.Module) -> list[list[Twin]]:
-    """The lists of a model whose members are alike, each with two matrices or more."""
+def lists_of_twins(model: nn.Module) -> list[list[str]]:
+    """Paths of the members of the lists of a model whose members are alike, each with two matrices or more."""
     tree = ModelTree.of(model)
     lists = (tree.children.get(path, ()) for path, module in tree.modules.items() if isinstance(module, LISTS))
     return [
-        [(member,) for member in members]
+        list(members)
         for members in lists
         if alike(tree, members, nested=True) and len({type(tree.modules[m]) for m in members}) == 1
     ]
 
 
-def with_twins(traced: Trace, lists: Sequence[Sequence[Twin]]) -> Trace:
+def with_twins(traced: Trace, lists: Sequence[Sequence[str]]) -> Trace:
     """``traced`` with the relations of unused parameters that have a twin; the others stay unused."""
-    if not traced.untouched:
-        return traced
     relations = replace(
         traced.relations,
         equals=[*traced.relations.equals],
@@ -60,19 +55,11 @@ def with_twins(traced: Trace, lists: Sequence[Sequence[Twin]]) -> Trace:
     return replace(traced, relations=relations, untouched=tuple(left), as_twins=gone)
 
 
-def _pairs(name: str, lists: Sequence[Sequence[Twin]]) -> Iterator[tuple[Twin, Twin]]:
+def _pairs(name: str, lists: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
     """The member that a parameter lies in with each of its twins; the innermost list first."""
-    holding = ((members, m) for members in lists for m in members if _inside(name, m) is not None)
-    for members, mine in sorted(holding, key=lambda pair: -len(pair[1][0])):
-        yield from ((mine, other) for other in members if other is not mine)
-
-
-def _inside(name: str, member: Twin) -> tuple[int, str] | None:
-    """Place of a parameter in a member: the number of the module, and the rest of the path."""
-    for number, path in enumerate(member):
-        if name.startswith(f"{path}."):
-            return number, name[len(path) :]
-    return None
+    holding = ((members, m) for members in lists for m in members if name.startswith(f"{m}."))
+    for members, mine in sorted(holding, key=lambda pair: -len(pair[1])):
+        yield from ((mine, other) for other in members if other != mine)
 
 
 @dataclass(frozen=True)
@@ -98,15 +85,13 @@ class _Known:
         self.freezes = {self.root[freeze.dim]: freeze for freeze in relations.freezes}
         self.divided = _divided(relations, self.root)
 
-    def of(self, name: str, mine: Twin, other: Twin) -> _Stated | None:
+    def of(self, name: str, mine: str, other: str) -> _Stated | None:
         """Relations of an unused parameter, taken from its twin.
 
         ``None`` if it has no twin of its shape, or if views divide the twin's dimension and nothing else is related to
         it.
         """
-        place = _inside(name, mine)
-        assert place is not None
-        model, tensors = other[place[0]] + place[1], self.traced.tensors
+        model, tensors = other + name.removeprefix(mine), self.traced.tensors
         sizes = self.traced.relations.sizes
         if model not in tensors or model in self.unused:
             return None
@@ -125,15 +110,14 @@ class _Known:
                 return None
         return stated
 
-    def _partners(self, root: int, place: tuple[str, int], mine: Twin, other: Twin) -> list[int]:
+    def _partners(self, root: int, place: tuple[str, int], mine: str, other: str) -> list[int]:
         """Dimensions that an unused one is related to: at most one inside the twin, and at most one outside of it."""
         tensors = self.traced.tensors
         within, outside = [], []
         for name, axis in self.owners[root]:
-            inner = _inside(name, other)
-            if inner is None:
+            if not name.startswith(f"{other}."):
                 outside.append(tensors[name][axis])
-            elif (name, axis) != place and (image := mine[inner[0]] + inner[1]) in tensors:
+            elif (name, axis) != place and (image := mine + name.removeprefix(other)) in tensors:
                 within.append(tensors[image][axis])
         return [*within[:1], *outside[:1]]
 
