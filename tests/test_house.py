@@ -25,6 +25,8 @@ LAYERS = (
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 LOOSE = {"__init__", "__main__", "errors", "verdict"}
+# A file tells one idea; what is longer than this tells two.
+LINES = 350
 
 
 def _modules() -> dict[str, Path]:
@@ -66,6 +68,13 @@ def test_few_modules_lie_loose_at_the_top():
     assert loose <= LOOSE
     rooms = {path.name for path in (ROOT / "moeverify").iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(RANK)
+
+
+def test_no_file_is_too_long_to_be_one_idea():
+    folders = ("moeverify", "tests", "synthetic_models", "wild_models", "benchmarks", "examples")
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for f in folders for path in (ROOT / f).rglob("*.py")}
+    assert len(lengths) > 500
+    assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > LINES} == {}
 
 
 def test_no_room_imports_from_one_after_it():

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 
 import pytest
@@ -43,3 +44,9 @@ def pristine(tmp_path_factory):
     torch.manual_seed(0)
     build_zoo("qwen3_moe").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def folder(pristine, tmp_path):
+    """A copy of the sound checkpoint, to be damaged."""
+    return shutil.copytree(pristine, tmp_path / "model")
