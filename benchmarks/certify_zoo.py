@@ -102,9 +102,9 @@ def _cell(row: Row | None) -> str:
         return "not run"
     if "refused" in row:
         return "refused"
-    said = f"{row['passed']} pass"
-    said += f", **{len(row['problems'])} problems**" if row["problems"] else ""
-    return said + (f", {len(row['unseen'])} inconclusive" if row["unseen"] else "")
+    text = f"{row['passed']} pass"
+    text += f", **{len(row['problems'])} problems**" if row["problems"] else ""
+    return text + (f", {len(row['unseen'])} inconclusive" if row["unseen"] else "")
 
 
 def _exceptions(row: Row) -> dict[str, str]:

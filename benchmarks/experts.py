@@ -106,10 +106,10 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return "not run"
     if row["refused"]:
         return "refused"
-    said = f"{row['passed']} pass"
-    said += f", **{len(row['problems'])} problems**" if row["problems"] else ""
-    said += f", {len(row['unseen'])} inconclusive" if row["unseen"] else ""
-    return f"{said}; {row['left']:.0%} of the parameters left" if "left" in row else said
+    text = f"{row['passed']} pass"
+    text += f", **{len(row['problems'])} problems**" if row["problems"] else ""
+    text += f", {len(row['unseen'])} inconclusive" if row["unseen"] else ""
+    return f"{text}; {row['left']:.0%} of the parameters left" if "left" in row else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

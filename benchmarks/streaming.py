@@ -154,9 +154,9 @@ def measured(name: str, words: list[str], *, limit: int | None = None, kill_afte
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(words, preexec_fn=bounded, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr is not None
-    said, deadline = [], None
+    lines, deadline = [], None
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if kill_after is not None and deadline is None and "  write" in line:
             deadline = time.perf_counter() + kill_after
         if deadline is not None and time.perf_counter() > deadline:
@@ -165,7 +165,7 @@ def measured(name: str, words: list[str], *, limit: int | None = None, kill_afte
     _, status, used = os.wait4(process.pid, 0)
     killed = os.WIFSIGNALED(status) and deadline is not None
     if status and not killed:
-        raise RuntimeError(f"{name} failed: {''.join(said)[-2000:]}")
+        raise RuntimeError(f"{name} failed: {''.join(lines)[-2000:]}")
     cpu = used.ru_utime + used.ru_stime
     return Measured(name, time.perf_counter() - begin, cpu, used.ru_maxrss * 1024, int(killed))
 

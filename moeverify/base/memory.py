@@ -13,7 +13,7 @@ _WORDS = re.compile(
 _KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
-def is_out_of_memory(said: BaseException | str, code: int = 0) -> bool:
+def is_out_of_memory(report: BaseException | str, code: int = 0) -> bool:
     """Whether an error, or the output of a process that ended with ``code``, means out of memory.
 
     A process that was killed is taken for one: the system ends those that take too much.
@@ -23,5 +23,5 @@ def is_out_of_memory(said: BaseException | str, code: int = 0) -> bool:
     >>> is_out_of_memory("RuntimeError: size mismatch for lm_head.weight", code=1)
     False
     """
-    text = said if isinstance(said, str) else f"{type(said).__name__}: {said}"
+    text = report if isinstance(report, str) else f"{type(report).__name__}: {report}"
     return code in _KILLED or bool(_WORDS.search(text))

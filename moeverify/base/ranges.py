@@ -21,9 +21,9 @@ def collapse(items: Iterable[tuple[str, Hashable]]) -> list[tuple[str, Any, list
         # [("layers.{0-1}.mlp", 4, ["layers.0.mlp", "layers.1.mlp"]), ("norm", 4, ["norm"])]
     """
     groups: dict[tuple[str, Hashable], list[str]] = defaultdict(list)
-    for path, said in items:
-        groups[_NUMBER.sub("*", path), said].append(path)
-    return [(_pattern(paths), said, paths) for (_, said), paths in groups.items()]
+    for path, description in items:
+        groups[_NUMBER.sub("*", path), description].append(path)
+    return [(_pattern(paths), description, paths) for (_, description), paths in groups.items()]
 
 
 def _pattern(paths: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def _sizes(rows: int) -> tuple[int, int]:
     return _FEW if rows <= _MANY_ROWS else _MANY
 
 
-def _row(drawing: Drawing, y: float, sizes: tuple[int, int], label: str, shares: Sequence[float], told: str) -> None:
+def _row(drawing: Drawing, y: float, sizes: tuple[int, int], label: str, shares: Sequence[float], text: str) -> None:
     """One row of cells; a share of 1 is kept, 0 removed, -1 unknown. Neighbours of one colour are one shape."""
     height, size = sizes
     drawing.text(16, y + size, label, size=size, mono=True)
@@ -50,7 +50,7 @@ def _row(drawing: Drawing, y: float, sizes: tuple[int, int], label: str, shares:
         colour = _UNKNOWN if share < 0 else _shade(share)
         gap = 0.5 if width >= 5 and end - start == 1 else 0.0
         drawing.box(_LEFT + start * width, y, (end - start) * width - gap, height - 1, colour, radius=0)
-    drawing.text(_WIDTH - _RIGHT + 8, y + size, told, size=size, grey=True)
+    drawing.text(_WIDTH - _RIGHT + 8, y + size, text, size=size, grey=True)
 
 
 def _scale(drawing: Drawing, y: float, count: int) -> None:
@@ -101,8 +101,8 @@ def _experts(drawing: Drawing, keep: KeepMap, y: float) -> float:
         layer = layers[number]
         shares = np.isin(np.arange(len(layer.experts)), experts).astype(float)
         lost = int((experts < 0).sum())
-        told = f"{len(experts)} of {len(layer.experts)}" + (f", {lost} unknown" if lost else "")
-        _row(drawing, y, sizes, _short(layer.name), shares.tolist(), told)
+        text = f"{len(experts)} of {len(layer.experts)}" + (f", {lost} unknown" if lost else "")
+        _row(drawing, y, sizes, _short(layer.name), shares.tolist(), text)
         y += sizes[0]
     return y
 
@@ -121,8 +121,8 @@ def _units(drawing: Drawing, keep: KeepMap, y: float) -> float:
         y += 22
         sizes = _sizes(len(rows))
         for where, units, size in rows[:256]:
-            told = f"{units.shape[-1]} of {size}"
-            _row(drawing, y, sizes, _short(where) or "residual stream", _buckets(units, size), told)
+            text = f"{units.shape[-1]} of {size}"
+            _row(drawing, y, sizes, _short(where) or "residual stream", _buckets(units, size), text)
             y += sizes[0]
         y += 4
     return y

@@ -159,15 +159,15 @@ class Request:
             return Excuse(kept, seen=True)
         if self._sayable is None:
             return Excuse(kept, seen=False)
-        if (said := self._entry(pruning_class, kept, asked)) is None:
+        if (entry := self._entry(pruning_class, kept, asked)) is None:
             return Excuse(kept, seen=True)
-        if said.runs is None:
+        if entry.runs is None:
             return Excuse(kept, seen=False)
         claim = f"{pruning_class.name} keeps {kept} of {size}, wanted {asked.wanted}"
         return Excuse(
             kept,
             True,
-            f"{claim}: the plan claims that nothing else can be said, but {said.entry} = {said.value} says it",
+            f"{claim}: the plan claims that nothing else can be said, but {entry.entry} = {entry.value} says it",
         )
 
     def _multiples(self) -> set[int]:

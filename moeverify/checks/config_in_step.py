@@ -38,8 +38,11 @@ def config_in_step(context: Context) -> Finding:
     }
     if differing:
         name = min(differing)
-        says, holds = differing[name]
-        return failed(f"the configuration says {says} for {name}, the model holds {holds}", differing=differing)
+        expected_shape, real_shape = differing[name]
+        return failed(
+            f"the configuration gives {name} the shape {expected_shape}, in the model it has {real_shape}",
+            differing=differing,
+        )
     if stale := _without_rewritten(context, _stale(fresh, model)):
         first = stale[0]
         return failed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeverify.checks.context import Context
-from moeverify.checks.evidence.liveness import Held, Laboratory, chosen_units, joint, places
+from moeverify.checks.evidence.liveness import Laboratory, Zeroed, chosen_units, joint, places
 from moeverify.checks.reference import compared
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 
@@ -15,7 +15,7 @@ _TRIALS, _AGAIN = 6, 3
 
 @check("coupling-complete")
 def coupling_complete(context: Context) -> Finding:
-    """Proves that the subject's groups are complete. With one unit of every group held at zero, no other weight loses
+    """Proves that the subject's groups are complete. With one unit of every group set to zero, no other weight loses
     its effect on the output. A weight that belonged to the unit would lose it.
 
     The evidence is gradients in float64 of the original model, on several inputs and with other weights. It shares no
@@ -32,34 +32,34 @@ def coupling_complete(context: Context) -> Finding:
         return wrong
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
-    held = joint(unit.held for unit in chosen)
-    if missing := _missing(laboratory, held):
+    zeroed = joint(unit.zeroed for unit in chosen)
+    if missing := _missing(laboratory, zeroed):
         for unit in chosen:
-            if found := _missing(laboratory, unit.held):
+            if found := _missing(laboratory, unit.zeroed):
                 group = unit.group.name
                 return failed(
-                    f"the group {group} lacks {found[0]}: with one unit held at zero, nobody uses it any more",
+                    f"the group {group} lacks {found[0]}: with one unit set to zero, it has no effect any more",
                     group=group,
                     missing=found[:50],
-                    unit=[p for (n, d), mask in unit.held.items() for p in places(n, d, mask)][:50],
+                    unit=[p for (n, d), mask in unit.zeroed.items() for p in places(n, d, mask)][:50],
                 )
-        return failed(f"{missing[0]} belongs to some group and is in none", missing=missing[:50])
+        return failed(f"{missing[0]} can be pruned and is in no group", missing=missing[:50])
     more = f", as {origin} does" if origin else ""
     return passed(f"{len(classes)} groups take everything along that goes with them{more}")
 
 
-def _missing(laboratory: Laboratory, held: Held) -> list[str]:
-    """Places outside ``held`` that lose their gradient with it, on two sets of inputs and with other weights."""
+def _missing(laboratory: Laboratory, zeroed: Zeroed) -> list[str]:
+    """Positions outside ``zeroed`` that lose their gradient with it, on two sets of inputs and with other weights."""
     found: dict[tuple[str, int], np.ndarray] = {}
     for first in (0, 100):
-        under = laboratory.gradients(held, first)
+        under = laboratory.gradients(zeroed, first)
         for name, shape in laboratory.sizes.items():
             for dim in range(len(shape)):
                 if (first and (name, dim) not in found) or (name, dim) in laboratory.counts_experts:
                     continue
                 lost = laboratory.lost(name, dim, under)
-                if lost is not None and (name, dim) in held:
-                    lost &= ~held[name, dim]
+                if lost is not None and (name, dim) in zeroed:
+                    lost &= ~zeroed[name, dim]
                 if lost is not None and first:
                     lost &= found[name, dim]
                 if lost is not None and lost.any():
@@ -68,12 +68,12 @@ def _missing(laboratory: Laboratory, held: Held) -> list[str]:
                     found.pop((name, dim), None)
         if not found:
             break
-    found = _with_other_weights(laboratory, held, found) if found else found
+    found = _with_other_weights(laboratory, zeroed, found) if found else found
     return [place for (name, dim), mask in sorted(found.items()) for place in places(name, dim, mask)]
 
 
 def _with_other_weights(
-    laboratory: Laboratory, held: Held, found: dict[tuple[str, int], np.ndarray]
+    laboratory: Laboratory, zeroed: Zeroed, found: dict[tuple[str, int], np.ndarray]
 ) -> dict[tuple[str, int], np.ndarray]:
     """Members of ``found`` that lose their gradient with other weights, too, and never keep it.
 
@@ -86,7 +86,7 @@ def _with_other_weights(
     runs = 0
     for noise in range(_TRIALS):
         first = 200 + 10 * noise
-        free, under = laboratory.gradients({}, first, noise=noise), laboratory.gradients(held, first, noise=noise)
+        free, under = laboratory.gradients({}, first, noise=noise), laboratory.gradients(zeroed, first, noise=noise)
         if not (free.finite and under.finite):
             continue
         runs += 1

@@ -201,7 +201,7 @@ def expert_isolation(context: Context) -> Finding:
         )
     if empty:
         return failed(f"{empty[0]} has no group of its own", experts=empty[:50])
-    said = f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone"
+    text = f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone"
     if without:
-        said += f"; {len(without)} of them have no channels of their own, such as {min(without)}"
-    return passed(said)
+        text += f"; {len(without)} of them have no channels of their own, such as {min(without)}"
+    return passed(text)

@@ -60,8 +60,8 @@ class _Exercise:
         roles = self.context.pruned_roles
         forced: list[str] = []
         with count_reached(self.context.pruned, roles) as self.tokens:
-            for said, force in self._forces(roles, forced):
-                if (problem := self._forward(said, force)) is not None:
+            for prefix, force in self._forces(roles, forced):
+                if (problem := self._forward(prefix, force)) is not None:
                     return problem
         evidence = {"tokens": dict(self.tokens), "forced": forced, "by_effect": sorted(self.by_effect)}
         if missing := self.missing:
@@ -95,10 +95,10 @@ class _Exercise:
                     yield f"tokens sent to {name}: ", {layer.name: towards(expert)}
                     alone += 1
 
-    def _forward(self, said: str, force: Mapping[str, Change]) -> Finding | None:
+    def _forward(self, prefix: str, force: Mapping[str, Change]) -> Finding | None:
         """Run the pruned model once on new inputs; return a finding if it fails, else ``None``.
 
-        ``force`` changes router logits by layer. ``said`` begins the message. Inconclusive if the original fails as
+        ``force`` changes router logits by layer. ``prefix`` begins the message. Inconclusive if the original fails as
         well.
         """
         context = self.context
@@ -115,7 +115,7 @@ class _Exercise:
             return inconclusive(
                 f"on drawn inputs the original itself {original}; give example inputs of its form", **evidence
             )
-        return failed(f"{said}the pruned model {wrong}", **evidence)
+        return failed(f"{prefix}the pruned model {wrong}", **evidence)
 
     def _depended_on(self, inputs: Any, force: Mapping[str, Change]) -> set[str]:
         """Experts that were not counted and whose weights some output depends on."""

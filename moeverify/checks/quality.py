@@ -59,7 +59,7 @@ def quality(context: Context) -> Finding:
         "settings": asked.to_dict(),
         "versions": dict(before.versions),
     }
-    said = f"mean score {_scores(before)} before, {_scores(after)} after{_drop(before, after)}"
+    text = f"mean score {_scores(before)} before, {_scores(after)} after{_drop(before, after)}"
     if settings.max_drop is not None:
         for d in changes:
             if d.loss > settings.max_drop:
@@ -67,20 +67,20 @@ def quality(context: Context) -> Finding:
                     f"{d.name} goes from {d.before:.3f} to {d.after:.3f}; a loss of {settings.max_drop:g} is allowed",
                     **evidence,
                 )
-        return passed(f"{said}; no task drops by more than {settings.max_drop:g}", **evidence)
+        return passed(f"{text}; no task drops by more than {settings.max_drop:g}", **evidence)
     if at_random is None:
-        return skipped(f"{said}; nothing to hold that to: give --max-drop", **evidence)
+        return skipped(f"{text}; no limit was given to judge it by: give --max-drop", **evidence)
     deficit, stderr = _mean_loss(at_random, after)
     evidence |= {"at_random": at_random.mean, "below_random": deficit, "stderr": stderr}
     if deficit > STANDARD_ERRORS * stderr:
         return failed(
-            f"{said}, worse than {_scores(at_random)} with as many {_removed(context)} removed at random", **evidence
+            f"{text}, worse than {_scores(at_random)} with as many {_removed(context)} removed at random", **evidence
         )
     caveat = (
         f"quality was only asked not to be clearly worse than with as many {_removed(context)} removed at random, "
         f"{_scores(at_random)}, and any drop is allowed; --max-drop sets a limit"
     )
-    return passed(f"{said}; {caveat}", caveat=caveat, **evidence)
+    return passed(f"{text}; {caveat}", caveat=caveat, **evidence)
 
 
 def _at_random(context: Context, tokenizer: Any, asked: EvaluationSettings) -> Evaluation | None:

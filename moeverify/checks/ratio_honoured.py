@@ -33,11 +33,11 @@ def ratio_honoured(context: Context) -> Finding:
     wrong = [*_claims(request), *_classes(request), *_without_group(request), *_experts(request)]
     if wrong:
         first = wrong[0]
-        said = (
+        text = (
             first.get("claim")
             or f"{first['parameter']} keeps {first['after']:g} of {first['before']}, wanted {first['wanted']}"
         )
-        return failed(said, wrong=wrong[:50])
+        return failed(text, wrong=wrong[:50])
     adjusted = [str(a) for a in (context.outcome.plan.adjustments if context.outcome.plan is not None else ())]
     counted = _counted(request)
     if not counted:
@@ -50,12 +50,12 @@ def ratio_honoured(context: Context) -> Finding:
             f"without a configuration, such as {unseen[0]}; ask for the roles that can be pruned (--ratio ROLE=R)",
             adjusted=adjusted,
         )
-    said = f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding"
+    text = f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding"
     if context.ratios:
-        said += "".join(f", {role} {1 - ratio:g}" for role, ratio in context.ratios.items())
+        text += "".join(f", {role} {1 - ratio:g}" for role, ratio in context.ratios.items())
     if adjusted:
-        said += f"; {len(adjusted)} classes adjusted, such as {adjusted[0]}"
-    return passed(said, adjusted=adjusted)
+        text += f"; {len(adjusted)} classes adjusted, such as {adjusted[0]}"
+    return passed(text, adjusted=adjusted)
 
 
 def _claims(request: Request) -> Iterator[dict[str, Any]]:

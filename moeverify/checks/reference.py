@@ -105,9 +105,9 @@ def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Find
     if not found:
         return None, origin
     group, places = found[0].group, sorted(getattr(found[0], wrong))
-    said = f"lacks {show(places[0])}" if wrong == "missing" else f"holds {show(places[0])}, which could stay"
+    text = f"lacks {show(places[0])}" if wrong == "missing" else f"holds {show(places[0])}, which could stay"
     evidence = {wrong: [show(place) for place in places][:50]}
-    return failed(f"the group {group} {said}, says {origin}", group=group, units=len(found), **evidence), origin
+    return failed(f"the group {group} {text}, says {origin}", group=group, units=len(found), **evidence), origin
 
 
 def show(place: Place) -> str:

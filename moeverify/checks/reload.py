@@ -53,7 +53,9 @@ def reload(context: Context) -> Finding:
             getattr(model, "main_input_name", "input_ids"): inputs if isinstance(inputs, torch.Tensor) else inputs[0]
         }
     if context.behaviour.unsteady:
-        return inconclusive("two forwards of the original differ, so two processes say nothing; see deterministic")
+        return inconclusive(
+            "two forwards of the original differ, so two processes cannot be compared; see deterministic"
+        )
     certified = None
     if context.saved is not None and context.saved.by_subject and context.certify is not None:
         certified = context.certify(base, context.saved.folder)
@@ -107,12 +109,12 @@ def reloaded(
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
         release_cached_memory()  # the fresh process needs it on the same device
-        code, said = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
+        code, log = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
         if code:
-            last = (said.strip().splitlines() or ["no message"])[-1]
-            if is_out_of_memory(said, code):
+            last = (log.strip().splitlines() or ["no message"])[-1]
+            if is_out_of_memory(log, code):
                 return inconclusive(f"memory ran out in the fresh process: {last}; use a smaller model or more memory")
-            return failed(f"a fresh process cannot load the saved model: {last}", stderr=said[-4000:])
+            return failed(f"a fresh process cannot load the saved model: {last}", stderr=log[-4000:])
         info = json.loads(Path(folder, "info.json").read_text("utf-8"))
         outputs = load_file(f"{folder}/outputs.safetensors")
     if info:

@@ -190,9 +190,12 @@ def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) 
     spare = max(spare_classes(context.original, layer).values(), default=0)
     before = _numbers(context, layer, COUNTS, of=context.original)
     for where, count in _numbers(context, layer, COUNTS).items():
-        told = before.get(where) in (len(layer.experts), len(layer.experts) + spare)  # else it means something else
-        if told and count not in (experts, experts + spare):
-            return failed(f"{where} says {count} experts, there are {experts}", attribute=where, says=count)
+        counts_experts = before.get(where) in (
+            len(layer.experts),
+            len(layer.experts) + spare,
+        )  # else it means something else
+        if counts_experts and count not in (experts, experts + spare):
+            return failed(f"{where} is {count}, and there are {experts} experts", attribute=where, says=count)
     groups, chosen = _numbers(context, layer, GROUPS), _numbers(context, layer, GROUP_LIMITS)
     experts += spare
     available = experts

@@ -52,29 +52,35 @@ def shapes(context: Context) -> Finding:
     if problem := _finite(original, got):
         return problem
     one = next(iter(got.values()), None)
-    said = f"runs, output {list(one.shape)} as before" if len(got) == 1 and one is not None else (
+    text = f"runs, output {list(one.shape)} as before" if len(got) == 1 and one is not None else (
         f"runs, {len(got) - len(finding)} outputs of the shapes they had")  # fmt: skip
-    said += "".join(f"; {name} {text}" for name, text in finding.items())
+    text += "".join(f"; {name} {text}" for name, text in finding.items())
     alone = inputs is context.drawer.example
     if alone:
         reason = next(iter(context.drawer.refusals.values()), "nothing in them can vary")
-        said += f"; all checks use the example inputs alone, since the original takes no others ({reason})"
-    return passed(said, caveat=True) if alone or finding else passed(said)
+        text += f"; all checks use the example inputs alone, since the original takes no others ({reason})"
+    return passed(text, caveat=True) if alone or finding else passed(text)
 
 
 def _own_sizes(model: nn.Module) -> Finding | None:
     """Finding for the first torch layer whose attributes give another size than its weight; else ``None``."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            said, real = (module.out_features, module.in_features), tuple(module.weight.shape)
+            attributes, real = (module.out_features, module.in_features), tuple(module.weight.shape)
         elif isinstance(module, nn.Embedding):
-            said, real = (module.num_embeddings, module.embedding_dim), tuple(module.weight.shape)
+            attributes, real = (module.num_embeddings, module.embedding_dim), tuple(module.weight.shape)
         elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-            said, real = tuple(module.normalized_shape), tuple(module.weight.shape)
+            attributes, real = tuple(module.normalized_shape), tuple(module.weight.shape)
         else:
             continue
-        if said != real:
-            return failed(f"{name} says {list(said)} and holds {list(real)}", module=name, says=said, holds=real)
+        if attributes != real:
+            return failed(
+                f"the attributes of {name} give its weight the shape {list(attributes)}, and it is {list(real)}; "
+                "set them when you cut the weight",
+                module=name,
+                says=attributes,
+                holds=real,
+            )
     return None
 
 
@@ -103,11 +109,11 @@ def _shapes(
             return inconclusive(
                 f"{differs}, and no cut layer is seen to make it; leave it out of what the model returns", output=name
             )
-    said: dict[str, str] = {}
+    remarks: dict[str, str] = {}
     for name in lost:
         before, after = list(original[name].shape), list(got[name].shape)
-        said[name] = f"shrank from {before} to {after} with channels that other outputs use"
-    return said
+        remarks[name] = f"shrank from {before} to {after} with channels that other outputs use"
+    return remarks
 
 
 def _by_data(context: Context, name: str, before: torch.Tensor, after: torch.Tensor) -> bool:
@@ -135,8 +141,8 @@ def _finite(original: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> 
         if before.shape != after.shape and before.isfinite().all() and after.isfinite().all():
             continue
         if before.isnan().any() or (before.isinf().any() and before.shape != after.shape):
-            said = f"the original's own {the.removeprefix('the ')} holds NaN or infinity; give example inputs without"
-            return inconclusive(said, output=name)
+            text = f"the original's own {the.removeprefix('the ')} holds NaN or infinity; give example inputs without"
+            return inconclusive(text, output=name)
         if not (after.isfinite() | (before.isinf() & (after == before))).all():
             finite = int(after.isfinite().sum())
             return failed(f"{the} holds NaN or infinity", output=name, finite=finite, of=after.numel())

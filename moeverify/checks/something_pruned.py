@@ -28,7 +28,7 @@ def something_pruned(context: Context) -> Finding:
     if same and (same := _with_channels(context, same)):
         if claimed := _left_alone(context, same):
             return inconclusive(
-                f"{total:,} parameters became {left:,}, but {claimed}; mend what stands there, or ask for roles "
+                f"{total:,} parameters became {left:,}, but {claimed}; repair what is named there, or ask for roles "
                 "that can be pruned (--ratio ROLE=R)",
                 unpruned=same,
             )

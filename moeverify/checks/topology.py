@@ -52,9 +52,9 @@ def topology(context: Context) -> Finding:
             return failed(f"{layer.name}: {problem}", layer=layer.name, before=vars(old), after=numbers_now)
         limits |= dict.fromkeys(_outside(new or old, now, kind))
     numbers = sorted({experts_now(context.pruned, layer) for layer in layers})
-    said = f"{len(layers)} MoE layers choose as before among {' or '.join(map(str, numbers))} experts"
+    text = f"{len(layers)} MoE layers choose as before among {' or '.join(map(str, numbers))} experts"
     grave = [f"note: {limit}" for limit in limits if limit.effect != "slower"]
-    return passed("; ".join([said, *grave]), notes=[str(limit) for limit in limits], experts=numbers)
+    return passed("; ".join([text, *grave]), notes=[str(limit) for limit in limits], experts=numbers)
 
 
 def _problem(old: Router, new: Router | None, count: int, now: int) -> str:

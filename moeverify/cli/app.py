@@ -136,23 +136,23 @@ def _pipe_closed() -> int:
 def _explained(error: BaseException) -> int:
     """Print one line for an error; return the exit code."""
     if isinstance(error, typer.Abort) or by_user(error):
-        return _say("interrupted", 130)
+        return _print_error("interrupted", 130)
     if isinstance(error, MoEVerifyError):
-        return _say(str(error), 2)
+        return _print_error(str(error), 2)
     if isinstance(error, ForeignExit) or not isinstance(error, Exception):
         # Nothing of ours exits from inside a command: it is code of the model, the pruner or an importance.
-        return _say(f"code that moeverify was given {left_by(error)}; nothing was decided", 2)
+        return _print_error(f"code that moeverify was given {left_by(error)}; nothing was decided", 2)
     # Releases of typer carry click under different names; its usage errors are known by this method.
     if callable(explain := getattr(error, "format_message", None)):
         message = " ".join(explain().split())
-        return _say(message, 2) if message else 2
+        return _print_error(message, 2) if message else 2
     if isinstance(error, OSError) and error.errno in _NOT_OURS:
         place = f"{error.filename}: " if error.filename else "output: "
-        return _say(f"cannot go on, {place}{describe_os_error(error)}", 2)
-    return _say(f"internal error, please report it ({left_by(error)}); --debug shows the traceback", 3)
+        return _print_error(f"cannot go on, {place}{describe_os_error(error)}", 2)
+    return _print_error(f"internal error, please report it ({left_by(error)}); --debug shows the traceback", 3)
 
 
-def _say(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     try:
         print(f"moeverify: {printable(message)}", file=sys.stderr)
     except OSError:  # nobody reads standard error

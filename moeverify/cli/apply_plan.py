@@ -23,7 +23,7 @@ def apply_plan_command(
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
     """Make a pruned checkpoint again from its plan and its base, byte for byte."""
-    from moeverify.cli.stages import stages, tell_saved
+    from moeverify.cli.stages import print_saved, stages
     from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
 
     with stages() as progress:
@@ -38,5 +38,5 @@ def apply_plan_command(
             in_memory=in_memory,
             progress=progress,
         )
-    tell_saved(done)
+    print_saved(done)
     return 0

@@ -56,9 +56,9 @@ def install_command(
 
     load_modules(load or ())
     for engine in engines_named(tuple(names)):
-        python = install(engine, partial(_tell, engine.name))
+        python = install(engine, partial(_print_step, engine.name))
         typer.echo(f"{engine.name}: {python}")
 
 
-def _tell(name: str, step: str) -> None:
+def _print_step(name: str, step: str) -> None:
     typer.echo(f"{name}: {step}", err=True)

@@ -52,8 +52,8 @@ def print_experts(facts: Sequence[ExpertFacts], refused: str, console: Console) 
     if not facts:
         return
     table = _table("\nWhole experts", "layer", "experts#", "top-k#", "groups#", "legal numbers", "companions")
-    said = [(one.layer, (one.experts, one.top_k, one.groups, one.legal, one.companions)) for one in facts]
-    for pattern, (experts, top_k, groups, legal, companions), _ in collapse(said):
+    rows = [(one.layer, (one.experts, one.top_k, one.groups, one.legal, one.companions)) for one in facts]
+    for pattern, (experts, top_k, groups, legal, companions), _ in collapse(rows):
         names = ", ".join(companions)
         table.add_row(escape(pattern), str(experts), str(top_k), str(groups), spans(legal), escape(names))
     console.print(table)
@@ -78,7 +78,7 @@ def _print_roles(inspection: Inspection, console: Console) -> None:
     if not inspection.roles.layers:
         return
 
-    def said(layer: MoELayer) -> tuple[str, str, str, str]:
+    def described(layer: MoELayer) -> tuple[str, str, str, str]:
         listed = layer.layout == "listed"
         kind = inspection.kind(layer.experts[0] if listed else layer.container)
         layout = f"{len(layer.experts)} {'listed' if listed else f'{layer.layout} in one'} {kind}"
@@ -89,7 +89,7 @@ def _print_roles(inspection: Inspection, console: Console) -> None:
 
     table = _table("MoE layers", "layer", "#", "experts", "routers", "shared experts")
     for pattern, (container, layout, routers, shared), paths in collapse(
-        (x.name, said(x)) for x in inspection.roles.layers
+        (x.name, described(x)) for x in inspection.roles.layers
     ):
         table.add_row(escape(pattern), str(len(paths)), f"{container}: {layout}", routers, shared)
     console.print()
@@ -101,12 +101,15 @@ def _print_evidence(inspection: Inspection, console: Console) -> None:
     """Print the evidence for the role of each module or parameter, and a roles file that gives the same."""
     table = _table("\nRoles and their evidence", "what", "#", "role", "by")
     roles = inspection.roles
-    said: dict[str, tuple[str, str]] = {}
+    roles_and_evidence: dict[str, tuple[str, str]] = {}
     for layer in roles.layers:
         for path, why in layer.evidence.items():
             shared = path in layer.shared_experts
-            said[path] = ("experts" if path == layer.container else "shared expert" if shared else "router", why)
-    for pattern, (role, why), paths in collapse(said.items()):
+            roles_and_evidence[path] = (
+                "experts" if path == layer.container else "shared expert" if shared else "router",
+                why,
+            )
+    for pattern, (role, why), paths in collapse(roles_and_evidence.items()):
         table.add_row(escape(pattern or "the model"), str(len(paths)), role, escape(why))
     console.print(table)
     console.print("\n[bold]roles.toml[/], to edit and give with --roles:")

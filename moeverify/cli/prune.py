@@ -36,7 +36,7 @@ def prune_command(
 ) -> int:
     """Prune a model and save it as a checkpoint that plain transformers loads, with its plan beside it."""
     from moeverify.base.extensions import load_modules
-    from moeverify.cli.stages import stages, tell_saved
+    from moeverify.cli.stages import print_saved, stages
     from moeverify.models.sources import tokenizer_of
     from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
     from moeverify.pruning.experts.scorer import criterion_from, evidence_from
@@ -85,5 +85,5 @@ def prune_command(
             progress=progress,
             check_plan_for=plan_judge(engines) if engines else None,
         )
-    tell_saved(done, planned=plan is not None)
+    print_saved(done, planned=plan is not None)
     return 0

@@ -41,6 +41,6 @@ def self_test_command(
             write_text(Path(json), result.to_json())
         typer.echo(result.to_markdown())
     for tested in result.missed:
-        said = "; ".join(f"{v.check}: {v.message}" for v in tested.problems) or "every check passes"
-        typer.echo(f"missed: {tested.case.subject} by {', '.join(tested.missed)} ({said})", err=True)
+        text = "; ".join(f"{v.check}: {v.message}" for v in tested.problems) or "every check passes"
+        typer.echo(f"missed: {tested.case.subject} by {', '.join(tested.missed)} ({text})", err=True)
     return result.exit_code

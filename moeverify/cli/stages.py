@@ -22,16 +22,16 @@ def stages() -> Iterator[Callable[[str], None]]:
     with warnings.catch_warnings(), console.status("start") as status:
         warnings.simplefilter("ignore")  # adjustments are told at the end
 
-        def tell(stage: str) -> None:
+        def print_stage(stage: str) -> None:
             if console.is_terminal:
                 status.update(stage)
             else:
                 console.print(f"{time.perf_counter() - begin:7.1f} s  {stage}", highlight=False)
 
-        yield tell
+        yield print_stage
 
 
-def tell_saved(done: PrunedCheckpoint, *, planned: bool = False) -> None:
+def print_saved(done: PrunedCheckpoint, *, planned: bool = False) -> None:
     """Print sizes by role, what was adjusted and why, and where the result is."""
     console = make_console(soft_wrap=True, highlight=False)
     sizes: dict[tuple[str, int, int], int] = {}

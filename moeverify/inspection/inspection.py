@@ -165,8 +165,8 @@ def inspect_model(loaded: LoadedModel, roles: Roles | FoundRoles | None = None) 
         couplings = trace_couplings(loaded.model, loaded.example_inputs, roles=found)
         seconds = time.perf_counter() - start
         classes = classify(loaded.model, couplings.classes, found, couplings)
-    told = dict.fromkeys(" ".join(str(w.message).split()) for w in caught)
-    return Inspection(loaded, found, couplings, classes, seconds, tuple(told))
+    messages = dict.fromkeys(" ".join(str(w.message).split()) for w in caught)
+    return Inspection(loaded, found, couplings, classes, seconds, tuple(messages))
 
 
 def inspect_source(

@@ -104,7 +104,7 @@ class _Picture:
         for item, positions in chip.parts:
             share = width * positions / chip.size
             fill = _FROZEN if item is None else self.colours[id(item)]
-            self.drawing.box(x + done, y, share, _ROW - 6, fill, tip=f"{what}: {self._says(item, positions, chip)}")
+            self.drawing.box(x + done, y, share, _ROW - 6, fill, tip=f"{what}: {self._tip(item, positions, chip)}")
             done += share
         first = chip.parts[0][0]
         whole = len(chip.parts) == 1
@@ -112,7 +112,7 @@ class _Picture:
         label = f"{chip.size}" + (f" ✕{chip.reason}" if chip.reason else "")
         self.drawing.text(x + width / 2, y + 13, label, size=11, fill=colour, anchor="middle")
 
-    def _says(self, item: PruningClass | None, positions: int, chip: Chip) -> str:
+    def _tip(self, item: PruningClass | None, positions: int, chip: Chip) -> str:
         if item is None:
             return f"{positions} frozen: {self.facts.reasons[chip.reason - 1]}" if chip.reason else f"{positions} alone"
         return f"{positions} positions of {item.name}"
@@ -159,8 +159,8 @@ class _Picture:
         size = min(44.0, (_WIDTH - _RIGHT - 40) / columns)
         rows = -(-len(experts) // columns)
         crossing = self.facts.crossing
-        said = "no channel of one goes with a channel of another" if not crossing else "red: joined with another expert"
-        self.drawing.text(_RIGHT + 10, y + 6, f"{len(experts)} routed experts: {said}", size=12)
+        text = "no channel of one goes with a channel of another" if not crossing else "red: joined with another expert"
+        self.drawing.text(_RIGHT + 10, y + 6, f"{len(experts)} routed experts: {text}", size=12)
         y += 14
         colour = next((c for i, c in self.colours.items() if i in self.facts.routed), _FROZEN)
         for number, name in enumerate(experts):

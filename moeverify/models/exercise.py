@@ -28,7 +28,7 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
     reached = dict.fromkeys(roles.experts, 0)
     handles = []
 
-    def told(layer, state):
+    def count_calls(layer, state):
         def hook(module, args, kwargs):
             counts = _tokens_of_each(args, kwargs, len(layer.experts)) or state.pop("scored", None)
             if counts is None or state.setdefault("module", module) is not module:
@@ -61,7 +61,7 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
         if layer.layout == "listed":
             hooks = {name: listed(name) for name in layer.experts}
         else:  # whichever module is told first is believed
-            hooks = dict.fromkeys((layer.container, *layer.holders), told(layer, state))
+            hooks = dict.fromkeys((layer.container, *layer.holders), count_calls(layer, state))
             for name in layer.routers:
                 handles.append(model.get_submodule(name).register_forward_hook(scored(layer, state)))
         for name, hook in hooks.items():

@@ -40,8 +40,8 @@ def _model(
 ) -> list[str]:
     source, subject = key
     lines = [f"### {_code(source)}", ""] if several else []
-    said = f": {_text(facts['class'])}" if facts.get("class") else ""
-    lines += [f"{_code(source)}, pruned by {_code(subject)}{said}.", ""]
+    pruning_class = f": {_text(facts['class'])}" if facts.get("class") else ""
+    lines += [f"{_code(source)}, pruned by {_code(subject)}{pruning_class}.", ""]
     document = {"verdicts": verdicts, "cases": [{"source": source, "subject": subject, "facts": facts}]}
     numbers = [n for n in headline_numbers(document) if n.name not in ("model", "models")]
     if numbers:
@@ -55,8 +55,8 @@ def _model(
             if s["before"] != s["after"]
         ] + [""]
     lines += [_summary(verdicts), ""]
-    told = [v for v in verdicts if v["status"] in (*PROBLEMS, Status.INCONCLUSIVE, Status.SKIP)]
-    lines += [f"- {_mark(v)} **{_text(v['check'])}**: {_text(v['message'])}" for v in told] + ([""] if told else [])
+    rows = [v for v in verdicts if v["status"] in (*PROBLEMS, Status.INCONCLUSIVE, Status.SKIP)]
+    lines += [f"- {_mark(v)} **{_text(v['check'])}**: {_text(v['message'])}" for v in rows] + ([""] if rows else [])
     passed = [_text(v["check"]) for v in verdicts if v["status"] == Status.PASS]
     if passed:
         lines += [f"Passed: {', '.join(passed)}.", ""]

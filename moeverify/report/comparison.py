@@ -107,13 +107,13 @@ def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _differences(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     return [
-        Difference(f"{where} {key}".replace("_", " "), _say(before.get(key)), _say(after.get(key)))
+        Difference(f"{where} {key}".replace("_", " "), _text(before.get(key)), _text(after.get(key)))
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
     ]
 
 
-def _say(value: Any) -> str:
+def _text(value: Any) -> str:
     return "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -43,10 +43,10 @@ def nothing_checked(verdicts: Iterable[Verdict]) -> list[str]:
     Empty if on every source a check passed or there is a problem, which says enough.
     """
     verdicts = list(verdicts)
-    told = {v.source for v in verdicts if v.status in (Status.PASS, *PROBLEMS)}
+    sources = {v.source for v in verdicts if v.status in (Status.PASS, *PROBLEMS)}
     reasons: dict[str, list[str]] = {}
     for verdict in verdicts:
-        if verdict.source not in told:
+        if verdict.source not in sources:
             reasons.setdefault(f"{verdict.source}: {verdict.message}", []).append(verdict.check)
     if not reasons and verdicts:
         return []

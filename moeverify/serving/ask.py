@@ -51,19 +51,19 @@ def ask(engine: Engine, python: Path, question: Question, seconds: float) -> tup
         request.write_text(json.dumps(_request(question)), "utf-8")
         code = _run([str(python), str(engine.worker), str(request), str(answers)], engine, place, log, seconds)
         found = _read(answers, question)
-        said = log.read_text("utf-8", "replace") if log.exists() else ""
+        log_text = log.read_text("utf-8", "replace") if log.exists() else ""
     if code is None:
         rest = Answer(Path(), refused=f"no answer within {seconds:g} s", undecided=True)
     elif code == -signal.SIGKILL:
         rest = Answer(Path(), refused="its process was killed: out of memory?", undecided=True)
     else:
-        rest = Answer(Path(), refused=f"its process ended with status {code}: {last_line(said)}", undecided=True)
+        rest = Answer(Path(), refused=f"its process ended with status {code}: {last_line(log_text)}", undecided=True)
     if not found and code not in (0, None):
         raise EngineError(
-            f"{engine.name} cannot be run: {last_line(said)}; try `moeverify engines install {engine.name}`"
+            f"{engine.name} cannot be run: {last_line(log_text)}; try `moeverify engines install {engine.name}`"
         )
     missing = question.folders[len(found) :]
-    return (*found, *(Answer(folder, (), rest.refused, True, facts={"log": said[-2000:]}) for folder in missing))
+    return (*found, *(Answer(folder, (), rest.refused, True, facts={"log": log_text[-2000:]}) for folder in missing))
 
 
 def _request(question: Question) -> dict[str, Any]:

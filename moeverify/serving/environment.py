@@ -159,7 +159,7 @@ def _run(command: list[str], engine: Engine) -> None:
     except OSError as error:
         raise EngineError(f"cannot install {engine.name}: {error.strerror}: {command[0]}") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [last_line(done.stderr)]
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [last_line(done.stderr)]
         raise EngineError(
-            f"cannot install {engine.name}: {' '.join(said[0].split())[:300]}; see that pip reaches an index"
+            f"cannot install {engine.name}: {' '.join(errors[0].split())[:300]}; see that pip reaches an index"
         )

@@ -132,8 +132,8 @@ def command(template: str) -> Callable[..., None]:
         sys.stdout.write(done.stdout[-20_000:])
         sys.stderr.write(done.stderr[-20_000:])
         if done.returncode:
-            said = [text for text in (done.stderr or done.stdout).splitlines() if text.strip()]
-            last = said[-1].strip()[:300] if said else "it printed nothing"
+            lines = [text for text in (done.stderr or done.stdout).splitlines() if text.strip()]
+            last = lines[-1].strip()[:300] if lines else "it printed nothing"
             raise SubjectError(f"{line[0]} ended with exit status {done.returncode}: {last}")
 
     return prune

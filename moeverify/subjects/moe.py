@@ -74,7 +74,7 @@ def prune_moe(
         calibration=calibration,
     )
     classes = pruner.DG.classes  # as they are before; the graph follows what is pruned
-    return _told(pruner, pruner.step(), classes)
+    return _answer(pruner, pruner.step(), classes)
 
 
 def prune_moe_experts(
@@ -94,10 +94,10 @@ def prune_moe_experts(
         model, example_inputs, pruning_ratio, round_to=round_to, roles=roles, ratios=others, importance=importance
     )
     plan = pruner.step()
-    return _told(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))
+    return _answer(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))
 
 
-def _told(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) -> Pruned:
+def _answer(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) -> Pruned:
     couplings = pruner.DG.couplings
     frozen = {}
     for item in couplings.frozen:

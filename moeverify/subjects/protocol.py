@@ -93,11 +93,11 @@ def adapt(function: Callable[..., Any], roles: Roles | None = None) -> Subject:
     if takes_folders(function):
         return _on_folders(function)
 
-    told = {"roles": roles} if roles is not None and "roles" in (keyword_parameters(function) or ()) else {}
+    fixed = {"roles": roles} if roles is not None and "roles" in (keyword_parameters(function) or ()) else {}
 
     @functools.wraps(function)
     def prune(model: nn.Module, example_inputs: Any, *, pruning_ratio: float, seed: int, **options: Any) -> Pruned:
-        options = {**told, **options}
+        options = {**fixed, **options}
         with counted() as count:
             answer = function(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed, **options)
             if isinstance(answer, Pruned):

@@ -168,10 +168,10 @@ class SelfTest:
 
     def _row(self, tested: Examined) -> str:
         assert tested.fault is not None
-        said = {v.check: v for v in tested.verdicts}
+        by_check = {v.check: v for v in tested.verdicts}
         cells = []
         for name in self.checks:
-            verdict = said.get(name)
+            verdict = by_check.get(name)
             if verdict is None:
                 cells.append(" ")
             elif tested.names_cause(verdict):
@@ -219,7 +219,7 @@ def self_test(
     verdicts: dict[Case, dict[str, Verdict]] = {case: {} for case in (*by_case, *right)}
     lock = threading.Lock()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         with lock:
             if isinstance(event, VerdictReached):
                 verdicts[event.case].setdefault(event.verdict.check, event.verdict)
@@ -233,14 +233,14 @@ def self_test(
 
     # Those that wait for a limit first: they need no core while others work.
     order = sorted(verdicts, key=lambda c: (f := by_case.get(c)) is None or "terminates" not in f.caught_by)
-    run_locally(Work(order, limits, hear, workers))
+    run_locally(Work(order, limits, on_event, workers))
 
-    def told(case: Case) -> tuple[Verdict, ...]:
+    def verdicts_of(case: Case) -> tuple[Verdict, ...]:
         return tuple(verdicts[case][name] for name in CHECKS if name in verdicts[case])
 
     return SelfTest(
-        faults=tuple(Examined(case, fault, told(case)) for case, fault in by_case.items()),
-        right=tuple(Examined(case, None, told(case)) for case in right),
+        faults=tuple(Examined(case, fault, verdicts_of(case)) for case, fault in by_case.items()),
+        right=tuple(Examined(case, None, verdicts_of(case)) for case in right),
         checks=names,
         seconds=time.monotonic() - begin,
     )

@@ -13,13 +13,13 @@ def removed_experts(context: Context) -> list[dict[str, Any]]:
     """One entry for each MoE layer that lost experts: those that stayed, with scores and criterion if the subject has
     any.
     """
-    told = context.outcome.expert_scores
+    scores_of_subject = context.outcome.expert_scores
     found = []
     for layer in context.roles.layers:
         kept, count = context.stayed[layer.name], len(layer.experts)
         if len(kept) == count:
             continue
-        mine = told.get(layer.name, {})
+        mine = scores_of_subject.get(layer.name, {})
         entry: dict[str, Any] = {"layer": layer.name, "before": count, "kept": list(kept)}
         if (scores := _numbers(mine, "scores", count)) is not None:
             entry["scores"] = scores
@@ -30,9 +30,9 @@ def removed_experts(context: Context) -> list[dict[str, Any]]:
     return found
 
 
-def _numbers(told: Any, name: str, count: int) -> list[float] | None:
+def _numbers(entry: Any, name: str, count: int) -> list[float] | None:
     """A list of finite numbers, one for each expert; ``None`` if the subject named none."""
-    values = told.get(name) if isinstance(told, Mapping) else None
+    values = entry.get(name) if isinstance(entry, Mapping) else None
     if not isinstance(values, list | tuple) or len(values) != count:
         return None
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values):

@@ -145,8 +145,8 @@ def main() -> None:
         Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)  # an earlier subject may have removed it
         folder = Path(tempfile.mkdtemp(prefix="case-", dir=sys.argv[2]))
         judges, subjects = socket.socketpair()
-        told, ending = os.pipe()
-        ours = (control, judges, subjects, messages, told, ending)
+        case_over, ending = os.pipe()
+        ours = (control, judges, subjects, messages, case_over, ending)
         case = request["case"]
         subject = _forked(
             output, stacks, request["threads"], _all_but(subjects, ours), partial(_prune, case, subjects, folder)
@@ -156,9 +156,9 @@ def main() -> None:
             stacks,
             request["threads"],
             (control, subjects, ending),
-            partial(_judge, request, messages, Link(judges, told, folder)),
+            partial(_judge, request, messages, Link(judges, case_over, folder)),
         )
-        for descriptor in (messages, output, stacks, told):
+        for descriptor in (messages, output, stacks, case_over):
             os.close(descriptor)
         judges.close()
         subjects.close()

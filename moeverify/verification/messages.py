@@ -133,7 +133,7 @@ class Conversation:
         self.case, self.stage, self.finished = case, "", False
         self._token = token
         self._stages = [IMPORT, LOADING, PRUNE, *case.check_names()]
-        self._spoken: set[str] = set()
+        self._verdicts: set[str] = set()
 
     def event(self, message: Mapping[str, Any]) -> Event | MoEVerifyError | Mapping[str, Any]:
         """The event of a message, the error of a case that was refused, or the message of a fault of ours.
@@ -163,7 +163,7 @@ class Conversation:
     def _advance(self, stage: str) -> Event:
         if not self._stages or stage != self._stages[0]:
             raise ProtocolError(f"stage {stage[:40]!r} came where {(self._stages or ['the end'])[0]!r} was expected")
-        if self.stage in self.case.check_names() and self.stage not in self._spoken:
+        if self.stage in self.case.check_names() and self.stage not in self._verdicts:
             raise ProtocolError(f"stage {stage[:40]!r} came before the verdict of {self.stage}")
         self.stage = self._stages.pop(0)
         return StageReached(self.case, stage)
@@ -171,13 +171,13 @@ class Conversation:
     def _judge(self, verdict: Verdict) -> Event:
         mine = (verdict.source, verdict.subject) == (self.case.source, self.case.subject)
         stopped = self.stage in (IMPORT, LOADING, PRUNE) and verdict.status not in (Status.PASS, Status.FAIL)
-        if not mine or verdict.check in self._spoken or not (verdict.check == self.stage or stopped):
+        if not mine or verdict.check in self._verdicts or not (verdict.check == self.stage or stopped):
             raise ProtocolError(f"a verdict of {verdict.check[:40]!r} came in stage {self.stage!r}")
-        self._spoken.add(verdict.check)
+        self._verdicts.add(verdict.check)
         return VerdictReached(self.case, verdict)
 
     def _finish(self, facts: Mapping[str, Any] | None) -> Event:
-        missing = [name for name in self.case.check_names() if name not in self._spoken]
+        missing = [name for name in self.case.check_names() if name not in self._verdicts]
         if facts is None or missing:
             raise ProtocolError(f"the case ended without {f'a verdict of {missing[0]}' if missing else 'facts'}")
         self.finished = True

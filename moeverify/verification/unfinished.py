@@ -26,7 +26,7 @@ class Unfinished:
         self.over = False
         self._on_event = on_event
         self._stage = ""
-        self._spoken: set[str] = set()
+        self._verdicts: set[str] = set()
         self._facts: CaseFacts | None = None
 
     def take(self, event: Event) -> None:
@@ -39,7 +39,7 @@ class Unfinished:
         if isinstance(event, StageReached):
             self._stage = event.stage
         elif isinstance(event, VerdictReached):
-            self._spoken.add(event.verdict.check)
+            self._verdicts.add(event.verdict.check)
         self._on_event(event)
 
     def end(self) -> None:
@@ -93,14 +93,14 @@ class Unfinished:
             return
         self.over = True
         names = self.case.check_names()
-        current = self._stage if self._stage in names and self._stage not in self._spoken else "terminates"
-        if current in self._spoken:  # every check has its verdict: only the facts are missing
+        current = self._stage if self._stage in names and self._stage not in self._verdicts else "terminates"
+        if current in self._verdicts:  # every check has its verdict: only the facts are missing
             return
-        self._speak(current, status, message, evidence, seconds)
+        self._report(current, status, message, evidence, seconds)
         for name in names:
-            if name not in self._spoken:
-                self._speak(name, Status.SKIP, f"not reached: stopped at {self._stage or 'the start'}", {}, 0.0)
+            if name not in self._verdicts:
+                self._report(name, Status.SKIP, f"not reached: stopped at {self._stage or 'the start'}", {}, 0.0)
 
-    def _speak(self, check: str, status: Status, message: str, evidence: Mapping[str, Any], seconds: float) -> None:
-        self._spoken.add(check)
+    def _report(self, check: str, status: Status, message: str, evidence: Mapping[str, Any], seconds: float) -> None:
+        self._verdicts.add(check)
         self._on_event(VerdictReached(self.case, verdict_of(self.case, check, status, message, evidence, seconds)))

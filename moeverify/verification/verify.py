@@ -320,9 +320,9 @@ def _unfinished(case: Case, past: Past) -> Case | None:
     """The part of a case that is left after an earlier run: ``None`` if nothing."""
     if case.source in past.facts:
         return None
-    spoken = {v.check for v in past.verdicts.get(case.source, ())}
-    left = tuple(name for name in case.check_names() if name not in spoken)
-    return replace(case, left=left or case.check_names()[-1:]) if spoken else case
+    judged = {v.check for v in past.verdicts.get(case.source, ())}
+    left = tuple(name for name in case.check_names() if name not in judged)
+    return replace(case, left=left or case.check_names()[-1:]) if judged else case
 
 
 def _run_here(

@@ -40,12 +40,12 @@ def causal(evidence: Evidence) -> Finding:
     judged = {name: moved for name, moved in found.items() if theirs.get(name, 0.0) <= TOLERANCE}
     if not judged:
         return inconclusive(f"the base is not causal either: earlier {_most(theirs)}", **facts)
-    said = f"changing the last token changes earlier {_most(judged)}"
+    text = f"changing the last token changes earlier {_most(judged)}"
     if max(judged.values()) > TOLERANCE:
-        return failed(said, **facts)
+        return failed(text, **facts)
     if sample is not None and not sample.whole:
         return inconclusive(f"causal in {sample}; --oracle full runs all", **facts)
-    return passed(said, **facts)
+    return passed(text, **facts)
 
 
 def _most(moved: dict[str, float]) -> str:

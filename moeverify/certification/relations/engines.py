@@ -15,9 +15,9 @@ def contradictions(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterat
         for names in _differing(part):
             if names in theirs:
                 continue
-            told = " and ".join(f"{name} = {part[name]}" for name in names)
+            values = " and ".join(f"{name} = {part[name]}" for name in names)
             taken = ", ".join(f"{engine} takes {read['experts']}" for engine, read in read_by(part).items())
-            yield f"config.json has {told}: engines differ in which they read" + (
+            yield f"config.json has {values}: engines differ in which they read" + (
                 f" ({taken})" if names[0] not in PER_TOKEN else ""
             )
 

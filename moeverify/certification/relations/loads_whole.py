@@ -67,11 +67,11 @@ def _with_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
     with scratch_folder("load") as place:
         os.symlink(folder.resolve(), Path(place, "model"))
         save_file({"input_ids": torch.zeros(1, 8, dtype=torch.long)}, Path(place, "inputs.safetensors"))
-        code, said = load_afresh([str(place), "float32", "", "eager", "1", "cpu"])
+        code, log = load_afresh([str(place), "float32", "", "eager", "1", "cpu"])
         report = Path(place, "info.json")
         if code == 0 and report.is_file():
             return json.loads(report.read_text("utf-8")), ""
-        return None, _ended(code, said)
+        return None, _ended(code, log)
 
 
 def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
@@ -86,15 +86,15 @@ def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
     return json.loads(done.stdout.strip().splitlines()[-1]), ""
 
 
-def _ended(code: int, said: str) -> str:
+def _ended(code: int, log: str) -> str:
     """Description of a process that ended without loading the folder."""
-    return f"out of memory: {last_error(said)}" if is_out_of_memory(said, code) else last_error(said)
+    return f"out of memory: {last_error(log)}" if is_out_of_memory(log, code) else last_error(log)
 
 
 def last_error(text: str) -> str:
     """The line of a traceback that names the error; with what transformers' table names, if there is one."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
+    error = next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)), "")
     named = next((line for line in lines if "| MISMATCH" in line or "| CONVERSION" in line or "| MISSING" in line), "")
-    return f"{told[:240]} {named[:160]}".strip() or "the process ended without a word"
+    return f"{error[:240]} {named[:160]}".strip() or "the process ended without a word"

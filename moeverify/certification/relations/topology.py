@@ -110,8 +110,8 @@ def _same_groups(evidence: Evidence) -> Iterator[str]:
         groups = (experts // (len(layer.experts) // before)).reshape(after, -1)
         for group, members in enumerate(groups):
             if len(set(members.tolist())) > 1:
-                told = ", ".join(map(str, members.tolist()))
-                yield f"{name}: group {group} holds experts of the base's groups {told}: groups were mixed"
+                numbers = ", ".join(map(str, members.tolist()))
+                yield f"{name}: group {group} holds experts of the base's groups {numbers}: groups were mixed"
                 break
         else:
             if len(np.unique(groups[:, 0])) < after:

@@ -129,11 +129,11 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
     if place := os.environ.get(SOCKET):
         temporary = scratch_folder("fresh")
         with contextlib.suppress(OSError), temporary as folder, _connect(place, os.environ.get(KEPT)) as connection:
-            said = Path(folder, "stderr")
-            request = {"arguments": list(arguments), "stderr": str(said)}
+            log = Path(folder, "stderr")
+            request = {"arguments": list(arguments), "stderr": str(log)}
             connection.sendall(json.dumps(request).encode() + b"\n")
             code = int(connection.makefile().readline() or -1)
-            return code, said.read_text("utf-8", "replace") if said.exists() else ""
+            return code, log.read_text("utf-8", "replace") if log.exists() else ""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "once", *arguments], capture_output=True, text=True, env=_ENVIRONMENT
     )

@@ -1,11 +1,11 @@
-"""Weights that still matter once channels are held at zero: evidence on groups that shares no code with the trace.
+"""Weights that still matter once channels are set to zero: evidence on groups that shares no code with the trace.
 
-A unit of a group is held at zero in all its places, and norms leave it out. Then none of these places can matter any
+A unit of a group is set to zero in all its places, and norms leave it out. Then none of these places can matter any
 more, whatever value it had: its gradient is zero. Three things follow:
 
 * a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
 * a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
-* a part of the unit that is without gradient when only that part is held at zero could have gone alone.
+* a part of the unit that is without gradient when only that part is set to zero could have gone alone.
 
 Every float output counts. Activations with dead zones are replaced meanwhile (see ``leaky``), unless the model gives
 NaN without them.
@@ -27,7 +27,7 @@ from torch import nn
 from moeverify.checks.evidence.cut_out import counting_attributes, runs_without
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.leaky import LeakyActivations
-from moeverify.checks.evidence.masking import hold_channels
+from moeverify.checks.evidence.masking import mask_norms
 from moeverify.checks.evidence.router_tensors import router_axes
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import CouplingClass
@@ -46,8 +46,8 @@ NEGLIGIBLE = 1e-10
 
 _Test = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-Held = dict[tuple[str, int], np.ndarray]
-"""What is held at zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
+Zeroed = dict[tuple[str, int], np.ndarray]
+"""Positions set to zero, as booleans ``[n]`` or ``[experts, n]``, by tensor and dimension."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Gradients:
 
 
 class Laboratory:
-    """One original model in float64, and gradients of it with some positions held at zero."""
+    """The original model in float64, and its gradients with some positions set to zero."""
 
     def __init__(self, original: nn.Module, roles: FoundRoles, example_inputs: Any, seed: int) -> None:
         self.example_inputs, self.seed = example_inputs, seed
@@ -114,15 +114,15 @@ class Laboratory:
         }
         self.free = self.gradients({})
 
-    def gradients(self, held: Held, first: int = 0, inputs: int = INPUTS, noise: int | None = None) -> Gradients:
-        """Gradients of a random mixture of the outputs, with ``held`` positions at zero, over several inputs.
+    def gradients(self, zeroed: Zeroed, first: int = 0, inputs: int = INPUTS, noise: int | None = None) -> Gradients:
+        """Gradients of a random mixture of the outputs with ``zeroed`` set to zero, summed over several inputs.
 
         ``noise``: seed of a change of every weight by as much as its size.
         """
         model = copy.deepcopy(self.model)
         if noise is not None:
             _disturb(model, noise)
-        _hold(model, held)
+        _set_to_zero(model, zeroed)
         parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -157,25 +157,25 @@ class Laboratory:
         lost: np.ndarray = (gone.reshape(shape) & reached).reshape(gone.shape)
         return lost
 
-    def any_live(self, held: Held, under: Gradients) -> bool:
+    def any_live(self, zeroed: Zeroed, under: Gradients) -> bool:
         """Whether any of the places has a gradient."""
-        found = ((self.live(*key, under), gone) for key, gone in held.items())
+        found = ((self.live(*key, under), gone) for key, gone in zeroed.items())
         return any(live is not None and bool((live & gone).any()) for live, gone in found)
 
-    def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], held: Held) -> bool:
-        """Whether the output changes with the values of ``buffers`` at some positions, with ``held`` at zero."""
+    def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], zeroed: Zeroed) -> bool:
+        """Whether the output changes with the values of ``buffers`` at some positions, with ``zeroed`` set to zero."""
         model = copy.deepcopy(self.model)
-        _hold(model, held)
+        _set_to_zero(model, zeroed)
         return self._changes(model, {model.get_buffer(name): (dim, at) for (name, dim), at in buffers.items()})
 
-    def tied_by_shape(self, part: Held, unit: ChosenUnit) -> bool:
+    def tied_by_shape(self, part: Zeroed, unit: ChosenUnit) -> bool:
         """Whether the model stops running if ``part`` is really cut, although it runs without the whole unit.
 
         Example: several layers add one table of biases, so all of them need its width.
         """
         buffers, inputs, units = unit.buffers(), self._inputs(0), unit.group.coupling.size
-        for counting in counting_attributes(self.model, unit.held, units):
-            if runs_without(self.model, unit.held, buffers, units, inputs, counting):
+        for counting in counting_attributes(self.model, unit.zeroed, units):
+            if runs_without(self.model, unit.zeroed, buffers, units, inputs, counting):
                 alone = (runs_without(self.model, part, some, units, inputs, counting) for some in ({}, buffers))
                 return not any(alone)
         return False
@@ -251,18 +251,18 @@ def _disturb(model: nn.Module, seed: int) -> None:
             parameter.add_((values * size).to(parameter.device, parameter.dtype))
 
 
-def _hold(model: nn.Module, held: Held) -> None:
-    """Set the held positions to zero, and exclude them from the means of norms."""
+def _set_to_zero(model: nn.Module, zeroed: Zeroed) -> None:
+    """Set positions to zero in place, and exclude them from the means of norms."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for (name, dim), gone in held.items():
+        for (name, dim), gone in zeroed.items():
             shape = [1] * parameters[name].dim()
             shape[dim] = gone.shape[-1]
             if gone.ndim == 2:
                 shape[0] = gone.shape[0]
             mask = torch.as_tensor(gone, device=parameters[name].device).view(shape)
             parameters[name].masked_fill_(mask, 0)
-    hold_channels(model, {key: Kept(np.flatnonzero(~gone), True) for key, gone in held.items() if gone.ndim == 1})
+    mask_norms(model, {key: Kept(np.flatnonzero(~gone), True) for key, gone in zeroed.items() if gone.ndim == 1})
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +271,7 @@ class ChosenUnit:
 
     group: PruningClass
     number: int
-    held: Held
+    zeroed: Zeroed
 
     def buffers(self) -> dict[tuple[str, int], np.ndarray]:
         """The positions ``[k]`` of the unit in buffers, by name and dimension."""
@@ -282,31 +282,31 @@ def chosen_units(seed: int, laboratory: Laboratory, classes: Iterable[PruningCla
     """One random unit of each group. Exception: groups of a single unit, since nothing would be left."""
     generator = np.random.default_rng(seed)
     chosen = ((c, int(generator.integers(c.coupling.size))) for c in classes if c.coupling.size > 1)
-    return [ChosenUnit(c, number, _held_unit(laboratory, c.coupling, number)) for c, number in chosen]
+    return [ChosenUnit(c, number, _zeroed_unit(laboratory, c.coupling, number)) for c, number in chosen]
 
 
-def _held_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Held:
-    held: Held = {}
+def _zeroed_unit(laboratory: Laboratory, coupling: CouplingClass, unit: int) -> Zeroed:
+    zeroed: Zeroed = {}
     for member in coupling.members:
         if not member.buffer and member.parameter in laboratory.sizes:
             key = (member.parameter, member.dim)
-            gone = held.setdefault(key, np.zeros(laboratory.sizes[member.parameter][member.dim], dtype=bool))
+            gone = zeroed.setdefault(key, np.zeros(laboratory.sizes[member.parameter][member.dim], dtype=bool))
             gone[member.positions[unit]] = True
-    return held
+    return zeroed
 
 
-def joint(parts: Iterable[Held]) -> Held:
-    """Union of several sets of held positions."""
-    result: Held = {}
+def joint(parts: Iterable[Zeroed]) -> Zeroed:
+    """Union of several sets of zeroed positions."""
+    result: Zeroed = {}
     for part in parts:
         for key, gone in part.items():
             result[key] = result[key] | gone if key in result else gone
     return result
 
 
-def without(held: Held, part: Held) -> Held:
-    """Held positions minus those of ``part``."""
-    return {key: gone & ~part[key] if key in part else gone for key, gone in held.items()}
+def without(zeroed: Zeroed, part: Zeroed) -> Zeroed:
+    """Zeroed positions minus those of ``part``."""
+    return {key: gone & ~part[key] if key in part else gone for key, gone in zeroed.items()}
 
 
 def places(name: str, dim: int, mask: np.ndarray) -> list[str]:

@@ -148,10 +148,8 @@ def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) ->
             yield path, embedding.embedding_dim, found.positions
 
 
-def hold_channels(
-    model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None
-) -> Statistics:
-    """Let norms see the kept channels only, in place; ``pruned`` lends the sizes of grouped norms.
+def mask_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> Statistics:
+    """Make norms average over the kept channels only, in place; ``pruned`` gives the sizes of grouped norms.
 
     Returns what computes statistics outside of such norms in every forward of ``model``.
     """
@@ -186,7 +184,7 @@ class _OfSize(nn.Module):
         except AttributeError:  # code that asks the module for its weight's type
             return getattr(super().__getattr__("whole"), name)
 
-    def _holds_channels(self, hidden: torch.Tensor, axis: int) -> bool:
+    def _is_channel_axis(self, hidden: torch.Tensor, axis: int) -> bool:
         """Whether ``axis`` holds the channels. Another dimension of the same size holds them if it alone is masked."""
         others = [d for d, size in enumerate(hidden.shape) if size == self.cut.size and d != axis % hidden.dim()]
         if not others or hidden.shape[axis] != self.cut.size or _is_zero_outside(hidden, axis, self.cut.kept):
@@ -196,7 +194,7 @@ class _OfSize(nn.Module):
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Any shape to the same."""
         axis = self.cut.axis
-        if not self._holds_channels(hidden, axis):
+        if not self._is_channel_axis(hidden, axis):
             return self.whole(hidden, *args, **kwargs)
         streams, rest = divmod(hidden.shape[axis], self.cut.size) if hidden.dim() > axis else (0, 0)
         weightless = not any(True for _ in self.whole.parameters())
@@ -218,7 +216,7 @@ def mask_removed(
     *,
     elsewhere: Collection[str] = (),
 ) -> Statistics:
-    """Hold every removed channel of ``model`` at zero, in place; returns as ``hold_channels`` does.
+    """Set every removed channel of ``model`` to zero, in place; returns as ``mask_norms`` does.
 
     ``elsewhere`` are tensors whose values are not in the model; who reads them masks them.
     """
@@ -226,4 +224,4 @@ def mask_removed(
     for (name, dim), found in kept.items():
         if name in tensors and name not in elsewhere and tensors[name].is_floating_point():
             zero_removed(tensors[name], dim, _by_original_expert(found, kept.get((name, 0)), len(tensors[name])))
-    return hold_channels(model, kept, pruned)
+    return mask_norms(model, kept, pruned)

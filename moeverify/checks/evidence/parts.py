@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from moeverify.checks.evidence.liveness import ChosenUnit, Held, Laboratory, without
+from moeverify.checks.evidence.liveness import ChosenUnit, Laboratory, Zeroed, without
 from moeverify.models.roles import FoundRoles, MoELayer
 
 # Parts of one group that are tried alone; a residual stream has one for each expert.
@@ -22,7 +22,7 @@ class Part:
     """The positions of a unit that lie in one block."""
 
     block: str
-    held: Held
+    zeroed: Zeroed
 
 
 def tied_names(model: nn.Module) -> dict[str, list[str]]:
@@ -40,11 +40,11 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
     parts whose counterparts have no gradient in the whole model. Also left out: experts of a unit with one channel in
     each fused expert.
     """
-    if any(roles.boundary(other) != roles.boundary(name) for name, _ in unit.held for other in tied.get(name, ())):
+    if any(roles.boundary(other) != roles.boundary(name) for name, _ in unit.zeroed for other in tied.get(name, ())):
         return []  # the tied parameter cannot be cut for one of them alone
     alike = unit.group.experts or unit.group.role == "hidden"
-    blocks: dict[str, Held] = defaultdict(dict)
-    for (name, dim), gone in unit.held.items():
+    blocks: dict[str, Zeroed] = defaultdict(dict)
+    for (name, dim), gone in unit.zeroed.items():
         container = roles.boundary(name)
         layer = roles.layer_of(container) if container else None
         masks = [] if layer is None or alike else _by_expert(layer, name, dim, gone, laboratory.sizes[name])
@@ -55,12 +55,14 @@ def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: 
             blocks[container or roles.shared(name) or name.rsplit(".", 2)[0]][name, dim] = gone
     parts = [Part(block, part) for block, part in blocks.items()] if len(blocks) > 1 else []
     step = max(1, -(-len(parts) // MAX_PARTS))
-    measurable = [part for part in parts[::step] if laboratory.any_live(without(unit.held, part.held), laboratory.free)]
+    measurable = [
+        part for part in parts[::step] if laboratory.any_live(without(unit.zeroed, part.zeroed), laboratory.free)
+    ]
     return _without_common_buffer(unit, measurable, laboratory)
 
 
 def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Held positions of each fused expert; empty if the dimension is not divided by expert."""
+    """Zeroed positions of each fused expert; empty if the dimension is not divided by expert."""
     count = len(layer.experts)
     if layer.fused and dim > 0 and shape[0] == count:
         tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
@@ -75,7 +77,7 @@ def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tu
 def _without_common_buffer(unit: ChosenUnit, parts: list[Part], laboratory: Laboratory) -> list[Part]:
     """Parts, without those that share a buffer of the unit with another part."""
     buffers = unit.buffers()
-    if not buffers or laboratory.depends_on(buffers, unit.held):
+    if not buffers or laboratory.depends_on(buffers, unit.zeroed):
         return parts  # a buffer that others read as well does not belong to the group and ties nobody
-    readers = [part for part in parts if laboratory.depends_on(buffers, without(unit.held, part.held))]
+    readers = [part for part in parts if laboratory.depends_on(buffers, without(unit.zeroed, part.zeroed))]
     return parts if len(readers) < 2 else [part for part in parts if part not in readers]

@@ -46,7 +46,7 @@ def used_elsewhere(
     others = {name: tensor for name, tensor in before.items() if name not in lost and tensor.is_floating_point()}
     found: dict[str, bool | None] = dict.fromkeys(lost)
     for owner in reversed(_owners(original, kept)):
-        with _held(original, kept, owner):
+        with _zeroed(original, kept, owner):
             after = forward(original)
         for name, (dim, count) in lost.items():
             if found[name] is None and _constant(after[name], dim) - _constant(before[name], dim) >= count:
@@ -63,8 +63,8 @@ def _owners(model: nn.Module, kept: KeptMap) -> list[str]:
 
 
 @contextlib.contextmanager
-def _held(model: nn.Module, kept: KeptMap, owner: str) -> Iterator[None]:
-    """Inside, what was removed of one module's own tensors is zero."""
+def _zeroed(model: nn.Module, kept: KeptMap, owner: str) -> Iterator[None]:
+    """A context in which the removed positions of one module's own tensors are zero."""
     tensors = tensors_of(model)
     mine = [(n, d, k) for (n, d), k in kept.items() if n.rpartition(".")[0] == owner and n in tensors]
     saved = {name: tensors[name].detach().clone() for name, _, _ in mine}

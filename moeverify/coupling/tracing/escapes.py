@@ -26,17 +26,17 @@ ALIGNMENT_TESTS = frozenset({("transformers.integrations.moe", "_can_use_grouped
 
 
 class Escapes(TorchFunctionMode):
-    """Tells of every tensor whose data leaves by one of ``ESCAPES``."""
+    """Calls ``on_escape`` with every tensor whose data leaves by one of ``ESCAPES``, and the function's name."""
 
-    def __init__(self, tell: Callable[[torch.Tensor, str], None]) -> None:
+    def __init__(self, on_escape: Callable[[torch.Tensor, str], None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._on_escape = on_escape
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in ESCAPES and args and not _tests_alignment(func, sys._getframe(1)):
-            self._tell(args[0], func.__name__)
+            self._on_escape(args[0], func.__name__)
         return func(*args, **(kwargs or {}))
 
 

@@ -60,7 +60,7 @@ def trace(
             recorder = Recorder(model, imagination)
             # Without data nothing can leave the dispatcher unseen, so nothing is frozen for it.
             _record(model, replace(example, inputs=fake_inputs), recorder, *given)
-        imagined = dict(imagination.told)
+        imagined = dict(imagination.made_up)
     else:
         recorder = Recorder(model)
         before = torch.get_rng_state()

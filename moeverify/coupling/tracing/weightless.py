@@ -121,19 +121,19 @@ def _without_log() -> Iterator[None]:
 
 
 class Imagination:
-    """Runs operations on fake tensors, and makes up results that depend on data. ``told`` counts the made-up results.
+    """Runs operations on fake tensors, and makes up results that depend on data. ``made_up`` counts them by operation.
 
     Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exceptions: sizes of parts sum to their whole,
     and the condition of a ``while`` is false the second time.
     """
 
     def __init__(self) -> None:
-        self.told: Counter[str] = Counter()
+        self.made_up: Counter[str] = Counter()
         self._loops = Loops()
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
-        if func is torch.ops.aten.split_with_sizes.default and self.told:
+        if func is torch.ops.aten.split_with_sizes.default and self.made_up:
             args = _parts(*args, **kwargs)
         try:
             return func(*args, **kwargs)
@@ -142,7 +142,7 @@ class Imagination:
             answer = _ANSWERS.get(name)
             if answer is None:
                 raise
-            self.told[name.replace("::", ".")] += 1
+            self.made_up[name.replace("::", ".")] += 1
             given = answer(*args, **kwargs)
             return False if given is True and self._loops.goes_on() else given
 

@@ -301,5 +301,5 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
         if before.shape != after.shape or not torch.allclose(after, before, rtol=0, atol=0, equal_nan=True):
             gap = (after.double() - before.double()).abs().max() if before.shape == after.shape else float("inf")
             raise PruningRefused(
-                f"the saved model computes something else than the pruned one: {name} differs by up to {float(gap):.1e}"
+                f"the saved model computes other values than the pruned one: {name} differs by up to {float(gap):.1e}"
             )

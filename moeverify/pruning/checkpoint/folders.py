@@ -113,8 +113,8 @@ def recover(target: Path, request: str | None = None) -> None:
 
 def _left_by(staging: Path, request: str | None) -> bool:
     """Whether a hidden folder holds unfinished work of a request."""
-    said = staging / JOURNAL / _REQUEST
-    return request is not None and said.is_file() and said.read_text("utf-8") == request
+    request_file = staging / JOURNAL / _REQUEST
+    return request is not None and request_file.is_file() and request_file.read_text("utf-8") == request
 
 
 def _clear(staging: Path) -> None:

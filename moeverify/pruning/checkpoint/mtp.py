@@ -81,7 +81,7 @@ def keep_or_drop(model: nn.Module, source: Path, folder: Path) -> tuple[str, ...
         return (f"{many} were kept as they are",)
     entries = _announce_none(model, folder)
     none = f"; {' and '.join(entries)} set to 0" if entries else ""
-    note = f"{many} were left out, for they do not fit any more: {found.because}{none}"
+    note = f"{many} were left out, since they no longer fit: {found.because}{none}"
     warnings.warn(note, stacklevel=5)
     return (note,)
 

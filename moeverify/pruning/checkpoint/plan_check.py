@@ -67,7 +67,7 @@ def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdat
     try:
         update = plan_update(probe, dict(plan.entries), wanted)
     except PruningRefused as error:
-        raise PlanError(f"the plan's configuration does not say the sizes of its cuts: {_cause(error)}") from error
+        raise PlanError(f"the plan's configuration does not give the sizes of its cuts: {_cause(error)}") from error
     _check_needed(probe, plan)
     _check_folds(probe, update, plan.folds, Example(example_inputs))
     return update

@@ -110,7 +110,7 @@ class PlanDocument:
             ("attribute", [(item["module"], tuple(item["steps"])) for item in data.get("attributes", ())]),
         ):
             if len(set(keys)) < len(keys):
-                raise PlanError(f"{name} is not a pruning plan: a {what} stands in it twice")
+                raise PlanError(f"{name} is not a pruning plan: it lists a {what} twice")
         plan = Plan(
             cuts=(),
             keep=keep,

@@ -21,7 +21,7 @@ from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import call_model, static_experts
 from moeverify.models.roles import Roles, find_roles
-from moeverify.pruning.choice.contractions import OTHERWISE, Energies, watch_products
+from moeverify.pruning.choice.contractions import REMEDY, Energies, watch_products
 from moeverify.pruning.choice.routing_importance import evaluating
 
 
@@ -101,7 +101,7 @@ class CameraImportance:
         if not isinstance(total, torch.Tensor):
             raise PruningRefused(
                 f"the activations of {pruning_class.where} were not seen: no expert ran, or it multiplies by its "
-                f"weights in a way that is not understood{OTHERWISE}"
+                f"weights in a way that is not understood{REMEDY}"
             )
         return total
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from moeverify.models.roles import MoELayer
 
 Place = tuple[str, int]
-OTHERWISE = "; use the importance magnitude or routing"
+REMEDY = "; use the importance magnitude or routing"
 _TOLERANCE = 2e-2
 _T, _F = torch.Tensor, nn.functional
 # A product and which of its arguments are rows and weight; the weight is summed over its last dimension, or the one

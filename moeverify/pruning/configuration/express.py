@@ -60,7 +60,10 @@ def express(
             counts.update(_express_component(probe, {c: wanted[c] for c in component}, round_to, reasons))
         found = _solve(probe, counts)
         if found.wrong:  # the components do not go together: nothing of them is safe
-            raise PruningRefused(f"no configuration says all the sizes together; {_rule(probe, found)}")
+            raise PruningRefused(
+                f"no configuration gives all the pruned sizes together: {_rule(probe, found)}; leave one of the roles "
+                "out (a ratio of 0)"
+            )
     adjustments = tuple(
         Adjustment(c, wanted[c], kept, Reason(reasons.get(c, ""))) for c, kept in counts.items() if kept != wanted[c]
     )
@@ -161,10 +164,10 @@ def _rule(probe: Probe, found: Found) -> str:
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
     config = type(probe.config).__name__
     if not entries:
-        return f"no entry of {config} sizes dimension {dim} of {name}"
-    said = f"dimension {dim} of {name} follows {', '.join(entries[:3])} of {config}, which cannot say it"
+        return f"no entry of {config} sets the size of dimension {dim} of {name}"
+    text = f"no values of {', '.join(entries[:3])} in {config} give dimension {dim} of {name} this size"
     rules = probe.rules_on(word for entry in entries for word in re.split(r"\W+", entry))
-    return said + (f" ({rules[-1][:200]})" if rules else "")
+    return text + (f" ({rules[-1][:200]})" if rules else "")
 
 
 def describe(entries: Entries) -> dict[str, int]:

@@ -13,7 +13,7 @@ Dim = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Held:
+class FixedFactors:
     """Sizes of factors that must stay, by parameter dimension.
 
     ``sizes``: parameter dimension → (size of a factor → number of positions of the dimension that it divides). ``cut``:
@@ -24,7 +24,7 @@ class Held:
     cut: Mapping[Dim, frozenset[int]] = field(default_factory=dict)
     free: frozenset[Dim] = frozenset()
 
-    def holds(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
+    def fixes(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether a configuration entry with this value sets a factor that must stay.
 
         ``slopes``: for each dimension, the positions that doubling the entry adds. Exception: an entry whose value is
@@ -39,7 +39,7 @@ class Held:
         return set(self.sizes.get(place, ())) - self.cut.get(place, frozenset())
 
 
-def held_factors(couplings: CouplingMap) -> Held:
+def fixed_factors(couplings: CouplingMap) -> FixedFactors:
     """Sizes of the factors that must stay, for each parameter dimension that is a product.
 
     A projection to 4 heads of 16 channels can be halved to 2 heads of 16 or to 4 heads of 8. Its shape does not
@@ -55,7 +55,7 @@ def held_factors(couplings: CouplingMap) -> Held:
     for segment in trace.relations.segments:
         if segment.step == 1:
             parts[links.root[segment.whole]].append(segment)
-    held: dict[Dim, dict[int, int]] = {}
+    sizes: dict[Dim, dict[int, int]] = {}
     cuts: dict[Dim, frozenset[int]] = {}
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
@@ -69,7 +69,7 @@ def held_factors(couplings: CouplingMap) -> Held:
                     for stay in {inner, total // (size * inner)} - cut_here - {1}:
                         places[stay].update(range(start, start + total))
             if places:
-                held[name, axis] = {size: len(where) for size, where in places.items()}
+                sizes[name, axis] = {size: len(where) for size, where in places.items()}
                 cuts[name, axis] = frozenset(cut)
     free = {
         (n, axis)
@@ -77,7 +77,7 @@ def held_factors(couplings: CouplingMap) -> Held:
         for axis, d in enumerate(dims)
         if links.root[d] not in links.frozen
     }
-    return Held(held, cuts, frozenset(free))
+    return FixedFactors(sizes, cuts, frozenset(free))
 
 
 def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:

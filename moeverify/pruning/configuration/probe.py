@@ -22,7 +22,7 @@ from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.configuration.factors import Dim, Held
+from moeverify.pruning.configuration.factors import Dim, FixedFactors
 from moeverify.pruning.configuration.remembered import Attribute, Built, Remembered, remembered
 from moeverify.pruning.plan.plan import Path
 
@@ -67,14 +67,14 @@ class Move:
 class Probe:
     """Builds skeletons of one model under changed configurations, and caches them.
 
-    ``held``: sizes of factors that must stay (see ``held_factors``). ``apart``: layers that no configuration describes,
-    since the user added them with pruning functions of their own. ``views``: views of cut dimensions, which must divide
-    them in the same way afterwards. The configured part may lie inside a larger model. Names are then those of the
-    larger model, and its other parts are not rebuilt.
+    ``fixed``: sizes of factors that must stay (see ``fixed_factors``). ``apart``: layers that no configuration
+    describes, since the user added them with pruning functions of their own. ``views``: views of cut dimensions, which
+    must divide them in the same way afterwards. The configured part may lie inside a larger model. Names are then those
+    of the larger model, and its other parts are not rebuilt.
     """
 
     def __init__(
-        self, model: nn.Module, held: Held | None = None, apart: Iterable[str] = (), views: Sequence[View] = ()
+        self, model: nn.Module, fixed: FixedFactors | None = None, apart: Iterable[str] = (), views: Sequence[View] = ()
     ) -> None:
         self.model = model
         self.part = configured_part(model) or ""
@@ -83,7 +83,7 @@ class Probe:
         self.config = configured.config
         self.views = tuple(views)
         self.apart = tuple(f"{path}." for path in apart)
-        self.held = held or Held()
+        self.fixed = fixed or FixedFactors()
         self.document = doc.document_of(self.config)
         self.base = self._shapes_of(model)
         self.built = 0
@@ -156,8 +156,8 @@ class Probe:
     def rules_on(self, names: Iterable[str]) -> list[str]:
         """Messages of the architecture on refused entries that name one of ``names``."""
         words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
-        said = dict.fromkeys(self._remembered.rules.values())
-        return [rule for rule in said if any(word.search(rule) for word in words)]
+        messages = dict.fromkeys(self._remembered.rules.values())
+        return [rule for rule in messages if any(word.search(rule) for word in words)]
 
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
         try:
@@ -222,7 +222,7 @@ class Probe:
 
     def holds(self, move: Move) -> bool:
         """Whether a move changes the size of a factor that must stay, such as that of each head."""
-        return any(self.held.holds(self.values[path], move.slopes, self.base) for path in move.up)
+        return any(self.fixed.fixes(self.values[path], move.slopes, self.base) for path in move.up)
 
     def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
         """Attributes that hold the size of a factor which must stay but change under ``entries``, with the size to
@@ -234,18 +234,18 @@ class Probe:
         found: dict[Attribute, int] = {}
         for (path, name), value in ({} if built is None else built.attributes).items():
             before = vars(self.original.get_submodule(path)).get(name)
-            if type(before) is int and type(value) is int and before in self._held_in.get(path, ()):
+            if type(before) is int and type(value) is int and before in self._fixed_in.get(path, ()):
                 found[path, name] = before
         return found
 
     @cached_property
-    def _held_in(self) -> dict[str, set[int]]:
+    def _fixed_in(self) -> dict[str, set[int]]:
         """By module: sizes of factors that must stay, in its own parameters or those of the layers in it."""
         found: dict[str, set[int]] = {}
-        for name, dim in self.held.sizes:
+        for name, dim in self.fixed.sizes:
             owner = name.rpartition(".")[0]
             for path in (owner, owner.rpartition(".")[0]):
-                found.setdefault(path, set()).update(self.held.certain((name, dim)))
+                found.setdefault(path, set()).update(self.fixed.certain((name, dim)))
         return found
 
     @cached_property

@@ -56,8 +56,8 @@ def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
     wrong = [name for name in inside if shapes.get(name) != wanted[name]]
     if wrong:
         raise PruningRefused(
-            f"{type(config).__name__} says another size for {wrong[0]} once it is written and loaded "
-            f"({list(shapes.get(wrong[0], ()))}, not {list(wanted[wrong[0]])}); leave that role out"
+            f"{type(config).__name__} gives {wrong[0]} another shape after saving and loading "
+            f"({list(shapes.get(wrong[0], ()))}, not {list(wanted[wrong[0]])}); leave its role out (a ratio of 0)"
         )
     _shape_as_wanted(after, {name: shape for name, shape in wanted.items() if name not in probe.base})
     return ConfigUpdate(entries, probe.original, after)

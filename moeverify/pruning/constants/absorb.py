@@ -47,7 +47,7 @@ def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold],
     for number in numbers:
         alike[number.module, number.operation, number.position, number.old, number.new].append(number)
     folds: list[Fold] = []
-    stuck: list[Number] = []
+    unabsorbed: list[Number] = []
     for group in alike.values():
         together = _absorb_calls(forward, group) if len(group) > 1 else None
         if together is not None:
@@ -56,10 +56,10 @@ def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold],
         for number in group:
             found = absorb(forward, number)
             if found is None:
-                stuck.append(number)
+                unabsorbed.append(number)
             else:
                 folds += found
-    return folds, stuck
+    return folds, unabsorbed
 
 
 def _absorb_calls(forward: Forward, numbers: Sequence[Number]) -> list[Fold] | None:

@@ -31,11 +31,11 @@ Call = tuple[tuple, dict[str, Any]]
 class Constants:
     """Outcome for derived constants.
 
-    ``folds``: taken over by weights. ``stuck``: constants that no weight can take over.
+    ``folds``: factors that weights take over. ``obstacles``: constants that no weight can take over.
     """
 
     folds: tuple[Fold, ...] = ()
-    stuck: tuple[Attribute, ...] = ()
+    obstacles: tuple[Attribute, ...] = ()
 
 
 def keep_constants(
@@ -49,23 +49,23 @@ def keep_constants(
         return Constants()
     calls, feeders = _observe(model, {path for path, _ in changes}, run)
     folds: list[Fold] = []
-    stuck = []
+    obstacles = []
     for (path, name), (old, new) in changes.items():
         found = None
         if path in calls:
             trial = _Trial(model.get_submodule(path), calls[path])
             found = trial.fold(name, old, new)
         if found is None:
-            stuck.append((path, name))
+            obstacles.append((path, name))
             continue
         for fold in found:
             fold = Fold(f"{path}.{fold.parameter}" if path else fold.parameter, fold.factor, fold.offset)
             relief = _relieve_tied(model, fold, feeders)
             if relief is None:
-                stuck.append((path, name))
+                obstacles.append((path, name))
                 break
             folds += [fold, *relief]
-    return Constants(merged(folds), tuple(stuck))
+    return Constants(merged(folds), tuple(obstacles))
 
 
 class _Trial:

@@ -25,7 +25,7 @@ from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.absorb import absorb_all
 from moeverify.pruning.constants.alike import shortened, standing_for_all
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
-from moeverify.pruning.constants.views import View, divided_otherwise
+from moeverify.pruning.constants.views import View, changed_views
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Reason
 
@@ -34,20 +34,20 @@ from moeverify.pruning.plan.plan import Reason
 class Derived:
     """Outcome for the numbers that a new configuration changes.
 
-    ``folds``: taken over by weights. ``stuck``: numbers that no weight can take over. ``otherwise``: views that now
-    divide a dimension differently.
+    ``folds``: factors that weights take over. ``obstacles``: numbers that no weight can take over. ``views``: views
+    that now divide a dimension differently.
     """
 
     folds: tuple[Fold, ...] = ()
-    stuck: tuple[Number, ...] = ()
-    otherwise: tuple[View, ...] = ()
+    obstacles: tuple[Number, ...] = ()
+    views: tuple[View, ...] = ()
 
     @property
-    def hangs(self) -> Reason:
-        """Reason for leaving classes alone: the first number in ``stuck``, or a view that divides differently."""
-        if not self.stuck:
-            return self.otherwise[0].reason
-        number = self.stuck[0]
+    def reason(self) -> Reason:
+        """Reason for leaving classes alone: the first of ``obstacles``, or else of ``views``."""
+        if not self.obstacles:
+            return self.views[0].reason
+        number = self.obstacles[0]
         return Reason(f"{number.name} is derived from it, and no weight can take over the difference", number.line)
 
     def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, Reason]:
@@ -55,7 +55,7 @@ class Derived:
         found = {}
         for pruning_class in classes:
             dims = dims_of(pruning_class)
-            if view := next((v for v in self.otherwise if not v.places.isdisjoint(dims)), None):
+            if view := next((v for v in self.views if not v.places.isdisjoint(dims)), None):
                 found[pruning_class] = view.reason
         return found
 
@@ -82,7 +82,7 @@ class DerivedNumbers:
         try:
             return self._recorded_before({})
         except TraceError as error:
-            warnings.warn(f"numbers that the forward derives from sizes are not looked for: {error}", stacklevel=2)
+            warnings.warn(f"constants that the forward derives from sizes were not searched for: {error}", stacklevel=2)
             return None
 
     def _recorded_before(self, kept: Mapping[str, Sequence[int]]) -> Forward:
@@ -107,11 +107,11 @@ class DerivedNumbers:
         Constants that a module attribute shows are handled elsewhere. Raises ``PruningRefused`` if the new model does
         not run.
         """
-        if self._alike_layers_tell_nothing(update) or self.before is None:
+        if self._few_layers_suffice(update) or self.before is None:
             return Derived()
         return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
 
-    def _alike_layers_tell_nothing(self, update: ConfigUpdate) -> bool:
+    def _few_layers_suffice(self, update: ConfigUpdate) -> bool:
         """Whether a model shortened to a few layers of each kind shows no changed number; then the whole model has
         none.
 
@@ -137,11 +137,11 @@ class DerivedNumbers:
             known[key] = found
         return key in known
 
-    def deciding(self, stuck: Sequence[Number], entries: Entries) -> list[Move]:
-        """The moves among changed ``entries`` that by themselves change one of the ``stuck`` numbers."""
-        if not stuck or self.before is None:
+    def deciding(self, obstacles: Sequence[Number], entries: Entries) -> list[Move]:
+        """The moves among changed ``entries`` that by themselves change one of the numbers in ``obstacles``."""
+        if not obstacles or self.before is None:
             return []
-        places = {(n.module, n.operation, n.step) for n in stuck}
+        places = {(n.module, n.operation, n.step) for n in obstacles}
         found = []
         for move in self.probe.moves:
             alone = {
@@ -191,9 +191,9 @@ def _attributes_as_before(update: ConfigUpdate) -> Iterator[None]:
 
 def compare(before: Forward, after: Forward, views: Sequence[View], model: nn.Module, roles: FoundRoles) -> Derived:
     """Outcome for the numbers and ``views`` of one forward, compared with another."""
-    folds, stuck = absorb_all(before, changed_numbers(before, after))
-    otherwise = divided_otherwise(views, before, after)
-    return Derived(for_all_experts(folds, before, model, roles), tuple(stuck), tuple(otherwise))
+    folds, obstacles = absorb_all(before, changed_numbers(before, after))
+    changed = changed_views(views, before, after)
+    return Derived(for_all_experts(folds, before, model, roles), tuple(obstacles), tuple(changed))
 
 
 def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:

@@ -75,7 +75,7 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
     return tuple(found)
 
 
-def divided_otherwise(views: Sequence[View], before: Forward, after: Forward) -> list[View]:
+def changed_views(views: Sequence[View], before: Forward, after: Forward) -> list[View]:
     """Views at which a factor other than the cut one changed its size.
 
     Exception: a module that takes more or fewer views than in the trace is not judged.

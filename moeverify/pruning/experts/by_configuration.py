@@ -164,7 +164,10 @@ def _owner(name: str, sized: list[MoELayer], roles: FoundRoles) -> MoELayer:
             "whole experts out (ratios without `experts`)"
         )
     if ranked[0][1] not in sized:
-        raise PruningRefused(f"{name} follows the number of experts of another layer than {ranked[0][1].name}")
+        raise PruningRefused(
+            f"{name} follows the number of experts of another layer than {ranked[0][1].name}, the nearest one; leave "
+            "whole experts out (ratios without `experts`)"
+        )
     return ranked[0][1]
 
 
@@ -172,7 +175,8 @@ def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxi
     repeats, rest = divmod(new - old, len(layer.experts))
     if rest or repeats < 1 or old < repeats * len(layer.experts):
         raise PruningRefused(
-            f"dimension {dim} of {name} grows from {old} to {new} with twice the experts: not understood"
+            f"dimension {dim} of {name} grows from {old} to {new} with twice the experts, in a way that is not "
+            "known; leave whole experts out (ratios without `experts`)"
         )
     if repeats > 1 and not (layer.layout == "rows" and name in layer.stacks and dim == 0):
         raise PruningRefused(
@@ -208,4 +212,7 @@ def _refuse_lists(document: Mapping, counts: set[int], config: str) -> None:
         elif isinstance(value, list | tuple) and len(value) in counts and _is_count((key,)):
             if all(type(item) is int and item in counts for item in value):
                 continue  # one count for each layer
-            raise PruningRefused(f"{key} of {config} has one item for each expert, which is not understood")
+            raise PruningRefused(
+                f"{key} of {config} has one item for each expert, and which items go with which "
+                "experts is not known; leave whole experts out (ratios without `experts`)"
+            )

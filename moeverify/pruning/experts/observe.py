@@ -14,7 +14,7 @@ from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import Example
 from moeverify.pruning.choice.criteria.registry import LayerStatistics
 from moeverify.pruning.experts.axes import CountedLayer
-from moeverify.pruning.experts.sums import OTHERWISE, Sums
+from moeverify.pruning.experts.sums import REMEDY, Sums
 from moeverify.pruning.experts.watch_container import watch_container
 from moeverify.pruning.experts.watch_rows import watch_list, watch_sorted_rows
 
@@ -57,7 +57,7 @@ def observe(
     if not forwards:
         raise UsageError("the calibration data holds no batch; give at least one sample")
     if silent := [name for name, count in calls.items() if not count]:
-        raise PruningRefused(f"the experts of {silent[0]} were never called on the calibration data{OTHERWISE}")
+        raise PruningRefused(f"the experts of {silent[0]} were never called on the calibration data{REMEDY}")
     return {name: one.result() for name, one in sums.items()}
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from moeverify.pruning.choice.criteria.registry import LayerStatistics
 
 TOLERANCE = 2e-2
-OTHERWISE = "; use a criterion of weights alone: aimer, magnitude or random"
+REMEDY = "; use a criterion of weights alone: aimer, magnitude or random"
 
 
 def turned(before: torch.Tensor, routed: torch.Tensor) -> torch.Tensor:

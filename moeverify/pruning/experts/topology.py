@@ -63,9 +63,9 @@ class Topology:
         if not (problem := self.problem(count)):
             return
         near = sorted(sorted(self.legal(), key=lambda n: (abs(n - count), -n))[:2])
-        said = " or ".join(f"{n} (a ratio of {round(1 - n / self.count, 4):g})" for n in near)
+        numbers = " or ".join(f"{n} (a ratio of {round(1 - n / self.count, 4):g})" for n in near)
         raise PruningRefused(
-            f"{where} cannot keep {count} of {self.count} experts: {problem}; the nearest legal numbers are {said}"
+            f"{where} cannot keep {count} of {self.count} experts: {problem}; the nearest legal numbers are {numbers}"
         )
 
 
@@ -143,17 +143,17 @@ def topology_of(model: nn.Module, counted: CountedLayer, choices: frozenset[Choi
 
 def _groups(model: nn.Module, layer: MoELayer, count: int, mine: list[Choice]) -> tuple[int, int, int]:
     """Number of groups, how many are chosen, and how many experts score one."""
-    told = max(_attributes(model, layer, GROUPS), default=0)
+    number_of_groups = max(_attributes(model, layer, GROUPS), default=0)
     for outer in [c.sizes[-2] for c in mine if len(c.sizes) > 1 and c.sizes[-2] * c.sizes[-1] == count]:
         over = [c.k for c in mine if c.sizes[-1] == outer]
-        if outer in (told, 0) or (not told and outer > 1 and over):
+        if outer in (number_of_groups, 0) or (not number_of_groups and outer > 1 and over):
             inner = [c.k for c in mine if c.sizes[-2:] == (outer, count // outer)]
             return outer, max(over, default=outer), max(inner)
-    over = [c.k for c in mine if told and c.sizes[-1] == told]
-    if not told or (mine and not over):  # nothing chooses among groups
+    over = [c.k for c in mine if number_of_groups and c.sizes[-1] == number_of_groups]
+    if not number_of_groups or (mine and not over):  # nothing chooses among groups
         return 1, 1, 1
-    chosen = max(_attributes(model, layer, CHOSEN_GROUPS), default=told)
-    return told, max(over, default=chosen), 1 if mine else 2  # unseen: as strict as any known router
+    chosen = max(_attributes(model, layer, CHOSEN_GROUPS), default=number_of_groups)
+    return number_of_groups, max(over, default=chosen), 1 if mine else 2  # unseen: as strict as any known router
 
 
 def _choices_of(layer: MoELayer, choices: frozenset[Choice]) -> list[Choice]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from moeverify.errors import PruningRefused
 from moeverify.pruning.experts.axes import CountedLayer
-from moeverify.pruning.experts.sums import OTHERWISE, TOLERANCE, Sums, turned
+from moeverify.pruning.experts.sums import REMEDY, TOLERANCE, Sums, turned
 
 _CHECKED_TOKENS = 16
 # Values of one call, all pairs of tokens and experts together: 256 MiB in float32. Beyond, choices are called in turn.
@@ -121,7 +121,7 @@ def _check_rows(call: Callable, hidden: torch.Tensor, index: torch.Tensor, weigh
         one = _alone(call, hidden, index[:, column], weights[:, column]).reshape(len(index), -1)
         total += one.float() * weights[:, column].float()
     if (whole - total).abs().max() > TOLERANCE * whole.abs().max():
-        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{REMEDY}")
 
 
 def _blocks(
@@ -137,11 +137,11 @@ def _blocks(
     name, count = counted.layer.container, counted.count
     values = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
     if len(values) != 1 or tokens is None or values[0].shape != (count * len(tokens), tokens.shape[-1]):
-        raise PruningRefused(f"{name} calls its experts in a way that is not understood{OTHERWISE}")
+        raise PruningRefused(f"{name} calls its experts in a way that is not understood{REMEDY}")
     rows = values[0].reshape(count, len(tokens), -1)
     weight = (rows.float() * tokens.float()).sum(-1) / tokens.float().square().sum(-1).clamp_min(1e-30)
     if (rows.float() - weight[..., None] * tokens.float()).abs().max() > TOLERANCE * rows.abs().max():
-        raise PruningRefused(f"what {name} gets is not a multiple of the tokens{OTHERWISE}")
+        raise PruningRefused(f"what {name} gets is not a multiple of the tokens{REMEDY}")
     out = original(*args, **kwargs)
     outputs = out.reshape(count, len(tokens), -1)
     turn = turned(tokens, outputs.sum(0))

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.errors import PruningRefused
 from moeverify.pruning.experts.axes import CountedLayer
-from moeverify.pruning.experts.sums import OTHERWISE, TOLERANCE, Sums, turned
+from moeverify.pruning.experts.sums import REMEDY, TOLERANCE, Sums, turned
 
 # Columns by which a layer's output is held to be the weighted sum of its experts, at least, if it has as many.
 _CHECKED_COLUMNS = 64
@@ -37,7 +37,7 @@ def watch_list(model: nn.Module, counted: CountedLayer, sums: Sums, calls: dict[
                 rows = _first_float((args, kwargs))
                 torch.set_grad_enabled(True)
                 if not isinstance(output, torch.Tensor):
-                    raise PruningRefused(f"the experts of {layer.container} return more than one tensor{OTHERWISE}")
+                    raise PruningRefused(f"the experts of {layer.container} return more than one tensor{REMEDY}")
                 leaf = output.detach().requires_grad_()
                 count = leaf.shape[:-1].numel()
                 seen.append((torch.full((count,), expert, device=leaf.device), rows.detach(), leaf))
@@ -67,7 +67,7 @@ def watch_sorted_rows(model: nn.Module, counted: CountedLayer, sums: Sums, calls
         def after(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> torch.Tensor:
             sizes = [v for v in (*args, *kwargs.values()) if isinstance(v, list | tuple) and len(v) == counted.count]
             if not sizes or not isinstance(output, torch.Tensor) or sum(sizes[0]) != len(output):
-                raise PruningRefused(f"{layer.name} calls its experts in a way that is not understood{OTHERWISE}")
+                raise PruningRefused(f"{layer.name} calls its experts in a way that is not understood{REMEDY}")
             leaf = output.detach().requires_grad_()
             numbers = torch.arange(counted.count, device=leaf.device)
             experts = torch.repeat_interleave(numbers, torch.tensor(sizes[0], device=leaf.device))
@@ -127,7 +127,7 @@ def _read_weights(output: torch.Tensor, seen: list, sums: Sums, where: str) -> N
     bits = torch.arange(max(tokens - 1, 1).bit_length(), device=output.device)
     width = output.shape[-1]
     if width < len(bits) + 1:
-        raise PruningRefused(f"the output of {where} is too narrow to tell {tokens} tokens apart{OTHERWISE}")
+        raise PruningRefused(f"the output of {where} is too narrow to tell {tokens} tokens apart{REMEDY}")
     numbers = torch.arange(tokens, device=output.device)
     signs = torch.ones(tokens, width, device=output.device, dtype=output.dtype)
     signs[:, 1 : len(bits) + 1] = ((numbers[:, None] >> bits) & 1).to(output.dtype) * 2 - 1
@@ -139,13 +139,13 @@ def _read_weights(output: torch.Tensor, seen: list, sums: Sums, where: str) -> N
     if not used:
         return
     if any(g.shape[-1] != width for *_, g in used):
-        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{REMEDY}")
     step = max(1, width // _CHECKED_COLUMNS)
     size = torch.cat([_rows(g)[:, ::step] for *_, g in used]).float().abs()
     first = torch.cat([_rows(g)[:, : len(bits) + 1] for *_, g in used]).float()
     weight = first[:, 0]
     if (size - size[:, :1]).abs().max() > TOLERANCE * size.max():
-        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{OTHERWISE}")
+        raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{REMEDY}")
     token = ((first[:, 1:] * weight[:, None] > 0).long() << bits).sum(-1)
     given = torch.cat([_rows(rows) for _, rows, *_ in used]).float()
     values = torch.cat([_rows(leaf.detach()) for _, _, leaf, _ in used]).float()

@@ -1,4 +1,4 @@
-"""Updates that follow from sizes, for groups that were pruned otherwise than a plan had them."""
+"""Updates that follow from sizes, for groups that were not pruned as planned."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
     shapes = {name: shape for name, shape in shapes_of(model).items() if name in probe.base}
     update = _update(probe, shapes, f"the groups were pruned, but {_RUNS_ONLY_HERE}")
     derived = DerivedNumbers(probe, example, roles).keep(update)
-    if derived.stuck:
+    if derived.obstacles:
         raise PruningRefused(
-            f"the groups were pruned, but {derived.stuck[0].name} would change with the sizes and no weight can take "
-            f"over the difference; {_RUNS_ONLY_HERE}"
+            f"the groups were pruned, but {derived.obstacles[0].name} would change with the sizes and no weight can "
+            f"take over the difference; {_RUNS_ONLY_HERE}"
         )
-    if derived.otherwise:
-        raise PruningRefused(f"the groups were pruned, but {derived.otherwise[0].reason}; {_RUNS_ONLY_HERE}")
+    if derived.views:
+        raise PruningRefused(f"the groups were pruned, but {derived.views[0].reason}; {_RUNS_ONLY_HERE}")
     apply_update(model, update, constants=False)
     constants = keep_constants(model, update.constants(), example)
-    if constants.stuck:
-        path, name = constants.stuck[0]
+    if constants.obstacles:
+        path, name = constants.obstacles[0]
         raise PruningRefused(
             f"the groups were pruned, but {path}.{name} would change with the sizes and no weight can take over the "
             f"difference; {_RUNS_ONLY_HERE}"
@@ -57,11 +57,11 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
     bring_in_step(model, merged([*constants.folds, *derived.folds]), update)
 
 
-def _update(probe: Probe, wanted: Shapes, otherwise: str) -> ConfigUpdate:
+def _update(probe: Probe, wanted: Shapes, consequence: str) -> ConfigUpdate:
     found = find_entries(probe, wanted)
     if found.wrong:
         name, dim = found.wrong[0]
         raise PruningRefused(
-            f"no configuration says {wanted[name][dim]} positions along dimension {dim} of {name}; {otherwise}"
+            f"no configuration gives dimension {dim} of {name} a size of {wanted[name][dim]}; {consequence}"
         )
     return plan_update(probe, found.entries, wanted)

@@ -63,13 +63,13 @@ class ByConfiguration:
             derived = self._numbers.keep(update)
         except PruningRefused as error:
             return Judgement(refused=error)
-        if reasons := self._hanging(counts, expression.entries, constants, derived):
-            return Judgement(hanging=lambda: reasons)
-        if stuck := _first_stuck(constants, derived):
-            text = f"{stuck} would change with the sizes, and no weight can take over the difference"
+        if reasons := self._blocking(counts, expression.entries, constants, derived):
+            return Judgement(blocking=lambda: reasons)
+        if obstacle := _first_obstacle(constants, derived):
+            text = f"{obstacle} would change with the sizes, and no weight can take over the difference"
             return Judgement(refused=PruningRefused(text))
-        if derived.otherwise:
-            return Judgement(refused=PruningRefused(str(derived.otherwise[0].reason)))
+        if derived.views:
+            return Judgement(refused=PruningRefused(str(derived.views[0].reason)))
         plan = replace(
             self._draft(expression.counts),
             entries=expression.entries,
@@ -79,18 +79,18 @@ class ByConfiguration:
         )
         return Judgement(plan, update)
 
-    def _hanging(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
+    def _blocking(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
         """Classes that a constant or a view without a remedy follows from."""
-        moves = self._numbers.deciding(derived.stuck, entries)
+        moves = self._numbers.deciding(derived.obstacles, entries)
         guilty = [c for c in counts if _decides(self._probe, c, constants, entries, moves)]
-        hangs = f"{_first_stuck(constants, derived)} is derived from it, and no weight can take over the difference"
-        reasons: Mapping[PruningClass, Reason] = dict.fromkeys(guilty, Reason(hangs))
+        text = f"{_first_obstacle(constants, derived)} is derived from it, and no weight can take over the difference"
+        reasons: Mapping[PruningClass, Reason] = dict.fromkeys(guilty, Reason(text))
         return reasons or derived.divided(counts)
 
 
-def _first_stuck(constants: Constants, derived: Derived) -> str:
+def _first_obstacle(constants: Constants, derived: Derived) -> str:
     """A constant that nothing takes over, as text for messages; empty if there is none."""
-    named = [*(f"{path}.{name}" for path, name in constants.stuck), *(number.name for number in derived.stuck)]
+    named = [*(f"{path}.{name}" for path, name in constants.obstacles), *(number.name for number in derived.obstacles)]
     return named[0] if named else ""
 
 
@@ -101,10 +101,10 @@ def _decides(
 
     ``moves`` are those that change such a number inside of a forward.
     """
-    stuck: set[Attribute] = set(constants.stuck)
+    obstacles: set[Attribute] = set(constants.obstacles)
     dims = dims_of(pruning_class)
     return any(
-        (not stuck.isdisjoint(move.attributes) or move in moves)
+        (not obstacles.isdisjoint(move.attributes) or move in moves)
         and not dims.isdisjoint(move.slopes)
         and any(entries.get(path, probe.values[path]) != probe.values[path] for path in move.up)
         for move in probe.moves

@@ -70,7 +70,7 @@ def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: F
 
     The comparison ends where the two sequences of operations differ.
     """
-    for (number, step), (name, shapes) in zip(*_told(wanted, forward), strict=False):
+    for (number, step), (name, shapes) in zip(*_comparable(wanted, forward), strict=False):
         if step.operation != name:
             return None
         made = [forward.shapes[value] for value in step.outputs if forward.makers.get(value) == number]
@@ -82,11 +82,11 @@ def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: F
 
 def all_expected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> bool:
     """Whether a forward runs the very operations that were expected, so that the shape of each was judged."""
-    steps, expected = _told(wanted, forward)
+    steps, expected = _comparable(wanted, forward)
     return [step.operation for _, step in steps] == [name for name, _ in expected]
 
 
-def _told(
+def _comparable(
     wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward
 ) -> tuple[list[tuple[int, Step]], list[tuple[str, tuple[Sizes, ...]]]]:
     """Numbered steps of a forward, and the expected shapes of each.

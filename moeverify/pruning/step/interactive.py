@@ -84,7 +84,7 @@ def planned_groups(
         else:
             if stale := plan.attributes:
                 warnings.warn(
-                    f"the groups were pruned otherwise than planned: set {', '.join(map(str, stale))} by hand, or use "
+                    f"the groups were not pruned as planned: set {', '.join(map(str, stale))} by hand, or use "
                     "step() without `interactive`",
                     stacklevel=2,
                 )

@@ -18,7 +18,7 @@ from moeverify.pruning.choice.ranking import Candidate, rank
 from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration.entries import find_entries
-from moeverify.pruning.configuration.factors import held_factors
+from moeverify.pruning.configuration.factors import fixed_factors
 from moeverify.pruning.constants.views import views_of
 from moeverify.pruning.experts.removal import new_counts, with_experts
 from moeverify.pruning.experts.request import Decision, ExpertRequest
@@ -132,11 +132,11 @@ def probe_of(graph: MoEDependencyGraph) -> Probe | None:
     if part is None:
         return None
     try:
-        return Probe(graph.model, held_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
+        return Probe(graph.model, fixed_factors(graph.couplings), graph.layers_apart, views_of(graph.couplings))
     except PruningRefused as error:
         if not part:
             raise
-        warnings.warn(f"the configuration of {part} is not brought in step: {error}", stacklevel=4)
+        warnings.warn(f"the configuration of {part} is not updated to the pruned sizes: {error}", stacklevel=4)
         return None
 
 

@@ -27,12 +27,12 @@ from moeverify.pruning.attributes.proposals import Proposal, proposals
 from moeverify.pruning.constants.constants import merged
 from moeverify.pruning.constants.derived import Derived, compare
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
-from moeverify.pruning.constants.views import View, divided_otherwise, views_of
+from moeverify.pruning.constants.views import View, changed_views, views_of
 from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.expected_shapes import Expectations, all_expected, expectations, first_unexpected
 from moeverify.pruning.step.heads import head_count_changes, head_counts_after
-from moeverify.pruning.step.same_way import first_otherwise
+from moeverify.pruning.step.same_way import first_difference
 
 if TYPE_CHECKING:
     from moeverify.pruning.graph.graph import MoEDependencyGraph
@@ -43,12 +43,12 @@ class Trouble:
     """Reason why a pruned model does not compute as before, and how far its forward came.
 
     ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
-    as far as what raised after it. ``otherwise``: whether attributes with a second meaning are the cause.
+    as far as what raised after it. ``second_meaning``: whether attributes with a second meaning are the cause.
     """
 
     reason: Reason
     reached: int
-    otherwise: bool = False
+    second_meaning: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,18 +161,19 @@ class Rehearsal:
             forward = error.forward
             failed = Trouble(error.where, 2 * (forward.entered + len(forward.steps)))
         number = first_unexpected(wanted, forward)
-        views = sorted(divided_otherwise(self._views, self.before, forward), key=lambda view: view.step)
+        views = sorted(changed_views(self._views, self.before, forward), key=lambda view: view.step)
         if views and (number is None or views[0].step <= number):
             return forward, Trouble(views[0].reason, 4 * views[0].step + 3)
         if number is not None:
             step = forward.steps[number]
             text = f"{step.operation} in the forward of {step.module or 'the model'} would not follow the cut"
             return forward, Trouble(Reason(text, step.line), 4 * number + 3)
-        if failed is None and attributes and (number := first_otherwise(self.before, forward)) is not None:
+        if failed is None and attributes and (number := first_difference(self.before, forward)) is not None:
             step = forward.steps[number]
             what = ", ".join(map(str, attributes[:3]))
-            text = f"the forward of {step.module or 'the model'} would compute otherwise ({step.operation}) with {what}"
-            return forward, Trouble(Reason(text, step.line), 4 * number + 3, otherwise=True)
+            where = step.module or "the model"
+            text = f"the forward of {where} would compute something else ({step.operation}) with {what}"
+            return forward, Trouble(Reason(text, step.line), 4 * number + 3, second_meaning=True)
         return forward, failed
 
     def _copy(self) -> nn.Module:
@@ -226,7 +227,7 @@ def _described(trouble: Trouble, farthest: Trouble, assignment: Assignment) -> T
         first, second = assignment.rivals
         text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"
         return replace(trouble, reason=Reason(text, trouble.reason.line))
-    if farthest.otherwise:
+    if farthest.second_meaning:
         text = f"{trouble.reason}; {farthest.reason.text}"
         return replace(trouble, reason=Reason(text, farthest.reason.line))
     return trouble

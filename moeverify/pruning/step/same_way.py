@@ -21,7 +21,7 @@ _KERNELS = re.compile(r"aten\._?scaled_dot_product.*")
 _FIXED = frozenset({"k", "dim", "dim0", "dim1", "group", "diagonal", "step", "num_classes"})
 
 
-def first_otherwise(before: Forward, after: Forward) -> int | None:
+def first_difference(before: Forward, after: Forward) -> int | None:
     """First step of ``after`` with another operation or whole number than in ``before``; ``None`` if all agree."""
     ours, theirs = list(_computing(before)), list(_computing(after))
     for (_, old), (number, new) in zip(ours, theirs, strict=False):

@@ -1,4 +1,4 @@
-"""The loop that decides which classes go: plan, find what hangs on the plan, drop those classes, plan again.
+"""The loop that decides which classes are cut: plan, find the classes that block the plan, drop them, plan again.
 
 A judge tests whether counts can be carried out. There is one for models with a configuration, and one for models
 without.
@@ -25,13 +25,13 @@ class Judgement:
     """Answer of a judge on counts, one of three.
 
     ``plan`` carries the counts out, with the ``update`` of the configuration if there is one. ``refused``: the counts
-    cannot go together. ``hanging`` returns the classes that must stay, each with the reason; it may take forwards.
+    cannot go together. ``blocking`` returns the classes that must stay, each with the reason; it may run forwards.
     """
 
     plan: Plan | None = None
     update: ConfigUpdate | None = None
     refused: PruningRefused | None = None
-    hanging: Callable[[], Reasons] | None = None
+    blocking: Callable[[], Reasons] | None = None
 
     @property
     def trouble(self) -> Reason | None:
@@ -91,20 +91,22 @@ def settle(judge: Judge, wanted: Counts, named: frozenset[PruningClass]) -> Sett
 
     drop(judge.unfit(counts))
     while True:
-        found = judged(counts)
-        if found.plan is not None:
-            for adjustment in found.plan.adjustments:
+        judgement = judged(counts)
+        if judgement.plan is not None:
+            for adjustment in judgement.plan.adjustments:
                 _insist(adjustment, named)
-            return Settlement(replace(found.plan, adjustments=(*left, *found.plan.adjustments)), found.update)
-        if found.hanging is not None:
-            drop(found.hanging())
+            return Settlement(
+                replace(judgement.plan, adjustments=(*left, *judgement.plan.adjustments)), judgement.update
+            )
+        if judgement.blocking is not None:
+            drop(judgement.blocking())
         elif (other := judge.shared(counts, fails, named)) is not None:
-            why = found.trouble or Reason("")
+            why = judgement.trouble or Reason("")
             why = replace(why, text=f"{FOLLOWS} {why.text}")
             left += [Adjustment(c, counts[c], kept, why) for c, kept in other.items()]
             counts.update(other)
-        elif found.refused is not None and not counts:
-            raise found.refused
+        elif judgement.refused is not None and not counts:
+            raise judgement.refused
         else:
             _, reasons = largest_that_works(counts, fails, judge.kind_of, named)
             drop(reasons)

@@ -19,7 +19,7 @@ from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.folds import apply_folds
 from moeverify.pruning.plan.plan import Plan
 
-NOT_NOTHING = "a unit without weights still adds to the outputs, since no weights read it; removing it is no masking"
+NOT_NOTHING = "with its weights at zero, a unit still adds to the outputs, since no weight reads what it computes"
 _CLOSE = 1e-6
 
 

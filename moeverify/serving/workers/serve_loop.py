@@ -57,17 +57,20 @@ def _in_child(serve: Serve, folder: str, request: Mapping[str, Any], place: Path
             code = 1
         os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    said = _COLOURS.sub("", log.read_text("utf-8", "replace")) if log.exists() else ""
+    log_text = _COLOURS.sub("", log.read_text("utf-8", "replace")) if log.exists() else ""
     if place.exists():
         answer = json.loads(place.read_text("utf-8"))
         if "refused" in answer:
-            answer["refused"] = " ".join([answer["refused"], _told(said)]).strip()
-            answer.setdefault("facts", {})["log"] = said[-4000:]
+            answer["refused"] = " ".join([answer["refused"], _engine_error(log_text)]).strip()
+            answer.setdefault("facts", {})["log"] = log_text[-4000:]
         return answer
     if code == -signal.SIGKILL:
         sys.exit(f"killed while it served {folder}: out of memory?")
     how = signal.Signals(-code).name if code < 0 else f"status {code}"
-    return {"refused": f"crashed ({how}): {_told(said) or _last(said)}", "facts": {"log": said[-4000:]}}
+    return {
+        "refused": f"crashed ({how}): {_engine_error(log_text) or _last(log_text)}",
+        "facts": {"log": log_text[-4000:]},
+    }
 
 
 def _reason(error: BaseException) -> str:
@@ -76,7 +79,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines)[:250]}"
 
 
-def _told(log: str) -> str:
+def _engine_error(log: str) -> str:
     """Error that an engine in C++ printed before it gave up."""
     pieces = [piece.strip() for line in log.splitlines() for piece in _STAMP.split(line)]
     wrong = [p for p in pieces if re.search(r"error loading model|GGML_ASSERT|missing tensor|wrong shape", p)]

@@ -67,7 +67,7 @@ class Removal:
         name = self.name(ending)
         self.put(name, change(self.model.state_dict()[name].clone()))
 
-    def say(self, **entries: int) -> None:
+    def set_entries(self, **entries: int) -> None:
         """Set entries of the configuration, and attributes of the same name in every module."""
         for name, value in entries.items():
             setattr(self.model.config, name, value)

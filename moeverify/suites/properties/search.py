@@ -14,7 +14,7 @@ from moeverify.suites.properties.trial import NotApplicable, PropertyFailed
 from synthetic_models import Spec
 from synthetic_models.strategies import specs
 
-Tell = Callable[[Spec, str | None, float], None]
+OnSpec = Callable[[Spec, str | None, float], None]
 NOT_APPLICABLE = "not applicable"
 
 
@@ -26,32 +26,32 @@ def find_failure(
     seconds: float = SECONDS,
     shard: int = 0,
     examples: int | None = None,
-    tell: Tell | None = None,
+    on_spec: OnSpec | None = None,
     **drawn: Any,
 ) -> Failure | None:
     """The smallest falsifying spec that Hypothesis finds, or ``None`` if the property held on all that were drawn.
 
     ``examples`` is how many specs are drawn and ``seconds`` what each may take; other settings are those of
     Hypothesis' profile. ``drawn`` are arguments of the strategy. Each ``shard`` draws other specs, unless the profile
-    is derandomised. ``tell`` hears of every spec what came out (a message, ``NOT_APPLICABLE`` or ``None``)
-    and the seconds it took.
+    is derandomised. ``on_spec`` is called with every spec, its outcome (a message, ``NOT_APPLICABLE`` or
+    ``None``) and the seconds that it took.
     """
     failures: list[Failure] = []
 
     def holds(spec: Spec) -> None:
         begin = time.perf_counter()
-        said: str | None = None
+        problem: str | None = None
         try:
             check_property(name, spec, subject=subject, pruning_ratio=pruning_ratio, seconds=seconds)
         except NotApplicable:
-            said = NOT_APPLICABLE
+            problem = NOT_APPLICABLE
         except PropertyFailed as error:
-            said = str(error)
-            failures.append(Failure(name, spec, subject, pruning_ratio, message=said))
+            problem = str(error)
+            failures.append(Failure(name, spec, subject, pruning_ratio, message=problem))
             raise
         finally:
-            if tell is not None:
-                tell(spec, said, time.perf_counter() - begin)
+            if on_spec is not None:
+                on_spec(spec, problem, time.perf_counter() - begin)
 
     holds.__name__ = holds.__qualname__ = f"{name.replace('-', '_')}_holds"
     search = given(specs(**{"spare": PROPERTIES[name].spare, **drawn}))(holds)

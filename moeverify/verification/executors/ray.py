@@ -47,7 +47,7 @@ def run_on_ray(work: Work) -> None:
                     running[task.remote(case.to_dict(), work.limits(case), os.getcwd())] = case
                 done, _ = ray.wait(list(running), num_returns=1)
                 for reference in done:
-                    _hear(ray, reference, running.pop(reference), work)
+                    _forward_events(ray, reference, running.pop(reference), work)
         except BaseException:
             for reference in running:
                 with contextlib.suppress(Exception):
@@ -55,7 +55,7 @@ def run_on_ray(work: Work) -> None:
             raise
 
 
-def _hear(ray: Any, reference: Any, case: Case, work: Work) -> None:
+def _forward_events(ray: Any, reference: Any, case: Case, work: Work) -> None:
     """Forward the events of a task. A case whose machines were lost on every try becomes an error."""
     try:
         events, refused = ray.get(reference)

@@ -7,7 +7,7 @@ from torch import nn
 
 import moeverify as mv
 from moeverify.checks.evidence.kept import Kept
-from moeverify.checks.evidence.masking import hold_channels
+from moeverify.checks.evidence.masking import mask_norms
 
 
 class GroupNormOfChannels(nn.Module):
@@ -30,7 +30,7 @@ def test_a_grouped_norm_keeps_its_groups():
     x = torch.randn(2, 12, dtype=torch.float64)
     expected = GroupNormOfChannels(9, 3)
     expected.weight = nn.Parameter(model["norm"].weight.detach()[kept])
-    hold_channels(model, {("norm.weight", 0): Kept(kept, True)})
+    mask_norms(model, {("norm.weight", 0): Kept(kept, True)})
     assert torch.equal(model["norm"](x)[:, kept], expected(x[:, kept]))
     assert model["norm"](x).count_nonzero() == 18
 

@@ -110,7 +110,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize("use", ["groups", "branch", "shift"])
 def test_a_number_with_a_second_meaning_is_left_alone(use):
     model = build(lambda: Twice(use))
-    with pytest.warns(UserWarning, match=r"heads is left alone, .* would compute otherwise .* with count 4 -> 2"):
+    with pytest.warns(UserWarning, match=r"heads is left alone, .* would compute something else .* with count 4 -> 2"):
         original, plan = prune(model)
     assert (model.count, model.q.out_features) == (4, 16)
     assert model.wide.out_features == 12

@@ -178,7 +178,7 @@ def test_a_constant_that_no_weight_can_take_over_is_stuck():
 
     model = Shifted()
     found = keep_constants(model, {("", "shift"): (0.5, 0.7)}, lambda m: call_model(m, torch.randn(3, 4)))
-    assert found.stuck == (("", "shift"),)
+    assert found.obstacles == (("", "shift"),)
     assert found.folds == ()
 
 
@@ -209,7 +209,7 @@ def test_an_update_that_a_file_would_not_keep_is_refused(monkeypatch):
     monkeypatch.setattr(
         "moeverify.pruning.configuration.document.written_and_loaded", lambda config: copy.deepcopy(model.config)
     )
-    with pytest.raises(PruningRefused, match="once it is written and loaded"):
+    with pytest.raises(PruningRefused, match="another shape after saving and loading"):
         plan_update(probe, entries, wanted)
     monkeypatch.undo()
     apply_update(model, plan_update(probe, entries, wanted))

@@ -54,7 +54,7 @@ def test_left_out_with_a_warning_where_they_do_not(role, base, tmp_path):
     roles = ("hidden", "heads", "routed_experts", "shared_experts", "dense_mlp", "other")
     # Routed and shared experts have one entry for their size, so they go together.
     ratios = {name: 0.5 if name.partition("_")[2] == "experts" == role or name == role else 0.0 for name in roles}
-    with pytest.warns(UserWarning, match="were left out, for they do not fit"):
+    with pytest.warns(UserWarning, match="were left out, since they no longer fit"):
         done = prune_checkpoint(str(folder), tmp_path / "out", ratios=ratios)
     assert "num_nextn_predict_layers set to 0" in done.notes[0]
     assert mtp.keys().isdisjoint(read_stored(done.folder).files)

@@ -30,7 +30,7 @@ class Stub:
     """A judge with rules by the names of classes; ``seen`` records what it was asked."""
 
     apart: tuple[str, str] | None = None
-    hanging: tuple[str, ...] = ()
+    blocking: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     adjusts: str = ""
     share: dict = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Stub:
         self.seen.append(names)
         if self.apart and set(self.apart) <= names.keys() and names[self.apart[0]] != names[self.apart[1]]:
             return Judgement(refused=DoesNotRun(TOGETHER))
-        if found := {c: DERIVED for c in counts if c.where in self.hanging}:
-            return Judgement(hanging=lambda: found)
+        if found := {c: DERIVED for c in counts if c.where in self.blocking}:
+            return Judgement(blocking=lambda: found)
         told = tuple(
             Adjustment(c, kept, 6, Reason("a multiple")) for c, kept in counts.items() if c.where == self.adjusts
         )
@@ -71,7 +71,7 @@ def test_what_can_go_goes_at_once():
 
 
 def test_what_hangs_on_a_plan_is_dropped_and_the_rest_planned_again():
-    kept, left = settled(Stub(hanging=("a",)), a=4, b=4)
+    kept, left = settled(Stub(blocking=("a",)), a=4, b=4)
     assert kept == {"b": 4}
     assert (left["a"].kept, left["a"].wanted, left["a"].reason) == (8, 4, DERIVED)
 
@@ -96,7 +96,7 @@ def test_other_counts_with_which_all_go_come_before_leaving_one_out():
 
 
 def test_the_same_counts_are_judged_once():
-    judge = Stub(apart=("a", "b"), hanging=("c",))
+    judge = Stub(apart=("a", "b"), blocking=("c",))
     settled(judge, a=4, b=6, c=4)
     assert len(judge.seen) == len({tuple(sorted(names.items())) for names in judge.seen})
 
@@ -104,12 +104,12 @@ def test_the_same_counts_are_judged_once():
 @pytest.mark.parametrize(
     ("judge", "why"),
     [
-        (Stub(hanging=("a",)), "a scale is derived from it"),
+        (Stub(blocking=("a",)), "a scale is derived from it"),
         (Stub(never=("a",)), "alone"),
         (Stub(adjusts="a"), "a multiple"),
         (Stub(apart=("a", "b")), "they do not fit, at model.py:7"),
     ],
-    ids=["hanging", "unfit", "adjusted", "apart"],
+    ids=["blocking", "unfit", "adjusted", "apart"],
 )
 def test_what_was_asked_for_by_name_is_refused_instead_of_left_out(judge, why):
     settled(judge, a=4, b=6)

@@ -76,7 +76,7 @@ def test_a_size_that_heads_and_states_have_in_common_tells_them_apart_by_where_i
 
 def test_a_configuration_that_says_the_shapes_in_another_way_is_not_taken(monkeypatch):
     """What the search does not see, the forward shows: the heads stay."""
-    monkeypatch.setattr("moeverify.pruning.configuration.factors.Held.holds", lambda *_: False)
+    monkeypatch.setattr("moeverify.pruning.configuration.factors.FixedFactors.fixes", lambda *_: False)
     monkeypatch.setattr("moeverify.pruning.configuration.probe.Probe.factors_disturbed", lambda *_: {})
     model = mamba(8)
     before = run_all(model, {"input_ids": IDS})["logits"].shape

@@ -4,7 +4,7 @@ from moeverify.subjects.faults.registry import fault
 from moeverify.subjects.faults.spoil_experts import Removal
 
 
-@fault("zoo:mixtral", {"config-in-step": r"the configuration says \(4, .* the model holds \(2, "})
+@fault("zoo:mixtral", {"config-in-step": r"the configuration gives .* \(4, .*, in the model it has \(2, "})
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """The configuration keeps the old number of experts."""
     work = Removal(model, example_inputs, seed=seed)

@@ -8,5 +8,5 @@ from moeverify.subjects.faults.spoil_experts import Removal
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """Half of the experts, and half of the groups with them."""
     work = Removal(model, example_inputs, seed=seed)
-    work.say(num_group=1, n_group=1)
+    work.set_entries(num_group=1, n_group=1)
     return work.outcome

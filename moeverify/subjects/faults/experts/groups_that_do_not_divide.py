@@ -20,5 +20,5 @@ def prune(model, example_inputs, *, pruning_ratio, seed):
             inside = name.startswith(f"{cut.layer}.") and "shared" not in name
             if inside and len(work.original.state_dict()[name]) == cut.before:
                 work.put(name, work.original.state_dict()[name][kept])
-    work.say(num_experts=len(kept), n_routed_experts=len(kept))
+    work.set_entries(num_experts=len(kept), n_routed_experts=len(kept))
     return work.outcome

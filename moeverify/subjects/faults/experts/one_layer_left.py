@@ -4,7 +4,9 @@ from moeverify.subjects.faults.registry import fault
 from moeverify.subjects.faults.spoil_experts import Removal
 
 
-@fault("zoo:mixtral", {"config-in-step": r"the configuration says \(2, .*layers\.0\.mlp.* the model holds \(4, "})
+@fault(
+    "zoo:mixtral", {"config-in-step": r"the configuration gives .*layers\.0\.mlp.* \(2, .*, in the model it has \(4, "}
+)
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """One MoE layer keeps all of its experts."""
     work = Removal(model, example_inputs, seed=seed)

@@ -8,5 +8,5 @@ from moeverify.subjects.faults.spoil_experts import Removal
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """Each token goes to fewer experts than before."""
     work = Removal(model, example_inputs, seed=seed)
-    work.say(top_k=1, num_experts_per_tok=1)
+    work.set_entries(top_k=1, num_experts_per_tok=1)
     return work.outcome
