@@ -20,6 +20,7 @@ from moeverify.checks.evidence.routing import router_matrices
 from moeverify.checks.evidence.stayed import comparable_ids, id_tables, stayed_experts
 from moeverify.checks.finding import Finding
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
+from moeverify.coupling.layouts import with_traced_layouts
 from moeverify.errors import MoEVerifyError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.drawn import Drawer
@@ -108,7 +109,8 @@ class Context:
     @cached_property
     def roles(self) -> FoundRoles:
         """Roles found in the original model."""
-        return with_router_axes(self.original, self._found_roles, self.couplings)
+        found = with_traced_layouts(self.original, self._found_roles, self.couplings)
+        return with_router_axes(self.original, found, self.couplings)
 
     @cached_property
     def pruned_roles(self) -> FoundRoles:

@@ -135,7 +135,7 @@ def _sizes_inside(layer: MoELayer, expert: str, shapes: Shapes) -> Iterator[tupl
     for name in layer.stacks or [n for n in shapes if n.startswith(expert + ".")]:
         for dim, size in enumerate(shapes.get(name, ())):
             alone = 1 if layer.layout == "fused" else size // len(layer.experts)
-            yield (name, dim), alone if layer.stacks and dim == 0 else size
+            yield (name, dim), alone if layer.stacks and dim == layer.axis(name) else size
 
 
 def _across_layers(context: Context) -> list[tuple[str, str]]:

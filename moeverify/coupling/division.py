@@ -40,6 +40,8 @@ def divide(coupling: CouplingClass, experts: int, shapes: Shapes, sums: Sums | N
             return Division(joint=f"all experts read the same channels of {member.parameter}")
         if sums is not None and (operation := sums.over_experts(member, not stack)) is not None:
             return Division(joint=f"{operation} adds up the channels of all experts in {member.parameter}")
+        if not stack and sums is not None and (operation := sums.across_experts(member)) is not None:
+            return Division(joint=f"{operation} lays the channels of all experts across the rows of {member.parameter}")
         if not stack:
             in_turn.add((member.parameter, member.dim))
     return Division(experts, frozenset(in_turn))

@@ -13,7 +13,8 @@ from torch import nn
 
 from moeverify.base.ranges import positions_to_dict, spans
 from moeverify.coupling.classify import ROLES, PruningClass, classify
-from moeverify.coupling.couplings import CouplingMap, trace_couplings
+from moeverify.coupling.couplings import CouplingMap
+from moeverify.coupling.layouts import traced_roles
 from moeverify.errors import UsageError
 from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.full_size import is_configuration, load_full_size, with_more_tokens
@@ -160,9 +161,8 @@ def inspect_model(loaded: LoadedModel, roles: Roles | FoundRoles | None = None) 
     """Trace a model and put together what is found. Raises ``TraceError`` if its forward fails."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = find_roles(loaded.model, roles)
         start = time.perf_counter()
-        couplings = trace_couplings(loaded.model, loaded.example_inputs, roles=found)
+        found, couplings = traced_roles(loaded.model, loaded.example_inputs, roles=roles)
         seconds = time.perf_counter() - start
         classes = classify(loaded.model, couplings.classes, found, couplings)
     messages = dict.fromkeys(" ".join(str(w.message).split()) for w in caught)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from moeverify.models.role_rules import Roles
+
 Layout = Literal["fused", "listed", "rows"]
 
 
@@ -17,11 +19,11 @@ class MoELayer:
     Where several layers use the same experts they are one, with the routers and shared experts of all of them.
     ``layout`` is how the routed experts are kept. ``listed``: as modules of their own (``experts`` are their paths).
     ``fused``: in parameters ``[experts, ..., ...]`` that leave each expert its own channels. ``rows``: in matrices
-    whose rows belong to one expert after the other. In the last two ``experts`` are ``container[number]``. ``stacks``
-    names the parameters that hold all experts; it is empty for listed ones. ``router_parameters`` names parameters of
-    the layer itself that score the experts, where no module of their own does. ``evidence`` says by what each path was
-    given its role. ``router_axes`` holds for each router tensor the dimension that counts experts; ``None`` where only
-    sizes tell.
+    whose rows (or columns) belong to one expert after the other. In the last two ``experts`` are ``container[number]``.
+    ``stacks`` names the parameters that hold all experts; it is empty for listed ones. ``columns`` are those of them
+    that hold the experts along their second dimension. ``router_parameters`` names parameters of the layer itself that
+    score the experts, where no module of their own does. ``evidence`` says by what each path was given its role.
+    ``router_axes`` holds for each router tensor the dimension that counts experts; ``None`` where only sizes tell.
     """
 
     name: str
@@ -34,6 +36,11 @@ class MoELayer:
     router_parameters: tuple[str, ...] = ()
     evidence: Mapping[str, str] = field(default_factory=dict, compare=False)
     router_axes: Mapping[str, int] | None = field(default=None, compare=False)
+    columns: frozenset[str] = frozenset()
+
+    def axis(self, stack: str) -> int:
+        """The dimension of a stack along which the experts lie."""
+        return int(stack in self.columns)
 
     @property
     def fused(self) -> bool:
@@ -54,13 +61,14 @@ class FoundRoles:
 
     ``notes`` say what could not be found; ``unrecognised`` are the paths of modules named as experts whose layout is
     not known. ``outside`` are modules inside a container of stacked experts that hold no stack themselves. Examples:
-    its router, or a projection that all experts share.
+    its router, or a projection that all experts share. ``rules`` are those of the search.
     """
 
     layers: tuple[MoELayer, ...]
     notes: tuple[str, ...] = ()
     unrecognised: tuple[str, ...] = ()
     outside: frozenset[str] = frozenset()
+    rules: Roles = field(default_factory=Roles, compare=False)
 
     @property
     def experts(self) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ class RoleSearch:
         ]
         if not layers:
             notes.append("no routed experts found; name them with Roles(experts=...)")
-        return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), frozenset(self._outside(layers)))
+        outside = frozenset(self._outside(layers))
+        return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), outside, self.roles)
 
     def _held(self, name: str) -> str:
         lists = [n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], nn.ParameterList)]
@@ -226,6 +227,18 @@ class RoleSearch:
                 return layer if stacks.evidence else None
             layer = beside
         return layer
+
+    def counted(self, path: str, count: int) -> str:
+        """An attribute that counts experts and holds ``count``, of a module or of the one around it."""
+        return counting_attribute(self.tree, path, count)
+
+    def scored(self, name: str, container: str, count: int, stacks: tuple[str, ...], evidence: str) -> MoELayer | None:
+        """The layer ``name`` of expert-major experts, if it has a router with one output for each."""
+        if isinstance(self.modules[name], LISTS):
+            return None
+        layer = self._layer(name, container, _numbered(container, count), "rows", evidence, stacks)
+        counted = any(self._counts(router, count) for router in layer.routers)
+        return layer if counted or layer.router_parameters else None
 
     # The rest of a layer.
 

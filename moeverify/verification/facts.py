@@ -15,9 +15,11 @@ from moeverify.coupling.classify import PruningClass
 from moeverify.errors import TraceError
 from moeverify.inspection.inspection import inspect_model
 from moeverify.inspection.picture import layer_picture
-from moeverify.models.roles import Roles, find_roles
+from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.models.sources import LoadedModel
 from moeverify.verification.expert_facts import removed_experts
+
+NO_LAYER = "no MoE layer was found in this model; it is verified all the same"
 
 
 def model_facts(model: nn.Module, notes: Sequence[str] = (), rules: Roles | None = None) -> dict[str, Any]:
@@ -26,17 +28,22 @@ def model_facts(model: nn.Module, notes: Sequence[str] = (), rules: Roles | None
     roles = find_roles(model, rules)
     notes = list(notes)
     if not roles.layers:
-        notes.append("no MoE layer was found in this model; it is verified all the same")
+        notes.append(NO_LAYER)
     return {
         "model_type": str(getattr(config, "model_type", type(model).__name__)),
         "config": config.to_dict() if config is not None and hasattr(config, "to_dict") else {},
         "parameters_before": sum(p.numel() for p in model.parameters()),
-        "roles": {
-            "experts": list(roles.experts),
-            "routers": list(roles.routers),
-            "shared_experts": list(roles.shared_experts),
-        },
+        "roles": roles_to_dict(roles),
         "notes": notes,
+    }
+
+
+def roles_to_dict(roles: FoundRoles) -> dict[str, list[str]]:
+    """The paths of routed experts, routers and shared experts."""
+    return {
+        "experts": list(roles.experts),
+        "routers": list(roles.routers),
+        "shared_experts": list(roles.shared_experts),
     }
 
 
@@ -44,6 +51,7 @@ def outcome_facts(context: Context, *, groups: bool = False) -> dict[str, Any]:
     """Metadata of a subject's work: sizes by role, isolation, what is frozen; with ``groups`` its groups."""
     outcome = context.outcome
     facts: dict[str, Any] = {
+        "roles": roles_to_dict(context.roles),
         "parameters_after": sum(p.numel() for p in context.pruned.parameters()),
         "sizes": sizes_by_role(context),
         "isolation": [one.to_dict() for one in isolation(context)],

@@ -28,7 +28,7 @@ from moeverify.verdict import CaseFacts, Status
 from moeverify.verification.case import Case, verdict_of
 from moeverify.verification.certified import certified
 from moeverify.verification.events import CaseFinished, Listener, StageReached, VerdictReached
-from moeverify.verification.facts import model_facts, outcome_facts
+from moeverify.verification.facts import NO_LAYER, model_facts, outcome_facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +102,8 @@ def judge(
     if "behaviour" in vars(context):  # a check asked for it
         facts["notes"] = [*facts["notes"], *context.behaviour.notes()]
     facts |= _outcome(context, groups=case.groups)
+    if facts["roles"]["experts"]:  # a trace may have shown them
+        facts["notes"] = [note for note in facts["notes"] if note != NO_LAYER]
     on_event(CaseFinished(case, CaseFacts(case.source, case.subject, facts)))
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.wild import experts_pruned, row, table
+from moeverify.coupling.layouts import traced_roles
 from moeverify.models.forward import call_model
-from moeverify.models.roles import find_roles
 from moeverify.report.result import VerificationResult
 from moeverify.verdict import CaseFacts, Status, Verdict
 from wild_models import WildModel, wild_models
@@ -16,7 +16,6 @@ from wild_models.catalogue import HAND_WRITTEN
 # Layouts of which the roles are not found; their channels are pruned all the same where they can be.
 NOT_FOUND = {
     "conditional_convolutions",
-    "flattened",
     "graph_moe",
     "grouped_einsum",
     "megatron_grouped",
@@ -37,7 +36,7 @@ def test_a_model_runs_and_its_experts_are_found(model):
     found, inputs = load(model)
     with torch.no_grad():
         call_model(found.eval(), inputs)
-    roles = find_roles(found)
+    roles, _ = traced_roles(found, inputs)
     assert bool(roles.experts) == (model.routed and model.name not in NOT_FOUND)
     layers = {layer.container: layer for layer in roles.layers}
     assert all(layer.evidence[path] for path, layer in layers.items())

@@ -40,9 +40,10 @@ def _parts(
     mine: str, source: str, tensor: torch.Tensor, roles: FoundRoles, stayed: Mapping[str, Sequence[int]]
 ) -> list[Part]:
     for layer in roles.layers:
-        divides = layer.fused or not len(tensor) % len(stayed[layer.name])
-        if source in layer.stacks and len(tensor) and divides:
-            return stack_parts(mine, source, len(tensor), layer, stayed[layer.name])
+        if source in layer.stacks:
+            size = tensor.shape[layer.axis(source)]
+            if size and (layer.fused or not size % len(stayed[layer.name])):
+                return stack_parts(mine, source, size, layer, stayed[layer.name])
         if layer.layout == "listed":
             for expert in layer.experts:
                 if source.startswith(expert + "."):
@@ -50,11 +51,12 @@ def _parts(
     return [Part(mine, source)]
 
 
-def stack_parts(mine: str, source: str, rows: int, layer: MoELayer, stayed: Sequence[int]) -> list[Part]:
-    """Part of each expert in a parameter that holds all of them."""
-    each = 1 if layer.fused else rows // len(stayed)  # a fused stack may go on with classes that have no weights
+def stack_parts(mine: str, source: str, size: int, layer: MoELayer, stayed: Sequence[int]) -> list[Part]:
+    """Part of each expert in a parameter that holds all of them, ``size`` long where they lie."""
+    each = 1 if layer.fused else size // len(stayed)  # a fused stack may go on with classes that have no weights
+    dim = layer.axis(source)
     return [
-        Part(mine, f"{source}[{expert}]", layer.experts[expert], place * each, (place + 1) * each)
+        Part(mine, f"{source}[{expert}]", layer.experts[expert], place * each, (place + 1) * each, dim)
         for place, expert in enumerate(stayed)
     ]
 

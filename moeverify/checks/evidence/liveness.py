@@ -101,7 +101,7 @@ class Laboratory:
             if layer.fused:
                 stacks |= {n for n, shape in self.sizes.items() if n.startswith(layer.container) and shape[0] == count}
             elif layer.layout == "rows":
-                self.in_turn |= {(name, 0): count for name in layer.stacks}
+                self.in_turn |= {(name, layer.axis(name)): count for name in layer.stacks}
         self.stacks = frozenset(stacks)
         self.counts_experts |= {(name, 0) for name in stacks}
         # Norms and scales: they hold channels back, and do not write them.

@@ -68,8 +68,8 @@ def _by_expert(layer: MoELayer, name: str, dim: int, gone: np.ndarray, shape: tu
         tables = np.zeros((count, count, gone.shape[-1]), dtype=bool)
         tables[np.arange(count), np.arange(count)] = gone
         return list(tables)
-    if layer.layout == "rows" and name in layer.stacks and dim == 0:
-        owner = np.arange(shape[0]) // (shape[0] // count)
+    if layer.layout == "rows" and name in layer.stacks and dim == layer.axis(name):
+        owner = np.arange(shape[dim]) // (shape[dim] // count)
         return [gone & (owner == number) for number in range(count)]
     return []
 

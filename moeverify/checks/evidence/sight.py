@@ -24,7 +24,7 @@ _SIZES = (1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of a model, or the rows ``start`` to ``stop`` of its first dimension: what one expert has of it.
+    """A tensor of a model, or ``start`` to ``stop`` of its dimension ``dim``: what one expert has of it.
 
     ``label`` is its name in the original, ``expert`` the routed expert that it belongs to, if any.
     """
@@ -34,10 +34,11 @@ class Part:
     expert: str | None = None
     start: int = 0
     stop: int | None = None
+    dim: int = 0
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The part as a view."""
-        return tensor if self.stop is None else tensor[self.start : self.stop]
+        return tensor if self.stop is None else tensor.narrow(self.dim, self.start, self.stop - self.start)
 
 
 Outputs = Mapping[str, torch.Tensor]

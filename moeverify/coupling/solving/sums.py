@@ -31,24 +31,51 @@ class Sums:
         for number, (factor, *_) in links.chosen.items():  # only the factor that is cut is part of the channel
             self._below[root[relations.products[number].whole]].add(factor)
 
+    def across_experts(self, member: Member) -> Operation | None:
+        """The operation that divides an expert-major dimension otherwise than among experts, if there is one.
+
+        Example: a matrix ``[d, E * h]`` viewed as ``[E, d, h]``. Its columns come in ``E`` blocks, but a block holds
+        channels of every expert, for some of the ``d`` inputs.
+        """
+        relations, root = self._trace.relations, self._links.root
+        channels, experts = self._factors(member, in_turn=True)
+        held = self._held(channels)
+        for product in relations.products:
+            factors = {root[f] for f in product.factors}
+            if factors & experts and not factors & held and not factors <= experts:
+                return relations.operations[product.operation]
+        return None
+
     def over_experts(self, member: Member, in_turn: bool) -> Operation | None:
         """The operation that sums a member's channels over the experts, if there is one.
 
         The experts are the first dimension of a stack, or with ``in_turn`` an outer factor of the member's dimension.
         """
         relations, root = self._trace.relations, self._links.root
-        dims = self._trace.tensors[member.parameter]
-        channels, experts = {root[dims[member.dim]]}, {root[dims[0]]}
-        if in_turn:
-            whole, channels, experts = root[dims[member.dim]], set(), set()
-            for number, (factor, _, _) in self._links.chosen.items():
-                factors = [root[f] for f in relations.products[number].factors]
-                if root[relations.products[number].whole] == whole:
-                    channels.add(factor)
-                    experts.update(factors[: factors.index(factor)])
-        held = closure(channels, self._above) | closure(channels, self._below)
-        for over in closure(experts, self._above):
+        channels, experts = self._factors(member, in_turn)
+        held = self._held(channels)
+        containing = closure(experts, self._above)
+        for over in containing:
             for stays, operation in self._ends.get(over, {}).items():
-                if stays in held:
+                # Where experts and channels stay side by side, what is summed over cannot be the experts.
+                if stays in held and stays not in containing:
                     return relations.operations[operation]
         return None
+
+    def _factors(self, member: Member, in_turn: bool) -> tuple[set[int], set[int]]:
+        """Roots of a member's channels and of its experts."""
+        relations, root = self._trace.relations, self._links.root
+        dims = self._trace.tensors[member.parameter]
+        if not in_turn:
+            return {root[dims[member.dim]]}, {root[dims[0]]}
+        whole, channels, experts = root[dims[member.dim]], set[int](), set[int]()
+        for number, (factor, _, _) in self._links.chosen.items():
+            factors = [root[f] for f in relations.products[number].factors]
+            if root[relations.products[number].whole] == whole:
+                channels.add(factor)
+                experts.update(factors[: factors.index(factor)])
+        return channels, experts
+
+    def _held(self, channels: set[int]) -> set[int]:
+        """Roots that hold channels, or that the channels hold."""
+        return closure(channels, self._above) | closure(channels, self._below)

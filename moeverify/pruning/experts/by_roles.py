@@ -48,8 +48,8 @@ def _stacks(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
     count = len(layer.experts)
     found = []
     for name in layer.stacks:
-        size = model.get_parameter(name).shape[0]
-        found.append(ExpertAxis(name, 0, size, size // count if layer.layout == "rows" else 1))
+        size = model.get_parameter(name).shape[layer.axis(name)]
+        found.append(ExpertAxis(name, layer.axis(name), size, size // count if layer.layout == "rows" else 1))
     return found
 
 

@@ -14,7 +14,8 @@ from torch_pruning import ops
 from torch_pruning.dependency import Dependency
 
 from moeverify.coupling.classify import PruningClass, classify
-from moeverify.coupling.couplings import held_inside_heads, trace_couplings
+from moeverify.coupling.couplings import held_inside_heads
+from moeverify.coupling.layouts import traced_roles
 from moeverify.coupling.solving.solve import solve
 from moeverify.errors import BoundaryRefused, UsageError
 from moeverify.models.roles import FoundRoles, Roles, find_roles
@@ -132,11 +133,10 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         self.ignored_params = list(ignored_params or [])
         pairs = unwrapped_parameters.items() if isinstance(unwrapped_parameters, Mapping) else unwrapped_parameters
         self.unwrapped_parameters = list(pairs or [])
-        self.found_roles: FoundRoles = find_roles(model, self.roles)
-        couplings = trace_couplings(
+        self.found_roles, couplings = traced_roles(
             model,
             example_inputs,
-            roles=self.found_roles,
+            roles=self.roles,
             forward_fn=forward_fn,
             output_transform=output_transform,
             opaque=self.functions.opaque_layers(model),

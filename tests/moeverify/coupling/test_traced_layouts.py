@@ -1,0 +1,178 @@
+"""Experts side by side in plain linear layers: found by what the forward divides, and by the router that weighs it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import moeverify as mv
+from moeverify.coupling.classify import classify
+from moeverify.coupling.layouts import traced_roles
+from moeverify.verdict import Status
+from tests.support.judged import problems, verdicts
+
+EXPERTS, DIM, INNER = 4, 8, 6
+X = torch.randn(12, DIM, generator=torch.Generator().manual_seed(3))
+
+
+class Flat(nn.Module):
+    """Hidden channels of all experts in one linear layer, ``parted`` by a view and weighed; else an ordinary MLP."""
+
+    def __init__(self, parted="view", gated=False, outputs=EXPERTS):
+        super().__init__()
+        self.choose = nn.Linear(DIM, outputs)
+        self.up = nn.Linear(DIM, EXPERTS * INNER * (1 + gated))
+        self.down = nn.Linear(EXPERTS * INNER, DIM)
+        self.parted, self.gated, self.n_experts = parted, gated, EXPERTS
+
+    def forward(self, x):
+        scores = self.choose(x).softmax(-1)[:, :EXPERTS]
+        kept = torch.zeros_like(scores).scatter(-1, scores.topk(2).indices, 1) * scores
+        hidden = self.up(x)
+        if self.parted == "no":
+            return self.down(hidden.relu()) * kept.sum(-1, keepdim=True)
+        hidden = hidden.view(len(x), self.n_experts, -1)
+        if self.gated:
+            gate, hidden = hidden.chunk(2, -1)
+            hidden = F.silu(gate) * hidden
+        else:
+            hidden = hidden.relu()
+        if self.parted == "mixed":  # weighed and added up before the down projection: one channel for all experts
+            hidden = (hidden * kept.unsqueeze(-1)).sum(-2, keepdim=True).expand(-1, self.n_experts, -1)
+        else:
+            hidden = hidden * kept.unsqueeze(-1)
+        return self.down(hidden.flatten(1))
+
+
+class Net(nn.Module):
+    def __init__(self, **form):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.block, self.head = nn.Linear(DIM, DIM), Flat(**form), nn.Linear(DIM, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.block(x))
+
+
+def found(model):
+    roles, couplings = traced_roles(model, X)
+    return roles, classify(model, couplings.classes, roles, couplings)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_experts_in_two_linear_layers_are_found_by_the_trace(gated):
+    roles, classes = found(Net(gated=gated))
+    (layer,) = roles.layers
+    assert layer.layout == "rows"
+    assert (layer.routers, len(layer.experts)) == (("block.choose",), EXPERTS)
+    assert set(layer.stacks) == {"block.up.weight", "block.up.bias", "block.down.weight"}
+    assert [layer.axis(name) for name in ("block.up.weight", "block.down.weight")] == [0, 1]
+    assert "divides block.down.weight" in layer.evidence["block"]
+    (experts,) = [c for c in classes if c.role == "routed_experts"]
+    assert (experts.experts, experts.coupling.size) == (EXPERTS, INNER)
+    assert not any("no routed experts" in note for note in roles.notes)
+
+
+@pytest.mark.parametrize("form", [{"parted": "no"}, {"parted": "mixed"}, {"outputs": 5}])
+def test_what_is_not_divided_among_scored_parts_is_no_expert(form):
+    model = Net(**form)
+    roles, classes = found(model)
+    assert not roles.layers
+    assert "routed_experts" not in {c.role for c in classes}
+
+
+def alternating(gated):
+    """A model with even channels that matter in experts 0 and 2, odd ones in 1 and 3."""
+    model = Net(gated=gated)
+    with torch.no_grad():
+        for expert in range(EXPERTS):
+            model.block.down.weight.view(DIM, EXPERTS, INNER)[:, expert, expert % 2 :: 2] *= 999
+    return model
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+@pytest.mark.parametrize("gated", [False, True])
+def test_our_pruning_passes_and_each_expert_chooses_by_itself(ratio, gated):
+    verdict = verdicts(alternating(gated), X, pruning_ratio=ratio, round_to=None)
+    assert not problems(verdict)
+    for check in ("expert-isolation", "forward-every-expert", "masked-equivalence", "coupling-minimal"):
+        assert verdict[check].status is Status.PASS, verdict[check]
+    plan = mv.MoEPruner(alternating(gated), X, pruning_ratio=ratio, ratios={"hidden": 0}).step()
+    kept = [set(k) for k in (plan.keep["block.down.weight", 1] % INNER).reshape(EXPERTS, -1).tolist()]
+    most = min(len(kept[0]), 3)
+    assert [len(k & {0, 2, 4}) for k in kept] == [most, len(kept[0]) - most] * 2
+
+
+def linear(layer, rows=None, columns=None):
+    weight = layer.weight.detach()
+    if rows is not None:
+        weight, layer.bias = weight[rows], nn.Parameter(layer.bias.detach()[rows].clone())
+    layer.weight = nn.Parameter(weight if columns is None else weight[:, columns].clone())
+    layer.out_features, layer.in_features = layer.weight.shape
+
+
+def keep(*channels):
+    """Positions of the same channels in every expert."""
+    return torch.cat([torch.tensor(channels) + INNER * e for e in range(EXPERTS)])
+
+
+RIGHT = keep(0, 1, 2)
+SHIFTED = RIGHT.clone()
+SHIFTED[3:6] += 1  # one expert keeps its channels 1 to 3
+ONE_BLOCK = torch.arange(EXPERTS * INNER // 2)  # the first two experts whole, as if the rows were one MLP's
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "router"),
+    [
+        (RIGHT, RIGHT, None),
+        (SHIFTED, SHIFTED, None),
+        (RIGHT, keep(3, 4, 5), None),
+        (RIGHT, SHIFTED, None),
+        (ONE_BLOCK, RIGHT, None),
+        (ONE_BLOCK, ONE_BLOCK, None),
+        (RIGHT, RIGHT, [1, 0, 2, 3]),
+    ],
+)
+def test_wrong_prunings_of_the_layout_fail(up, down, router):
+    def subject(model, inputs, *, pruning_ratio, seed):
+        linear(model.block.up, rows=up)
+        linear(model.block.down, columns=down)
+        if router is not None:
+            linear(model.block.choose, rows=router)
+
+    verdict = verdicts(Net(), X, subject, ("shapes", "masked-equivalence", "untouched-identical", "router-intact"))
+    right = router is None and up is down and up is not ONE_BLOCK
+    assert (not problems(verdict)) == right, problems(verdict)
+    assert right or Status.FAIL in {v.status for v in verdict.values()}
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_whole_experts_go(gated):
+    verdict = verdicts(Net(gated=gated), X, pruning_ratio=0.0, ratios={"experts": 0.25}, round_to=None)
+    assert not problems(verdict)
+
+
+class Across(nn.Module):
+    """All experts in a matrix ``[d, E * h]`` that a view to ``[E, d, h]`` reads row by row: blocks are no experts."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.router = nn.Linear(DIM, EXPERTS)
+        self.up = nn.Parameter(torch.randn(DIM, EXPERTS * INNER))
+        self.down = nn.Parameter(torch.randn(EXPERTS * INNER, 3))
+
+    def forward(self, x):
+        weights = self.router(x).softmax(-1)
+        hidden = torch.einsum("td,edh->teh", x, self.up.view(EXPERTS, DIM, -1)).relu()
+        return torch.einsum("teh,ehd,te->td", hidden, self.down.view(EXPERTS, -1, 3), weights)
+
+
+def test_a_view_across_rows_is_not_divided_among_experts():
+    model = Across()
+    roles, classes = found(model)
+    assert not any(c.experts for c in classes)
+    assert not roles.layers
+    assert not problems(verdicts(model, X, pruning_ratio=0.5, round_to=None))
