@@ -11,7 +11,8 @@ import torch
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.cut import stack_parts
-from moeverify.checks.evidence.routing import Change, Routing, evenly, towards
+from moeverify.checks.evidence.forces import Change, evenly, towards
+from moeverify.checks.evidence.routing import Routing
 from moeverify.checks.evidence.sight import Part, Sight
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.checks.unrecognised import without_layers

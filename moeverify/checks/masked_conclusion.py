@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moeverify.checks.evidence.agreement import Agreement
-from moeverify.checks.evidence.routing import Change, in_part, towards
+from moeverify.checks.evidence.forces import Change, in_part, towards
 from moeverify.checks.registry import Finding, inconclusive, passed, skipped
 from moeverify.coupling.relations import Trace
 

@@ -15,10 +15,11 @@ from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.cut import agrees_with_router, cut_parts
 from moeverify.checks.evidence.folding import folded_values
+from moeverify.checks.evidence.forces import PARTS, Change
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.readers import Readers, agree, shown
-from moeverify.checks.evidence.routing import PARTS, Change, Routing
+from moeverify.checks.evidence.routing import Routing
 from moeverify.checks.evidence.sight import Sight
 from moeverify.checks.evidence.statistics import Statistics
 from moeverify.checks.evidence.training import in_training

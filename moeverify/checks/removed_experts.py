@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.forces import Change
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.router_tensors import router_axes, router_tensors
-from moeverify.checks.evidence.routing import Change
 from moeverify.checks.evidence.stayed import former_ids
 from moeverify.models.roles import FoundRoles
 

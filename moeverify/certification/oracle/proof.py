@@ -15,7 +15,8 @@ from moeverify.certification.oracle.running import vocabulary
 from moeverify.certification.oracle.sides import make_sides
 from moeverify.certification.oracle.streamed import STREAMED_VALUES
 from moeverify.checks.evidence.agreement import agreement
-from moeverify.checks.evidence.routing import Change, Routing, router_matrices, towards, towards_each
+from moeverify.checks.evidence.forces import Change, towards, towards_each
+from moeverify.checks.evidence.routing import Routing, router_matrices
 from moeverify.models.device import input_device
 from moeverify.models.exercise import count_reached, run_all
 from moeverify.models.numerics import float64_throughout

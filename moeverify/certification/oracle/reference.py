@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.checks.evidence.forces import Change
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.masking import mask_removed
-from moeverify.checks.evidence.routing import Change
 from moeverify.models.roles import MoELayer
 
 

@@ -19,7 +19,7 @@ from moeverify.certification.oracle.rounding import round_alike, roundings
 from moeverify.certification.oracle.running import fits, load_model
 from moeverify.certification.oracle.stream import Stream
 from moeverify.certification.oracle.streamed import STREAMED_VALUES, hide, streamed_model
-from moeverify.checks.evidence.routing import Change
+from moeverify.checks.evidence.forces import Change
 from moeverify.models.roles import FoundRoles, find_roles
 
 

@@ -8,8 +8,8 @@ layer is made from take their place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from moeverify.checks.evidence.forces import Change
+from moeverify.checks.evidence.product_keys import HalfChoices
 from moeverify.checks.evidence.router_tensors import is_matrix, router_axes, router_tensors, spare_classes
 from moeverify.models.roles import FoundRoles
 
-Change = Callable[[torch.Tensor], torch.Tensor]
 TOPK = (torch.topk, torch.Tensor.topk)
 _SORTS = (torch.sort, torch.Tensor.sort, torch.max, torch.Tensor.max)
 _POSITIONS = (torch.argmax, torch.Tensor.argmax, torch.argsort, torch.Tensor.argsort)
@@ -43,6 +44,14 @@ class _Matrix:
     axis: int | None
 
 
+@dataclass(eq=False)
+class _Call:
+    """One forward of the MoE layer ``layer`` that is under way, and the choices among keys that it made so far."""
+
+    layer: str
+    halves: HalfChoices = field(default_factory=HalfChoices)
+
+
 def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
     """MoE layer → name of the parameter or buffer whose product with a token gives the router's logits."""
     names = {}
@@ -62,7 +71,7 @@ class Routing(TorchFunctionMode):
     ``margin`` is the smallest gap between the last score that a ``topk`` chose and the next one, relative to the
     largest score. Exactly equal scores do not count, since rounding does not change their order. Example: scores of an
     indexer that are cut off at zero. ``seen`` names the layers whose logits passed by, ``chosen`` those whose scores
-    were changed at a choice instead.
+    were changed at a choice instead. Experts behind product keys are chosen in two halves, which are changed apart.
 
     ``matrices`` names the matrix of each layer that gives its logits, as ``router_matrices`` found them in the
     original. A pruned one may be left with a single channel, and then looks like a list of scales.
@@ -83,7 +92,7 @@ class Routing(TorchFunctionMode):
         self.model = model
         # Sizes of a dimension of scores that a choice is made along: experts, and classes without weights behind them.
         self._sizes = {x.name: {len(x.experts)} for x in roles.layers}
-        self._inside: list[str] = []
+        self._inside: list[_Call] = []
         self._handles: list[Any] = []
         # Router matrices and what is only another view or precision of one; kept alive, since they go by their id.
         self._matrices: dict[int, _Matrix] = {}
@@ -100,7 +109,9 @@ class Routing(TorchFunctionMode):
     def __enter__(self) -> Self:
         for name in self.change:
             block = self.model.get_submodule(name)
-            self._handles.append(block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name)))
+            self._handles.append(
+                block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(_Call(name)))
+            )
             self._handles.append(block.register_forward_hook(lambda *_: self._leave(), always_call=True))
         super().__enter__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         return self
@@ -112,6 +123,9 @@ class Routing(TorchFunctionMode):
         self._inside.clear()
         super().__exit__(*error)  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
 
+    def _enter(self, layer: str) -> None:
+        self._inside.append(_Call(layer))
+
     def _leave(self) -> None:
         self._inside.pop()
 
@@ -119,9 +133,11 @@ class Routing(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._inside and func in (*TOPK, *_SORTS, *_POSITIONS) and (layer := self._choosing(func, args, kwargs)):
-            self.chosen.add(layer)
-            return self._choose(self.change[layer], func, args, kwargs)
+        if self._inside and func in (*TOPK, *_SORTS, *_POSITIONS):
+            if layer := self._choosing(func, args, kwargs):
+                self.chosen.add(layer)
+                return self._choose(self.change[layer], func, args, kwargs)
+            args, kwargs = self._keys_changed(func, args, kwargs)
         result = func(*args, **kwargs)
         known = next((k for a in _tensors(args, kwargs) if (k := self._matrices.get(id(a)))), None)
         if known is not None and isinstance(result, torch.Tensor):
@@ -138,14 +154,29 @@ class Routing(TorchFunctionMode):
 
     def _choosing(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The current MoE layer, if this call chooses among its experts and its logits did not pass by before."""
-        layer = self._inside[-1]
+        layer = self._inside[-1].layer
+        return layer if self._among(func, args, kwargs) in self._sizes[layer] else None
+
+    def _among(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """The number of scores that a call chooses among; 0 if the layer's logits passed by before."""
         scores = args[0] if args else kwargs.get("input")
-        if layer in self.seen or not isinstance(scores, torch.Tensor) or not scores.is_floating_point():
-            return None
+        if self._inside[-1].layer in self.seen or not isinstance(scores, torch.Tensor):
+            return 0
         dim = _dim(func, args, kwargs)
-        if dim is None or not scores.dim() or scores.shape[dim] not in self._sizes[layer]:
-            return None
-        return layer
+        return scores.shape[dim] if dim is not None and scores.dim() and scores.is_floating_point() else 0
+
+    def _keys_changed(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call, with scores as changed if it chooses among one half of product keys."""
+        call = self._inside[-1]
+        number = self._among(func, args, kwargs)
+        if number < 2 or number**2 not in self._sizes[call.layer]:
+            return args, kwargs
+        scores, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
+        dim = _dim(func, args, kwargs) or 0
+        changed = call.halves.changed(scores.movedim(dim, -1), self.change[call.layer]).movedim(-1, dim)
+        return (changed, *rest), {k: v for k, v in kwargs.items() if k != "input"}
 
     def _choose(
         self, change: Change, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -242,67 +273,3 @@ def _einsum_dim(args: tuple[Any, ...], result: torch.Tensor, known: _Matrix) -> 
     if place is None or "." in (letters := inputs.split(",")[place]) or letters[known.axis] not in output:
         return None
     return output.index(letters[known.axis]) - len(output) if "..." in output else output.index(letters[known.axis])
-
-
-# What a forced choice gets, and at most any other: far apart for a softmax and for a sigmoid of each, even where
-# scores of a group of experts are summed.
-FORCED_LOGIT = 10.0
-# Tokens that ``in_part`` sends are one in so many.
-PARTS = 4
-
-
-def towards(expert: int) -> Change:
-    """Makes one expert the first choice of every token, with nearly all of the weight."""
-    return lambda logits: _forced(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
-
-
-def in_part(expert: int, turn: int) -> Change:
-    """Makes one expert the first choice of every fourth token, from number ``turn`` on, and of no other.
-
-    Those tokens give it the weight that their first choice had. So an expert with little capacity has room for all of
-    them. Where the largest weights are served first, the order stays that of the scores.
-    """
-
-    def change(logits: torch.Tensor) -> torch.Tensor:
-        best = logits.argmax(-1, keepdim=True)
-        sent = logits.scatter(-1, best, logits[..., expert : expert + 1])
-        sent[..., expert] = logits.amax(-1)
-        kept = logits.clone()
-        kept[..., expert] -= FORCED_LOGIT
-        number = torch.arange(logits.shape[:-1].numel(), device=logits.device) % PARTS
-        return torch.where((number == turn % PARTS).view(*logits.shape[:-1], 1), sent, kept)
-
-    return change
-
-
-def towards_each(experts: Sequence[int]) -> Change:
-    """Makes each of some experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
-    begin = 0
-
-    def change(logits: torch.Tensor) -> torch.Tensor:
-        nonlocal begin
-        count = logits.shape[:-1].numel()
-        turn = torch.arange(begin, begin + count, device=logits.device) % len(experts)
-        begin += count
-        chosen = torch.as_tensor(experts, device=logits.device)[turn]
-        return _forced(logits, chosen.view(logits.shape[:-1]))
-
-    return change
-
-
-def evenly() -> Change:
-    """Makes all experts the first choice of tokens in turn, from call to call, as ``towards`` does."""
-    turn: Change | None = None
-
-    def change(logits: torch.Tensor) -> torch.Tensor:
-        nonlocal turn
-        turn = turn or towards_each(range(logits.shape[-1]))
-        return turn(logits)
-
-    return change
-
-
-def _forced(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """``logits [..., experts]`` in which those that ``chosen [...]`` names stand far above the rest."""
-    others = logits - logits.amax(-1, keepdim=True) - FORCED_LOGIT
-    return others.scatter(-1, chosen.unsqueeze(-1), FORCED_LOGIT)

@@ -4,7 +4,7 @@ import torch
 from judged import verdicts
 from torch import nn
 
-from moeverify.checks.evidence.routing import in_part
+from moeverify.checks.evidence.forces import in_part
 from moeverify.verdict import Status
 
 X = torch.randn(2, 18, 10, generator=torch.Generator().manual_seed(0))

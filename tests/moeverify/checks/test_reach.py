@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import moeverify as mv
-from moeverify.checks.evidence.routing import Routing, towards
+from moeverify.checks.evidence.forces import towards
+from moeverify.checks.evidence.routing import Routing
 from moeverify.models.roles import find_roles
 from moeverify.verdict import Status
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import synthetic_models
-from moeverify.checks.evidence.routing import Routing, router_matrices, towards
+from moeverify.checks.evidence.forces import towards
+from moeverify.checks.evidence.routing import Routing, router_matrices
 from moeverify.models.roles import find_roles
 from synthetic_models import Spec
 
