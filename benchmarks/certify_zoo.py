@@ -50,12 +50,12 @@ def certify_cut(model_type: str, cut: str, folder: Path) -> Row:
         except MoEVerifyError as error:
             return {"refused": " ".join(str(error).split())}
         model.save_pretrained(folder / "pruned")
-        found = examine(folder / "base", folder / "pruned")
+        examination = examine(folder / "base", folder / "pruned")
     return {
-        "class": found.headline,
-        "passed": sum(v.status is Status.PASS for v in found.verdicts),
-        "problems": {v.check: v.message for v in found.verdicts if v.status in PROBLEMS},
-        "unseen": {v.check: v.message for v in found.verdicts if v.status is Status.INCONCLUSIVE},
+        "class": examination.headline,
+        "passed": sum(v.status is Status.PASS for v in examination.verdicts),
+        "problems": {v.check: v.message for v in examination.verdicts if v.status in PROBLEMS},
+        "unseen": {v.check: v.message for v in examination.verdicts if v.status is Status.INCONCLUSIVE},
     }
 
 

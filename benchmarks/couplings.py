@@ -230,9 +230,9 @@ def _beside_stock(point: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     loaded = load_source(point["source"])
-    found: list[Any] = []
-    seconds, _ = _least(lambda: found.append(trace_couplings(loaded.model, loaded.example_inputs)))
-    return {"outcome": f"{len(found[0].classes)} classes in {seconds:.2f} s"}
+    result: list[Any] = []
+    seconds, _ = _least(lambda: result.append(trace_couplings(loaded.model, loaded.example_inputs)))
+    return {"outcome": f"{len(result[0].classes)} classes in {seconds:.2f} s"}
 
 
 def _full_size(point: dict[str, Any]) -> dict[str, Any]:

@@ -171,27 +171,27 @@ def _check(
     needed: int,
 ) -> dict[str, str]:
     """Each check's outcome: ``pass``, why it was skipped, or what is wrong."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     with stages("check weights"):
-        found["kept-weights"] = checks.kept_weights(model, original, plan, arguments.seed) or "pass"
-    found["config-in-step"] = checks.config_in_step(model) or "pass"
+        result["kept-weights"] = checks.kept_weights(model, original, plan, arguments.seed) or "pass"
+    result["config-in-step"] = checks.config_in_step(model) or "pass"
     with stages("check experts"):
         wrong, forced = checks.every_expert(model, ids)
-        found["forward-every-expert"] = wrong or ("pass" if not forced else f"pass; {forced} by tokens sent to them")
+        result["forward-every-expert"] = wrong or ("pass" if not forced else f"pass; {forced} by tokens sent to them")
     with stages("check masked"):
         layers = min(arguments.masked_layers, original.num_hidden_layers)
         wrong, error = checks.masked(model, original, plan, layers, arguments.seed, ids[:2, :32])
-        found[f"masked-equivalence of {layers} layers"] = wrong or "pass"
+        result[f"masked-equivalence of {layers} layers"] = wrong or "pass"
         print(f"masked original: relative error {error:.1e}")
     place = arguments.folder or Path(".")
     if arguments.reload == "no":
-        found["reload"] = "skip: not asked for"
+        result["reload"] = "skip: not asked for"
     elif shutil.disk_usage(place).free < 1.2 * needed:
-        found["reload"] = f"skip: {needed / GIB:.0f} GiB do not fit the disk"
+        result["reload"] = f"skip: {needed / GIB:.0f} GiB do not fit the disk"
     else:
         with stages("check reload"):
-            found["reload"] = checks.reload(model, ids[:2, :32], arguments.folder) or "pass"
-    return found
+            result["reload"] = checks.reload(model, ids[:2, :32], arguments.folder) or "pass"
+    return result
 
 
 def _commit() -> str:

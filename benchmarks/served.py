@@ -89,13 +89,13 @@ def with_cuts(base: Built, place: Path, cuts: Mapping[str, Any] = CUTS) -> Built
 
 def references(folders: Mapping[str, Path]) -> dict[str, Any]:
     """What transformers says of each folder: log-probabilities, or the reason why not."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, folder in folders.items():
         try:
-            found[name] = log_probabilities(folder, PROMPTS)
+            result[name] = log_probabilities(folder, PROMPTS)
         except EngineError as error:
-            found[name] = str(error)
-    return found
+            result[name] = str(error)
+    return result
 
 
 def ask_all(places: Sequence[Installation], folders: Sequence[Sequence[Path]]) -> list[dict[Path, Answer]]:
@@ -167,14 +167,14 @@ def _entry(place: Installation, item: Built, name: str, answers: Mapping[str, An
 
 def wrong_prunings(place: Path) -> list[Built]:
     """What each fault of the family ``serving`` makes of its type: transformers runs it."""
-    found = []
+    result = []
     for fault in (f for f in all_faults() if f.family == "serving"):
         model_type = fault.source.removeprefix("zoo:")
         built = base_of(model_type, place)
         wrong = place / model_type / "wrong"
         fault.prune(built.folders[BASE], wrong, pruning_ratio=fault.pruning_ratio, seed=0)
-        found.append(Built(model_type, {**built.folders, fault.cause: wrong}, {}))
-    return found
+        result.append(Built(model_type, {**built.folders, fault.cause: wrong}, {}))
+    return result
 
 
 def run_wrong(places: Sequence[Installation], place: Path, results: dict[str, Any]) -> None:

@@ -102,11 +102,11 @@ def _random(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 def _values(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """Random numbers; experts have the same ones, each in an order and a size of its own."""
-    found = re.search(r"layers\.(\d+)\.mlp\.experts\.(\d+)\.(\w+)", name)
-    if found is None:
+    match = re.search(r"layers\.(\d+)\.mlp\.experts\.(\d+)\.(\w+)", name)
+    if match is None:
         return _random(name, shape)
-    layer, expert = int(found[1]), int(found[2])
-    return _random(found[3], shape).roll(7 * expert + layer, 0) * (1 + expert / 256 + layer / 16)
+    layer, expert = int(match[1]), int(match[2])
+    return _random(match[3], shape).roll(7 * expert + layer, 0) * (1 + expert / 256 + layer / 16)
 
 
 def _layer(number: int) -> dict[str, tuple[int, ...]]:
@@ -172,11 +172,11 @@ def measured(name: str, words: list[str], *, limit: int | None = None, kill_afte
 
 def digests(folder: Path) -> dict[str, str]:
     """A hash of every file."""
-    found = {}
+    result = {}
     for file in sorted(folder.iterdir()):
         with file.open("rb") as stream:
-            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+            result[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return result
 
 
 class Place:

@@ -67,14 +67,14 @@ class Ledger:
 
     def units(self) -> dict[str, list[Unit]]:
         """The units of each class. Dimensions of one position have nothing to prune."""
-        found: dict[str, dict[int, set[Place]]] = defaultdict(lambda: defaultdict(set))
+        result: dict[str, dict[int, set[Place]]] = defaultdict(lambda: defaultdict(set))
         for (parameter, dim), axes in self.places.items():
             numbered = [(axis.key, unit) for axis in axes for unit in axis.units]
             if len(numbered) > 1:
                 for position, (key, unit) in enumerate(numbered):
                     if unit >= 0:
-                        found[key][unit].add((parameter, dim, position))
-        return {key: [frozenset(units[n]) for n in sorted(units)] for key, units in found.items()}
+                        result[key][unit].add((parameter, dim, position))
+        return {key: [frozenset(units[n]) for n in sorted(units)] for key, units in result.items()}
 
     def frozen(self) -> Mapping[Place, str]:
         """Every position that can never go, with the reason."""

@@ -206,7 +206,7 @@ def example(seed: int = 0) -> torch.Tensor:
 
 def shapes_after(style: Style, hidden: int, heads: int, inner: int) -> dict[str, tuple[int, ...]]:
     """The truth: shapes of all parameters where so many hidden channels, heads and channels of an expert stay."""
-    found: dict[str, tuple[int, ...]] = {
+    result: dict[str, tuple[int, ...]] = {
         "words.weight": (WORDS, hidden),
         "answer.weight": (WORDS, hidden),
         "answer.bias": (WORDS,),
@@ -218,13 +218,13 @@ def shapes_after(style: Style, hidden: int, heads: int, inner: int) -> dict[str,
     if style.experts == "listed":
         for n in range(EXPERTS):
             place = f"mixture.experts.{n}"
-            found |= {f"{place}.up.weight": (inner, hidden), f"{place}.up.bias": (inner,)}
-            found |= {f"{place}.down.weight": (hidden, inner), f"{place}.down.bias": (hidden,)}
+            result |= {f"{place}.up.weight": (inner, hidden), f"{place}.up.bias": (inner,)}
+            result |= {f"{place}.down.weight": (hidden, inner), f"{place}.down.bias": (hidden,)}
     elif style.experts == "rows":
-        found |= {"mixture.up": (EXPERTS * inner, hidden), "mixture.down": (EXPERTS * inner, hidden)}
+        result |= {"mixture.up": (EXPERTS * inner, hidden), "mixture.down": (EXPERTS * inner, hidden)}
     else:
-        found |= {"mixture.up": (EXPERTS, hidden, inner), "mixture.down": (EXPERTS, inner, hidden)}
-    return found
+        result |= {"mixture.up": (EXPERTS, hidden, inner), "mixture.down": (EXPERTS, inner, hidden)}
+    return result
 
 
 def styles() -> st.SearchStrategy[Style]:

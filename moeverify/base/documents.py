@@ -174,12 +174,12 @@ def from_json(text: str, limits: DocumentLimits, pairs: Pairs | None = None) -> 
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # None is false
         raise BeyondLimits(f"{twin[:80]!r} stands twice in one object")
-    return found
+    return result
 
 
 def check_limits(data: Any, limits: DocumentLimits) -> None:

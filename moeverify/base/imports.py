@@ -43,10 +43,10 @@ def find_attribute(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     look_here()
     with foreign_code(f"cannot import {name}", SourceError):
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            found = getattr(found, part)
-    return found
+            value = getattr(value, part)
+    return value
 
 
 def look_here() -> None:
@@ -59,12 +59,12 @@ def look_here() -> None:
 def importable_name(thing: Any) -> str | None:
     """``module:attribute`` under which another process finds ``thing``; ``None`` for what has no such name."""
     module, path = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
-    found: Any = sys.modules.get(module or "")
+    value: Any = sys.modules.get(module or "")
     if not path or module == "__main__":
         return None
     for part in path.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{path}" if found is thing else None
+        value = getattr(value, part, None)
+    return f"{module}:{path}" if value is thing else None
 
 
 def folders_needed(names: Iterable[str]) -> str:
@@ -73,8 +73,8 @@ def folders_needed(names: Iterable[str]) -> str:
     Names without a colon need none, and neither do modules that are installed or lie in the current folder.
     """
     folders = [folder for name in names if ":" in name and (folder := _folder_of(name.partition(":")[0]))]
-    found = [folder for folder in dict.fromkeys(folders) if folder != str(Path.cwd())]
-    return os.pathsep.join(folder for folder in found if folder not in _usual_path()) if found else ""
+    result = [folder for folder in dict.fromkeys(folders) if folder != str(Path.cwd())]
+    return os.pathsep.join(folder for folder in result if folder not in _usual_path()) if result else ""
 
 
 def _folder_of(module: str) -> str | None:

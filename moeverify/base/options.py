@@ -79,12 +79,12 @@ def options_of(kind: type) -> tuple[Option, ...]:
 def read_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for the dataclass ``kind`` from the options' values; an option that is missing has its default."""
     values = {o.name: o.default for o in options_of(kind)} | dict(values)
-    found = {}
+    result = {}
     for field in dataclasses.fields(kind):
         if options_of_field(field):
             read = field.metadata["read"]
-            found[field.name] = read(values) if read else values[field.name]
-    return found
+            result[field.name] = read(values) if read else values[field.name]
+    return result
 
 
 def given(flag: str, text: str) -> list[str]:

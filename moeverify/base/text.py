@@ -25,8 +25,8 @@ def printable(text: object, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
 
-    def show(found: re.Match[str]) -> str:
-        character = found.group()
+    def show(match: re.Match[str]) -> str:
+        character = match.group()
         if lines and character in "\n\t":
             return character
         if character in _BREAKS:

@@ -17,14 +17,14 @@ OLDEST_TRANSFORMERS = "5.17"
 
 def versions() -> dict[str, str]:
     """Versions by package name, Python's and our own first; other packages that are not installed are left out."""
-    found = {"python": platform.python_version(), "moeverify": _installed("moeverify") or _of_checkout()}
-    return found | {package: version for package in PACKAGES if (version := _installed(package)) is not None}
+    result = {"python": platform.python_version(), "moeverify": _installed("moeverify") or _of_checkout()}
+    return result | {package: version for package in PACKAGES if (version := _installed(package)) is not None}
 
 
 def older_than(package: str, release: str) -> str | None:
     """The installed version of ``package`` if ``release`` is a later one."""
-    found = _installed(package)
-    return found if found is not None and _numbers(found) < _numbers(release) else None
+    version = _installed(package)
+    return version if version is not None and _numbers(version) < _numbers(release) else None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -70,12 +70,12 @@ class Request:
         """For the number of each class that keeps what was not asked, and that the plan claims a reason for."""
         plan, classes = self.context.outcome.plan, self.context.outcome.classes
         claimed = {_key(a.pruning_class): a.kept for a in (plan.adjustments if plan is not None else ())}
-        found = {}
+        result = {}
         for number, pruning_class in enumerate(classes):
             kept, asked = claimed.get(_key(pruning_class)), self.asked(pruning_class)
             if kept is not None and not asked.low <= kept <= asked.high:
-                found[number] = self._excuse(pruning_class, kept, asked)
-        return found
+                result[number] = self._excuse(pruning_class, kept, asked)
+        return result
 
     @cached_property
     def dims(self) -> Mapping[Dim, tuple[float, float]]:
@@ -94,7 +94,7 @@ class Request:
                     each = member.positions.shape[1] * self.experts_left(pruning_class, member)
                     gone = ((size - asked.high) * each, (size - asked.low) * each)
                     lost[member.parameter, member.dim].append((*gone, member.positions.size))
-        found = {}
+        result = {}
         for (name, dim), parts in lost.items():
             covered = sum(places for *_, places in parts)
             if covered > self.before[name][dim]:
@@ -103,8 +103,8 @@ class Request:
             least = sum(least for least, _, _ in parts)
             if covered < self.before[name][dim]:
                 least = 0.0  # the rest of it is frozen, and so a class in it may be
-            found[name, dim] = (size - sum(most for _, most, _ in parts), size - least)
-        return found
+            result[name, dim] = (size - sum(most for _, most, _ in parts), size - least)
+        return result
 
     def experts_left(self, pruning_class: PruningClass, member: Member) -> float:
         """Share of the experts that stayed, for an expert-major dimension."""
@@ -144,11 +144,11 @@ class Request:
     @cached_property
     def _roles(self) -> Mapping[Dim, str]:
         """Roles by dimension, of dimensions that the classes of the judge's own trace give one role."""
-        found: dict[Dim, set[str]] = defaultdict(set)
+        result: dict[Dim, set[str]] = defaultdict(set)
         for pruning_class in self._judged:
             for place in _places(pruning_class):
-                found[place].add(pruning_class.role)
-        return {place: min(roles) for place, roles in found.items() if len(roles) == 1}
+                result[place].add(pruning_class.role)
+        return {place: min(roles) for place, roles in result.items() if len(roles) == 1}
 
     def _excuse(self, pruning_class: PruningClass, kept: int, asked: Asked) -> Excuse:
         """Verify a claim of the plan by the judge's own evidence."""

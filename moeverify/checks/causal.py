@@ -135,7 +135,7 @@ class _Comparison:
         self, name: str, before: Mapping[str, torch.Tensor], example: _Example, turns: int
     ) -> dict[int, list[_Change]]:
         """Change of the outputs by the position from which tokens are others."""
-        found: dict[int, list[_Change]] = {start: [] for start in example.starts}
+        result: dict[int, list[_Change]] = {start: [] for start in example.starts}
         for start, turn in ((start, turn) for turn in range(turns) for start in example.starts):
             changed = _changed(example.ids, start, turn, self.special.to(example.ids.dtype))
             try:
@@ -147,11 +147,11 @@ class _Comparison:
             for output, tensor in before.items():
                 rows = movement(tensor, after[output])
                 earlier, position = float(rows[:, :start].max()), int(rows[:, :start].amax(0).argmax())
-                found[start].append(_Change(output, earlier, position, float(rows[:, start:].max())))
+                result[start].append(_Change(output, earlier, position, float(rows[:, start:].max())))
                 # What the original mixes itself is no number to hold the pruned model against.
                 if name == "pruned" or earlier <= TOLERANCE:
                     self.worst[name, start] = max(self.worst.get((name, start), 0.0), earlier)
-        return found
+        return result
 
 
 class _NotTaken(Exception):

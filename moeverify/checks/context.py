@@ -55,11 +55,11 @@ def input_lengths(drawer: Drawer, pruned: nn.Module) -> Lengths:
         return Lengths()
     numbers = position_numbers(drawer.model, drawer.example) | position_numbers(pruned, drawer.example)
     size = sum(p.numel() for p in drawer.model.parameters())
-    found = lengths_for(sequence, numbers, size)
-    if found.longer is not None and drawer.in_length(found.longer) is None:
-        found = lengths_for(sequence, (), size)  # such as a table of positions that ends before
-    longer, shorter = (n if n is not None and drawer.in_length(n) else None for n in (found.longer, found.shorter))
-    return Lengths(longer, shorter, found.beyond)
+    lengths = lengths_for(sequence, numbers, size)
+    if lengths.longer is not None and drawer.in_length(lengths.longer) is None:
+        lengths = lengths_for(sequence, (), size)  # such as a table of positions that ends before
+    longer, shorter = (n if n is not None and drawer.in_length(n) else None for n in (lengths.longer, lengths.shorter))
+    return Lengths(longer, shorter, lengths.beyond)
 
 
 @dataclass
@@ -191,14 +191,14 @@ class Context:
     @property
     def _partners(self) -> dict[tuple[str, int], frozenset[tuple[str, int]]]:
         """For each dimension the others that hold its channels in the same order, by our trace of the original."""
-        found: dict[tuple[str, int], frozenset[tuple[str, int]]] = {}
+        result: dict[tuple[str, int], frozenset[tuple[str, int]]] = {}
         for coupling in () if self.couplings is None else self.couplings.classes:
             alike: dict[bytes, set[tuple[str, int]]] = {}
             for member in coupling.members:
                 alike.setdefault(member.positions.tobytes(), set()).add((member.parameter, member.dim))
             for places in alike.values():
-                found |= {place: frozenset(places - {place}) for place in places}
-        return found
+                result |= {place: frozenset(places - {place}) for place in places}
+        return result
 
     @property
     def folds(self) -> tuple[FoldedWeight, ...]:

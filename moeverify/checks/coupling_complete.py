@@ -35,12 +35,12 @@ def coupling_complete(context: Context) -> Finding:
     zeroed = joint(unit.zeroed for unit in chosen)
     if missing := _missing(laboratory, zeroed):
         for unit in chosen:
-            if found := _missing(laboratory, unit.zeroed):
+            if missing_places := _missing(laboratory, unit.zeroed):
                 group = unit.group.name
                 return failed(
-                    f"the group {group} lacks {found[0]}: with one unit set to zero, it has no effect any more",
+                    f"the group {group} lacks {missing_places[0]}: with one unit at zero, it has no effect any more",
                     group=group,
-                    missing=found[:50],
+                    missing=missing_places[:50],
                     unit=[p for (n, d), mask in unit.zeroed.items() for p in places(n, d, mask)][:50],
                 )
         return failed(f"{missing[0]} can be pruned and is in no group", missing=missing[:50])
@@ -50,39 +50,39 @@ def coupling_complete(context: Context) -> Finding:
 
 def _missing(laboratory: Laboratory, zeroed: Zeroed) -> list[str]:
     """Positions outside ``zeroed`` that lose their gradient with it, on two sets of inputs and with other weights."""
-    found: dict[tuple[str, int], np.ndarray] = {}
+    result: dict[tuple[str, int], np.ndarray] = {}
     for first in (0, 100):
         under = laboratory.gradients(zeroed, first)
         for name, shape in laboratory.sizes.items():
             for dim in range(len(shape)):
-                if (first and (name, dim) not in found) or (name, dim) in laboratory.counts_experts:
+                if (first and (name, dim) not in result) or (name, dim) in laboratory.counts_experts:
                     continue
                 lost = laboratory.lost(name, dim, under)
                 if lost is not None and (name, dim) in zeroed:
                     lost &= ~zeroed[name, dim]
                 if lost is not None and first:
-                    lost &= found[name, dim]
+                    lost &= result[name, dim]
                 if lost is not None and lost.any():
-                    found[name, dim] = lost
+                    result[name, dim] = lost
                 else:
-                    found.pop((name, dim), None)
-        if not found:
+                    result.pop((name, dim), None)
+        if not result:
             break
-    found = _with_other_weights(laboratory, zeroed, found) if found else found
-    return [place for (name, dim), mask in sorted(found.items()) for place in places(name, dim, mask)]
+    result = _with_other_weights(laboratory, zeroed, result) if result else result
+    return [place for (name, dim), mask in sorted(result.items()) for place in places(name, dim, mask)]
 
 
 def _with_other_weights(
-    laboratory: Laboratory, zeroed: Zeroed, found: dict[tuple[str, int], np.ndarray]
+    laboratory: Laboratory, zeroed: Zeroed, candidates: dict[tuple[str, int], np.ndarray]
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Members of ``found`` that lose their gradient with other weights, too, and never keep it.
+    """Members of ``candidates`` that lose their gradient with other weights, too, and never keep it.
 
     A choice by value, such as the keys of a memory, leaves places out by chance; with other weights it leaves out
     others. What belongs to the unit has no effect without it whatever the weights are. Where the model gives no numbers
     with other weights, what was found stays.
     """
-    seen = {key: np.zeros(mask.shape, dtype=int) for key, mask in found.items()}
-    left = {key: mask.copy() for key, mask in found.items()}
+    seen = {key: np.zeros(mask.shape, dtype=int) for key, mask in candidates.items()}
+    left = {key: mask.copy() for key, mask in candidates.items()}
     runs = 0
     for noise in range(_TRIALS):
         first = 200 + 10 * noise
@@ -96,6 +96,6 @@ def _with_other_weights(
                 seen[key] += lost
                 mask &= ~live
     if not runs:
-        return found
+        return candidates
     left = {key: mask & (seen[key] >= min(_AGAIN, runs)) for key, mask in left.items()}
     return {key: mask for key, mask in left.items() if mask.any()}

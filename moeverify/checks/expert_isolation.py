@@ -174,20 +174,20 @@ def expert_isolation(context: Context) -> Finding:
         return without_layers(context.roles)
     if not context.outcome.classes:
         return skipped("the subject shows no groups; masked-equivalence judges its result")
-    found = isolation(context)
+    matrix = isolation(context)
     leaks: list[dict[str, Any]] = [
         {"layer": one.layer.name, "from": one.layer.experts[i], "to": one.layer.experts[j], "channels": count}
-        for one in found
+        for one in matrix
         for (i, j), count in one.leaks.items()
     ]
     leaks += [{"layer": "", "from": a, "to": b, "channels": 0} for a, b in _across_layers(context)]
     tied = _tied(context)
     leaks = [leak for leak in leaks if frozenset((leak["from"], leak["to"])) not in tied]
     shapes = _shapes(context)  # shared tensors go by their first name
-    without = {e for one in found if not all(one.own) for e in _without_own(context, one.layer, shapes)}
+    without = {e for one in matrix if not all(one.own) for e in _without_own(context, one.layer, shapes)}
     empty = [
         expert
-        for one in found
+        for one in matrix
         for expert, size in zip(one.layer.experts, one.own, strict=True)
         if not size and expert not in without
         if any(n in one.layer.stacks or n.startswith(expert + ".") for n in shapes)

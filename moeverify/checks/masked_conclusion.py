@@ -49,11 +49,11 @@ class Seen:
     trained: list[str] = field(default_factory=list)
 
 
-def difference(found: Agreement) -> str:
+def difference(agreement: Agreement) -> str:
     """The message for outputs that differ."""
-    if found.wrong:
-        return f"differs from the masked original: {found.wrong}"
-    return f"{found.worst} differs from the masked original by {found.error:.1e} (allowed {TOLERANCE:.0e})"
+    if agreement.wrong:
+        return f"differs from the masked original: {agreement.wrong}"
+    return f"{agreement.worst} differs from the masked original by {agreement.error:.1e} (allowed {TOLERANCE:.0e})"
 
 
 def conclude(

@@ -58,11 +58,11 @@ def _ground_truth(context: Context) -> list[Unit] | None:
     import synthetic_models
 
     known = synthetic_models.truth(synthetic_models.Spec.from_dict(config.spec))
-    found = {unit for c in context.outcome.classes for unit in units_of(c.coupling)}
+    units_of_subject = {unit for c in context.outcome.classes for unit in units_of(c.coupling)}
     units = [unit for units in known.classes.values() for unit in units]
     for answers in known.choices.values():
         # Several answers are right: whole heads, or single channels of every head. The nearest is the judge.
-        units += max(answers, key=lambda answer: sum(unit in found for unit in answer))
+        units += max(answers, key=lambda answer: sum(unit in units_of_subject for unit in answer))
     return units
 
 
@@ -101,13 +101,13 @@ def compared(context: Context, wrong: Literal["missing", "extra"]) -> tuple[Find
     if known is None:
         return None, ""
     units, origin = known
-    found = [d for d in differences(context, units) if getattr(d, wrong)]
-    if not found:
+    result = [d for d in differences(context, units) if getattr(d, wrong)]
+    if not result:
         return None, origin
-    group, places = found[0].group, sorted(getattr(found[0], wrong))
+    group, places = result[0].group, sorted(getattr(result[0], wrong))
     text = f"lacks {show(places[0])}" if wrong == "missing" else f"holds {show(places[0])}, which could stay"
     evidence = {wrong: [show(place) for place in places][:50]}
-    return failed(f"the group {group} {text}, says {origin}", group=group, units=len(found), **evidence), origin
+    return failed(f"the group {group} {text}, says {origin}", group=group, units=len(result), **evidence), origin
 
 
 def show(place: Place) -> str:

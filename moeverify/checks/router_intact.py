@@ -66,25 +66,25 @@ def _rows(context: Context, layer: MoELayer, stayed: list[int], experts: int) ->
             )
         if not is_part(new, before, name, context.kept):
             return failed(f"{name} holds other values than before", parameter=name, dim=dim)
-        found = context.kept.get((name, dim))
+        part = context.kept.get((name, dim))
         expected = [*stayed, *range(count, count + spare)]
-        if found is not None and found.exact and found.positions.tolist() != expected:
-            positions = found.positions.tolist()
+        if part is not None and part.exact and part.positions.tolist() != expected:
+            positions = part.positions.tolist()
             return failed(f"{name} keeps experts {positions}, the router rows {stayed}", parameter=name, dim=dim)
     return None
 
 
 def _experts(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:
     """The experts themselves are those whose rows the router keeps, in the same order, by their values."""
-    for name, found in experts_by_content(context.original, context.pruned, layer, context.kept).items():
-        if len(found) != len(stayed):
-            return failed(f"{name} holds {len(found)} experts, the router has rows for {len(stayed)}", parameter=name)
-        known = [(a, b) for a, b in zip(found, stayed, strict=True) if a >= 0]
+    for name, numbers in experts_by_content(context.original, context.pruned, layer, context.kept).items():
+        if len(numbers) != len(stayed):
+            return failed(f"{name} holds {len(numbers)} experts, the router has rows for {len(stayed)}", parameter=name)
+        known = [(a, b) for a, b in zip(numbers, stayed, strict=True) if a >= 0]
         if any(a != b for a, b in known):
             return failed(
-                f"{name} holds experts {found}, the router's rows are those of {stayed}",
+                f"{name} holds experts {numbers}, the router's rows are those of {stayed}",
                 parameter=name,
-                experts=found,
+                experts=numbers,
                 rows=stayed,
             )
     return None
@@ -150,7 +150,7 @@ def _embeddings_with(context: Context, router: str, dim: int) -> list[tuple[str,
     Each comes with the coupled positions.
     """
     classes = () if context.couplings is None else context.couplings.classes
-    found = []
+    result = []
     for coupling in classes:
         positions = {(m.parameter, m.dim): m.positions for m in coupling.members if not m.buffer}
         mine = positions.get((router, dim))
@@ -159,8 +159,8 @@ def _embeddings_with(context: Context, router: str, dim: int) -> list[tuple[str,
         for path, module in context.original.named_modules():
             theirs = positions.get((f"{path}.weight", 1)) if isinstance(module, nn.Embedding) else None
             if theirs is not None and np.array_equal(theirs, mine):
-                found.append((path, set(mine.ravel().tolist())))
-    return found
+                result.append((path, set(mine.ravel().tolist())))
+    return result
 
 
 def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:
@@ -175,15 +175,15 @@ def _follows_another(model: nn.Module, name: str, layer: MoELayer) -> bool:
 
 def _numbers(context: Context, layer: MoELayer, names: tuple[str, ...], of: nn.Module | None = None) -> dict[str, int]:
     """Attributes of the block and its routers with one of ``names``, of the pruned model unless another is given."""
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     routing = {name.rpartition(".")[0] for name in router_tensors(context.original, layer)}
     for path in (layer.name, *(r for r in layer.routers if r in routing)):
         module: Any = (of or context.pruned).get_submodule(path)
         for attribute in names:
             value = vars(module).get(attribute)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                found[f"{path}.{attribute}" if path else attribute] = value
-    return found
+                result[f"{path}.{attribute}" if path else attribute] = value
+    return result
 
 
 def _limits(context: Context, layer: MoELayer, stayed: list[int], experts: int) -> Finding | None:

@@ -48,8 +48,8 @@ def _left_alone(context: Context, containers: list[str]) -> str:
     """Reason that the subject's plan gives for leaving experts alone; empty unless it gives one for every container."""
     plan = context.outcome.plan
     claims = [a for a in (() if plan is None else plan.adjustments) if a.kept == a.pruning_class.coupling.size]
-    found = [
+    result = [
         next((c for c in claims if any(p.startswith(f"{name}.") for p in c.pruning_class.coupling.parameters)), None)
         for name in containers
     ]
-    return "" if None in found else str(found[0])
+    return "" if None in result else str(result[0])

@@ -127,24 +127,24 @@ def _values(context: Context) -> Finding | None:
 def _unknown_experts(name: str, context: Context) -> list[int]:
     """Experts of a stack whose kept channels could not be recovered, if not all of them."""
     for dim in (1, 2):
-        found = context.kept.get((name, dim))
-        if found is not None and found.positions.ndim == 2:
-            unknown = np.flatnonzero((found.positions < 0).any(axis=1)).tolist()
-            if len(unknown) < len(found.positions):
+        part = context.kept.get((name, dim))
+        if part is not None and part.positions.ndim == 2:
+            unknown = np.flatnonzero((part.positions < 0).any(axis=1)).tolist()
+            if len(unknown) < len(part.positions):
                 return unknown
     return []
 
 
 def _order(context: Context) -> Finding | None:
-    for (name, dim), found in context.kept.items():
-        steps = np.diff(np.sort(found.positions, axis=-1) if _counts_experts(context, name, dim) else found.positions)
-        if found.exact and (steps <= 0).any():
+    for (name, dim), part in context.kept.items():
+        steps = np.diff(np.sort(part.positions, axis=-1) if _counts_experts(context, name, dim) else part.positions)
+        if part.exact and (steps <= 0).any():
             kind = "repeated" if (steps == 0).any() else "out of order"
             return failed(
                 f"{name} dim {dim}: kept channels are {kind}",
                 parameter=name,
                 dim=dim,
-                positions=found.positions.tolist(),
+                positions=part.positions.tolist(),
             )
     return None
 

@@ -30,9 +30,9 @@ def record_command(
     from moeverify.suites import baseline
 
     with watch() as listen:
-        found = baseline.record(sources or (), subject=subject, seed=seed, timeout=timeout, listen=listen)
-    baseline.save(found, file)
-    typer.echo(f"baseline of {len(found.groups)} models: {file.resolve()}")
+        groups = baseline.record(sources or (), subject=subject, seed=seed, timeout=timeout, listen=listen)
+    baseline.save(groups, file)
+    typer.echo(f"baseline of {len(groups.groups)} models: {file.resolve()}")
 
 
 @command("compare", needs="moeverify.suites.baseline", group=commands)

@@ -33,8 +33,8 @@ def list_command(
     load_modules(load or ())
     table = Table("engine", "release", "state", box=None, pad_edge=False)
     for engine in ENGINES.values():
-        found = installation(engine)
-        table.add_row(engine.name, pinned_version(engine), escape(found.problem or f"ready: {found.where}"))
+        installed = installation(engine)
+        table.add_row(engine.name, pinned_version(engine), escape(installed.problem or f"ready: {installed.where}"))
     console = make_console(soft_wrap=True)
     console.print(table)
     if limits:

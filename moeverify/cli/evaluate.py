@@ -36,11 +36,11 @@ def evaluate_command(
         settings = before.settings
     else:
         settings = EvaluationSettings(tuple(words(tasks)), num_fewshot, limit, seed, batch_size)
-    found = evaluate_source(source, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    evaluation = evaluate_source(source, settings, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     if out is not None:
-        found.write(out)
+        evaluation.write(out)
     if before is None:
-        print_scores(source, found)
+        print_scores(source, evaluation)
     else:
-        print_differences(source, compare(before, found))
+        print_differences(source, compare(before, evaluation))
     return 0

@@ -174,7 +174,7 @@ def _print_frozen(inspection: Inspection, console: Console, verbose: bool) -> No
     for (reason, operation), modules in inspection.frozen_by_reason().items():
         patterns = [pattern for pattern, _, _ in collapse((module, "") for module in modules)]
         by = f"{operation} in {_some(patterns, verbose)}" if operation != "(model)" else "the model"
-        dims = [f"{name} dim {dim}" for found in modules.values() for name, dim in found]
+        dims = [f"{name} dim {dim}" for places in modules.values() for name, dim in places]
         table.add_row(escape(reason), escape(by), str(len(dims)), escape(dims[0]))
     if table.row_count:
         console.print()

@@ -33,8 +33,8 @@ def print_summary(result: VerificationResult, report: Path | None = None) -> Non
         if result.summary[status.value]:
             table.add_column(status.value, justify="right", style=COLOURS[status])
     for source in dict.fromkeys(v.source for v in result.verdicts):
-        found = [v.status for v in result.verdicts if v.source == source]
-        table.add_row(escape(source), *(str(found.count(s) or "") for s in Status if result.summary[s.value]))
+        statuses = [v.status for v in result.verdicts if v.source == source]
+        table.add_row(escape(source), *(str(statuses.count(s) or "") for s in Status if result.summary[s.value]))
     console.print(table)
     problems = [v for v in result.verdicts if v.status in PROBLEMS] + list(result.inconclusive)
     for verdict in problems[:_MOST_PROBLEMS]:

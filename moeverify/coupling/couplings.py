@@ -52,8 +52,8 @@ class CouplingMap:
         """
         root = self.links.root
         dims = {root[self.trace.tensors[m.parameter][m.dim]] for m in coupling.members}
-        found = next((s for s in self.trace.sliced if root[s.whole] in dims), None)
-        return None if found is None else self.trace.relations.lines.get(found.operation, "")
+        sliced = next((s for s in self.trace.sliced if root[s.whole] in dims), None)
+        return None if sliced is None else self.trace.relations.lines.get(sliced.operation, "")
 
     def explain(self, parameter: str, dim: int, position: int) -> Explanation:
         """Explain one channel: the channels coupled with it, each with the operations between; or what froze it.

@@ -64,18 +64,18 @@ class Inspection:
 
     def by_role(self) -> dict[str, list[PruningClass]]:
         """The classes of each role that has any."""
-        found: dict[str, list[PruningClass]] = {role: [] for role in ROLES}
+        result: dict[str, list[PruningClass]] = {role: [] for role in ROLES}
         for item in self.classes:
-            found.setdefault(item.role, []).append(item)
-        return {role: items for role, items in found.items() if items}
+            result.setdefault(item.role, []).append(item)
+        return {role: items for role, items in result.items() if items}
 
     def frozen_by_reason(self) -> dict[tuple[str, str], dict[str, list[tuple[str, int]]]]:
         """``(reason, operation name)`` to the modules that ran it, each with the ``(parameter, dim)`` it froze."""
-        found: dict[tuple[str, str], dict[str, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
+        result: dict[tuple[str, str], dict[str, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
         for item in self.couplings.frozen:
             operation, _, module = item.operation.partition(" in ")
-            found[item.reason, operation][module].append((item.parameter, item.dim))
-        return {key: dict(value) for key, value in found.items()}
+            result[item.reason, operation][module].append((item.parameter, item.dim))
+        return {key: dict(value) for key, value in result.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data for JSON, under the format ``moeverify-inspect/1``."""
@@ -190,10 +190,10 @@ def inspect_source(
     with quiet_transformers() if quiet else contextlib.nullcontext():
         if full_size or is_configuration(name):
             loaded = load_full_size(name, trust_remote_code=trust_remote_code)
-            found = inspect_model(loaded, roles)
-            if found.couplings.trace.untouched and source_kind(name)[0] != "factory":
-                found = inspect_model(with_more_tokens(loaded), roles)
-            return found
+            inspection = inspect_model(loaded, roles)
+            if inspection.couplings.trace.untouched and source_kind(name)[0] != "factory":
+                inspection = inspect_model(with_more_tokens(loaded), roles)
+            return inspection
         return inspect_model(load_source(name, seed=seed, trust_remote_code=trust_remote_code), roles)
 
 

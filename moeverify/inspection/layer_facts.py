@@ -103,7 +103,7 @@ def layer_facts(inspection: Inspection, layer: MoELayer) -> LayerFacts:
     titles = {section: _title(inspection, section, block, layer, detailed) for section in rows}
     used = {
         id(item): item
-        for row in (r for found in rows.values() for r in found)
+        for row in (r for section_rows in rows.values() for r in section_rows)
         for chip in row.chips
         for item, _ in chip.parts
         if item is not None
@@ -112,7 +112,7 @@ def layer_facts(inspection: Inspection, layer: MoELayer) -> LayerFacts:
     return LayerFacts(
         layer=layer,
         like=len(inspection.roles.layers),
-        modules=[(titles[section], found) for section, found in rows.items()],
+        modules=[(titles[section], section_rows) for section, section_rows in rows.items()],
         experts_title=titles.get(detailed, ""),
         classes=classes,
         routed=frozenset(id(item) for item in classes if item.role == "routed_experts"),

@@ -163,10 +163,10 @@ def _vocabulary(model: nn.Module) -> int:
 
 def _without_words(document: Mapping[str, Any]) -> set[int]:
     """Tokens that stand for something other than text, by their names in the configuration."""
-    found = set()
+    result = set()
     for key, value in document.items():
         if isinstance(value, Mapping):
-            found |= _without_words(value)
+            result |= _without_words(value)
         elif isinstance(value, int) and not isinstance(value, bool) and _NO_WORDS.fullmatch(key):
-            found.add(value)
-    return found
+            result.add(value)
+    return result

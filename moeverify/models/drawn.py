@@ -153,12 +153,12 @@ class Drawer:
             return None
         for rows in dict.fromkeys((rows_for(here, length), here.rows)):
             try:
-                found = Drawer(self.model, resized(self.example, here, length, rows), self.dtype)
-                found.tokens  # noqa: B018  the model runs on it
+                drawer = Drawer(self.model, resized(self.example, here, length, rows), self.dtype)
+                drawer.tokens  # noqa: B018  the model runs on it
             except (SourceError, RuntimeError, ValueError):
                 continue
-            if found.finite or not self.finite:
-                return found
+            if drawer.finite or not self.finite:
+                return drawer
         return None
 
     @cached_property
@@ -172,11 +172,11 @@ class Drawer:
             raise SourceError(
                 f"the original does not run on its own example inputs ({line}); give inputs that its forward takes"
             ) from error
-        found: dict[int, int] = {}
+        result: dict[int, int] = {}
         for value in tree_leaves(self.example):
             if _is_integer(value) and (rows := lookups.rows_for(value)) is not None:
-                found[id(value)] = rows
-        return found
+                result[id(value)] = rows
+        return result
 
     @cached_property
     def special(self) -> frozenset[int]:

@@ -87,11 +87,11 @@ class FoundRoles:
 
     @cached_property
     def _boundaries(self) -> dict[str, str]:
-        found = {}
+        result = {}
         for layer in self.layers:
             for holder in layer.holders:
-                found[holder] = holder if layer.layout == "listed" else layer.container
-        return found
+                result[holder] = holder if layer.layout == "listed" else layer.container
+        return result
 
     @cached_property
     def _shared(self) -> frozenset[str]:

@@ -44,11 +44,13 @@ class Quantised:
 def quantisation_of(document: Mapping[str, Any]) -> Quantised | None:
     """Quantisation of a checkpoint by its ``config.json``; ``None`` if it is not quantised."""
     text = document.get("text_config")
-    found = document.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
-    if not found:
+    quantisation = document.get("quantization_config") or (
+        text.get("quantization_config") if isinstance(text, dict) else None
+    )
+    if not quantisation:
         return None
-    method = found.get("quant_method") if isinstance(found, Mapping) else None
-    if isinstance(found, Mapping) and (found.get("load_in_8bit") or found.get("load_in_4bit")):
+    method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else None
+    if isinstance(quantisation, Mapping) and (quantisation.get("load_in_8bit") or quantisation.get("load_in_4bit")):
         method = "bitsandbytes"
     return Quantised(str(method or "method not named"))
 

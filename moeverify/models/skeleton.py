@@ -31,8 +31,8 @@ def configured_part(model: nn.Module) -> str | None:
 
     ``None`` if there is none, or several side by side.
     """
-    found = list(_outermost_configured(model, ""))
-    return found[0] if len(found) == 1 else None
+    result = list(_outermost_configured(model, ""))
+    return result[0] if len(result) == 1 else None
 
 
 def _outermost_configured(module: nn.Module, path: str) -> Iterator[str]:

@@ -137,8 +137,8 @@ def _differs(held: tuple[Any, Any, int], now: Any) -> bool:
 
 
 def _generators(model: nn.Module) -> list[torch.Generator]:
-    found = (v for module in model.modules() for v in vars(module).values() if isinstance(v, torch.Generator))
-    return list({id(g): g for g in found}.values())
+    generators = (v for module in model.modules() for v in vars(module).values() if isinstance(v, torch.Generator))
+    return list({id(g): g for g in generators}.values())
 
 
 def _devices(model: nn.Module) -> list[torch.device]:

@@ -73,20 +73,20 @@ def read_stored(folder: Path) -> Stored:
         files = [folder / file for file in sorted(set(listed.values()))]
     else:
         raise SourceError(_without_safetensors(folder))
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         _check_file(file, folder)
         with file_errors(f"read {file}", error=SourceError), safe_open(file, "pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118  not a mapping
-                if key in found:
-                    raise SourceError(f"{folder} holds {key} twice, in {found[key].name} and {file.name}")
-                found[key] = file
+                if key in result:
+                    raise SourceError(f"{folder} holds {key} twice, in {result[key].name} and {file.name}")
+                result[key] = file
                 shapes[key] = tuple(tensors.get_slice(key).get_shape())
     for key, file_name in (listed or {}).items():
-        if key not in found or found[key].name != file_name:
+        if key not in result or result[key].name != file_name:
             raise SourceError(f"{folder / INDEX} names {key} in {file_name}, which does not hold it")
-    return Stored(found, shapes)
+    return Stored(result, shapes)
 
 
 def _check_file(file: Path, folder: Path) -> None:

@@ -32,9 +32,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def refuse_old_release(model: nn.Module) -> None:
     """Raise ``PruningRefused`` for a transformers model under a release that models are not pruned with."""
-    found = older_than("transformers", OLDEST_TRANSFORMERS)
-    if found is not None and any(has_config(module) for module in model.modules()):
+    version = older_than("transformers", OLDEST_TRANSFORMERS)
+    if version is not None and any(has_config(module) for module in model.modules()):
         raise PruningRefused(
-            f"models of transformers {found} are traced and inspected, but not pruned; "
+            f"models of transformers {version} are traced and inspected, but not pruned; "
             f"pip install 'transformers>={OLDEST_TRANSFORMERS}'"
         )

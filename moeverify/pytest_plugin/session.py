@@ -171,8 +171,8 @@ class MoEVerifySession:
 
             specs = SourceRoot.from_parent(root, name="specs", nodeid=f"{ROOT}::specs")
             ours = self._option("subject") == "moe"
-            for name, found in PROPERTIES.items():
-                if ours or not found.own:
+            for name, property_of_ours in PROPERTIES.items():
+                if ours or not property_of_ours.own:
                     items.append(PropertyItem.from_parent(specs, name=name))
 
     def search(self, name: str) -> None:
@@ -249,14 +249,14 @@ class MoEVerifySession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect what the workers found."""
-        found = getattr(report, "moeverify", None)
-        if found and found["verdict"]:
-            verdict = Verdict.from_dict(found["verdict"])
+        facts = getattr(report, "moeverify", None)
+        if facts and facts["verdict"]:
+            verdict = Verdict.from_dict(facts["verdict"])
             if hasattr(report, "wasxfail") or (report.failed and verdict.status is Status.PASS):
                 verdict = verdict.expected_to_fail()
             self.reached.setdefault(verdict.source, {})[verdict.check] = verdict
-        if found and found["facts"]:
-            self.facts[found["facts"]["source"]] = CaseFacts(**found["facts"])
+        if facts and facts["facts"]:
+            self.facts[facts["facts"]["source"]] = CaseFacts(**facts["facts"])
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:

@@ -34,20 +34,22 @@ def bug_report(result: VerificationResult, source: str | None = None) -> str:
     """
     document = scrub_data(json.loads(result.to_json()))
     cases = {case["source"]: case["facts"] for case in document["cases"]}
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_check: dict[str, list[dict[str, Any]]] = {}
     for verdict in document["verdicts"]:
-        found.setdefault(verdict["source"], []).append(verdict)
+        by_check.setdefault(verdict["source"], []).append(verdict)
     statuses = {status.value for status in (*PROBLEMS, Status.INCONCLUSIVE)}
-    wanted = [name for name, verdicts in found.items() if any(v["status"] in statuses for v in verdicts)] or list(found)
+    wanted = [name for name, verdicts in by_check.items() if any(v["status"] in statuses for v in verdicts)] or list(
+        by_check
+    )
     if source is not None:
-        if scrub(source) not in found:
-            raise UsageError(f"the run has no source {source!r}; it has {', '.join(found)}")
+        if scrub(source) not in by_check:
+            raise UsageError(f"the run has no source {source!r}; it has {', '.join(by_check)}")
         wanted = [scrub(source)]
     lines = ["# moeverify bug report", "", f"Created {document['created']}.", "", "## Versions", ""]
     lines += [f"- {name} {version}" for name, version in document["versions"].items()]
     lines += ["", "## Pruning parameters", "", *_json(document["settings"])]
     for name in wanted:
-        lines += ["", *_model(name, found[name], cases.get(name, {}), statuses)]
+        lines += ["", *_model(name, by_check[name], cases.get(name, {}), statuses)]
     return "\n".join(lines) + "\n"
 
 

@@ -99,10 +99,10 @@ def compare(before: VerificationResult, after: VerificationResult) -> Comparison
 
 def _sizes(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts of a case that are worth comparing."""
-    found = {k: facts[k] for k in ("parameters_before", "parameters_after", "expansions") if k in facts}
+    result = {k: facts[k] for k in ("parameters_before", "parameters_after", "expansions") if k in facts}
     for row in facts.get("sizes", ()):
-        found[f"{row['role']} of {row['where'] or 'the residual stream'}"] = f"{row['before']} → {row['after']}"
-    return found
+        result[f"{row['role']} of {row['where'] or 'the residual stream'}"] = f"{row['before']} → {row['after']}"
+    return result
 
 
 def _differences(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:

@@ -56,12 +56,12 @@ def served_by(verdicts: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     for row in asked:
         label = f"{row['engine']} {row['version']}".strip()
         by_engine.setdefault(label, []).append(row["status"] == Status.PASS)
-    agree = sum(sum(found) for found in by_engine.values())
-    listed = (f"{label} {_agreement(found)}" for label, found in by_engine.items())
+    agree = sum(sum(answers) for answers in by_engine.values())
+    listed = (f"{label} {_agreement(answers)}" for label, answers in by_engine.items())
     return f"{agree} of {len(asked)}", ", ".join(listed)
 
 
-def _agreement(found: Sequence[bool]) -> str:
-    if len(found) == 1:
-        return "agrees" if found[0] else "does not agree"
-    return f"agrees on {sum(found)} of {len(found)}"
+def _agreement(answers: Sequence[bool]) -> str:
+    if len(answers) == 1:
+        return "agrees" if answers[0] else "does not agree"
+    return f"agrees on {sum(answers)} of {len(answers)}"

@@ -25,20 +25,20 @@ def headline_numbers(document: Mapping[str, Any]) -> list[Number]:
     """Parameters, size, experts, quality and engines of a result, as far as its facts hold them."""
     cases = [case["facts"] for case in document["cases"]]
     pruned = [f for f in cases if f.get("parameters_before") and "parameters_after" in f]
-    found = [_models(document)]
+    result = [_models(document)]
     if pruned:
-        found.append(_shrunk("parameters", [(f["parameters_before"], f["parameters_after"]) for f in pruned], short))
+        result.append(_shrunk("parameters", [(f["parameters_before"], f["parameters_after"]) for f in pruned], short))
     sizes = [size for f in pruned if (size := _bytes(f)) is not None]
     if sizes:
-        found.append(_shrunk("size", sizes, binary))
+        result.append(_shrunk("size", sizes, binary))
     experts = [(sum(layer["before"] for layer in kept), sum(len(layer["kept"]) for layer in kept))
                for f in cases if (kept := _experts(f))]  # fmt: skip
     if any(before != after for before, after in experts):
-        found.append(_shrunk("experts", experts, str))
-    found += [number for f in cases[:1] if len(cases) == 1 and (number := _quality(f)) is not None]
+        result.append(_shrunk("experts", experts, str))
+    result += [number for f in cases[:1] if len(cases) == 1 and (number := _quality(f)) is not None]
     served = served_by(document["verdicts"])
-    found += [] if served is None else [Number("served", *served)]
-    return found
+    result += [] if served is None else [Number("served", *served)]
+    return result
 
 
 def _models(document: Mapping[str, Any]) -> Number:
@@ -68,8 +68,8 @@ def _bytes(facts: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _experts(facts: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = facts.get("experts") or facts.get("kept", {}).get("experts", [])
-    return found
+    layers: Sequence[Mapping[str, Any]] = facts.get("experts") or facts.get("kept", {}).get("experts", [])
+    return layers
 
 
 def _quality(facts: Mapping[str, Any]) -> Number | None:

@@ -19,8 +19,10 @@ SCHEMA_VERSION = "1.1"
 
 def schema() -> dict[str, Any]:
     """The JSON schema of ``report.json``."""
-    found: dict[str, Any] = json.loads(resources.files("moeverify.report").joinpath("schema.json").read_text("utf-8"))
-    return found
+    document: dict[str, Any] = json.loads(
+        resources.files("moeverify.report").joinpath("schema.json").read_text("utf-8")
+    )
+    return document
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def ask(engine: Engine, python: Path, question: Question, seconds: float) -> tup
         request, answers, log = place / "request.json", place / "answers.jsonl", place / "log"
         request.write_text(json.dumps(_request(question)), "utf-8")
         code = _run([str(python), str(engine.worker), str(request), str(answers)], engine, place, log, seconds)
-        found = _read(answers, question)
+        answered = _read(answers, question)
         log_text = log.read_text("utf-8", "replace") if log.exists() else ""
     if code is None:
         rest = Answer(Path(), refused=f"no answer within {seconds:g} s", undecided=True)
@@ -58,12 +58,12 @@ def ask(engine: Engine, python: Path, question: Question, seconds: float) -> tup
         rest = Answer(Path(), refused="its process was killed: out of memory?", undecided=True)
     else:
         rest = Answer(Path(), refused=f"its process ended with status {code}: {last_line(log_text)}", undecided=True)
-    if not found and code not in (0, None):
+    if not answered and code not in (0, None):
         raise EngineError(
             f"{engine.name} cannot be run: {last_line(log_text)}; try `moeverify engines install {engine.name}`"
         )
-    missing = question.folders[len(found) :]
-    return (*found, *(Answer(folder, (), rest.refused, True, facts={"log": log_text[-2000:]}) for folder in missing))
+    missing = question.folders[len(answered) :]
+    return (*answered, *(Answer(folder, (), rest.refused, True, facts={"log": log_text[-2000:]}) for folder in missing))
 
 
 def _request(question: Question) -> dict[str, Any]:
@@ -105,18 +105,18 @@ def _read(path: Path, question: Question) -> list[Answer]:
         return []
     if path.stat().st_size > MOST_BYTES:
         raise EngineError(f"the engine's answers take {path.stat().st_size >> 20} MiB; ask for fewer tokens")
-    found: list[Answer] = []
+    result: list[Answer] = []
     for line in path.read_text("utf-8", "replace").split("\n")[:-1]:
         try:
             data = json.loads(line)
             jsonschema.validate(data, _SCHEMA)
         except (ValueError, jsonschema.ValidationError) as error:
             raise EngineError(f"the engine's worker wrote what is no answer: {printable(error)[:200]}") from error
-        number = len(found)
+        number = len(result)
         if number >= len(question.folders) or data["folder"] != str(question.folders[number]):
             raise EngineError(f"the engine's worker answered for a folder that was not asked for: {data['folder']}")
-        found.append(_answer(data, question))
-    return found
+        result.append(_answer(data, question))
+    return result
 
 
 def _answer(data: Mapping[str, Any], question: Question) -> Answer:

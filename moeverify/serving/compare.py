@@ -45,15 +45,15 @@ def distances(answer: Answer, reference: np.ndarray) -> tuple[float, ...]:
 
     Infinite where the engine gives NaN, or a token that the model does not have.
     """
-    found = []
+    result = []
     for row, expected in zip(answer.distributions, reference, strict=True):
         tokens = np.array(list(row))
         if tokens.min() < 0 or tokens.max() >= len(expected):
-            found.append(float("inf"))
+            result.append(float("inf"))
             continue
         gaps = np.abs(np.array(list(row.values())) - expected[tokens])
-        found.append(float(gaps.max()) if np.isfinite(gaps).all() else float("inf"))
-    return tuple(found)
+        result.append(float(gaps.max()) if np.isfinite(gaps).all() else float("inf"))
+    return tuple(result)
 
 
 def judge(name: str, answers: Sequence[Answer], base: Sequence[float], pruned: Sequence[float]) -> Outcome:

@@ -92,9 +92,9 @@ def install(engine: Engine, on_step: Callable[[str], None] = lambda text: None) 
 
     Raises ``EngineError`` with the last line of whatever failed.
     """
-    found = installation(engine)
-    if found.python is not None:
-        return found.python
+    installed = installation(engine)
+    if installed.python is not None:
+        return installed.python
     if engine.pins is None:
         raise EngineError(f"{engine.name} comes without a list of requirements; set {own_python_variable(engine)}")
     folder = engine_folder(engine)

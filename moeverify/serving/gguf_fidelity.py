@@ -33,33 +33,33 @@ def conversion_faults(base: Path, pruned: Path, base_answer: Answer, pruned_answ
     if first is None or second is None:
         return []
     usual = {kind for kind, _ in _contradictions(first)}
-    found = [text for kind, text in _contradictions(second) if kind not in usual]
-    return [*found, *_missing(first, second), *_lost_values(base, pruned, first, second)]
+    result = [text for kind, text in _contradictions(second) if kind not in usual]
+    return [*result, *_missing(first, second), *_lost_values(base, pruned, first, second)]
 
 
 def _contradictions(gguf: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Metadata that the tensors contradict: a kind, and what is wrong."""
     entries = {name.partition(".")[2]: value for name, value in gguf["metadata"].items()}
     tensors: Mapping[str, list[int]] = gguf["tensors"]
-    found = []
+    result = []
     for entry, pattern, dim in _SIZES:
         value = entries.get(entry)
         for name, shape in tensors.items():
             if isinstance(value, int) and value and re.fullmatch(pattern, name) and shape[dim] != value:
-                found.append((f"{entry} {pattern}", f"its metadata say {entry} {value}, but {name} has {shape[dim]}"))
+                result.append((f"{entry} {pattern}", f"its metadata say {entry} {value}, but {name} has {shape[dim]}"))
                 break
     blocks = {int(match.group(1)) for name in tensors if (match := _BLOCK.match(name))}
     if isinstance(entries.get("block_count"), int) and entries["block_count"] != len(blocks):
-        found.append(
+        result.append(
             ("block_count", f"its metadata say block_count {entries['block_count']}, and {len(blocks)} have tensors")
         )
     experts, groups = entries.get("expert_count") or 0, entries.get("expert_group_count") or 0
     if groups and experts % groups:
-        found.append(("groups", f"its metadata say {experts} experts in {groups} groups, which does not divide"))
+        result.append(("groups", f"its metadata say {experts} experts in {groups} groups, which does not divide"))
     used = entries.get("expert_used_count") or 0
     if experts and used > experts:
-        found.append(("top-k", f"its metadata say that {used} of {experts} experts are used"))
-    return found
+        result.append(("top-k", f"its metadata say that {used} of {experts} experts are used"))
+    return result
 
 
 def _missing(base: Mapping[str, Any], pruned: Mapping[str, Any]) -> list[str]:

@@ -34,13 +34,13 @@ def log_probabilities(folder: Path, prompts: tuple[tuple[int, ...], ...]) -> np.
         with _load(folder) as model, torch.no_grad():
             ids = torch.tensor(prompts)
             logits = model(input_ids=ids, use_cache=False).logits[:, -1]
-            found: np.ndarray = logits.double().log_softmax(-1).numpy()
+            logprobs: np.ndarray = logits.double().log_softmax(-1).numpy()
     except EngineError:
         raise
     except Exception as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise EngineError(f"transformers does not run it: {line}") from error
-    return found
+    return logprobs
 
 
 @contextmanager

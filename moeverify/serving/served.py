@@ -45,14 +45,14 @@ def serve_pair(
     prompts = draw_prompts(min(vocabulary_of(folder) for folder in folders), asked.seed)
     references = [log_probabilities(folder, prompts) for folder in folders]
     question = Question(folders, prompts, threads=asked.threads)
-    found = []
+    result = []
     for place in places:
         on_engine(place.engine.name)
         if place.python is None:
-            found.append(_not_there(place.engine, place.problem))
+            result.append(_not_there(place.engine, place.problem))
         else:
-            found.append(_outcome(place.engine, place.python, question, references, asked.seconds))
-    return found
+            result.append(_outcome(place.engine, place.python, question, references, asked.seconds))
+    return result
 
 
 def _not_there(engine: Engine, problem: str) -> Outcome:

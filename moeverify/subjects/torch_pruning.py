@@ -91,15 +91,15 @@ def use_fork(folder: Path) -> Callable[..., Any]:
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
     try:
-        found = importlib.import_module("torch_pruning")
+        module = importlib.import_module("torch_pruning")
     except Exception as error:
         raise SourceError(f"cannot import the fork in {folder}: {left_by(error)}") from error
-    if not Path(found.__file__ or "").resolve().is_relative_to(place.resolve()):
-        raise SourceError(f"torch_pruning was imported from {found.__file__}, not from {place}")
+    if not Path(module.__file__ or "").resolve().is_relative_to(place.resolve()):
+        raise SourceError(f"torch_pruning was imported from {module.__file__}, not from {place}")
 
     @functools.wraps(prune_stock)
     def prune_fork(*arguments: Any, **options: Any) -> Any:
         return prune_stock(*arguments, **options)
 
-    prune_fork.__doc__ = f"Torch-Pruning {getattr(found, '__version__', '')} in {folder}."
+    prune_fork.__doc__ = f"Torch-Pruning {getattr(module, '__version__', '')} in {folder}."
     return prune_fork

@@ -49,11 +49,11 @@ class Case(Settings, Named):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Case:
         """The inverse of ``to_dict``, also after JSON."""
-        found: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        found |= {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-        if "quality" in found:
-            found["quality"] = QualitySettings.from_dict(found["quality"])
-        return cls(**found)
+        result: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        result |= {name: tuple(value) for name, value in result.items() if isinstance(value, list)}
+        if "quality" in result:
+            result["quality"] = QualitySettings.from_dict(result["quality"])
+        return cls(**result)
 
     def check_names(self) -> tuple[str, ...]:
         """The checks to run, in the report's order."""

@@ -28,14 +28,14 @@ def certified(original: nn.Module, folder: Path, *, roles: Roles | None = None) 
         with quiet_transformers():
             model.save_pretrained(place / "base")
         try:
-            found = examine(place / "base", folder, oracle="none", roles=roles)
+            examination = examine(place / "base", folder, oracle="none", roles=roles)
         except MoEVerifyError as error:
             return Finding(Status.FAIL, f"inventory: {error}")
-    verdicts = [v for v in found.verdicts if v.check not in _ELSEWHERE]
-    evidence = {"class": found.headline, "relations": {v.check: [v.status.value, v.message] for v in verdicts}}
+    verdicts = [v for v in examination.verdicts if v.check not in _ELSEWHERE]
+    evidence = {"class": examination.headline, "relations": {v.check: [v.status.value, v.message] for v in verdicts}}
     for statuses in (PROBLEMS, (Status.INCONCLUSIVE,)):
         for verdict in verdicts:
             if verdict.status in statuses:
                 status = Status.FAIL if verdict.status in PROBLEMS else Status.INCONCLUSIVE
                 return Finding(status, f"{verdict.check}: {verdict.message}", {**evidence, **verdict.evidence})
-    return Finding(Status.PASS, f"the folder is a {found.headline}", evidence)
+    return Finding(Status.PASS, f"the folder is a {examination.headline}", evidence)

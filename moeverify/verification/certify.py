@@ -77,7 +77,7 @@ def certify(
         assert result.ok, result.headline
 
     """
-    found = examine(
+    examination = examine(
         base,
         pruned,
         oracle=oracle,
@@ -87,18 +87,18 @@ def certify(
         engine_timeout=engine_timeout,
         on_event=on_event,
     )
-    facts = found.facts
+    facts = examination.facts
     try:
-        facts = replace(facts, facts={**facts.facts, "kept_picture": keep_picture(found.evidence.keep)})
+        facts = replace(facts, facts={**facts.facts, "kept_picture": keep_picture(examination.evidence.keep)})
     except Exception:  # values that cannot be compared have no picture
-        facts = found.facts
+        facts = examination.facts
     return Certification(
-        verdicts=found.verdicts,
+        verdicts=examination.verdicts,
         cases=(facts,),
-        settings={**found.settings, "strict": strict},
-        versions=found.versions,
-        created=found.created,
-        seconds=found.seconds,
-        headline=found.headline,
-        evidence=found.evidence,
+        settings={**examination.settings, "strict": strict},
+        versions=examination.versions,
+        created=examination.created,
+        seconds=examination.seconds,
+        headline=examination.headline,
+        evidence=examination.evidence,
     )

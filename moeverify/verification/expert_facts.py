@@ -14,7 +14,7 @@ def removed_experts(context: Context) -> list[dict[str, Any]]:
     any.
     """
     scores_of_subject = context.outcome.expert_scores
-    found = []
+    result = []
     for layer in context.roles.layers:
         kept, count = context.stayed[layer.name], len(layer.experts)
         if len(kept) == count:
@@ -26,8 +26,8 @@ def removed_experts(context: Context) -> list[dict[str, Any]]:
             entry["criterion"] = str(mine.get("criterion", ""))[:80]
         if (tokens := _numbers(mine, "tokens", count)) is not None:
             entry["tokens"] = [int(number) for number in tokens]
-        found.append(entry)
-    return found
+        result.append(entry)
+    return result
 
 
 def _numbers(entry: Any, name: str, count: int) -> list[float] | None:

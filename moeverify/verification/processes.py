@@ -22,22 +22,22 @@ def adopt_orphans() -> None:
 
 def descendants(pid: int, spared: Collection[int] = ()) -> list[psutil.Process]:
     """Living descendants of a process, without the ``spared`` ones and theirs."""
-    found: list[psutil.Process] = []
+    result: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children():
             if child.pid not in spared:
-                found += [child, *_below(child)]
-    return [process for process in found if _living(process)]
+                result += [child, *_below(child)]
+    return [process for process in result if _living(process)]
 
 
 def in_session(session: int) -> list[psutil.Process]:
     """Living processes of a session; finds those whose parent process is gone."""
-    found = []
+    result = []
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getsid(pid) == session and _living(process := psutil.Process(pid)):
-                found.append(process)
-    return found
+                result.append(process)
+    return result
 
 
 def resident_bytes(processes: Iterable[psutil.Process]) -> int:

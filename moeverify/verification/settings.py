@@ -187,11 +187,11 @@ class Settings:
 
         Raises ``UsageError`` for a value of another type.
         """
-        found = {}
+        result = {}
         for field in fields(Settings):
             if field.name in data:
-                found[field.name] = _from_json(field.name, data[field.name])
-        return cls(**found)
+                result[field.name] = _from_json(field.name, data[field.name])
+        return cls(**result)
 
     def validated(self) -> Settings:
         """These settings with roles under their usual names and the checks that run.

@@ -34,7 +34,7 @@ def parse_shard(text: str) -> Shard:
     >>> str(parse_shard("2/8"))
     '2/8'
     """
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"a shard is written K/N with K from 1 to N, such as 2/8, not {text!r}")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))

@@ -207,9 +207,9 @@ class _Run:
             self._kill()
         elif self._child is not None and now >= self._measure_at:
             self._measure_at = now + _POLL_SECONDS
-            found = self._worker.processes()
-            self._seen |= {process.pid: process for process in found}
-            if (used := resident_bytes(found)) > self._limits.gibibytes * GIBIBYTE:
+            processes = self._worker.processes()
+            self._seen |= {process.pid: process for process in processes}
+            if (used := resident_bytes(processes)) > self._limits.gibibytes * GIBIBYTE:
                 self._unfinished.too_big(used / GIBIBYTE, self._limits.gibibytes)
                 self._kill()
         return False
@@ -252,15 +252,15 @@ class _Run:
         return bool(data)
 
     def _take(self, message: Mapping[str, Any]) -> None:
-        found = self._conversation.event(message)
-        if isinstance(found, MoEVerifyError):
-            self._refused = found
-        elif isinstance(found, Mapping):
-            self._unfinished.failed(found)
+        event = self._conversation.event(message)
+        if isinstance(event, MoEVerifyError):
+            self._refused = event
+        elif isinstance(event, Mapping):
+            self._unfinished.failed(event)
         else:
-            if isinstance(found, StageReached):
-                self._enter(found.stage)
-            self._unfinished.take(found)
+            if isinstance(event, StageReached):
+                self._enter(event.stage)
+            self._unfinished.take(event)
 
     def _enter(self, stage: str) -> None:
         if self._clock is not None and not self._killed:

@@ -158,11 +158,11 @@ def documents(kind: str, *, seed: int, held_out: bool) -> Iterator[Document]:
 
 def held_out(kind: str, count: int, *, seed: int = 0) -> list[Document]:
     """``count`` different held-out documents of a kind; fewer if there are no more of them."""
-    found: dict[str, Document] = {}
+    result: dict[str, Document] = {}
     stream = documents(kind, seed=seed, held_out=True)
     for _ in range(50 * count):
         document = next(stream)
-        found.setdefault(document.prompt, document)
-        if len(found) == count:
+        result.setdefault(document.prompt, document)
+        if len(result) == count:
             break
-    return list(found.values())
+    return list(result.values())

@@ -97,10 +97,10 @@ def observe(model: nn.Module, example_inputs: Any, seed: int) -> Behaviour:
             unsteady = next((n for n in first if differ({n: first[n]}, {n: second[n]}, _rounding(first[n]))), "")
     except Exception as error:
         return Behaviour(error=left_by(error))
-    found = [f"{name} in {where or 'the model itself'}" for name, where, _ in draws.found]
-    found = list(dict.fromkeys(found)) or (["a generator that is not torch's own"] if drew else [])
+    result = [f"{name} in {where or 'the model itself'}" for name, where, _ in draws.found]
+    result = list(dict.fromkeys(result)) or (["a generator that is not torch's own"] if drew else [])
     infinite = tuple(name for name, tensor in first.items() if not bool(tensor.isfinite().all()))
-    return Behaviour("", unsteady, tuple(found), changes, infinite)
+    return Behaviour("", unsteady, tuple(result), changes, infinite)
 
 
 def _rounding(tensor: torch.Tensor) -> float:

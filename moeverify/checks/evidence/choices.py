@@ -57,12 +57,12 @@ def routers_of(model: nn.Module, roles: FoundRoles, run: Callable[[nn.Module], A
     seen = _Seen()
     with module_paths(model, seen.running), seen:
         run(model)
-    found = {}
+    result = {}
     for layer in roles.layers:
         calls = _of_layer(layer, seen)
         if router := _router(calls, len(layer.experts)):
-            found[layer.name] = router
-    return found
+            result[layer.name] = router
+    return result
 
 
 def _of_layer(layer: MoELayer, seen: _Seen) -> list[tuple[tuple[int, ...], int]]:

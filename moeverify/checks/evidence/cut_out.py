@@ -39,14 +39,14 @@ def runs_without(model: nn.Module, held: Cut, buffers: Cut, units: int, inputs: 
 
 def counting_attributes(model: nn.Module, held: Cut, units: int) -> list[set[str]]:
     """Names of attributes near ``held`` that may keep the number of units: all of them, then each alone."""
-    found = {
+    result = {
         attribute
         for name, _ in held
         for near in _near(name)
         for attribute, value in vars(model.get_submodule(near)).items()
         if type(value) is int and value == units > 1
     }
-    return [found, *({name} for name in sorted(found) if len(found) > 1)]
+    return [result, *({name} for name in sorted(result) if len(result) > 1)]
 
 
 def _cut(model: nn.Module, name: str, dim: int, positions: np.ndarray, units: int, counting: Collection[str]) -> None:

@@ -212,12 +212,12 @@ def kept_part(original: torch.Tensor, name: str, kept: Mapping[tuple[str, int], 
     """The original values at the recovered positions, in that order; ``None`` where a position is unknown."""
     values = original.detach()
     for dim in range(original.dim()):
-        found = kept.get((name, dim))
-        if found is None:
+        part = kept.get((name, dim))
+        if part is None:
             continue
-        if (found.positions < 0).any():
+        if (part.positions < 0).any():
             return None
-        index = torch.as_tensor(found.positions, device=values.device)
+        index = torch.as_tensor(part.positions, device=values.device)
         if index.dim() == 1:
             values = values.index_select(dim, index)
         else:

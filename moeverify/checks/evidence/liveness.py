@@ -159,8 +159,8 @@ class Laboratory:
 
     def any_live(self, zeroed: Zeroed, under: Gradients) -> bool:
         """Whether any of the places has a gradient."""
-        found = ((self.live(*key, under), gone) for key, gone in zeroed.items())
-        return any(live is not None and bool((live & gone).any()) for live, gone in found)
+        masks = ((self.live(*key, under), gone) for key, gone in zeroed.items())
+        return any(live is not None and bool((live & gone).any()) for live, gone in masks)
 
     def depends_on(self, buffers: Mapping[tuple[str, int], np.ndarray], zeroed: Zeroed) -> bool:
         """Whether the output changes with the values of ``buffers`` at some positions, with ``zeroed`` set to zero."""
@@ -226,8 +226,8 @@ class Laboratory:
         self._inputs(number)
         with float64_throughout(), torch.enable_grad():
             mixed = mixture(self._outputs(model, number), number)
-            found = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True)
-        return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+            gradients = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True)
+        return {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None}
 
     def _compare(self, name: str, dim: int, under: Gradients, free: Gradients, test: _Test) -> np.ndarray | None:
         gradient, reference = under.along(name, dim), free.along(name, dim)
@@ -236,8 +236,8 @@ class Laboratory:
         # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
         if float(reference.amax()) <= NEGLIGIBLE * free.largest:
             return None
-        found: np.ndarray = test(gradient, reference.amax()).cpu().numpy()
-        return found
+        mask: np.ndarray = test(gradient, reference.amax()).cpu().numpy()
+        return mask
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarra
         owners.setdefault(row.tobytes(), []).append(number)
     unique = True
     taken: dict[bytes, int] = {}
-    found = []
+    result = []
     for row in rows_new:
         key = row.tobytes()
         candidates = owners.get(key)
@@ -49,9 +49,9 @@ def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarra
             return None
         turn = taken.get(key, 0)
         taken[key] = turn + 1
-        found.append(candidates[min(turn, len(candidates) - 1)])
+        result.append(candidates[min(turn, len(candidates) - 1)])
         unique &= len(candidates) == 1
-    return np.array(found, dtype=np.int64), unique
+    return np.array(result, dtype=np.int64), unique
 
 
 def vote(new: np.ndarray, old: np.ndarray, dims: Sequence[int]) -> tuple[Positions, set[int]]:
@@ -125,20 +125,20 @@ def locate(new: np.ndarray, old: np.ndarray, known: Positions | None = None) -> 
     known = dict(known or {})
     open_dims = [d for d in range(old.ndim) if old.shape[d] != new.shape[d] and d not in known]
     rest = take(old, known)
-    found, unsure = vote(new, rest, open_dims) if len(open_dims) > 1 else ({}, set(open_dims))
-    silent = {dim for dim, positions in found.items() if (positions < 0).any()}
+    result, unsure = vote(new, rest, open_dims) if len(open_dims) > 1 else ({}, set(open_dims))
+    silent = {dim for dim, positions in result.items() if (positions < 0).any()}
     if silent:
-        _spread(new, rest, found)
-        unsure -= {dim for dim in silent if (found[dim] >= 0).all()}
+        _spread(new, rest, result)
+        unsure -= {dim for dim in silent if (result[dim] >= 0).all()}
     # With all other dimensions settled, whole slices are compared along the last one.
     if len(unsure) == 1:
         (dim,) = unsure
-        matched = _match_slices(new, take(rest, {d: p for d, p in found.items() if d != dim}), dim)
+        matched = _match_slices(new, take(rest, {d: p for d, p in result.items() if d != dim}), dim)
         if matched is None:
-            found[dim] = vote(new, rest, [dim])[0][dim]
+            result[dim] = vote(new, rest, [dim])[0][dim]
         else:
-            found[dim], unique = matched
+            result[dim], unique = matched
             unsure = set() if unique else unsure
-    found = {**known, **found}
-    equal = all((p >= 0).all() for p in found.values()) and np.array_equal(take(old, found), new)
-    return found, unsure, equal
+    result = {**known, **result}
+    equal = all((p >= 0).all() for p in result.values()) and np.array_equal(take(old, result), new)
+    return result, unsure, equal

@@ -107,15 +107,15 @@ def zero_removed(tensor: torch.Tensor, dim: int, kept: np.ndarray) -> None:
         tensor.masked_fill_(~mask, 0)
 
 
-def _by_original_expert(found: Kept, experts: Kept | None, count: int) -> np.ndarray:
+def _by_original_expert(kept_rows: Kept, experts: Kept | None, count: int) -> np.ndarray:
     """Kept positions by the original's experts, where a stack lost whole experts as well as channels of each.
 
     Values of removed experts are left alone, since those are never chosen.
     """
-    if found.positions.ndim == 1 or experts is None or experts.positions.ndim != 1:
-        return found.positions
-    table = np.repeat(found.positions[:1], count, axis=0)
-    table[experts.positions] = found.positions
+    if kept_rows.positions.ndim == 1 or experts is None or experts.positions.ndim != 1:
+        return kept_rows.positions
+    table = np.repeat(kept_rows.positions[:1], count, axis=0)
+    table[experts.positions] = kept_rows.positions
     return table
 
 
@@ -130,22 +130,22 @@ def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> I
             continue
         if isinstance(module, _NOT_CUT):
             continue
-        found = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
-        if found is not None:
-            yield path, next(iter(own.values())).shape[0], found.positions
+        rows = next((kept[key] for name in own if (key := (f"{path}.{name}", 0)) in kept), None)
+        if rows is not None:
+            yield path, next(iter(own.values())).shape[0], rows.positions
     yield from _weightless_norms(model, kept)
 
 
 def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
     """Norms without parameters that stand in the residual stream: they take the hidden channels."""
     for name, embedding in model.named_modules():
-        if isinstance(embedding, nn.Embedding) and (found := kept.get((f"{name}.weight", 1))):
+        if isinstance(embedding, nn.Embedding) and (columns := kept.get((f"{name}.weight", 1))):
             break
     else:
         return
     for path, module in model.named_modules():
         if "norm" in type(module).__name__.lower() and not any(True for _ in module.parameters()):
-            yield path, embedding.embedding_dim, found.positions
+            yield path, embedding.embedding_dim, columns.positions
 
 
 def mask_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept], pruned: nn.Module | None = None) -> Statistics:
@@ -221,7 +221,7 @@ def mask_removed(
     ``elsewhere`` are tensors whose values are not in the model; who reads them masks them.
     """
     tensors = tensors_of(model)
-    for (name, dim), found in kept.items():
+    for (name, dim), part in kept.items():
         if name in tensors and name not in elsewhere and tensors[name].is_floating_point():
-            zero_removed(tensors[name], dim, _by_original_expert(found, kept.get((name, 0)), len(tensors[name])))
+            zero_removed(tensors[name], dim, _by_original_expert(part, kept.get((name, 0)), len(tensors[name])))
     return mask_norms(model, kept, pruned)

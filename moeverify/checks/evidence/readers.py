@@ -131,8 +131,8 @@ def _parts(mine: torch.Tensor, whole: torch.Tensor, names: Sequence[str], kept: 
     if len(dims) != 1:
         return
     new, old = mine.shape[dims[0]], whole.shape[dims[0]]
-    for (name, _), found in kept.items():
-        positions = found.positions
+    for (name, _), part in kept.items():
+        positions = part.positions
         if name in names and positions.shape == (new,) and bool(((positions >= 0) & (positions < old)).all()):
             yield whole.index_select(dims[0], torch.as_tensor(positions, device=whole.device))
 

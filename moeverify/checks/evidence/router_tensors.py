@@ -46,19 +46,19 @@ def search_axes(model: nn.Module, layer: MoELayer, channels: Axes = ()) -> dict[
     fits = _Fits(model, len(layer.experts), frozenset(channels))
     block = model.get_submodule(layer.name)
     own = dict(_own(block, layer.name))
-    found = {n: 0 for n, t in own.items() if n not in layer.stacks and t.dim() and fits.axis(n, t) == 0}
+    result = {n: 0 for n, t in own.items() if n not in layer.stacks and t.dim() and fits.axis(n, t) == 0}
     for name in layer.router_parameters:
         if name in own:
-            found[name] = fits.axis(name, own[name]) or 0
+            result[name] = fits.axis(name, own[name]) or 0
     for router in layer.routers:
         module = model.get_submodule(router)
         if isinstance(module, nn.Linear) and module.out_features < fits.count:
             continue  # it scores no experts: the gate of a shared one, which may read as many channels
         parts = [dict(_own(part, path)) for path, part in module.named_modules(prefix=router)]
-        found |= _of_router(fits, parts)
+        result |= _of_router(fits, parts)
     for path in _beside(block, layer):
-        found |= fits.companions(dict(_own(model.get_submodule(path), path)))
-    return found
+        result |= fits.companions(dict(_own(model.get_submodule(path), path)))
+    return result
 
 
 class _Fits:
@@ -80,8 +80,8 @@ class _Fits:
 
     def axes(self, tensors: Tensors, size: int | None = None) -> dict[str, int]:
         """``axis`` of every tensor that has one."""
-        found = {name: self.axis(name, tensor, size) for name, tensor in tensors.items()}
-        return {name: dim for name, dim in found.items() if dim is not None}
+        result = {name: self.axis(name, tensor, size) for name, tensor in tensors.items()}
+        return {name: dim for name, dim in result.items() if dim is not None}
 
     def companions(self, part: Tensors) -> dict[str, int]:
         """The tensors of a module that holds nothing but companions: a correction bias in a module of its own."""
@@ -92,18 +92,18 @@ class _Fits:
 def _of_router(fits: _Fits, parts: list[dict[str, torch.Tensor]]) -> dict[str, int]:
     """The axes of one router; ``parts`` are the tensors of its modules, its own first."""
     root, *inner = parts
-    found = fits.axes({name: tensor for name, tensor in root.items() if is_companion(tensor, fits.count)})
+    axes = fits.axes({name: tensor for name, tensor in root.items() if is_companion(tensor, fits.count)})
     for part in (root, *reversed(inner)):
         matrices = fits.axes({name: tensor for name, tensor in part.items() if is_matrix(tensor)})
         if matrices:
             rows = 0 in matrices.values()
-            found |= {name: dim for name, dim in fits.axes(part).items() if dim == 0 or not rows}
+            axes |= {name: dim for name, dim in fits.axes(part).items() if dim == 0 or not rows}
             break
     else:
-        found |= _with_spare_classes(fits, root, inner)
+        axes |= _with_spare_classes(fits, root, inner)
     for part in inner:
-        found |= fits.companions(part)
-    return found
+        axes |= fits.companions(part)
+    return axes
 
 
 def _with_spare_classes(

@@ -56,9 +56,9 @@ def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
     """MoE layer → name of the parameter or buffer whose product with a token gives the router's logits."""
     names = {}
     for layer in roles.layers:
-        found = router_tensors(model, layer)
-        matrices = [n for n, t in found.items() if is_matrix(t)]
-        matrices = matrices or [n for n, t in found.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
+        tensors = router_tensors(model, layer)
+        matrices = [n for n, t in tensors.items() if is_matrix(t)]
+        matrices = matrices or [n for n, t in tensors.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
         if matrices:
             # A router may have a second one, for its noise; the logits are those of the plainly named.
             names[layer.name] = min(matrices, key=lambda n: (len(n), n))
@@ -211,10 +211,10 @@ class Routing(TorchFunctionMode):
 def _tensor(model: nn.Module, name: str) -> torch.Tensor | None:
     owner, _, leaf = name.rpartition(".")
     try:
-        found = getattr(model.get_submodule(owner), leaf, None)
+        tensor = getattr(model.get_submodule(owner), leaf, None)
     except AttributeError:
         return None
-    return found if isinstance(found, torch.Tensor) else None
+    return tensor if isinstance(tensor, torch.Tensor) else None
 
 
 def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:

@@ -44,16 +44,16 @@ def used_elsewhere(
     before = forward(original)
     # What counts is computed with the channels, not chosen by them: a position of the largest says nothing of use.
     others = {name: tensor for name, tensor in before.items() if name not in lost and tensor.is_floating_point()}
-    found: dict[str, bool | None] = dict.fromkeys(lost)
+    result: dict[str, bool | None] = dict.fromkeys(lost)
     for owner in reversed(_owners(original, kept)):
         with _zeroed(original, kept, owner):
             after = forward(original)
         for name, (dim, count) in lost.items():
-            if found[name] is None and _constant(after[name], dim) - _constant(before[name], dim) >= count:
-                found[name] = differ(others, {n: after[n] for n in others}, _LEAST)
-        if None not in found.values():
+            if result[name] is None and _constant(after[name], dim) - _constant(before[name], dim) >= count:
+                result[name] = differ(others, {n: after[n] for n in others}, _LEAST)
+        if None not in result.values():
             break
-    return found
+    return result
 
 
 def _owners(model: nn.Module, kept: KeptMap) -> list[str]:
@@ -69,8 +69,8 @@ def _zeroed(model: nn.Module, kept: KeptMap, owner: str) -> Iterator[None]:
     mine = [(n, d, k) for (n, d), k in kept.items() if n.rpartition(".")[0] == owner and n in tensors]
     saved = {name: tensors[name].detach().clone() for name, _, _ in mine}
     try:
-        for name, dim, found in mine:
-            zero_removed(tensors[name], dim, found.positions)
+        for name, dim, part in mine:
+            zero_removed(tensors[name], dim, part.positions)
         yield
     finally:
         with torch.no_grad():

@@ -40,8 +40,8 @@ class Statistics(TorchFunctionMode):
         self.counts: list[int] = []
         self._removed: dict[int, list[np.ndarray]] = {}
         self._means: dict[int, tuple[torch.Tensor, int, np.ndarray]] = {}
-        for key, found in kept.items():
-            rows = found.positions.reshape(-1, found.positions.shape[-1])
+        for key, part in kept.items():
+            rows = part.positions.reshape(-1, part.positions.shape[-1])
             for row in {r.tobytes(): r for r in rows[:_MOST_SETS]}.values():
                 removed = np.setdiff1d(np.arange(sizes[key]), row)
                 known = self._removed.setdefault(sizes[key], [])
@@ -86,11 +86,11 @@ class Statistics(TorchFunctionMode):
         given = kwargs.get("dim", args[1] if len(args) > 1 and not isinstance(args[1], bool) else None)
         dims = range(x.dim()) if given is None or given == () else [given] if isinstance(given, int) else given
         dims = [d % x.dim() for d in dims]
-        found = self._find(x, dims)
-        if found is None:
+        masked = self._find(x, dims)
+        if masked is None:
             self.counts.append(int(np.prod([x.shape[d] for d in dims])))
             return func(*args, **kwargs)
-        dim, removed = found
+        dim, removed = masked
         cut = _without(x, dim, removed)
         self.counts.append(int(np.prod([cut.shape[d] for d in dims])))
         rest = args[1:] if args else ()
@@ -103,11 +103,11 @@ class Statistics(TorchFunctionMode):
     def _over_last(self, func: Callable[..., Any], x: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> Any:
         shape, *rest = args[1:] if len(args) > 1 else (kwargs.pop("normalized_shape"),)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        found = self._find(x, range(x.dim() - len(shape), x.dim()))
-        if found is None:
+        masked = self._find(x, range(x.dim() - len(shape), x.dim()))
+        if masked is None:
             self.counts.append(int(np.prod(shape)))
             return func(x, shape, *rest, **{k: v for k, v in kwargs.items() if k != "input"})
-        dim, removed = found
+        dim, removed = masked
         inner = dim - (x.dim() - len(shape))
 
         def cut(value: Any) -> Any:
@@ -123,11 +123,11 @@ class Statistics(TorchFunctionMode):
         names = ("input", "num_groups", "weight", "bias", "eps")
         given = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
         count, weight, bias = given["num_groups"], given.get("weight"), given.get("bias")
-        found = self._find(x, [1])
-        if found is None:
+        masked = self._find(x, [1])
+        if masked is None:
             self.counts.append(x[0].numel() // count)
             return func(*args, **kwargs)
-        kept = np.setdiff1d(np.arange(x.shape[1]), found[1])
+        kept = np.setdiff1d(np.arange(x.shape[1]), masked[1])
         out = torch.zeros_like(x)
         # Each group of the original by itself: where they lose different numbers, no other grouping is the same.
         for group in range(count):

@@ -27,8 +27,8 @@ def stayed_experts(
         tensors, axes = router_tensors(original, layer), router_axes(original, layer)
         # The largest tensor tells best, a matrix: values of a bias may repeat.
         for name in sorted(tensors, key=lambda n: tensors[n].numel()):
-            if (found := kept.get((name, axes[name]))) is not None and (found.positions >= 0).all():
-                stayed = [int(p) for p in found.positions.ravel() if p < len(layer.experts)]
+            if (rows := kept.get((name, axes[name]))) is not None and (rows.positions >= 0).all():
+                stayed = [int(p) for p in rows.positions.ravel() if p < len(layer.experts)]
         result[layer.name] = stayed
     return result
 
@@ -37,7 +37,7 @@ def id_tables(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
     """Integer tensors of a layer's block and routers, outside its experts, whose values may be ids of its experts."""
     count = len(layer.experts)
     outside = (*layer.holders, *layer.shared_experts)
-    found = {}
+    result = {}
     for path in (layer.name, *layer.routers):
         block = model.get_submodule(path)
         for name, tensor in (*block.named_parameters(prefix=path), *block.named_buffers(prefix=path)):
@@ -48,8 +48,8 @@ def id_tables(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
                 not any(name.startswith(f"{p}.") for p in outside)
                 and 0 <= int(tensor.min()) <= int(tensor.max()) < count
             ):
-                found[name] = tensor
-    return found
+                result[name] = tensor
+    return result
 
 
 def former_ids(table: torch.Tensor, stayed: list[int]) -> torch.Tensor | None:

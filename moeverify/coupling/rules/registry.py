@@ -40,12 +40,12 @@ class Call(NamedTuple):
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor among the arguments, lists included."""
-        found: list[torch.Tensor] = []
+        result: list[torch.Tensor] = []
         for value in (*self.args, *self.kwargs.values()):
             for item in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(item, torch.Tensor):
-                    found.append(item)
-        return found
+                    result.append(item)
+        return result
 
 
 Rule = Callable[[Call, Relations], None]

@@ -33,10 +33,10 @@ def state_common_factors(relations: Relations) -> None:
 
 def _by_whole(products: Iterable[Product], finder: UnionFind) -> Iterator[list[Product]]:
     """Products with the same whole, where there are several."""
-    found: dict[int, list[Product]] = defaultdict(list)
+    result: dict[int, list[Product]] = defaultdict(list)
     for product in products:
-        found[finder.find(product.whole)].append(product)
-    return (alike for alike in found.values() if len(alike) > 1)
+        result[finder.find(product.whole)].append(product)
+    return (alike for alike in result.values() if len(alike) > 1)
 
 
 def _factors(relations: Relations, product: Product) -> Iterator[tuple[Strides, int]]:

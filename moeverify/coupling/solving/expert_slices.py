@@ -30,7 +30,7 @@ def state_expert_slices(relations: Relations, tensors: Mapping[str, tuple[int, .
         parts = tuple(root[s.part] for s in segments)
         if len(set(parts)) == len(parts) and shared.isdisjoint(parts):
             alike[parts].append(whole)
-    found = []
+    result = []
     for wholes in alike.values():
         if len(wholes) < 2:
             continue
@@ -43,8 +43,8 @@ def state_expert_slices(relations: Relations, tensors: Mapping[str, tuple[int, .
             relations.product(whole, (experts, width))
             gone = {id(s) for s in covered[whole]}
             relations.segments = [s for s in relations.segments if id(s) not in gone]
-            found.append(Sliced(whole, width, count, operation))
-    return tuple(found)
+            result.append(Sliced(whole, width, count, operation))
+    return tuple(result)
 
 
 def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
@@ -53,7 +53,7 @@ def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
     for segment in relations.segments:
         if segment.whole in own:
             slices[segment.whole].append(segment)
-    found = {}
+    result = {}
     for whole, segments in slices.items():
         segments.sort(key=lambda s: s.start)
         sizes = {relations.sizes[s.part] for s in segments}
@@ -61,8 +61,8 @@ def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
         (size, *others) = sizes
         starts = [s.start for s in segments]
         if by_slice and not others and size > 1 and starts == list(range(0, relations.sizes[whole], size)):
-            found[whole] = segments
-    return found
+            result[whole] = segments
+    return result
 
 
 def _shared(relations: Relations, root: list[int], tensors: Mapping[str, tuple[int, ...]], taken: set[int]) -> set[int]:

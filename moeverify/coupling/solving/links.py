@@ -219,8 +219,8 @@ class _Weights:
 
     def above(self, roots: Iterable[int]) -> int:
         """Elements of the parameters that have one of them, or a dimension that it is a part or factor of."""
-        found = closure(roots, self._above)
-        return sum({name: count for r in found for name, count in self._owned[r].items()}.values())
+        wholes = closure(roots, self._above)
+        return sum({name: count for r in wholes for name, count in self._owned[r].items()}.values())
 
 
 def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> None:

@@ -48,7 +48,7 @@ def solve(
             if sizes[dim] > 1:
                 places[links.root[dim]].append((number, name, axis))
 
-    found: list[tuple[_Begin, CouplingClass]] = []
+    result: list[tuple[_Begin, CouplingClass]] = []
     frozen_places: list[tuple[_Place, Freeze, Sequence[int]]] = []
     solutions = cache(solve_region)
     linked: set[int] = set()
@@ -56,15 +56,15 @@ def solve(
         linked.update(roots)
         solution = solutions(region)
         owners = {k: places[r] for k, r in enumerate(roots) if r in places}
-        found += _classes(solution, owners, trace.buffers)
+        result += _classes(solution, owners, trace.buffers)
         for k, parts in solution.frozen.items():
             frozen_places += [(place, reasons[seed], _compact(p)) for place in owners[k] for seed, p in parts]
     for root, owned in places.items():
         if root in links.frozen:
             frozen_places += [(place, links.frozen[root], range(sizes[root])) for place in owned]
         elif root not in linked:
-            found += _classes(Solution(({0: _identity(sizes[root])},), {}), {0: owned}, trace.buffers)
-    return _in_order(trace, found, frozen_places)
+            result += _classes(Solution(({0: _identity(sizes[root])},), {}), {0: owned}, trace.buffers)
+    return _in_order(trace, result, frozen_places)
 
 
 @cache

@@ -301,8 +301,8 @@ def _named_tensors(model: nn.Module) -> tuple[list[tuple[str, torch.Tensor]], li
     buffers: list[tuple[str, torch.Tensor]] = []
     for path, module in model.named_modules(remove_duplicate=False):
         prefix = f"{path}." if path else ""
-        for slots, found in ((module._parameters, parameters), (module._buffers, buffers)):
-            found += [(prefix + name, tensor) for name, tensor in slots.items() if tensor is not None]
+        for slots, tensors in ((module._parameters, parameters), (module._buffers, buffers)):
+            tensors += [(prefix + name, tensor) for name, tensor in slots.items() if tensor is not None]
     return parameters, buffers
 
 

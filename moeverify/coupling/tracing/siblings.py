@@ -201,15 +201,15 @@ class Siblings:
         if first not in self.kinds or self.kinds[first] is not self.kinds[second]:
             return None
         tensors, aliases = self.recorder.tensors, self.recorder.aliases
-        found: dict[int, int] = {}
+        result: dict[int, int] = {}
         if first not in self.paths:
             self.paths[first] = _tensor_paths(self.modules[first])
         for path in self.paths[first]:
             one, other = f"{first}.{path}", f"{second}.{path}"
             for a, b in zip(tensors[aliases.get(one, one)], tensors[aliases.get(other, other)], strict=True):
-                if found.setdefault(a, b) != b:
+                if result.setdefault(a, b) != b:
                     return None  # tied in one of them only
-        return found
+        return result
 
     def _copy(self, call: _Call, name: str, exchanged: dict[int, int]) -> None:
         """Repeat the relations of the sibling's call for another expert."""

@@ -40,12 +40,12 @@ def with_training(model: nn.Module, traced: Trace, trace_copy: TraceCopy) -> Tra
 
 def _around(names: tuple[str, ...]) -> set[str]:
     """The modules that hold parameters, and all modules around them."""
-    found = set()
+    result = set()
     for name in names:
         while name:
             name = name.rpartition(".")[0]
-            found.add(name)
-    return found
+            result.add(name)
+    return result
 
 
 def _frozen(traced: Trace) -> set[tuple[str, int]]:

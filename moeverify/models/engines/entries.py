@@ -23,7 +23,7 @@ def sizes_of(config: Mapping[str, Any], engine: str = "") -> dict[str, int]:
     text = config.get("text_config")
     config = {**config, **text} if isinstance(text, Mapping) else config
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    found = {
+    result = {
         "experts": first(config, EXPERTS.get(engine, ANY_EXPERTS)),
         "top_k": first(config, PER_TOKEN),
         "groups": config.get("n_group"),
@@ -35,7 +35,7 @@ def sizes_of(config: Mapping[str, Any], engine: str = "") -> dict[str, int]:
         "head_size": config.get("head_dim")
         or (hidden // heads if isinstance(hidden, int) and isinstance(heads, int) and heads else None),
     }
-    return {name: value for name, value in found.items() if is_number(value) and value > 0}
+    return {name: value for name, value in result.items() if is_number(value) and value > 0}
 
 
 def router_sizes(experts: int, groups: int = 1, topk_group: int = 1, expert_parallel: int = 1) -> dict[str, int]:
@@ -50,13 +50,13 @@ def read_by(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     >>> read_by({"num_experts": 8, "num_local_experts": 4})["llama.cpp"]
     {'entry': 'num_local_experts', 'experts': 4}
     """
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for part in parts(config):
         for engine, names in EXPERTS.items():
             name = next((n for n in names if is_number(part.get(n))), None)
             if name is not None:
-                found.setdefault(engine, {"entry": name, "experts": part[name]})
-    return found
+                result.setdefault(engine, {"entry": name, "experts": part[name]})
+    return result
 
 
 def first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:

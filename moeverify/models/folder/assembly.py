@@ -210,17 +210,17 @@ def _matches(name: str, patterns: Any) -> bool:
 
 
 def _broken(tensors: Mapping[str, Assembly], skeleton: Skeleton) -> dict[str, str]:
-    found = {}
+    result = {}
     for name, assembly in tensors.items():
         try:
             shape = assembly.shape
         except Exception as error:
             counts = ", ".join(f"{len(parts)} x {pattern}" for pattern, parts in assembly.sources.items())
-            found[name] = f"cannot be put together from {counts}: {' '.join(str(error).split())[:120]}"
+            result[name] = f"cannot be put together from {counts}: {' '.join(str(error).split())[:120]}"
             continue
         if shape != skeleton.shapes[name]:
-            found[name] = f"has shape {list(shape)}, config.json implies {list(skeleton.shapes[name])}"
-    return found
+            result[name] = f"has shape {list(shape)}, config.json implies {list(skeleton.shapes[name])}"
+    return result
 
 
 def _misnumbered(groups: Mapping[str, Mapping[str, list[Stored]]]) -> list[str]:

@@ -21,8 +21,8 @@ def block_of(name: str) -> str:
     >>> block_of("model.layers.3.mlp.experts.down_proj"), block_of("lm_head.weight")
     ('model.layers.3', 'lm_head.weight')
     """
-    found = _LAYER.match(name)
-    return found.group(1) if found else name
+    match = _LAYER.match(name)
+    return match.group(1) if match else name
 
 
 class Blocks:

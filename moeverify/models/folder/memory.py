@@ -41,12 +41,12 @@ class Memory:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes == 0:
             return torch.empty(tuple(shape), dtype=dtype)
-        found = next((b for b in self._buffers if len(b.memory) == nbytes and not b.in_use), None)
-        if found is None:
+        buffer = next((b for b in self._buffers if len(b.memory) == nbytes and not b.in_use), None)
+        if buffer is None:
             self.give_back()
-            found = _Buffer(mmap.mmap(-1, nbytes))
-            self._buffers.append(found)
-        return found.tensor().view(dtype).view(tuple(shape))
+            buffer = _Buffer(mmap.mmap(-1, nbytes))
+            self._buffers.append(buffer)
+        return buffer.tensor().view(dtype).view(tuple(shape))
 
     def give_back(self) -> None:
         """Give back what no tensor lies on."""

@@ -110,7 +110,7 @@ def _readable(
     twins: dict[str, str] = {}
     for other, first in skeleton.tied.items():
         twins |= {other: first} if first in naming.tensors else {first: other}
-    found = {}
+    result = {}
     for name, tensor in model.state_dict().items():
         if not isinstance(tensor, torch.Tensor):
             raise HeldInMemory(f"{name} is no tensor")
@@ -118,8 +118,8 @@ def _readable(
         if stored not in naming.tensors:
             raise HeldInMemory(f"{name} is not stored, and its initial values are drawn on loading")
         wanted = torch.float32 if rule is not None and rule.search(name) else tensor.dtype
-        found[name] = (naming.tensors[stored], wanted)
-    return found
+        result[name] = (naming.tensors[stored], wanted)
+    return result
 
 
 def _put_stored(model: nn.Module, blocks: Blocks) -> None:

@@ -47,10 +47,10 @@ def assign(trial: Trial, proposals: Sequence[Proposal]) -> Assignment:
     Proposals that merely divide a number of units are tried only if the others do not do.
     """
     near = [p for p in proposals if p.near]
-    found = _Search(trial, near).run()
-    if found.chosen is None and not found.rivals and len(near) < len(proposals):
-        found = _Search(trial, proposals).run()
-    return found
+    assignment = _Search(trial, near).run()
+    if assignment.chosen is None and not assignment.rivals and len(near) < len(proposals):
+        assignment = _Search(trial, proposals).run()
+    return assignment
 
 
 class _Search:
@@ -62,9 +62,9 @@ class _Search:
 
     def run(self) -> Assignment:
         solutions: list[Chosen] = []
-        for found in self._solutions(frozenset()):
-            if not any(other <= found for other in solutions):
-                solutions = [other for other in solutions if not found <= other] + [found]
+        for solution in self._solutions(frozenset()):
+            if not any(other <= solution for other in solutions):
+                solutions = [other for other in solutions if not solution <= other] + [solution]
         if not solutions:
             return Assignment(None)
         if len(solutions) > 1:
@@ -92,8 +92,8 @@ class _Search:
             if count == 2:  # those that change nothing by themselves are not read here
                 free = [p for p in free if self._reached(chosen | {p}) != here][:_MOST_SENSITIVE]
             more = [chosen | set(added) for added in combinations(free, count) if _compatible(added)]
-            if found := [chosen for chosen in more if self._is_farther(chosen, here)]:
-                return found
+            if result := [chosen for chosen in more if self._is_farther(chosen, here)]:
+                return result
         return []
 
     def _is_farther(self, chosen: Chosen, here: Reached) -> bool:

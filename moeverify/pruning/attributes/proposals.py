@@ -41,7 +41,7 @@ def proposals(model: nn.Module, plan: Plan, kind_of: Callable[[PruningClass], Ha
     own parameters, or those of the nearest module around it that has any.
     """
     reach = _Reach(plan)
-    found: dict[tuple, dict[AttributeChange, None]] = defaultdict(dict)
+    result: dict[tuple, dict[AttributeChange, None]] = defaultdict(dict)
     for slot, value in slots_of(model):
         if value < 2:
             continue
@@ -54,14 +54,14 @@ def proposals(model: nn.Module, plan: Plan, kind_of: Callable[[PruningClass], Ha
                 # Classes of one kind that keep different counts give a shared attribute no single value.
                 if len(values) == 1 and (new := values.pop()) != value:
                     key = (owner, slot.steps, value, kind, bool(near))
-                    found[key][AttributeChange(slot, value, new)] = None
-    return tuple(_distinct(Proposal(tuple(changes), key[-1]) for key, changes in found.items()))
+                    result[key][AttributeChange(slot, value, new)] = None
+    return tuple(_distinct(Proposal(tuple(changes), key[-1]) for key, changes in result.items()))
 
 
-def _distinct(found: Iterable[Proposal]) -> Iterator[Proposal]:
+def _distinct(candidates: Iterable[Proposal]) -> Iterator[Proposal]:
     """One proposal for each set of changes; one that is ``near`` is preferred."""
     by_changes: dict[frozenset[AttributeChange], Proposal] = {}
-    for proposal in found:
+    for proposal in candidates:
         key = frozenset(proposal.changes)
         if key not in by_changes or proposal.near:
             by_changes[key] = proposal
@@ -70,7 +70,7 @@ def _distinct(found: Iterable[Proposal]) -> Iterator[Proposal]:
 
 def _sizes(value: int, cuts: Iterable[Cut], plan: Plan) -> set[int]:
     """New values of an attribute that is the size of a dimension, or a multiple of the units of a class."""
-    found: set[int] = set()
+    result: set[int] = set()
     for cut in cuts:
         largest = 0
         for member in cut.pruning_class.coupling.members:
@@ -78,10 +78,10 @@ def _sizes(value: int, cuts: Iterable[Cut], plan: Plan) -> set[int]:
             size = plan.sizes.get(place, 0)
             largest = max(largest, size)
             if size == value:
-                found.add(plan.keep[place].shape[-1])
+                result.add(plan.keep[place].shape[-1])
         if value % cut.before == 0 and value <= largest:
-            found.add(value // cut.before * cut.after)
-    return found
+            result.add(value // cut.before * cut.after)
+    return result
 
 
 def _divisors(value: int, cuts: Iterable[Cut]) -> set[int]:

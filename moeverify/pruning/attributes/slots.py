@@ -55,10 +55,10 @@ def is_named_tuple(value: Any) -> bool:
 
 def value_of(model: nn.Module, slot: Slot) -> Any:
     """The present value of a slot."""
-    found: Any = model.get_submodule(slot.module)
+    value: Any = model.get_submodule(slot.module)
     for step in slot.steps:
-        found = entry(found, step)
-    return found
+        value = entry(value, step)
+    return value
 
 
 def slots_of(model: nn.Module) -> Iterator[tuple[Slot, int]]:
@@ -107,9 +107,9 @@ def entries_of(value: Any) -> dict[Step, Any]:
         return {name: inner for kind in reversed(value.__mro__[:-1]) for name, inner in _plain(kind).items()}
     if isinstance(value, _NO_SETTINGS) or callable(value) or type(value).__module__.startswith(("torch.", "numpy.")):
         return {}
-    found: dict[Step, Any] = {}
-    found.update(_attributes(value))
-    return found
+    result: dict[Step, Any] = {}
+    result.update(_attributes(value))
+    return result
 
 
 def is_namespace(value: Any) -> bool:
@@ -130,11 +130,13 @@ def _plain(kind: type) -> dict[Step, Any]:
 
 def _attributes(owner: Any) -> dict[str, Any]:
     """Attributes of an object and whole numbers of its classes, properties excluded."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for kind in reversed(type(owner).__mro__):
         if kind not in (object, nn.Module) and not kind.__module__.startswith("torch."):
-            found.update({name: value for name, value in vars(kind).items() if type(value) is int and name[:2] != "__"})
+            result.update(
+                {name: value for name, value in vars(kind).items() if type(value) is int and name[:2] != "__"}
+            )
     if dataclasses.is_dataclass(owner):  # one with slots has no dictionary
-        found.update({f.name: getattr(owner, f.name) for f in dataclasses.fields(owner) if hasattr(owner, f.name)})
-    found.update(getattr(owner, "__dict__", {}))
-    return found
+        result.update({f.name: getattr(owner, f.name) for f in dataclasses.fields(owner) if hasattr(owner, f.name)})
+    result.update(getattr(owner, "__dict__", {}))
+    return result

@@ -197,8 +197,8 @@ def _stored_configuration(source: str, *, trust_remote_code: bool) -> dict[str, 
 def _stored_dtype(stored: Mapping[str, Any]) -> str:
     text = stored.get("text_config")
     text = text if isinstance(text, dict) else {}
-    found = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
-    name = str(found or "float32").removeprefix("torch.")
+    dtype = stored.get("dtype") or stored.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    name = str(dtype or "float32").removeprefix("torch.")
     return "bfloat16" if quantisation_of(stored) and name not in DTYPES else name
 
 
@@ -265,8 +265,8 @@ def _snapshot(name: str) -> Path | None:
     """The folder in the hub's cache that a model was just loaded from."""
     from transformers.utils.hub import cached_file
 
-    found = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
-    return Path(found).parent if found else None
+    path = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    return Path(path).parent if path else None
 
 
 def _parameters(model: nn.Module) -> int:

@@ -97,7 +97,7 @@ def digest_of(model: nn.Module) -> str:
             if isinstance(tensor, torch.Tensor):
                 total.begin(name, tensor.dtype, tuple(tensor.shape))
                 total.add(values_of(tensor))
-        found = total.result()
+        digest = total.result()
     if any(isinstance(p, StoredTensor) for p in model.parameters()):
-        vars(model)[_KNOWN] = found
-    return found
+        vars(model)[_KNOWN] = digest
+    return digest

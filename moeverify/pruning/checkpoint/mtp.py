@@ -54,14 +54,14 @@ def _misfit(names: tuple[str, ...], base: Stored, saved: Stored) -> str:
     A tensor in a layer is compared with those of its name in other layers. All are compared with tensors outside of
     layers. The embedding, the last norm and the head have the sizes of the residual stream and the vocabulary.
     """
-    inside = {found.group(1) for name in names if (found := _IN_LAYER.search(name))}
+    inside = {match.group(1) for name in names if (match := _IN_LAYER.search(name))}
     for name, shape in base.shapes.items():
-        found = _IN_LAYER.search(name)
-        if name in names or (found and found.group(1) not in inside):
+        match = _IN_LAYER.search(name)
+        if name in names or (match and match.group(1) not in inside):
             continue
         if name in saved.shapes and saved.shapes[name] != shape:
             return f"{name} is {list(saved.shapes[name])} now and was {list(shape)}"
-        if name not in saved.shapes and found:
+        if name not in saved.shapes and match:
             return f"{name} is stored in another form or removed"
     return ""
 
@@ -72,16 +72,16 @@ def keep_or_drop(model: nn.Module, source: Path, folder: Path) -> tuple[str, ...
     Returns a note on what became of it.
     """
     base = read_stored(source)
-    found = unloaded_tensors(model, base, read_stored(folder))
-    if not found.names:
+    unloaded = unloaded_tensors(model, base, read_stored(folder))
+    if not unloaded.names:
         return ()
-    many = f"{len(found.names)} tensors that {type(model).__name__} does not load, such as {found.names[0]},"
-    if not found.because:
-        _copy(found.names, base, folder)
+    many = f"{len(unloaded.names)} tensors that {type(model).__name__} does not load, such as {unloaded.names[0]},"
+    if not unloaded.because:
+        _copy(unloaded.names, base, folder)
         return (f"{many} were kept as they are",)
     entries = _announce_none(model, folder)
     none = f"; {' and '.join(entries)} set to 0" if entries else ""
-    note = f"{many} were left out, since they no longer fit: {found.because}{none}"
+    note = f"{many} were left out, since they no longer fit: {unloaded.because}{none}"
     warnings.warn(note, stacklevel=5)
     return (note,)
 

@@ -132,17 +132,19 @@ class PlanDocument:
     def check_base(self, model: nn.Module) -> None:
         """Raises ``PlanError`` unless ``model`` holds the very weights that the plan was made for."""
         self.check_kind(model)
-        found = digest_of(model)
-        if found != self.base.digest:
-            raise PlanError(f"the plan was made for other weights: digest {self.base.digest[:19]}…, here {found[:19]}…")
+        digest = digest_of(model)
+        if digest != self.base.digest:
+            raise PlanError(
+                f"the plan was made for other weights: digest {self.base.digest[:19]}…, here {digest[:19]}…"
+            )
 
     def check_kind(self, model: nn.Module) -> None:
         """Raises ``PlanError`` unless ``model`` is of the type and size that the plan was made for."""
-        found = base_of(model, self.base.digest)
-        if found.model_type != self.base.model_type or found.parameters != self.base.parameters:
+        base = base_of(model, self.base.digest)
+        if base.model_type != self.base.model_type or base.parameters != self.base.parameters:
             raise PlanError(
                 f"the plan was made for a {self.base.model_type} of {self.base.parameters:,} parameters, this is a "
-                f"{found.model_type} of {found.parameters:,}"
+                f"{base.model_type} of {base.parameters:,}"
             )
 
 

@@ -54,11 +54,11 @@ def absorb_all(forward: Forward, numbers: Sequence[Number]) -> tuple[list[Fold],
             folds += together
             continue
         for number in group:
-            found = absorb(forward, number)
-            if found is None:
+            own_folds = absorb(forward, number)
+            if own_folds is None:
                 unabsorbed.append(number)
             else:
-                folds += found
+                folds += own_folds
     return folds, unabsorbed
 
 
@@ -198,14 +198,14 @@ class _Search:
         if kind in _WITH_BIAS:
             bias, places = _WITH_BIAS[kind]
             added = self.produce(step.inputs[bias], factor, number) if bias in step.inputs else []
-        found = self.first([(step.inputs[p], factor) for p in places if p in step.inputs], number)
-        return None if found is None or added is None else [*found, *added]
+        folds = self.first([(step.inputs[p], factor) for p in places if p in step.inputs], number)
+        return None if folds is None or added is None else [*folds, *added]
 
     def first(self, wanted: list[tuple[int, float]], number: int) -> list[Fold] | None:
         """Folds for the first value that can be scaled; parameters are tried before other values."""
         for value, factor in sorted(wanted, key=lambda pair: not self._is_weight(pair[0])):
-            if (found := self.produce(value, factor, number)) is not None:
-                return found
+            if (folds := self.produce(value, factor, number)) is not None:
+                return folds
         return None
 
     def _is_weight(self, value: int) -> bool:
@@ -260,9 +260,9 @@ class _Search:
             return self.cancel(step.outputs[0], factor ** (0.5 if kind == "aten.sqrt" else -0.5))
         else:
             return None
-        found = self.first(partners, number)
-        if found is not None or kind in _WITH_BIAS or not step.outputs:
-            return found
+        folds = self.first(partners, number)
+        if folds is not None or kind in _WITH_BIAS or not step.outputs:
+            return folds
         becomes = 1 / factor if kind == "aten.div" and places[0] == 1 else factor
         return self.cancel(step.outputs[0], becomes)
 

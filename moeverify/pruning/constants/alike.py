@@ -29,7 +29,7 @@ def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] 
     ``other`` is the same model in other sizes: layers are alike if they are so in both. ``apart`` are paths of lists
     that hold no layers one after the other, such as experts.
     """
-    found = {}
+    result = {}
     for path, layers in _outermost_lists(model):
         if path in apart or len(layers) < _FEW:
             continue
@@ -41,8 +41,8 @@ def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] 
             groups[kinds].append(number)
         kept = sorted({number for group in groups.values() for number in (*group[:2], group[-1])})
         if len(kept) <= len(layers) // 2:
-            found[path] = kept
-    return found
+            result[path] = kept
+    return result
 
 
 @contextlib.contextmanager

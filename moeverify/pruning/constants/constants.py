@@ -51,14 +51,14 @@ def keep_constants(
     folds: list[Fold] = []
     obstacles = []
     for (path, name), (old, new) in changes.items():
-        found = None
+        own_folds = None
         if path in calls:
             trial = _Trial(model.get_submodule(path), calls[path])
-            found = trial.fold(name, old, new)
-        if found is None:
+            own_folds = trial.fold(name, old, new)
+        if own_folds is None:
             obstacles.append((path, name))
             continue
-        for fold in found:
+        for fold in own_folds:
             fold = Fold(f"{path}.{fold.parameter}" if path else fold.parameter, fold.factor, fold.offset)
             relief = _relieve_tied(model, fold, feeders)
             if relief is None:

@@ -52,12 +52,12 @@ class Derived:
 
     def divided(self, classes: Iterable[PruningClass]) -> dict[PruningClass, Reason]:
         """Classes whose dimension a view now divides differently, each with the reason."""
-        found = {}
+        result = {}
         for pruning_class in classes:
             dims = dims_of(pruning_class)
             if view := next((v for v in self.views if not v.places.isdisjoint(dims)), None):
-                found[pruning_class] = view.reason
-        return found
+                result[pruning_class] = view.reason
+        return result
 
 
 class DoesNotRun(PruningRefused):
@@ -130,11 +130,11 @@ class DerivedNumbers:
         try:
             with shortened(before, kept), shortened(after, kept):
                 first = self._recorded_before(kept)
-                found = compare(first, self._after(update), self.probe.views, self.probe.model, self.roles)
+                outcome = compare(first, self._after(update), self.probe.views, self.probe.model, self.roles)
         except (TraceError, PruningRefused):
             return False  # the whole forward says what is wrong
-        if found == Derived():
-            known[key] = found
+        if outcome == Derived():
+            known[key] = outcome
         return key in known
 
     def deciding(self, obstacles: Sequence[Number], entries: Entries) -> list[Move]:
@@ -142,7 +142,7 @@ class DerivedNumbers:
         if not obstacles or self.before is None:
             return []
         places = {(n.module, n.operation, n.step) for n in obstacles}
-        found = []
+        result = []
         for move in self.probe.moves:
             alone = {
                 p: entries[p]
@@ -155,8 +155,8 @@ class DerivedNumbers:
             with contextlib.suppress(PruningRefused):
                 changed = changed_numbers(self.before, self._after(update))
                 if not places.isdisjoint((n.module, n.operation, n.step) for n in changed):
-                    found.append(move)
-        return found
+                    result.append(move)
+        return result
 
     def _after(self, update: ConfigUpdate) -> Forward:
         with _attributes_as_before(update):

@@ -185,13 +185,13 @@ class _Recorder(TorchDispatchMode):
 
     def _shared_with_written(self, func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Tensors that share memory with one that the operation writes; all of them hold another value afterwards."""
-        found: list[torch.Tensor] = []
+        result: list[torch.Tensor] = []
         for number, argument in enumerate(func._schema.arguments):
             given = args[number] if number < len(args) else kwargs.get(argument.name)
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(given, torch.Tensor):
                 here = self._storages[given.untyped_storage()._cdata]
-                found += here if len(here) > 1 else []
-        return found
+                result += here if len(here) > 1 else []
+        return result
 
     def _note(self, step: Step) -> None:
         number = len(self.forward.steps)
@@ -292,7 +292,7 @@ def changed_numbers(before: Forward, after: Forward) -> list[Number]:
     Exception: a number of summed terms, as in a mean written by hand, is no constant.
     """
     ours, theirs = _by_module(before), _by_module(after)
-    found: list[Number] = []
+    result: list[Number] = []
     for module, numbers in theirs.items():
         mine = ours.get(module, [])
         names = [before.steps[n].operation for n in mine], [after.steps[n].operation for n in numbers]
@@ -300,22 +300,22 @@ def changed_numbers(before: Forward, after: Forward) -> list[Number]:
         for start, other, length in SequenceMatcher(None, *names, autojunk=False).get_matching_blocks():
             for old, new in zip(mine[start : start + length], numbers[other : other + length], strict=True):
                 paired.add(new)
-                found += _differing(before, old, after, new)
+                result += _differing(before, old, after, new)
         known = {(before.steps[n].operation, *before.steps[n].numbers.values()) for n in mine}
         for number in set(numbers) - paired:
             step = after.steps[number]
             if (step.operation, *step.numbers.values()) not in known:
-                found += [Number(module, step.operation, math.nan, value) for value in step.numbers.values()]
-    return found
+                result += [Number(module, step.operation, math.nan, value) for value in step.numbers.values()]
+    return result
 
 
 def _by_module(forward: Forward) -> dict[str, list[int]]:
     """Steps that compute with floating-point numbers, by the module they run in."""
-    found: dict[str, list[int]] = defaultdict(list)
+    result: dict[str, list[int]] = defaultdict(list)
     for number, step in enumerate(forward.steps):
         if step.numbers:
-            found[step.module].append(number)
-    return found
+            result[step.module].append(number)
+    return result
 
 
 def _differing(before: Forward, old: int, after: Forward, new: int) -> Iterator[Number]:

@@ -62,7 +62,7 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
     for name, dims in trace.tensors.items():
         for axis, dim in enumerate(dims):
             owned[links.root[dim]].add((name, axis))
-    found: dict[View, None] = {}
+    result: dict[View, None] = {}
     for number, (cut, *_) in links.chosen.items():
         product = relations.products[number]
         if product.operation not in where:
@@ -71,8 +71,8 @@ def views_of(couplings: CouplingMap) -> tuple[View, ...]:
         factors = tuple(None if links.root[f] == cut else relations.sizes[f] for f in product.factors)
         places = frozenset(place for root in closure([links.root[product.whole]], above) for place in owned[root])
         if places:
-            found.setdefault(View(module, where[product.operation], counts[module], factors, places))
-    return tuple(found)
+            result.setdefault(View(module, where[product.operation], counts[module], factors, places))
+    return tuple(result)
 
 
 def changed_views(views: Sequence[View], before: Forward, after: Forward) -> list[View]:
@@ -81,23 +81,23 @@ def changed_views(views: Sequence[View], before: Forward, after: Forward) -> lis
     Exception: a module that takes more or fewer views than in the trace is not judged.
     """
     ours, theirs = _by_module(before), _by_module(after)
-    found = []
+    result = []
     for view in views:
         old, new = ours.get(view.module, ()), theirs.get(view.module, ())
         if len(old) != view.count or len(new) != view.count:
             continue
         first, second = before.steps[old[view.number]], after.steps[new[view.number]]
         if not _as_before(view.factors, list(_sides(before, first)), list(_sides(after, second))):
-            found.append(replace(view, step=new[view.number], line=second.line))
-    return found
+            result.append(replace(view, step=new[view.number], line=second.line))
+    return result
 
 
 def _by_module(forward: Forward) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
+    result: dict[str, list[int]] = defaultdict(list)
     for number, step in enumerate(forward.steps):
         if step.operation in _VIEWS:
-            found[step.module].append(number)
-    return found
+            result[step.module].append(number)
+    return result
 
 
 def _sides(forward: Forward, step: Step) -> Iterator[Shape]:

@@ -194,14 +194,14 @@ def _other_names(
     Engines read different names, so none may keep the old number. Exception: entries that are ``effective`` for other
     layers are no other names.
     """
-    found = []
+    result = []
     for path, value in doc.integers(document):  # type: ignore[arg-type]
         if path in effective or value != count or not _is_count(path) or isinstance(path[-1], int):
             continue
         aliases = set(getattr(type(model.config), "attribute_map", {}))
         if any(path[:-1] == entry[:-1] for entry in entries) or path[-1] in aliases:
-            found.append(path)
-    return tuple(found)
+            result.append(path)
+    return tuple(result)
 
 
 def _refuse_lists(document: Mapping, counts: set[int], config: str) -> None:

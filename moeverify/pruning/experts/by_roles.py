@@ -46,11 +46,11 @@ def _counted(model: nn.Module, layer: MoELayer) -> CountedLayer:
 
 def _stacks(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
     count = len(layer.experts)
-    found = []
+    result = []
     for name in layer.stacks:
         size = model.get_parameter(name).shape[layer.axis(name)]
-        found.append(ExpertAxis(name, layer.axis(name), size, size // count if layer.layout == "rows" else 1))
-    return found
+        result.append(ExpertAxis(name, layer.axis(name), size, size // count if layer.layout == "rows" else 1))
+    return result
 
 
 def _tensors(module: nn.Module, path: str) -> dict[str, torch.Tensor]:
@@ -100,15 +100,15 @@ def _parameter_axis(model: nn.Module, name: str, count: int) -> ExpertAxis:
 def _beside(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
     """Own tensors of the MoE block and of its container that begin with one entry for each expert."""
     count = len(layer.experts)
-    found = []
+    result = []
     for path in dict.fromkeys((layer.name, layer.container)):
         for name, tensor in _tensors(model.get_submodule(path), path).items():
             if name in layer.stacks or count not in tensor.shape:
                 continue
             if tensor.dim() > 1 and list(tensor.shape).count(count) > 1:
                 raise PruningRefused(f"{name} {list(tensor.shape)} has two dimensions that may count experts")
-            found.append(ExpertAxis(name, list(tensor.shape).index(count), count))
-    return found
+            result.append(ExpertAxis(name, list(tensor.shape).index(count), count))
+    return result
 
 
 def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], ExpertAxis]) -> tuple[tuple[str, str], ...]:
@@ -124,7 +124,7 @@ def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], Expert
         for dim, size in enumerate(tensor.shape)
         if (name, dim) not in axes
     }
-    found = []
+    result = []
     inner = [name for r in layer.routers for name, _ in model.get_submodule(r).named_modules(prefix=r)]
     for path in dict.fromkeys((layer.name, layer.container, *inner)):
         module = model.get_submodule(path)
@@ -134,5 +134,5 @@ def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], Expert
             if type(value) is not int or value != count or name in TOP_K or _OTHER_ATTRIBUTE.search(name):
                 continue
             if _COUNT_ATTRIBUTE.search(name) or count not in other:
-                found.append((path, name))
-    return tuple(found)
+                result.append((path, name))
+    return tuple(result)

@@ -70,17 +70,17 @@ class ExpertScorer:
         for counted in layout.layers:
             name = counted.layer.name
             weights = weights_of(model, counted)
-            found = self._score(
+            values = self._score(
                 LayerEvidence(name, weights, statistics.layers[name] if statistics else None), generator
             )
-            found = torch.as_tensor(found).detach().double().cpu().flatten()
-            if len(found) != counted.count:
+            values = torch.as_tensor(values).detach().double().cpu().flatten()
+            if len(values) != counted.count:
                 raise PruningRefused(
-                    f"the criterion gives {len(found)} scores for the {counted.count} experts of {name}"
+                    f"the criterion gives {len(values)} scores for the {counted.count} experts of {name}"
                 )
             if statistics is not None and self._needs_data:
-                found = _unseen_last(found, statistics.layers[name].tokens, magnitude.magnitude(weights, generator))
-            scores[name] = found
+                values = _unseen_last(values, statistics.layers[name].tokens, magnitude.magnitude(weights, generator))
+            scores[name] = values
         self.scores = scores
         if statistics is not None and self._needs_data and (unseen := statistics.unseen()):
             warnings.warn(
@@ -161,10 +161,10 @@ def criterion_from(name: str | None) -> str | Callable | None:
         return None if name is None else criterion_named(name).name
     from moeverify.base.imports import find_attribute
 
-    found = find_attribute(name)
-    if not callable(found):
+    function = find_attribute(name)
+    if not callable(function):
         raise UsageError(f"{name} is no function from the evidence of a layer to scores of its experts")
-    return found
+    return function
 
 
 def _unseen_last(scores: torch.Tensor, tokens: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

@@ -19,13 +19,13 @@ class Account:
     last_cycle: tuple[str, ...] = ()
     crossings: list[Crossing] = field(default_factory=list)
 
-    def add(self, found: Expansion) -> None:
+    def add(self, expansion: Expansion) -> None:
         """Add what a walk found; an overflow is warned of."""
-        self.expansions += found.expansions
-        self.cycles += found.cycles
-        self.last_cycle = found.last_cycle or self.last_cycle
-        self.crossings += [c for c in found.crossings if c not in self.crossings]
-        if found.overflowed:
+        self.expansions += expansion.expansions
+        self.cycles += expansion.cycles
+        self.last_cycle = expansion.last_cycle or self.last_cycle
+        self.crossings += [c for c in expansion.crossings if c not in self.crossings]
+        if expansion.overflowed:
             self.overflowed = True
             warnings.warn(
                 f"Dependency expansion overflow: a group needs more than max_expansions={self.max_expansions} steps; "

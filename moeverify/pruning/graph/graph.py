@@ -165,18 +165,18 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         """The coupling classes with their roles, as the model is now; injected dependencies join units."""
         state = (self.nodes.changes, self.live.version)
         if self._classes is None or self._classes[0] != state:
-            found = self.couplings.classes
+            classes = self.couplings.classes
             if state[0]:
-                found, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
-            classified = classify(self.model, found, self.found_roles, self.couplings)
+                classes, _ = solve(self.couplings.trace, self.couplings.links, self._search.injected_pairs())
+            classified = classify(self.model, classes, self.found_roles, self.couplings)
             self._classes = state, renumber(classified, self.live)
         return self._classes[1]
 
     @property
     def layers_apart(self) -> list[str]:
         """Paths of the layers that are cut by functions of the user's."""
-        found = {self.name_of(function.layer) for function in self.own_functions().values()}
-        return sorted(name for name in found if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
+        result = {self.name_of(function.layer) for function in self.own_functions().values()}
+        return sorted(name for name in result if not isinstance(self.model.get_submodule(name), nn.MultiheadAttention))
 
     def _may_stay(self) -> set[str]:
         """Parameters that the user leaves unpruned; the forward may not use them."""

@@ -63,12 +63,12 @@ class GroupSearch:
         """Dependencies that the user injected, each with the axes it connects."""
         count = self._traced.nodes.changes
         if self._added[0] != count:
-            found = []
+            dependencies = []
             for dependency in self._traced.nodes.injected():
                 source = self._traced.nodes.end_of_node(dependency.source, dependency.trigger)
                 target = self._traced.nodes.end_of_node(dependency.target, dependency.handler)
-                found.append(_Added(dependency, source.place, target.place))
-            self._added = (count, found)
+                dependencies.append(_Added(dependency, source.place, target.place))
+            self._added = (count, dependencies)
         return self._added[1]
 
     def injected_pairs(self) -> list[tuple[int, np.ndarray, int, np.ndarray]]:
@@ -136,19 +136,19 @@ class GroupSearch:
         ``interface`` allows the model's own inputs and outputs.
         """
         graph = self._strict
-        found = self._expand(graph, end, positions, roots)
-        frozen = self._frozen(graph, found)
+        expansion = self._expand(graph, end, positions, roots)
+        frozen = self._frozen(graph, expansion)
         if frozen is not None and interface:
             lifted = self._expand(self._open, end, positions, roots)
             if self._frozen(self._open, lifted) is None:
-                graph, found, frozen = self._open, lifted, None
-        self._account.add(found)
-        if found.overflowed:
+                graph, expansion, frozen = self._open, lifted, None
+        self._account.add(expansion)
+        if expansion.overflowed:
             raise PruningRefused(
                 f"the group of {end.place[0]} needs more than max_expansions={self._account.max_expansions} steps; "
                 "raise it"
             )
-        traced = [crossing for crossing in found.crossings if not crossing.injected]
+        traced = [crossing for crossing in expansion.crossings if not crossing.injected]
         if traced:
             raise BoundaryRefused(f"pruning {end.place[0]} would take another routed expert along ({traced[0]})")
         if frozen is not None:
@@ -158,29 +158,29 @@ class GroupSearch:
                 f"dimension {end.place[1]} of {end.place[0]} is frozen: {frozen.reason}{where}; "
                 "`moeverify inspect` shows all that is"
             )
-        return self._assemble(graph, end, found, positions, units)
+        return self._assemble(graph, end, expansion, positions, units)
 
     def _expand(self, graph: DimensionGraph, end: End, positions: np.ndarray, roots: np.ndarray) -> Expansion:
         return self.walk(graph).expand(graph.node_of(self._dims(end.place)), positions, roots)
 
-    def _frozen(self, graph: DimensionGraph, found: Expansion) -> Freeze | None:
-        return next((f for node in found.roots if (f := graph.frozen(node)) is not None), None)
+    def _frozen(self, graph: DimensionGraph, expansion: Expansion) -> Freeze | None:
+        return next((f for node in expansion.roots if (f := graph.frozen(node)) is not None), None)
 
     def _assemble(
-        self, graph: DimensionGraph, end: End, found: Expansion, positions: np.ndarray, units: bool
+        self, graph: DimensionGraph, end: End, expansion: Expansion, positions: np.ndarray, units: bool
     ) -> PruningGroup:
         live, nodes = self._traced.live, self._traced.nodes
         group = PruningGroup(self._traced, self._graph)
-        group.expansions = found.expansions
+        group.expansions = expansion.expansions
         items: dict[tuple, tuple[End, np.ndarray, np.ndarray, list[Place]]] = {}
         # The root comes first, with the positions that were asked for in their order.
         start = graph.node_of(self._dims(end.place))
-        others = np.setdiff1d(found.positions(start), positions)
+        others = np.setdiff1d(expansion.positions(start), positions)
         asked, _ = live.present(end.place, np.concatenate([positions, others]))
-        labels = found.roots[start][np.concatenate([positions, others])]
+        labels = expansion.roots[start][np.concatenate([positions, others])]
         items[end.key] = (end, asked, labels, [])
-        for node in found.roots:
-            reached = found.positions(node)
+        for node in expansion.roots:
+            reached = expansion.positions(node)
             for place in graph.places.get(node, ()):
                 present, rows = live.present(place, reached)
                 if not len(present):
@@ -189,10 +189,10 @@ class GroupSearch:
                     group.rest[place] = present
                     continue
                 here = nodes.end_of_place(place)
-                entry = items.setdefault(here.key, (here, present, found.roots[node][reached[rows]], []))
+                entry = items.setdefault(here.key, (here, present, expansion.roots[node][reached[rows]], []))
                 entry[3].append(place)
                 for alias in nodes.aliases(place):
-                    items.setdefault(alias.key, (alias, present, found.roots[node][reached[rows]], []))
+                    items.setdefault(alias.key, (alias, present, expansion.roots[node][reached[rows]], []))
         for here, present, labels, places in items.values():
             if not units:
                 labels, _ = live.present(end.place, labels)

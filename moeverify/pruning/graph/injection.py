@@ -31,8 +31,8 @@ class DependencyMap:
         for mapping in self.dependency.index_mapping:
             if mapping is not None:
                 indices = mapping(indices)
-        found = [(i.idx, i.root_idx or 0) for i in indices if 0 <= i.idx < self.size]
-        there, rows = zip(*found, strict=True) if found else ((), ())
+        pairs = [(i.idx, i.root_idx or 0) for i in indices if 0 <= i.idx < self.size]
+        there, rows = zip(*pairs, strict=True) if pairs else ((), ())
         return np.array(there, dtype=np.int64), np.array(rows, dtype=np.int64)
 
 

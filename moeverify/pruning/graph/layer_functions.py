@@ -51,17 +51,17 @@ class LayerFunctions:
 
     def opaque_layers(self, model: nn.Module) -> dict[str, Opaque]:
         """Layers with a pruning function of their own, as a trace wants them; a layer inside one is not listed."""
-        found: dict[str, Opaque] = {}
+        result: dict[str, Opaque] = {}
         for name, module in model.named_modules():
-            if not self.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in found):
+            if not self.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in result):
                 continue
             functions = self.of(module)
             tied = functions.prune_out_channels == functions.prune_in_channels
             inputs, outputs = (
                 _channels(functions, getter, module) for getter in ("get_in_channels", "get_out_channels")
             )
-            found[name] = Opaque(inputs, outputs, tied)
-        return found
+            result[name] = Opaque(inputs, outputs, tied)
+        return result
 
 
 def _channels(functions: Any, getter: str, module: nn.Module) -> int | None:

@@ -53,9 +53,9 @@ class LiveIndex:
         left = self._at(place)
         if left is None:
             return positions, np.arange(len(positions))
-        found = np.searchsorted(left, positions)
-        rows = np.flatnonzero((found < len(left)) & (left[np.minimum(found, len(left) - 1)] == positions))
-        return found[rows], rows
+        places = np.searchsorted(left, positions)
+        rows = np.flatnonzero((places < len(left)) & (left[np.minimum(places, len(left) - 1)] == positions))
+        return places[rows], rows
 
     def cut(self, keep: Mapping[Place, np.ndarray]) -> None:
         """Note that only the present positions ``keep`` (``[kept]``, ascending) stay."""

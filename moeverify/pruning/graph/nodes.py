@@ -136,10 +136,10 @@ class Nodes:
             name, axis = target
             return self.end_of_place((self.canonical(name), axis))
         if isinstance(target, str):
-            found: Any = self._modules.get(target, self._parameters.get(target))
-            if found is None:
+            item: Any = self._modules.get(target, self._parameters.get(target))
+            if item is None:
                 raise UsageError(f"the model has neither a module nor a parameter {target!r}")
-            target = found
+            target = item
         name = self.name_of(target)
         output = function is None or self._functions.is_output(function)
         if isinstance(target, nn.Parameter):
@@ -220,10 +220,10 @@ class Nodes:
 
     @cached_property
     def _aliases(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        result: dict[str, list[str]] = {}
         for other, first in self._trace.aliases.items():
-            found.setdefault(first, []).append(other)
-        return found
+            result.setdefault(first, []).append(other)
+        return result
 
     def _end_of_site(self, site: Site, place: Place) -> End:
         canonical = (self.canonical(place[0]), place[1])
@@ -284,11 +284,11 @@ class Nodes:
 
     def own_functions(self, size: Callable[[Place], int]) -> dict[str, OwnFunction]:
         """Opaque layers' pruning functions by the name of the channels that they cut; ``size`` counts those left."""
-        found: dict[str, OwnFunction] = {}
+        result: dict[str, OwnFunction] = {}
         for layer, node in self.module2node.items():
             if isinstance(layer, nn.Module) and self._functions.is_opaque(layer):
                 for side in (OUTPUTS, INPUTS):
                     name = self.names[layer] + side
                     function = self._functions.side(layer, output=side == OUTPUTS)
-                    found[name] = OwnFunction(node.module, function, size((name, 0)))
-        return found
+                    result[name] = OwnFunction(node.module, function, size((name, 0)))
+        return result

@@ -108,8 +108,8 @@ def dimension_graph(
     return DimensionGraph(
         node_of=own,
         sizes=lambda node: relations.sizes[node],
-        edges={node: tuple(found) for node, found in edges.items()},
-        places={node: tuple(found) for node, found in places.items()},
+        edges={node: tuple(items) for node, items in edges.items()},
+        places={node: tuple(items) for node, items in places.items()},
         frozen=lambda node: links.frozen.get(root[node]),
     )
 
@@ -189,12 +189,12 @@ class Walk:
         """All positions that are removed together with ``positions`` of the node ``start``. ``roots`` are their root
         positions; by default the positions themselves.
         """
-        found = Expansion()
+        expansion = Expansion()
         experts = self.owner(start)
         if len(experts) > 1:
-            self._shared_dimension(found, start, experts)
+            self._shared_dimension(expansion, start, experts)
         roots = positions if roots is None else roots
-        first = self._enter(found, start, positions, roots, None, experts[0] if experts else None)
+        first = self._enter(expansion, start, positions, roots, None, experts[0] if experts else None)
         path = [first] if first is not None else []
         onpath: dict[int, list[_Frame]] = {start: list(path)}
         while path:
@@ -210,26 +210,26 @@ class Walk:
             target, rows = edge.positions.map(frame.positions)
             if not len(target):
                 continue
-            allowed, expert = self._cross(found, frame, edge)
+            allowed, expert = self._cross(expansion, frame, edge)
             if not allowed:
                 continue
             open_frames = onpath.setdefault(edge.target, []) if "onpath" in self.guards else []
             if open_frames and not back:
-                found.cycles += 1
-                found.last_cycle = self._path(path, edge)
-            target, rows = self._fresh(found, open_frames, edge.target, target, rows)
+                expansion.cycles += 1
+                expansion.last_cycle = self._path(path, edge)
+            target, rows = self._fresh(expansion, open_frames, edge.target, target, rows)
             if not len(target):
                 continue
-            entered = self._enter(found, edge.target, target, frame.roots[rows], edge, expert)
+            entered = self._enter(expansion, edge.target, target, frame.roots[rows], edge, expert)
             if entered is None:
-                return found
+                return expansion
             path.append(entered)
             onpath.setdefault(edge.target, []).append(entered)
-        return found
+        return expansion
 
     def _enter(
         self,
-        found: Expansion,
+        expansion: Expansion,
         node: int,
         positions: np.ndarray,
         roots: np.ndarray,
@@ -237,13 +237,13 @@ class Walk:
         expert: str | None,
     ) -> _Frame | None:
         """Count a step and open a frame; ``None`` past the bound."""
-        found.expansions += 1
-        if found.expansions > self.max_expansions:
-            found.overflowed = True
+        expansion.expansions += 1
+        if expansion.expansions > self.max_expansions:
+            expansion.overflowed = True
             return None
-        seen = found.roots.get(node)
+        seen = expansion.roots.get(node)
         if seen is None:
-            seen = found.roots[node] = np.full(self.graph.sizes(node), -1, dtype=np.int64)
+            seen = expansion.roots[node] = np.full(self.graph.sizes(node), -1, dtype=np.int64)
         new = seen[positions] < 0
         seen[positions[new]] = roots[new]
         edges = (*self.graph.edges.get(node, ()), *self.injected(node))
@@ -251,13 +251,13 @@ class Walk:
         return _Frame(node, positions, roots, iter(edges), via, expert, carried)
 
     def _fresh(
-        self, found: Expansion, open_frames: list[_Frame], node: int, positions: np.ndarray, rows: np.ndarray
+        self, expansion: Expansion, open_frames: list[_Frame], node: int, positions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Positions that a node has not seen yet, and their rows; of root positions that meet in one, the first is
         kept.
         """
         if "visited" in self.guards:
-            seen = found.roots.get(node)
+            seen = expansion.roots.get(node)
             if seen is not None:
                 new = seen[positions] < 0
                 positions, rows = positions[new], rows[new]
@@ -270,26 +270,26 @@ class Walk:
             rows = rows[first]
         return positions, rows
 
-    def _cross(self, found: Expansion, frame: _Frame, edge: Edge) -> tuple[bool, str | None]:
+    def _cross(self, expansion: Expansion, frame: _Frame, edge: Edge) -> tuple[bool, str | None]:
         """Whether the expert boundary allows a step; also the routed expert that the walk is in afterwards."""
         experts = self.owner(edge.target)
         if len(experts) > 1:
-            self._shared_dimension(found, edge.target, experts)
+            self._shared_dimension(expansion, edge.target, experts)
         if not experts:
             # Activations carry the expert on; a parameter outside (router, shared expert, norm) ends it.
             return True, None if self.graph.places.get(edge.target) else frame.expert
         if frame.expert is not None and frame.expert not in experts and "boundary" in self.guards:
             crossing = Crossing(frame.expert, experts[0], edge.operation, edge.injected)
-            if crossing not in found.crossings:
-                found.crossings.append(crossing)
+            if crossing not in expansion.crossings:
+                expansion.crossings.append(crossing)
             return False, None
         return True, experts[0]
 
-    def _shared_dimension(self, found: Expansion, node: int, experts: tuple[str, ...]) -> None:
+    def _shared_dimension(self, expansion: Expansion, node: int, experts: tuple[str, ...]) -> None:
         if "boundary" in self.guards:
             crossing = Crossing(experts[0], experts[1], f"one dimension: {self.describe(node)}", False)
-            if crossing not in found.crossings:
-                found.crossings.append(crossing)
+            if crossing not in expansion.crossings:
+                expansion.crossings.append(crossing)
 
     def _path(self, path: list[_Frame], edge: Edge) -> tuple[str, ...]:
         """The closed part of the present path, as readable steps."""

@@ -36,14 +36,14 @@ def sizes_by_role(model: nn.Module, roles: FoundRoles) -> dict[str, Size]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if isinstance(head, nn.Module):
         embeddings |= {f"{name}.weight" for name, module in model.named_modules() if module is head}
-    found = dict.fromkeys(PARTS, Size())
+    result = dict.fromkeys(PARTS, Size())
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, torch.Tensor) or id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        found[_part(name, roles, embeddings)] += Size(tensor.numel(), tensor.numel() * tensor.element_size())
-    return {part: size for part, size in found.items() if size.parameters}
+        result[_part(name, roles, embeddings)] += Size(tensor.numel(), tensor.numel() * tensor.element_size())
+    return {part: size for part, size in result.items() if size.parameters}
 
 
 def _part(name: str, roles: FoundRoles, embeddings: set[str]) -> str:
@@ -62,13 +62,13 @@ def _part(name: str, roles: FoundRoles, embeddings: set[str]) -> str:
 
 def largest_layer(model: nn.Module) -> Size:
     """The largest element of the model's outermost lists of layers; the whole model if it has no such list."""
-    found = [
+    result = [
         sum((Size(p.numel(), p.numel() * p.element_size()) for p in layer.parameters()), Size())
         for layers in _outermost_lists(model)
         for layer in layers
     ]
     whole = sum((Size(p.numel(), p.numel() * p.element_size()) for p in model.parameters()), Size())
-    return max(found, key=lambda size: size.parameters, default=whole)
+    return max(result, key=lambda size: size.parameters, default=whole)
 
 
 def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:

@@ -58,10 +58,10 @@ def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles
 
 
 def _update(probe: Probe, wanted: Shapes, consequence: str) -> ConfigUpdate:
-    found = find_entries(probe, wanted)
-    if found.wrong:
-        name, dim = found.wrong[0]
+    entries = find_entries(probe, wanted)
+    if entries.wrong:
+        name, dim = entries.wrong[0]
         raise PruningRefused(
             f"no configuration gives dimension {dim} of {name} a size of {wanted[name][dim]}; {consequence}"
         )
-    return plan_update(probe, found.entries, wanted)
+    return plan_update(probe, entries.entries, wanted)

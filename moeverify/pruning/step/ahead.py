@@ -99,11 +99,11 @@ def score_ahead(
 
 def _by_layer(selection: Selection, classes: Sequence[PruningClass]) -> list[list[PruningClass]]:
     """Experts of one MoE layer that are classes of their own together; any other class by itself."""
-    found: dict[Any, list[PruningClass]] = {}
+    result: dict[Any, list[PruningClass]] = {}
     for number, c in enumerate(classes):
         layer = selection.graph.found_roles.layer_of(c.where) if c.role == "routed_experts" else None
-        found.setdefault(number if layer is None else layer, []).append(c)
-    return list(found.values())
+        result.setdefault(number if layer is None else layer, []).append(c)
+    return list(result.values())
 
 
 def _experts_ahead(

@@ -37,33 +37,35 @@ class ByRehearsal:
             plan = self._draft({c: kept})
             kind = self.kind_of(c)
             if kind not in vanish and plan.cuts and has_no_reader(c, sizes) and not is_weightless(graph.model):
-                found = rehearsal.of(plan)
+                outcome = rehearsal.of(plan)
                 # A copy that does not run, or computes otherwise for another reason, shows nothing.
-                blind = found.trouble is not None or bool(graph.own_functions()) or bool(found.derived.obstacles)
-                whole = replace(plan, attributes=found.attributes, folds=found.derived.folds)
+                blind = outcome.trouble is not None or bool(graph.own_functions()) or bool(outcome.derived.obstacles)
+                whole = replace(plan, attributes=outcome.attributes, folds=outcome.derived.folds)
                 vanish[kind] = blind or vanishes(graph.model, whole, rehearsal.example)
         return {c: Reason(NOT_NOTHING) for c in counts if not vanish.get(self.kind_of(c), True)}
 
     def judge(self, counts: Counts) -> Judgement:
         """The plan with the attributes that follow, and the weights that take over numbers of the forward."""
         plan = self._draft(counts)
-        found = self._rehearsal.of(plan) if plan.cuts else Rehearsed()
-        if found.trouble is not None:
-            return Judgement(refused=DoesNotRun(found.trouble.reason))
-        if found.derived.obstacles or found.derived.views:
-            return Judgement(blocking=lambda: self._blocking(counts, found))
-        return Judgement(replace(plan, folds=found.derived.folds, attributes=found.attributes))
+        outcome = self._rehearsal.of(plan) if plan.cuts else Rehearsed()
+        if outcome.trouble is not None:
+            return Judgement(refused=DoesNotRun(outcome.trouble.reason))
+        if outcome.derived.obstacles or outcome.derived.views:
+            return Judgement(blocking=lambda: self._blocking(counts, outcome))
+        return Judgement(replace(plan, folds=outcome.derived.folds, attributes=outcome.attributes))
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
         """Counts by the share that other channels keep, if all classes can be cut with it."""
         return common_share(counts, fails, self.kind_of, named, self._round_to)
 
-    def _blocking(self, counts: Counts, found: Rehearsed) -> Reasons:
+    def _blocking(self, counts: Counts, outcome: Rehearsed) -> Reasons:
         """Reasons for classes that alone change a derived number or the division of a view; all classes if none does
         alone.
         """
-        if reasons := found.derived.divided(counts):
+        if reasons := outcome.derived.divided(counts):
             return reasons
         alone = {c: self._draft({c: kept}) for c, kept in counts.items()}
-        guilty = [c for c, p in alone.items() if self._rehearsal.changes(p, found.attributes, found.derived.obstacles)]
-        return dict.fromkeys(guilty or counts, found.derived.reason)
+        guilty = [
+            c for c, p in alone.items() if self._rehearsal.changes(p, outcome.attributes, outcome.derived.obstacles)
+        ]
+        return dict.fromkeys(guilty or counts, outcome.derived.reason)

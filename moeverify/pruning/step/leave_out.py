@@ -38,13 +38,13 @@ def largest_that_works(
     if len(wanted) <= _MOST_SINGLES:
         for c in [c for group in order if group not in kept and len(group) > 1 for c in group]:
             kept = [*kept, [c]] if not fails(counts([*kept, [c]])) else kept
-    found = counts(kept)
+    works = counts(kept)
     reasons: dict[PruningClass, Reason] = {}
     for group in order:
-        if left := [c for c in group if c not in found]:
-            reason = fails({**found, **counts([left])}) or Reason("it goes only together with others that cannot go")
+        if left := [c for c in group if c not in works]:
+            reason = fails({**works, **counts([left])}) or Reason("it goes only together with others that cannot go")
             reasons.update(dict.fromkeys(left, reason))
-    return found, reasons
+    return works, reasons
 
 
 def common_share(

@@ -110,9 +110,9 @@ def _counted_anew(plan: Plan, decision: Decision, probe: Probe) -> Prepared:
         update = plan_update(probe, dict(plan.entries), wanted)
     except PruningRefused:  # experts of unequal width move up, and other entries give their widths then
         fewer = Probe(probe.build(new_counts(decision.layout, decision.cuts)))
-        if fewer.base.keys() != wanted.keys() or (found := find_entries(fewer, wanted)).wrong:
+        if fewer.base.keys() != wanted.keys() or (expression := find_entries(fewer, wanted)).wrong:
             raise
-        plan = replace(plan, entries={**plan.entries, **found.entries})
+        plan = replace(plan, entries={**plan.entries, **expression.entries})
         update = plan_update(probe, dict(plan.entries), wanted)
     if more := sorted(set(update.constants()) - set(plan.constants)):
         path, name = more[0]

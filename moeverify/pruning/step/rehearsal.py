@@ -108,15 +108,15 @@ class Rehearsal:
         wanted = self._expected.of(plan) if self._expected is not None else []
         lines = (self.graph.couplings.sliced(cut.pruning_class.coupling) for cut in plan.cuts)
         sliced = next((line for line in lines if line is not None), None)
-        found: dict[Chosen, Forward] = {}
+        forwards: dict[Chosen, Forward] = {}
         troubles: dict[Chosen, Trouble] = {}
 
         @cache
         def trial(chosen: Chosen) -> Reached:
             changes = [change for proposal in chosen for change in proposal.changes]
-            found[chosen], trouble = self._run(model, changes, wanted)
-            if trouble is None and sliced is not None and not all_expected(wanted, found[chosen]):
-                trouble = Trouble(Reason(CUT_BY_NUMBER, sliced), 4 * len(found[chosen].steps) + 4)
+            forwards[chosen], trouble = self._run(model, changes, wanted)
+            if trouble is None and sliced is not None and not all_expected(wanted, forwards[chosen]):
+                trouble = Trouble(Reason(CUT_BY_NUMBER, sliced), 4 * len(forwards[chosen].steps) + 4)
             if trouble is None:
                 return Reached(0, True)
             if sliced and not trouble.reason.line:
@@ -137,7 +137,7 @@ class Rehearsal:
         changes = tuple(sorted((c for proposal in chosen for c in proposal.changes), key=str))
         if not self._runs_without_weights:  # numbers that come from data cannot be told from those that sizes give
             return Rehearsed(changes)
-        derived = compare(self.before, found[chosen], self._views, self.graph.model, self.graph.found_roles)
+        derived = compare(self.before, forwards[chosen], self._views, self.graph.model, self.graph.found_roles)
         return Rehearsed(changes, replace(derived, folds=merged(derived.folds)))
 
     def changes(self, plan: Plan, attributes: Sequence[AttributeChange], numbers: Sequence[Number]) -> bool:

@@ -44,15 +44,15 @@ class Layout:
         self.groups = self._grouped(_saved(model))
 
     def _grouped(self, state: Tensors) -> list[Group]:
-        found: dict[tuple[str, bool], list[str]] = {}
+        result: dict[tuple[str, bool], list[str]] = {}
         for name in state:
             key, pattern = name, None
             for converter in self._converters:
                 key, pattern = converter.rename_source_key(key)
                 if pattern is not None:
                     break
-            found.setdefault((key, pattern is not None), []).append(name)
-        return [Group(tuple(names), converted) for (_, converted), names in found.items()]
+            result.setdefault((key, pattern is not None), []).append(name)
+        return [Group(tuple(names), converted) for (_, converted), names in result.items()]
 
     def written(self, group: Group, values: Tensors) -> dict[str, torch.Tensor]:
         """The tensors of a group as they are stored, by their names on disk.

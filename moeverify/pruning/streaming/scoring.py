@@ -41,8 +41,8 @@ class LayerByLayer:
 
     def _first_block(self, piece: Scoring) -> str:
         order = self._blocks.order
-        found = {block_of(name) for name in piece.parameters} & order.keys()
-        return min(found, key=lambda block: order[block]) if found else next(iter(order))
+        blocks_read = {block_of(name) for name in piece.parameters} & order.keys()
+        return min(blocks_read, key=lambda block: order[block]) if blocks_read else next(iter(order))
 
 
 def _without_result(call: Callable[[], Any]) -> Callable[[], None]:

@@ -65,10 +65,10 @@ class FolderWriter:
             self.saved = open_stored_model(str(self.beside), self.beside, self.pruned.dtype)
         except SourceError as error:
             raise HeldInMemory(f"the pruned folder would not load: {error}") from error
-        found = {name: assembly.shape for name, (assembly, _) in self.saved.blocks.tensors.items()}
+        shapes = {name: assembly.shape for name, (assembly, _) in self.saved.blocks.tensors.items()}
         for name, tensor in state.items():
-            if found.get(name) != tuple(tensor.shape):
-                raise HeldInMemory(f"{name} would load as {found.get(name)} and not as {list(tensor.shape)}")
+            if shapes.get(name) != tuple(tensor.shape):
+                raise HeldInMemory(f"{name} would load as {shapes.get(name)} and not as {list(tensor.shape)}")
 
     def write(self, journal: Journal, meter: Meter) -> str:
         """Write all values that an earlier run has not written; returns the digest of the base."""

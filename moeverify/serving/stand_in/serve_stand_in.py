@@ -30,9 +30,9 @@ def broken_rules(config: Any, tensors: Mapping[str, torch.Tensor], count: int) -
             numbers.setdefault(match.group(1), set()).add(int(match.group(2)))
         if name.endswith("tid2eid") and int(tensor.max()) >= count:
             yield f"IndexError: expert id {int(tensor.max())} of {name} is out of range: there are {count} experts"
-    for container, found in numbers.items():
-        if max(found) >= count:
-            yield f"KeyError: experts.{max(found)} of {container} is out of range: there are {count} experts"
+    for container, indices in numbers.items():
+        if max(indices) >= count:
+            yield f"KeyError: experts.{max(indices)} of {container} is out of range: there are {count} experts"
     groups = getattr(config, "n_group", None) or 1
     if count % groups:
         yield f"AssertionError: {count} experts do not divide into {groups} groups"
@@ -68,8 +68,8 @@ def answer(folder: str, request: Mapping[str, Any]) -> dict[str, Any]:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         logits = model(torch.tensor(request["prompts"]), use_cache=False).logits[:, -1]
-    found = logits.log_softmax(-1).topk(request["top"])
-    rows = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    best = logits.log_softmax(-1).topk(request["top"])
+    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return {"distributions": [list(zip(*row, strict=True)) for row in rows]}
 
 

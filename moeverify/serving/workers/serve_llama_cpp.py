@@ -99,8 +99,8 @@ def _next(server: Any, prompt: list[int], top: int) -> list[Any]:
     )
     if "error" in answer:
         raise RuntimeError(str(answer["error"]))
-    found = answer["choices"][0]["logprobs"] if "choices" in answer else answer["completion_probabilities"][0]
-    first = found["content"][0] if "content" in found else found
+    logprobs = answer["choices"][0]["logprobs"] if "choices" in answer else answer["completion_probabilities"][0]
+    first = logprobs["content"][0] if "content" in logprobs else logprobs
     return [[entry["id"], entry["logprob"]] for entry in first["top_logprobs"]]
 
 

@@ -34,7 +34,7 @@ def serve(folder: str, request: Mapping[str, Any], facts: dict[str, Any]) -> lis
     prompts = [{"prompt_token_ids": prompt} for prompt in request["prompts"]]
     outputs = model.generate(prompts, sampling, use_tqdm=False)
     return [
-        [[token, found.logprob] for token, found in output.outputs[0].logprobs[0].items()][: request["top"]]
+        [[token, candidate.logprob] for token, candidate in output.outputs[0].logprobs[0].items()][: request["top"]]
         for output in outputs
     ]
 

@@ -27,10 +27,10 @@ class Work:
 
     def names(self, ending: str) -> list[str]:
         """Parameters whose name ends so, in the model's order. Raises ``LookupError`` if there is none."""
-        found = [name for name, _ in self.model.named_parameters() if name.endswith(ending)]
-        if not found:
+        result = [name for name, _ in self.model.named_parameters() if name.endswith(ending)]
+        if not result:
             raise LookupError(f"no parameter ends in {ending}")
-        return found
+        return result
 
     def name(self, ending: str) -> str:
         """The first of ``names``."""

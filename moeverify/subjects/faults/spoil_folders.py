@@ -27,7 +27,7 @@ def keep_half(base: Path, out: Path) -> list[int]:
 
 def numbers_of_experts(base: Path) -> list[int]:
     """Numbers of the routed experts in the names of a folder's tensors."""
-    return sorted({int(found.group(1)) for name in load_file(base / WEIGHTS) if (found := _EXPERT.search(name))})
+    return sorted({int(match.group(1)) for name in load_file(base / WEIGHTS) if (match := _EXPERT.search(name))})
 
 
 def keep_experts(base: Path, out: Path, kept: Sequence[int], *, renumber: bool = True) -> None:
@@ -37,11 +37,11 @@ def keep_experts(base: Path, out: Path, kept: Sequence[int], *, renumber: bool =
     new = {old: number if renumber else old for number, old in enumerate(kept)}
     pruned: Tensors = {}
     for name, values in tensors.items():
-        found = _EXPERT.search(name)
-        if found is None:
+        match = _EXPERT.search(name)
+        if match is None:
             router = _ROUTER.search(name) and values.dim() and len(values) == count
             pruned[name] = values[list(kept)].clone() if router else values
-        elif (old := int(found.group(1))) in new:
+        elif (old := int(match.group(1))) in new:
             pruned[_EXPERT.sub(f".experts.{new[old]}.", name)] = values
     for key in COUNTS:
         if key in config:

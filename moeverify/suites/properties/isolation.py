@@ -16,7 +16,7 @@ def isolation(trial: Trial) -> None:
     classes = trial.classes()
     if not classes:
         raise NotApplicable("the subject shows no groups")
-    found = set()
+    pairs = set()
     for pruning_class in classes:
         parameters = pruning_class.coupling.parameters
         if any(m.parameter == "model.embed_tokens.weight" and m.dim == 1 for m in pruning_class.coupling.members):
@@ -25,7 +25,7 @@ def isolation(trial: Trial) -> None:
         fused = {expert for expert in touched if expert not in trial.truth.experts}
         together = [e for e in trial.truth.experts if e.partition("[")[0] in touched]
         if not fused or pruning_class.experts != trial.spec.experts or len(touched) > 1:
-            found |= {(a, b) for a in together for b in together if a != b}
-    extra, missing = found - trial.truth.cross_expert, trial.truth.cross_expert - found
+            pairs |= {(a, b) for a in together for b in together if a != b}
+    extra, missing = pairs - trial.truth.cross_expert, trial.truth.cross_expert - pairs
     require(not extra, f"{len(extra)} pairs of experts are joined that are independent, such as {sorted(extra)[:1]}")
     require(not missing, f"tied experts are not told as coupled: {sorted(missing)[:1]}")

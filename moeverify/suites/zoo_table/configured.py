@@ -65,15 +65,15 @@ def followers(model: nn.Module) -> tuple[Followers, ...]:
     See ``dims_that_follow``.
     """
     document = _document(model)
-    found = []
+    result = []
     for path, value in _integers(document):
         for step in STEPS:
             changed = _changed(model, document, {path: step(value)})
             if changed:
-                found.append(Followers(".".join(path), changed, step(value)))
+                result.append(Followers(".".join(path), changed, step(value)))
             if changed is not None:
                 break
-    return tuple(found)
+    return tuple(result)
 
 
 def sizes_that_follow(model: nn.Module, entries: Mapping[str, int]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -84,13 +84,13 @@ def sizes_that_follow(model: nn.Module, entries: Mapping[str, int]) -> dict[tupl
     document = _document(model)
     one, other = (_build(type(model.config), _with(document, changes)) for changes in ({}, _paths(entries)))
     theirs = dict(other.named_modules())
-    found = {}
+    result = {}
     for path, module in one.named_modules():
         for name, old in vars(module).items():
             new = vars(theirs[path]).get(name) if path in theirs else None
             if type(old) is type(new) is int and old != new:
-                found[path, name] = (old, new)
-    return found
+                result[path, name] = (old, new)
+    return result
 
 
 def _paths(entries: Mapping[str, int]) -> dict[tuple[str, ...], int]:

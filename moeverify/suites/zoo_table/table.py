@@ -95,20 +95,20 @@ def _input_embedding(model: nn.Module) -> tuple[str, int]:
 
 def _of_role(model: nn.Module, classes: Iterable[PruningClass], role: str) -> PruningClass | None:
     """The first class of a role with more than one unit; for hidden channels that of the input embedding."""
-    for found in classes:
-        dims = {(m.parameter, m.dim) for m in found.coupling.members}
+    for pruning_class in classes:
+        dims = {(m.parameter, m.dim) for m in pruning_class.coupling.members}
         if role == "hidden" and _input_embedding(model) in dims:
-            return dataclasses.replace(found, role="hidden")
-        if role != "hidden" and found.role == role and found.coupling.size > 1:
-            return found
+            return dataclasses.replace(pruning_class, role="hidden")
+        if role != "hidden" and pruning_class.role == role and pruning_class.coupling.size > 1:
+            return pruning_class
     return None
 
 
 def _own_classes(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles) -> int:
     """Routed experts of a layer whose inner channels are coupled with nothing outside the expert."""
     confined: list[str | None] = []
-    for found in classes:
-        boundaries = {roles.boundary(name) for name in found.coupling.parameters}
+    for pruning_class in classes:
+        boundaries = {roles.boundary(name) for name in pruning_class.coupling.parameters}
         if len(boundaries) == 1 and None not in boundaries:
             confined += boundaries
     if layer.layout == "listed":
@@ -120,8 +120,8 @@ def _hidden(model: nn.Module, couplings: CouplingMap) -> str:
     config: Any = model.config
     root = _input_embedding(model)
     truth = dims_that_follow(model, hidden_entries(model)) or frozenset()
-    for found in couplings.classes:
-        dims = {(m.parameter, m.dim) for m in found.members if not m.buffer}
+    for pruning_class in couplings.classes:
+        dims = {(m.parameter, m.dim) for m in pruning_class.members if not m.buffer}
         if root not in dims:
             continue
         pattern, reason = TIED_BY_CONFIGURATION.get(config.model_type, ("$^", ""))
@@ -143,8 +143,8 @@ def table(model_types: Iterable[str] = (), progress: Callable[[str], None] = lam
     rows = []
     for model_type in tuple(model_types) or zoo_types():
         progress(model_type)
-        found = row(model_type)
-        rows.append(found if found.error else dataclasses.replace(found, real=twin(model_type)))
+        line = row(model_type)
+        rows.append(line if line.error else dataclasses.replace(line, real=twin(model_type)))
     return rows
 
 
@@ -210,12 +210,12 @@ def _cell(outcome: Equivalence | None) -> str:
     return f"{outcome.error:.0e}{mark}" if outcome.passed else f"differs by {outcome.error:.0e}{mark}"
 
 
-def _real(found: Twin | None) -> str:
-    if found is None or not found.classes:
-        return found.note if found else "-"
-    size = f"{found.parameters / 1e9:.1f}B, {found.moe_layers} MoE layers of {found.experts} experts"
-    alike = "same kinds of classes" if found.same else "classes differ"
-    return f"{size}, {found.seconds:.1f} s; {alike}" + (f" ({found.note})" if found.note else "")
+def _real(twin: Twin | None) -> str:
+    if twin is None or not twin.classes:
+        return twin.note if twin else "-"
+    size = f"{twin.parameters / 1e9:.1f}B, {twin.moe_layers} MoE layers of {twin.experts} experts"
+    alike = "same kinds of classes" if twin.same else "classes differ"
+    return f"{size}, {twin.seconds:.1f} s; {alike}" + (f" ({twin.note})" if twin.note else "")
 
 
 def write_table(rows: Iterable[Row], path: Path) -> tuple[Path, Path]:

@@ -76,11 +76,11 @@ def signatures(inspection: Inspection) -> set[Signature]:
     A kind is the role and, of every member, the path without numbers, the dimension, and whether a unit is one run
     there.
     """
-    found = set()
+    result = set()
     for item in inspection.classes:
         members = {(starred(m.parameter), m.dim, in_one_run(m.positions)) for m in item.coupling.members}
-        found.add((item.role, frozenset(members)))
-    return found
+        result.add((item.role, frozenset(members)))
+    return result
 
 
 def correspond(full: Inspection, small: Inspection) -> bool:

@@ -99,19 +99,19 @@ def _saved(folder: Path, written: bool) -> Saved | None:
 def write_outputs(folder: Path, outputs: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
     """Write outputs by length: key ``65/logits`` each, and ``65`` for the length itself."""
     arrays = {str(length): torch.zeros(0) for length in outputs}
-    for length, found in outputs.items():
-        arrays |= {f"{length}/{name}": tensor.cpu().contiguous() for name, tensor in found.items()}
+    for length, outputs_there in outputs.items():
+        arrays |= {f"{length}/{name}": tensor.cpu().contiguous() for name, tensor in outputs_there.items()}
     save_file(arrays, folder / OUTPUTS)
 
 
 def _by_length(arrays: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
-    found: dict[int, dict[str, torch.Tensor]] = {}
+    result: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in arrays.items():
         length, inside, name = key.partition("/")
-        outputs = found.setdefault(int(length), {})
+        outputs = result.setdefault(int(length), {})
         if inside:
             outputs[name] = tensor
-    return found
+    return result
 
 
 def outputs_of(output: Any) -> dict[str, torch.Tensor]:

@@ -32,10 +32,10 @@ def describe_outcome(outcome: Pruned, writer: Writer) -> dict[str, Any]:
 def read_outcome(data: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) -> Pruned:
     """The outcome that ``describe_outcome`` wrote. Raises ``HandoverError`` for any other document."""
     reader = Reader(arrays, OWN)
-    found = {name: reader.read(data[name]) for name in _FIELDS}
-    if not isinstance(found["expert_scores"], dict):
+    result = {name: reader.read(data[name]) for name in _FIELDS}
+    if not isinstance(result["expert_scores"], dict):
         raise HandoverError("scores of experts are told by layer")
     plan = None
     if data.get("plan") is not None:
         plan = Plan(cuts=(), keep={}, **{name: reader.read(data["plan"][name]) for name in _CLAIMS})
-    return Pruned(**found, plan=plan)
+    return Pruned(**result, plan=plan)

@@ -99,8 +99,8 @@ class _Again:
         ratios: Mapping[str, float] | None = None,
     ) -> Pruned:
         try:
-            found: Handover = self._link.again(pruning_ratio, seed, ratios)
+            handover: Handover = self._link.again(pruning_ratio, seed, ratios)
         except (Crashed, BrokeProtocol) as error:
             raise SubjectError(str(error)) from error
-        rebuild(model, found.document["model"], copy.copy(found.arrays))
-        return read_outcome(found.document["outcome"], found.arrays)
+        rebuild(model, handover.document["model"], copy.copy(handover.arrays))
+        return read_outcome(handover.document["outcome"], handover.arrays)

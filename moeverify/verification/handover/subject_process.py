@@ -134,13 +134,13 @@ class _SubjectRun:
         self, pruned: nn.Module, inputs: Any, seed: int, *, longer: bool
     ) -> dict[int, dict[str, torch.Tensor]]:
         """Outputs of the live model on the example, and in other lengths if ``longer``."""
-        found = {EXAMPLE_LENGTH: _computed(pruned, inputs, seed)}
-        if longer and "computes-as-its-weights" in self._case.check_names() and found[EXAMPLE_LENGTH]:
+        result = {EXAMPLE_LENGTH: _computed(pruned, inputs, seed)}
+        if longer and "computes-as-its-weights" in self._case.check_names() and result[EXAMPLE_LENGTH]:
             drawer = Drawer(self._base, inputs)
             for length in input_lengths(drawer, pruned).all:
                 if (sized := drawer.in_length(length)) is not None:
-                    found[length] = _computed(pruned, sized.example, seed)
-        return found
+                    result[length] = _computed(pruned, sized.example, seed)
+        return result
 
     def _hand_over(self, folder: Path, pruned: nn.Module, outcome: Pruned, seconds: float) -> None:
         writer = Writer(module_paths(pruned), OWN)

@@ -144,8 +144,8 @@ class Reader:
         if kind == "tuple":
             return tuple(self.read(item, _item(old, n)) for n, item in enumerate(data["items"]))
         if kind == "set":
-            found = {self.read(item) for item in data["items"]}
-            return frozenset(found) if data["frozen"] else found
+            result = {self.read(item) for item in data["items"]}
+            return frozenset(result) if data["frozen"] else result
         if kind == "dict":
             before = old if isinstance(old, Mapping) else {}
             pairs = ((self.read(k), v) for k, v in data["items"])
@@ -212,7 +212,7 @@ def _item(old: Any, number: int) -> Any:
 
 
 def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
+    value = getattr(torch, name, None)
+    if not isinstance(value, torch.dtype):
         raise HandoverError(f"there is no type of numbers {name[:40]!r}")
-    return found
+    return value
