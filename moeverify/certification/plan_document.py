@@ -186,7 +186,7 @@ def _digest(base: Checkpoint) -> str:
             flat = as_bits(base.read(stored, part).contiguous()).reshape(-1).view(torch.uint8)
             for start in range(0, len(flat), _CHUNK):
                 total.update(flat[start : start + _CHUNK].numpy().data)
-        base.reader.looked_at(assembly.nbytes)
+        base.reader.note_read(assembly.nbytes)
     return f"sha256:{total.hexdigest()}"
 
 

@@ -62,7 +62,6 @@ def _shared(name: str) -> Any:
     return typer_option(option)
 
 
-Ratio = _shared("pruning_ratio")
 Subject = _shared("subject")
 Seed = _shared("seed")
 Dtype = _shared("dtype")

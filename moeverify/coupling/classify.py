@@ -14,7 +14,6 @@ from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.models.roles import FoundRoles
 
 ROLES = ("hidden", "routed_experts", "shared_experts", "dense_mlp", "heads", "other")
-OTHER = "other"
 
 
 @dataclass(frozen=True, eq=False)

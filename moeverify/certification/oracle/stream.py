@@ -48,7 +48,7 @@ class Weight:
             values = torch.stack([self.checkpoint.read(self.name, int(row)) for row in index])
         else:
             values = self.checkpoint.read(self.name).index_select(0, index)
-            self.checkpoint.reader.looked_at(values.nbytes)
+            self.checkpoint.reader.note_read(values.nbytes)
         values = values if self.rounding is None else values.to(self.rounding)
         values = values.to(self.device, torch.float64)
         for dim, mask in self.kept.items():

@@ -74,11 +74,11 @@ def put_together(assembly: Assembly, dtype: torch.dtype, memory: Memory | None =
             memory.give_back()
         whole = assembly.read()
         made = whole.to(dtype, copy=True, memory_format=torch.contiguous_format)
-        assembly.reader.looked_at(assembly.nbytes)
+        assembly.reader.note_read(assembly.nbytes)
         return made
     made = (memory or Memory()).empty(assembly.shape, dtype)
     each = assembly.nbytes // assembly.shape[0]
     for part in range(assembly.shape[0]):
         made[part] = assembly.read(part)
-        assembly.reader.looked_at(each)
+        assembly.reader.note_read(each)
     return made

@@ -46,7 +46,7 @@ class Checkpoint:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        self.reader.looked_at(assembly.nbytes if part is None else assembly.nbytes // assembly.shape[0])
+        self.reader.note_read(assembly.nbytes if part is None else assembly.nbytes // assembly.shape[0])
         if assembly.converter is None:
             return assembly.read(part)
         self._cache[key] = assembly.read(part)

@@ -15,19 +15,17 @@ _HELD_BYTES = 1 << 27
 
 
 class Reader:
-    """Maps each tensor by itself, for as long as it is held: address space stays small, however large the file.
+    """Maps each tensor by itself, for as long as it is in use: address space stays small, however large the file.
 
-    Tensors are views of their mapping and must not be written to. ``bytes_read`` counts what was asked for.
+    Tensors are views of their mapping and must not be written to.
     """
 
     def __init__(self) -> None:
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
-        self._asked = 0
-        self.bytes_read = 0
+        self._read = 0
 
     def tensor(self, stored: Stored) -> torch.Tensor:
         """The whole tensor, without copying."""
-        self.bytes_read += stored.nbytes
         if stored.nbytes == 0:
             return torch.empty(stored.shape, dtype=stored.torch_dtype)
         begin = stored.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -41,10 +39,10 @@ class Reader:
             values = values.clone()
         return values.view(stored.torch_dtype).view(stored.shape)
 
-    def looked_at(self, nbytes: int) -> None:
+    def note_read(self, nbytes: int) -> None:
         """Count bytes that were read, and give their memory back now and then. Views stay valid."""
-        self._asked += nbytes
-        if self._asked > _HELD_BYTES:
-            self._asked = 0
+        self._read += nbytes
+        if self._read > _HELD_BYTES:
+            self._read = 0
             for mapping in list(self._maps):
                 mapping.madvise(mmap.MADV_DONTNEED)

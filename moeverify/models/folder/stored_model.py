@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +152,3 @@ def _take_generation_settings(model: Any, folder: Path) -> None:
 
         with quiet_transformers():
             model.generation_config = GenerationConfig.from_pretrained(str(folder))
-
-
-def stored_weights(model: nn.Module) -> Mapping[str, StoredTensor]:
-    """The parameters of a model that stay in their files, by name."""
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: parameter for name, parameter in named if isinstance(parameter, StoredTensor)}

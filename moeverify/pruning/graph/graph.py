@@ -34,8 +34,6 @@ from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.plan.sites import is_depthwise
 
-Roots = Sequence[Any]
-
 
 class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
     """A ``tp.DependencyGraph`` that ends on every model and never crosses an expert boundary.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,12 +65,6 @@ def renamed(name: str, cuts: Iterable[ExpertCut]) -> str | None:
             return None
         name = new
     return name
-
-
-def shapes_after(shapes: Mapping[str, Shape], cuts: Iterable[ExpertCut]) -> dict[str, Shape]:
-    """Shapes under the names that tensors have afterwards, those of removed experts left out."""
-    cuts = tuple(cuts)
-    return {new: shape for name, shape in shapes.items() if (new := renamed(name, cuts)) is not None}
 
 
 @torch.no_grad()

@@ -85,5 +85,5 @@ def _cut_stack(assembly: Assembly, dtype: torch.dtype, cuts: Cuts, seen: Seen) -
 
 def _part(assembly: Assembly, dtype: torch.dtype, part: int) -> torch.Tensor:
     values = assembly.read(part).to(dtype)
-    assembly.reader.looked_at(assembly.nbytes // assembly.shape[0])
+    assembly.reader.note_read(assembly.nbytes // assembly.shape[0])
     return values
