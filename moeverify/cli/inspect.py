@@ -10,7 +10,15 @@ import typer
 
 from moeverify.base import forms
 from moeverify.cli.app import command
-from moeverify.cli.options import ExpertsPattern, RolesFile, RoutersPattern, Seed, SharedExpertsPattern, TrustRemoteCode
+from moeverify.cli.options import (
+    Dtype,
+    ExpertsPattern,
+    RolesFile,
+    RoutersPattern,
+    Seed,
+    SharedExpertsPattern,
+    TrustRemoteCode,
+)
 
 _PAGE = 140  # columns where the output is no terminal
 
@@ -32,6 +40,7 @@ def inspect_command(
     routers_pattern: RoutersPattern = None,
     shared_experts_pattern: SharedExpertsPattern = None,
     seed: Seed = 0,
+    dtype: Dtype = "float32",
     trust_remote_code: TrustRemoteCode = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Every module's boundary, whole chains, warnings.")
@@ -50,7 +59,13 @@ def inspect_command(
     rules = roles_from(roles, experts=experts_pattern, routers=routers_pattern, shared_experts=shared_experts_pattern)
     questions = [explain_words(question) for question in explain or ()]
     inspection = inspect_source(
-        source, roles=rules, full_size=full_size, seed=seed, trust_remote_code=trust_remote_code, quiet=not verbose
+        source,
+        roles=rules,
+        full_size=full_size,
+        seed=seed,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        quiet=not verbose,
     )
     loaded = inspection.loaded
     facts, refused = expert_facts(loaded.model, inspection.roles, Example(loaded.example_inputs))

@@ -20,7 +20,7 @@ from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.full_size import is_configuration, load_full_size, with_more_tokens
 from moeverify.models.roles import FoundRoles, Roles, find_roles
 from moeverify.models.roles_file import written_roles
-from moeverify.models.sources import LoadedModel, load_source, source_kind
+from moeverify.models.sources import LoadedModel, load_source, parse_dtype, source_kind
 
 FORMAT = "moeverify-inspect/1"
 
@@ -175,14 +175,16 @@ def inspect_source(
     roles: Roles | None = None,
     full_size: bool = False,
     seed: int = 0,
+    dtype: str = "float32",
     trust_remote_code: bool = False,
     quiet: bool = True,
 ) -> Inspection:
     """Load the model that a source names and inspect it.
 
-    ``full_size`` builds it without weights, as its configuration says; so does a source that has none (a
-    ``config.json``). ``quiet`` keeps transformers from telling on standard error which kernels it lacks.
-    Raises ``SourceError`` if there is no such model, ``TraceError`` if its forward fails.
+    ``full_size`` builds the model without weights, in the sizes of its configuration; so does a source without weights
+    (a ``config.json``). ``dtype`` is the precision of a model with weights. ``quiet`` keeps transformers from printing
+    which kernels it lacks. Raises ``SourceError`` if there is no such model, ``TraceError`` if its forward fails.
+
     Example::
 
         inspect_source("zoo:deepseek_v3", full_size=True).by_role()
@@ -194,7 +196,8 @@ def inspect_source(
             if inspection.couplings.trace.untouched and source_kind(name)[0] != "factory":
                 inspection = inspect_model(with_more_tokens(loaded), roles)
             return inspection
-        return inspect_model(load_source(name, seed=seed, trust_remote_code=trust_remote_code), roles)
+        loaded = load_source(name, seed=seed, dtype=parse_dtype(dtype), trust_remote_code=trust_remote_code)
+        return inspect_model(loaded, roles)
 
 
 def explain_words(question: str) -> tuple[str, int, int]:

@@ -30,8 +30,8 @@ def cast_source(name: str, model: nn.Module, inputs: Any, dtype: torch.dtype) ->
     inputs = tree_map(lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs)
     if steady and torch.finfo(dtype).eps <= finest and (moved := _moved(before, _outputs(model, inputs))):
         raise SourceError(
-            f"{name} computes something else in {str(dtype).removeprefix('torch.')}: {moved}; "
-            "give the precision that it is written for with --dtype"
+            f"{name} computes other values in {str(dtype).removeprefix('torch.')}: {moved}; "
+            "give the precision that it was written for with --dtype"
         )
     return inputs
 

@@ -67,6 +67,7 @@ def test_explain_and_picture(capsys, tmp_path):
         (["zoo:mixtral", "--svg", "x.svg", "--layer", "model.layers.99"], "no MoE layer 'model.layers.99'"),
         (["nothing-there", "--full-size"], "no such source"),
         (["synthetic:shared", "--full-size"], "of its full size already"),
+        (["zoo:mixtral", "--dtype", "float23"], "unknown dtype 'float23'"),
     ],
 )
 def test_wrong_usage_is_one_line(capsys, words, message):
