@@ -18,7 +18,7 @@ from moeverify.coupling.layouts import traced_roles
 from moeverify.errors import UsageError
 from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.full_size import is_configuration, load_full_size, with_more_tokens
-from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.models.roles import FoundRoles, Roles
 from moeverify.models.roles_file import written_roles
 from moeverify.models.sources import LoadedModel, load_source, parse_dtype, source_kind
 

@@ -51,7 +51,7 @@ class Sums:
 
         The experts are the first dimension of a stack, or with ``in_turn`` an outer factor of the member's dimension.
         """
-        relations, root = self._trace.relations, self._links.root
+        relations = self._trace.relations
         channels, experts = self._factors(member, in_turn)
         held = self._held(channels)
         containing = closure(experts, self._above)

@@ -18,7 +18,7 @@ from moeverify.coupling.couplings import held_inside_heads
 from moeverify.coupling.layouts import traced_roles
 from moeverify.coupling.solving.solve import solve
 from moeverify.errors import BoundaryRefused, UsageError
-from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.models.roles import Roles
 from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.graph.account import Account, Accounted
 from moeverify.pruning.graph.group_search import GroupSearch
