@@ -30,7 +30,7 @@ def test_what_our_pruner_writes_passes(model_type, cut, tmp_path):
     assert row["passed"] == 11
 
 
-def test_a_refusal_and_a_problem_are_told_in_the_table():
+def test_a_refusal_and_a_problem_stand_in_the_table():
     rows = {
         "one": {"experts": {"class": "", "passed": 11, "problems": {}, "unseen": {}}},
         "two": {

@@ -39,13 +39,13 @@ def test_a_row_for_each_type_that_an_engine_serves_and_the_words_of_those_that_d
     assert "unknown architecture" not in text
 
 
-def test_what_a_plan_tells_is_marked():
+def test_what_only_a_plan_gives_is_marked():
     rows = {BASE: {"word": "agrees", "gap": 0.0}, "hidden 0.5": {"word": "refused", "message": "shape", "told": True}}
     text = table({**DATA, "results": {"a": {"vllm": rows}}})
     assert "| a | agrees | – | – | refused (told by --for) |" in text
 
 
-def test_a_width_that_its_engine_cannot_take_is_told(tmp_path):
+def test_a_width_that_its_engine_cannot_take_is_marked(tmp_path):
     folders = {}
     for name, hidden in ((BASE, 256), ("hidden 0.5", 128)):
         folders[name] = tmp_path / name

@@ -89,7 +89,7 @@ def test_no_plan_for_what_is_no_selection(pair, tmp_path):
     assert not (tmp_path / "plan.json").exists()
 
 
-def test_the_command_line(pair, capsys, tmp_path):
+def test_the_command_writes_verdicts_keep_map_and_report(pair, capsys, tmp_path):
     code, said = command(
         capsys,
         pair / "base",

@@ -126,7 +126,7 @@ def test_values_rounded_and_stored_long_again(tmp_path):
     assert set(relations(examine(tmp_path)[1])) == {Relation.ROUNDED}
 
 
-def test_rows_that_are_equal_are_told_by_their_neighbours(tmp_path):
+def test_rows_that_are_equal_are_matched_by_their_neighbours(tmp_path):
     base = Draft.of("gpt_oss")
     for name in base.tensors:
         if name.endswith("norm.weight"):

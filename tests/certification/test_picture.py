@@ -37,7 +37,7 @@ def keep_map(layers, experts, kept, width, hidden, dropped):
 
 
 @pytest.mark.parametrize(("layers", "experts", "dropped"), [(48, 128, ()), (61, 256, (20, 41)), (2, 8, ())])
-def test_it_reads_well(layers, experts, dropped):
+def test_counts_of_each_layer_are_drawn_without_overlap(layers, experts, dropped):
     kept = keep_map(layers, experts, experts // 4 * 3, 64, 512, dropped)
     drawn = ET.fromstring(keep_picture(kept))
     texts = list(drawn.iter(f"{SVG}text"))

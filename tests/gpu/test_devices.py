@@ -23,7 +23,7 @@ SIZES |= {"moe_intermediate_size": 16, "num_attention_heads": 2, "num_key_value_
 
 
 @pytest.mark.slow
-def test_every_check_passes(device):
+def test_every_check_passes_on_the_device(device):
     every_check_passes("zoo:mixtral", "bfloat16", device)
 
 
@@ -44,14 +44,14 @@ def every_check_passes(source, dtype, device):
 
 
 @pytest.mark.slow
-def test_quality(device):
+def test_quality_is_measured_on_the_device(device):
     pytest.importorskip("lm_eval")
     quality = QualitySettings(tasks=("small_say", "small_shift"), limit=40, curve=(), max_drop=0.1)
     result = mv.verify("small", subject="moe-experts", device=device, checks=["quality"], quality=quality)
     assert result.ok, result.verdicts
 
 
-def test_routing_importance(device):
+def test_routing_importance_ranks_on_the_device(device):
     loaded = load_source("small", device=device)
     importance = mv.RoutingImportance(loaded.model, [loaded.example_inputs], probes=1)
     mv.MoEPruner(

@@ -47,7 +47,7 @@ def flip_header(data):
     ],
     ids=["empty", "four_bytes", "half", "header_of_exabytes", "header_is_a_list", "pickle"],
 )
-def test_broken_weights(damage, folder):
+def test_broken_weights_are_refused_in_one_line(damage, folder):
     path = folder / SINGLE
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(SourceError) as caught:

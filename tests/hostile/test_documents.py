@@ -135,7 +135,7 @@ def test_numbers_and_numbers_of_items(text, message):
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 5_000, "a = " + "9" * 5_000, "[roles]\nexperts = nan", "a = {b = 1"])
-def test_hostile_toml(text, tmp_path):
+def test_hostile_toml_is_refused_in_one_line(text, tmp_path):
     path = tmp_path / "roles.toml"
     path.write_text(text)
     with pytest.raises(MoEVerifyError) as caught:

@@ -200,7 +200,7 @@ def test_a_dangling_link_is_written_through(tmp_path):
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(0o077, 0o700), (0o022, 0o755)])
-def test_the_umask_decides(mask, expected, tmp_path):
+def test_the_umask_decides_who_may_enter_a_new_folder(mask, expected, tmp_path):
     before = os.umask(mask)
     try:
         write_new(tmp_path / "out")

@@ -32,7 +32,7 @@ def mode(path):
 
 
 @pytest.mark.parametrize(("mask", "expected"), [(0o077, 0o600), (0o022, 0o644), (0o027, 0o640)])
-def test_the_umask_decides(mask, expected, tmp_path, umask):
+def test_the_umask_decides_who_may_read_a_new_file(mask, expected, tmp_path, umask):
     umask(mask)
     assert mode(write_text(tmp_path / "plan.json", "{}")) == expected
 
@@ -64,7 +64,7 @@ def test_a_device_stays_a_device(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_full_device(tmp_path):
+def test_a_full_device_is_one_line_and_stays_a_device(tmp_path):
     with pytest.raises(FileError, match="No space left on device; free some space"):
         write_text(Path("/dev/full"), "x")
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)

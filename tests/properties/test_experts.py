@@ -31,7 +31,7 @@ def test_holds_on_every_kind_of_router(name, kind):
     check_property(name, SPECS[kind])
 
 
-def test_who_may_go():
+def test_removable_experts_respect_groups_and_top_k():
     draw = np.random.default_rng(0)
     first, second = removable(SPECS["groups"], draw)
     assert [sorted(e // 4 for e in gone) for gone in (first, second)] == [[0, 1, 2]] * 2

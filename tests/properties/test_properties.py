@@ -16,7 +16,7 @@ def subject(pytestconfig):
 @pytest.mark.parametrize(
     ("names", "shard"), shards(), ids=lambda value: "+".join(value) if isinstance(value, tuple) else str(value)
 )
-def test_property(names, shard, subject, pytestconfig, record_property):
+def test_a_property_holds_on_generated_models(names, shard, subject, pytestconfig, record_property):
     if PROPERTIES[names[0]].own and subject != "moe":
         pytest.skip("it is about our own groups and plans")
     log = PropertyLog()
@@ -31,6 +31,6 @@ def test_property(names, shard, subject, pytestconfig, record_property):
         assert row["examples"] > needed, f"no spec that was drawn says anything about {row['property']}"
 
 
-def test_every_property_says_what_it_claims():
+def test_every_property_has_a_claim():
     for found in PROPERTIES.values():
         assert len(found.summary) > 40, found.name

@@ -27,7 +27,7 @@ def test_the_same_spec_builds_the_same_model(name):
     assert not torch.equal(state["lm_head.weight"], changed["lm_head.weight"])
 
 
-def test_types_as_the_spec_says():
+def test_modules_have_the_types_of_the_spec():
     assert {p.dtype for p in build(Spec(dtype="bfloat16")).parameters()} == {torch.bfloat16}
 
 

@@ -128,7 +128,7 @@ def test_rolled_channels_are_left_alone():
     assert all((m.parameter, m.dim) not in HIDDEN for c in graph.classes for m in c.coupling.members)
 
 
-def test_tied_experts_are_stopped_at_the_boundary_and_told():
+def test_tied_experts_are_stopped_at_the_boundary_and_reported():
     spec = Spec(cycles=(Cycle("tied_experts"),))
     graph = MoEDependencyGraph().build_dependency(build(spec, plain=True), example_inputs(spec))
     tied = next(

@@ -8,7 +8,7 @@ from synthetic_models import Cycle, Spec, default_specs
 
 
 @pytest.mark.parametrize("name", default_specs())
-def test_json_round_trip(name):
+def test_a_spec_comes_back_from_json(name):
     spec = default_specs()[name]
     assert Spec.from_json(spec.to_json()) == spec
 

@@ -49,7 +49,7 @@ def test_there_are_enough_of_them():
     assert len(HAND) >= 25
 
 
-def test_the_table_says_what_was_found_pruned_and_left():
+def test_the_table_lists_what_was_found_pruned_and_left():
     model = HAND[0]
     facts = {
         "parameters_before": 10,

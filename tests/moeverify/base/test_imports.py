@@ -39,7 +39,7 @@ def test_a_broken_fork_in_place_is_one_line(broken):
 
 
 @pytest.mark.slow
-def test_pytest_says_the_same(broken, tmp_path):
+def test_the_plugin_gives_the_same_line(broken, tmp_path):
     plugin = ("-p", "moeverify.pytest_plugin") if not _installed() else ()
     done = call(broken, "pytest", *plugin, "--rootdir", str(tmp_path), "--moeverify-subject", "moe", str(tmp_path))
     assert done.returncode == 4

@@ -20,7 +20,7 @@ def test_two_numbers_are_ranges_of_their_own():
     assert found[0] == "layers.{1,3}.experts.{0-7}"
 
 
-def test_spans():
+def test_runs_of_numbers_are_written_as_spans():
     assert spans([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     assert spans([]) == ""
 

@@ -10,7 +10,7 @@ from moeverify.pruning.choice.rounding import alignment, kept_units
 from moeverify.pruning.plan.folds import Fold
 
 
-def test_both_count_alike():
+def test_evidence_and_pruner_count_the_same_units():
     ratios = [n / 100 for n in range(100)] + [1 / 3, 2 / 3, 0.015625]
     assert [(s, r) for s in range(1, 300) for r in ratios if units_left(s, r) != kept_units(s, r)] == []
 
@@ -24,7 +24,7 @@ def test_both_know_the_kernel_alike():
     assert kernel_multiple(nn.Linear(3, 4)) == 1
 
 
-def test_both_fold_alike():
+def test_evidence_and_pruner_fold_constants_alike():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()

@@ -208,7 +208,7 @@ def test_a_subject_that_returns_a_model_is_judged_on_that_model(damage):
         assert problems(found) == {}
 
 
-def test_a_subject_that_drops_layers_is_told_that_these_are_not_compared():
+def test_a_subject_that_drops_layers_reads_that_these_are_not_compared():
     class Deep(nn.Module):
         def __init__(self):
             super().__init__()

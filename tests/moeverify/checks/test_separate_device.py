@@ -55,7 +55,7 @@ def test_a_model_on_two_devices_is_pruned_where_its_parts_lie():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
-def test_every_check_passes(source):
+def test_every_check_passes_on_a_separate_device(source):
     found = run("checks", source)
     assert {name: said for name, said in found.items() if not said.startswith(("pass", "skip"))} == {}
     assert set(found) == set(default_names()) - LEFT_OUT
@@ -64,7 +64,7 @@ def test_every_check_passes(source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
-def test_every_importance_ranks(source):
+def test_every_importance_ranks_on_a_separate_device(source):
     found = run("importances", source)
     assert set(found) == {*IMPORTANCES, "routing"} - {"camera"}
     assert all(after < before for before, after in found.values())

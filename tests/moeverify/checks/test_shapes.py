@@ -129,7 +129,7 @@ def test_infinities_of_the_original_are_its_own():
     assert finding(lambda model: None, Masked()).status is Status.PASS
 
 
-def test_shrunk_dim():
+def test_only_one_smaller_dimension_counts_as_shrunk():
     assert shrunk_dim((2, 8), (2, 4)) == 1
     assert [shrunk_dim((2, 8), other) for other in ((2, 9), (1, 4), (2, 8, 1), (2, 8))] == [None] * 4
 

@@ -48,7 +48,7 @@ def test_experts_that_the_plan_leaves_alone_are_inconclusive_with_reason_and_lin
     assert "--ratio ROLE=R" in verdict.message
 
 
-def test_experts_that_nobody_speaks_of_fail():
+def test_experts_that_were_left_without_a_reason_fail():
     def silent(model, inputs, **settings):
         first, _, last = model.proj
         first.weight, first.bias = nn.Parameter(first.weight[:10].detach()), nn.Parameter(first.bias[:10].detach())

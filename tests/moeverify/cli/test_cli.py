@@ -66,7 +66,7 @@ def test_debug_shows_the_traceback():
     assert "SourceError" in done.stderr
 
 
-def test_version(capfd):
+def test_the_version_is_printed(capfd):
     code, out, _ = call(capfd, "--version")
     assert code == 0
     assert "torch 2" in out

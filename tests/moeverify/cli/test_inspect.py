@@ -19,7 +19,7 @@ def run(capsys, *words):
     return stopped.value.code, captured.out, captured.err
 
 
-def test_overview(capsys):
+def test_the_overview_shows_experts_boundaries_classes_and_causes(capsys):
     code, out, _ = run(capsys, "zoo:qwen2_moe")
     assert code == 0
     assert "model.layers.{1-2}.mlp" in out
@@ -30,7 +30,7 @@ def test_overview(capsys):
     assert "rows of an embedding are chosen by data" in out
 
 
-def test_json(capsys):
+def test_json_holds_layers_boundaries_classes_and_causes(capsys):
     code, out, _ = run(capsys, "zoo:qwen2_moe", "--json")
     data = json.loads(out)
     assert code == 0
@@ -46,7 +46,7 @@ def test_json(capsys):
     assert not data["unknown_operations"]
 
 
-def test_explain_and_picture(capsys, tmp_path):
+def test_an_explanation_names_operations_and_the_picture_is_written(capsys, tmp_path):
     picture = tmp_path / "layer.svg"
     code, out, _ = run(
         capsys, "zoo:mixtral", "--explain", "model.layers.1.mlp.experts.down_proj:2:3", "--svg", str(picture)
@@ -133,7 +133,7 @@ def _source(*things):
     return head + "\n\n".join(textwrap.dedent(inspect.getsource(thing)) for thing in things)
 
 
-def test_configuration_without_weights(capsys, tmp_path):
+def test_a_folder_with_a_configuration_alone_is_inspected(capsys, tmp_path):
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(

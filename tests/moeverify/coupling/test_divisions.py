@@ -104,7 +104,7 @@ def test_divisions_that_do_not_nest_say_nothing():
     assert len(relations.sizes) == 5
 
 
-def test_stated_once():
+def test_factors_that_were_stated_are_not_stated_again():
     relations, *_ = key_and_value_heads()
     before = len(relations.sizes), len(relations.equals), len(relations.products)
     state_common_factors(relations)

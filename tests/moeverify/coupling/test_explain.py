@@ -56,7 +56,7 @@ def test_frozen_names_operation_and_chain(couplings):
     assert not answer.together
 
 
-def test_plain_data(couplings):
+def test_an_explanation_is_plain_data(couplings):
     data = json.loads(json.dumps(couplings.explain("down.weight", 1, 2).to_dict()))
     assert data["position"] == 2
     assert {"operation": "aten.mm", "module": "other"} in data["together"][1]["chain"]

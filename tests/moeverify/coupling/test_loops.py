@@ -63,6 +63,6 @@ def test_a_loop_ends_without_data(how):
     assert model.up.weight.shape[0] == 6
 
 
-def test_every_turn_of_a_for_is_told_that_tokens_came():
+def test_no_parameter_of_a_for_loop_stays_untouched():
     couplings = mv.trace_couplings(without_weights(Turns()), (torch.empty(6, 8, device="meta"),))
     assert not couplings.trace.untouched

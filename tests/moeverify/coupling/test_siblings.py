@@ -87,7 +87,7 @@ def unknown():
         lambda: [nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 8)) for _ in range(3)],
     ],
 )
-def test_a_copy_says_what_a_run_says(monkeypatch, make):
+def test_copied_relations_give_the_classes_of_a_run(monkeypatch, make):
     torch.manual_seed(0)
     model, ids = Mixed(make()), torch.arange(5)
     count = counted(monkeypatch)

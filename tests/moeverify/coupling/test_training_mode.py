@@ -59,7 +59,7 @@ def test_noise_of_a_router_follows_the_hidden_channels():
     model.train()(IDS)
 
 
-def test_the_veto_says_its_cause_and_a_role_that_stays_is_told():
+def test_the_veto_names_its_cause_and_the_role_that_stays():
     model = net(noise=False)
     match = r"hidden is left alone, 6 were asked: .*gate\.spread\.weight was not used .* list it in ignored_layers"
     with pytest.warns(UserWarning, match=match):

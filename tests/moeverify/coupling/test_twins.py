@@ -23,7 +23,7 @@ def test_every_kind_of_module_is_in_the_small_model(model_type):
     assert kinds(load_full_size(f"zoo:{model_type}").model) - kinds(build_zoo(model_type)) == set()
 
 
-def test_twins():
+def test_a_full_size_model_has_the_classes_of_its_shrunken_twin():
     full, small = both("olmoe")
     assert signatures(full) == signatures(small)
     assert correspond(full, small)
@@ -33,7 +33,7 @@ def test_twins():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ALIKE)
-def test_more_twins(model_type):
+def test_more_full_size_types_have_the_classes_of_their_twins(model_type):
     full, small = both(model_type)
     assert signatures(full) == signatures(small)
     assert {"hidden", "routed_experts"} <= {role for role, _ in signatures(full)}
@@ -49,7 +49,7 @@ def test_twins_whose_layers_differ(model_type):
     assert found.same, found.note
 
 
-def test_what_cannot_be_built_is_said(monkeypatch):
+def test_a_twin_that_cannot_be_built_is_named(monkeypatch):
     monkeypatch.setattr("moeverify.models.zoo.published.PUBLISHED", {})
     found = twin("lfm2_moe")
     assert not found.same

@@ -18,7 +18,7 @@ def evaluation(values=(1.0, 1.0, 1.0, 0.0), **changes):
     return replace(Evaluation(SETTINGS, {"lm_eval": "1", "t": "1.0"}, {"t": "abc"}, (score,)), **changes)
 
 
-def test_paired_difference():
+def test_the_standard_error_is_that_of_paired_differences():
     (change,) = compare(evaluation(), evaluation((1.0, 0.0, 0.0, 0.0)))
     assert change.drop == change.loss == 0.5
     assert change.stderr == pytest.approx(math.sqrt(1 / 3) / 2)  # differences 0 1 1 0
@@ -57,7 +57,7 @@ def test_a_batch_size_may_differ():
     assert compare(evaluation(), evaluation(settings=replace(SETTINGS, batch_size=1)))
 
 
-def test_files(tmp_path):
+def test_evaluations_are_written_and_read_and_broken_files_refused(tmp_path):
     path = evaluation().write(tmp_path / "before.json")
     assert Evaluation.read(path) == evaluation()
     path.write_text('{"settings": {}}')

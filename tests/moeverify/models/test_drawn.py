@@ -133,7 +133,7 @@ def test_infinity_in_the_answer_to_the_example_is_no_reason_to_refuse():
     assert found[0].manner != EXAMPLE
 
 
-def test_a_model_that_does_not_run_on_its_example_is_told_so():
+def test_a_model_that_does_not_run_on_its_example_is_refused_with_the_error():
     def answer(_, x):
         raise ValueError("no such input")
 

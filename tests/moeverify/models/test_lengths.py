@@ -12,7 +12,7 @@ from moeverify.models.drawn import Drawer
 from moeverify.models.lengths import Lengths, lengths_for, position_numbers, resized, sequence_of
 
 
-def test_docstrings():
+def test_examples_in_docstrings_are_true():
     assert doctest.testmod(lengths).failed == 0
 
 

@@ -66,7 +66,7 @@ def test_pruned_as_the_plain_model(spread, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [on_disk, with_hooks])
-def test_every_check_passes(spread, tmp_path):
+def test_every_check_passes_on_offloaded_weights(spread, tmp_path):
     model = spread(tmp_path)
     result = mv.verify(model, example_inputs={"input_ids": IDS}, pruning_ratio=0.5)
     assert {v.check: v.message for v in result.verdicts if v.status not in ("pass", "skip")} == {}
@@ -74,7 +74,7 @@ def test_every_check_passes(spread, tmp_path):
     assert model.config.hidden_size == 32
 
 
-def test_gathering_tells_what_it_fetched_and_keeps_ties(tmp_path):
+def test_gathering_returns_what_it_fetched_and_keeps_ties(tmp_path):
     model = load()
     model.lm_head.weight = model.model.embed_tokens.weight
     model.config.tie_word_embeddings = True
@@ -98,6 +98,6 @@ def test_a_hooked_copy_is_a_copy():
     assert not torch.equal(other(IDS).logits, model(IDS).logits)
 
 
-def test_sources_take_auto():
+def test_a_source_spread_by_auto_computes_the_same():
     spread, plain = (load_source("small", device=device).model for device in ("auto", "cpu"))
     assert torch.equal(spread(IDS).logits, plain(IDS).logits)

@@ -26,7 +26,7 @@ def block(experts="experts", router="gate", shared="shared_expert", count=3):
 
 @pytest.mark.parametrize("router", ["gate", "router"])
 @pytest.mark.parametrize("shared", ["shared_expert", "shared_experts"])
-def test_guide_names(router, shared):
+def test_common_names_of_routers_and_shared_experts_are_found(router, shared):
     model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"mlp": block("experts", router, shared)})])})
     found = find_roles(model)
     (layer,) = found.layers
@@ -49,7 +49,7 @@ def test_a_gate_proj_is_no_router():
     assert found.notes == ("mlp: no router found beside its experts",)
 
 
-def test_no_experts_is_said():
+def test_a_model_without_experts_gets_a_note():
     found = find_roles(nn.Sequential(nn.Linear(3, 3)))
     assert found.layers == ()
     assert "name them with Roles" in found.notes[0]
@@ -81,7 +81,7 @@ def test_a_stack_of_layers_is_not_a_set_of_experts():
     ],
     ids=["patterns", "functions"],
 )
-def test_names_as_given(roles):
+def test_names_given_by_the_user_are_found(roles):
     found = find_roles(nn.ModuleDict({"body": block("bank", "chooser", "common")}), roles)
     (layer,) = found.layers
     assert (layer.container, layer.routers, layer.shared_experts) == ("body.bank", ("body.chooser",), ("body.common",))
@@ -104,7 +104,7 @@ def test_experts_in_common_parameters():
     assert found.boundary("model.layers.0.mlp.gate.weight") is None
 
 
-def test_experts_in_rows():
+def test_experts_in_the_rows_of_one_matrix_are_found():
     (layer, *_) = find_roles(build_zoo("dbrx")).layers
     assert layer.layout == "rows"
     assert layer.experts == tuple(f"transformer.blocks.0.ffn.experts[{n}]" for n in range(4))

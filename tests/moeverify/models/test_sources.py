@@ -119,7 +119,7 @@ def test_a_broken_specification_is_one_line(tmp_path):
         load_source(f"synthetic:{path}")
 
 
-def test_names_are_told_apart_without_loading(tmp_path):
+def test_kinds_of_sources_are_recognised_by_name_without_loading(tmp_path):
     assert source_kind("zoo:mixtral") == ("zoo", "mixtral")
     assert source_kind(str(tmp_path)) == ("folder", str(tmp_path))
     assert source_kind("owner/name") == ("hub", "owner/name")

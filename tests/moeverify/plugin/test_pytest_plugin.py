@@ -96,7 +96,7 @@ def test_properties_show_the_smallest_spec_and_a_line_to_replay(consumer, tmp_pa
 
 
 @pytest.mark.slow
-def test_roles_are_told_as_on_the_command_line(consumer, tmp_path):
+def test_roles_are_given_as_on_the_command_line(consumer, tmp_path):
     (tmp_path / "roles.toml").write_text('[roles]\nexperts = "^nobody$"\nrouters = "^chooser$"\n')
     words = [
         "--moeverify-subject",
@@ -129,7 +129,7 @@ def test_the_summary_prints_what_passes_leave_open(consumer):
 
 
 @pytest.mark.slow
-def test_fixtures_and_marker(consumer):
+def test_fixtures_and_marker_verify_the_users_model(consumer):
     done = consumer(tests=["test_acme.py"])
     assert done.returncode == 0, done.stdout + done.stderr
 

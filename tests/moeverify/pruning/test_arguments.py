@@ -59,7 +59,7 @@ def test_ignored_layers_may_be_types_and_paths():
         mv.MoEPruner(model, TOKENS, ignored_layers=[3])
 
 
-def test_round_to():
+def test_round_to_keeps_multiples_or_refuses():
     assert widths(prune_moe(build(TinyMoE, inner=20), round_to=4, pruning_ratio=0.45)) == [8] * 4
     model = build(TinyMoE, inner=6)
     with pytest.raises(PruningRefused, match=r"nothing can be pruned: routed_experts of .* multiple of round_to=8"):
@@ -71,7 +71,7 @@ def test_round_to():
         mv.MoEPruner(model, TOKENS, round_to=0)
 
 
-def test_channel_groups():
+def test_channel_groups_lose_the_same_channels_or_refuse():
     for kind, layer, name in ((GroupedConv, "grouped", "out_channels"), (Grouped, "a", "out_channels")):
         model = build(kind)
         size = model.a.out_channels

@@ -148,7 +148,7 @@ class Halves(nn.Module):
         return self.down(y[..., : self.half] * y[..., self.half :].sigmoid())
 
 
-def test_halves_by_attribute():
+def test_an_attribute_where_halves_begin_follows():
     model = build(Halves)
     original, plan = prune(model)
     assert (model.half, model.up.out_features) == (5, 10)

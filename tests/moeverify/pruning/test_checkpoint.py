@@ -116,7 +116,7 @@ def run(*words):
     return stop.value.code
 
 
-def test_command_line(base, tmp_path, capsys):
+def test_the_commands_prune_and_apply_the_plan(base, tmp_path, capsys):
     asked = ["--ratio", "hidden=0", "--ratio", "heads=0", "--no-shared-experts", "--round_to", 4]
     assert run("prune", base, "--pruning_ratio", 0.25, "--save_model", tmp_path / "out", *asked) == 0
     out = capsys.readouterr().out

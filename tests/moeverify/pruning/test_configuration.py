@@ -25,7 +25,7 @@ def prune(model, **arguments):
     return mv.MoEPruner(model, {"input_ids": IDS}, **arguments).step()
 
 
-def test_entries_by_path():
+def test_entries_are_read_and_written_by_path():
     document = {"a": 2, "text": {"sizes": [3, 4], "pad_token_id": 9, "on": True}, "rope": {"theta": 1e4}}
     found = dict(integers(document))
     assert found == {("a",): 2, ("text", "sizes", 0): 3, ("text", "sizes", 1): 4}
@@ -64,7 +64,7 @@ def test_weights_that_do_not_belong_to_the_configuration_are_refused():
         Probe(model)
 
 
-def test_silent_entries_follow():
+def test_entries_that_no_shape_shows_follow():
     """Latent attention has no key heads in any shape; modules work out from them how many heads share one."""
     model = build_zoo("deepseek_v3")
     prune(model)
@@ -166,7 +166,7 @@ def test_a_tied_head_is_relieved_at_the_norm_before_it():
     assert folds["model.norm.weight"] == pytest.approx(1 / folds["model.embed_tokens.weight"])
 
 
-def test_a_constant_that_no_weight_can_take_over_is_stuck():
+def test_a_constant_that_no_weight_can_take_over_is_reported():
     class Shifted(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -181,7 +181,7 @@ def test_our_pruner_keeps_the_same_channels_as_stock():
         assert torch.equal(model(*inputs), expected(*inputs))
 
 
-def test_history_is_replayed():
+def test_a_history_is_replayed_on_another_copy():
     model, inputs = build("Residual")
     other = copy.deepcopy(model)
     graph = mv.MoEDependencyGraph().build_dependency(model, inputs)
@@ -219,7 +219,7 @@ def test_outputs_and_inputs_are_cut_when_asked_for_by_name():
     assert model(inputs[0][:, :2]).shape == (2, 4)
 
 
-def test_loose_parameters_are_found_and_can_be_held():
+def test_loose_parameters_are_found_and_can_be_excluded():
     model, _ = build("Scaled")
     graph = mv.MoEDependencyGraph().build_dependency(model, ROW, unwrapped_parameters=[(model.scale, 0)])
     group = graph.get_pruning_group(model.a, tp.prune_linear_out_channels, [3])

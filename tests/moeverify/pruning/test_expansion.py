@@ -194,7 +194,7 @@ def test_other_names_for_experts_routers_and_shared_experts():
     assert model[1].common.up_proj.out_features == 4
 
 
-def test_operations_without_a_rule_are_told():
+def test_operations_without_a_rule_are_named():
     class Sorted(Chain):
         def forward(self, x):
             return super().forward(x) + torch.linalg.matrix_exp(x @ x.T).sum()
@@ -203,7 +203,7 @@ def test_operations_without_a_rule_are_told():
         graph_of(build(Sorted), torch.randn(6, 6))
 
 
-def test_model_without_weights():
+def test_a_model_without_weights_keeps_its_expert_boundary():
     with torch.device("meta"):
         model = TinyMoE()
     graph = graph_of(model.eval(), torch.empty(12, 5, device="meta"))
@@ -270,7 +270,7 @@ def test_overflow_leaves_nothing_to_prune():
     assert rotating.model.first.weight.shape == (8, 4)
 
 
-def test_usage_errors():
+def test_wrong_arguments_are_usage_errors():
     with pytest.raises(UsageError, match="max_expansions"):
         mv.MoEDependencyGraph(max_expansions=0)
     with pytest.raises(UsageError, match="unknown guard 'onpaht'"):

@@ -133,7 +133,7 @@ def test_a_plan_is_carried_out_again():
     assert torch.equal(base.experts.gate, model.experts.gate)
 
 
-def test_channels_that_all_experts_read_are_left_alone_and_told():
+def test_channels_that_all_experts_read_are_left_alone_by_name():
     model = build(RowNet, scaled=True)
     with pytest.warns(UserWarning, match=r"left alone.*all experts read the same channels of experts\.scale"):
         plan = mv.MoEPruner(model, TOKENS, ratios={"hidden": 0.25}, ignored_layers=[model.head]).step()

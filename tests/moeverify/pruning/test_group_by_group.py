@@ -109,7 +109,7 @@ def test_history_of_a_pruner_is_replayed():
     assert torch.equal(model(TOKENS), other(TOKENS))
 
 
-def test_manual_width():
+def test_a_layer_is_pruned_to_a_width_or_without_given_channels():
     model = build(Plain)
     pruner = mv.MoEPruner(model, IMAGE[0])
     pruner.manual_prune_width(model.c1, tp.prune_conv_out_channels, 0.25)
@@ -170,7 +170,7 @@ def test_attributes_follow_groups_that_were_pruned_otherwise_than_planned():
     assert torch.allclose(model.model.embed_tokens.weight * 48**0.5, weight[:, kept] * scale)
 
 
-def test_constants_that_no_weight_takes_over_are_told_after_the_groups():
+def test_constants_that_no_weight_takes_over_are_named_after_the_groups():
     model = own_scales("added")
     pruner = mv.MoEPruner(model, {"input_ids": IDS}, pruning_ratio=0.5)
     with pytest.raises(PruningRefused, match="no weight can take over"):

@@ -47,7 +47,7 @@ def test_head_pruning_respects_grouped_queries(kv_heads):
     assert model.embed.out_features == 16
 
 
-def test_dimensions_inside_heads():
+def test_dimensions_inside_heads_go_where_heads_are_given():
     model = build(Attention)
     heads = dict.fromkeys((model.q, model.k, model.v), 4)
     mv.MoEPruner(model, torch.randn(2, 5, 4), pruning_ratio=0.5, num_heads=heads, ratios={"hidden": 0}).step()

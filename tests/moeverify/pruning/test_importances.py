@@ -57,7 +57,7 @@ IMPORTANCES = [
 
 @pytest.mark.parametrize("make", [listed, fused])
 @pytest.mark.parametrize("importance", IMPORTANCES, ids=lambda i: f"{type(i).__name__}-{getattr(i, 'p', '')}")
-def test_importance(importance, make):
+def test_an_importance_ranks_listed_and_fused_experts(importance, make):
     model, inputs = make()
     if isinstance(importance, tp.importance.GroupHessianImportance):
         importance.zero_grad()
@@ -75,7 +75,7 @@ def test_importance(importance, make):
 
 
 @pytest.mark.parametrize("make", [listed, fused])
-def test_obdc(make):
+def test_obdc_ranks_listed_and_fused_experts(make):
     model, inputs = make()
     importance = OBDCImportance()
     roles = {"hidden": 0, "heads": 0, "shared_experts": 0}
@@ -142,7 +142,7 @@ def test_fused_experts_score_as_the_same_listed_ones():
             assert torch.allclose(score_units(alone, single, importance), scores[number], rtol=1e-5)
 
 
-def test_batch_norm_scale():
+def test_batch_norm_scale_ranks_a_network_with_norms():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([5.0, 0.1, 4.0, 0.2, 3.0, 0.3, 2.0, 0.4]))

@@ -32,7 +32,7 @@ def test_iterative_steps_reach_the_ratio():
     assert pruner.current_step == 0
 
 
-def test_schedule_is_the_users():
+def test_a_schedule_of_the_user_sets_the_ratio_of_each_step():
     model = build(Plain)
     pruner = mv.MoEPruner(
         model,
@@ -47,7 +47,7 @@ def test_schedule_is_the_users():
         mv.MoEPruner(model, IMAGE[0], iterative_steps=2, iterative_pruning_ratio_scheduler=lambda ratio, steps: [0.5])
 
 
-def test_a_step_without_a_cut_is_told_and_changes_nothing():
+def test_a_step_without_a_cut_warns_and_changes_nothing():
     options = {"pruning_ratio": 0.5, "iterative_steps": 2, "iterative_pruning_ratio_scheduler": lambda r, n: [0, r, r]}
     pruner = mv.MoEPruner(build(Plain), IMAGE[0], **options)
     pruner.step()

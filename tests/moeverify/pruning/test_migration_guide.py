@@ -12,7 +12,7 @@ from moeverify.models.zoo import build_zoo
 GUIDE = Path(__file__).parents[3] / "docs" / "from-torch-pruning.md"
 
 
-def test_every_block_runs(tmp_path):
+def test_every_block_of_the_guide_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     names = {

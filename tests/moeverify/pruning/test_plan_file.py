@@ -20,13 +20,13 @@ IDS = torch.arange(32).view(2, 16)
 
 
 @given(st.sets(st.integers(0, 200)))
-def test_positions_as_text(positions):
+def test_positions_come_back_from_text(positions):
     ascending = sorted(positions)
     assert from_text(to_text(ascending)).tolist() == ascending
 
 
 @pytest.mark.parametrize("text", ["3-1", "1,1", "5,2", "a", "1-2-3"])
-def test_wrong_positions(text):
+def test_positions_that_do_not_ascend_are_refused(text):
     with pytest.raises(ValueError, match=r"ascend|invalid literal"):
         from_text(text)
 
@@ -38,7 +38,7 @@ def made():
     return model, plan, document_plan(model, plan)
 
 
-def test_read_back(made):
+def test_a_plan_reads_back_as_it_was_written(made):
     _, plan, document = made
     again = PlanDocument.from_json(document.to_json())
     assert again.to_json() == document.to_json()

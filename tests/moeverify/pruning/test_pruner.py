@@ -101,7 +101,7 @@ def test_each_fused_expert_keeps_its_own_channels():
     ],
     ids=lambda i: type(i).__name__,
 )
-def test_torch_prunings_importances(importance):
+def test_importances_of_torch_pruning_rank_a_transformers_model(importance):
     model = build("mixtral")
     model(IDS, labels=IDS).loss.backward()
     mv.MoEPruner(model, {"input_ids": IDS}, importance=importance, pruning_ratio=0.25).step()
@@ -194,5 +194,5 @@ def test_expansion_overflow_warns_and_yields_no_group():
 @pytest.mark.parametrize(
     ("size", "ratio", "round_to", "kept"), [(32, 0.5, None, 16), (30, 0.25, 4, 20), (10, 0.1, None, 9)]
 )
-def test_kept_units(size, ratio, round_to, kept):
+def test_units_kept_at_a_ratio_and_a_multiple(size, ratio, round_to, kept):
     assert kept_units(size, ratio, round_to) == kept

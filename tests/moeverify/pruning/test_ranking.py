@@ -38,7 +38,7 @@ def test_global_ranking_rounds_what_the_maximum_leaves():
     assert all(size % 4 == 0 for size in sizes)
 
 
-def test_global_ranking_is_stocks():
+def test_global_ranking_is_that_of_torch_pruning():
     model = build(Residual)
     expected = copy.deepcopy(model)
     options = {"importance": MAGNITUDE, "global_pruning": True, "pruning_ratio": 0.5}

@@ -135,7 +135,7 @@ def test_other_classes_go_to_the_base_importance():
     assert model(IDS).logits.isfinite().all()
 
 
-def test_refusals():
+def test_missing_data_or_a_missing_moe_layer_is_a_usage_error():
     with pytest.raises(UsageError, match="no calibration batch"):
         RoutingImportance(build_zoo("mixtral"), [])
     with pytest.raises(UsageError, match="no MoE layer"):

@@ -54,7 +54,7 @@ def test_heads_go_whole_with_the_width():
     assert difference(again, model, more, X) < 1e-12
 
 
-def test_an_encoder():
+def test_an_encoder_of_torch_loses_whole_heads():
     model = build(Encoded)
     original, plan = pruned(model)
     assert [layer.self_attn.num_heads for layer in model.encoder.layers] == [2, 2]

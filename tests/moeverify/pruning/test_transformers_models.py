@@ -116,7 +116,7 @@ def vit():
     return ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes)).eval()
 
 
-def test_vision_transformer(tmp_path):
+def test_a_vision_transformer_is_pruned(tmp_path):
     model = vit()
     image = {"pixel_values": torch.randn(1, 3, 32, 32)}
     graph = mv.MoEDependencyGraph().build_dependency(model, image)

@@ -39,7 +39,7 @@ def compiled_inside(model):
 
 
 @pytest.mark.parametrize("wrap", [compiled, compiled_inside, nn.DataParallel, lambda m: compiled(nn.DataParallel(m))])
-def test_pruned_through(wrap):
+def test_a_wrapped_model_is_pruned_through_its_wrapper(wrap):
     model = build(Net)
     original, wrapped = copy.deepcopy(model), wrap(model)
     pruner = mv.MoEPruner(wrapped, X, pruning_ratio=0.5)

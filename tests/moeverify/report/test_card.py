@@ -26,7 +26,7 @@ def test_what_was_pruned_how_it_was_verified_and_how_to_do_it_again():
     assert lines[lines.index("```sh") + 1] == "moeverify verify zoo:good"
 
 
-def test_problems_are_said_and_names_write_no_markup():
+def test_problems_are_listed_and_names_write_no_markup():
     section = model_card(mixed())
     assert section.count("**✗ Problems were found**") == 2
     assert "- ✗ **expert-isolation**: experts leak" in section

@@ -26,7 +26,7 @@ def contrast(one, other):
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_contrast_is_computed_as_wcag_says():
+def test_contrast_follows_the_formula_of_wcag():
     assert contrast("#000", "#ffffff") == 21
     assert round(contrast("#777777", "#fff"), 2) == 4.48
 

@@ -81,7 +81,7 @@ class Context:
         {},
     ],
 )
-def test_what_a_subject_tells_wrongly_is_left_out(told):
+def test_what_a_subject_reports_wrongly_is_left_out(told):
     assert expert_facts.removed_experts(Context(told)) == [{"layer": "mlp", "before": 4, "kept": [3, 0]}]
 
 

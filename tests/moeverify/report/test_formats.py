@@ -57,7 +57,7 @@ def sample(times=1):
     return replace(found, cases=cases, verdicts=verdicts)
 
 
-def test_reports_stay_small():
+def test_reports_of_many_cases_stay_small():
     assert len(sample().cases) == 11
     assert len(render_html(sample().to_dict(), ok=True).encode()) < 1e6
     assert len(render_html(sample(14).to_dict(), ok=True).encode()) < 8e6
@@ -190,7 +190,7 @@ def test_a_report_of_the_schema_before_is_still_read():
     assert VerificationResult.from_json(old).verdicts == mixed().verdicts
 
 
-def test_comparison_tells_what_became_worse():
+def test_a_comparison_lists_what_became_worse():
     before = result(verdict("m", "shapes", Status.PASS), verdict("m", "reload", Status.FAIL), cases=(facts("m"),))
     after = result(
         verdict("m", "shapes", Status.FAIL),

@@ -8,7 +8,7 @@ def verdict(source, status, message="", check="served"):
     return Verdict(source, "moe", check, status, message)
 
 
-def test_the_reason_of_a_skip_is_told_for_each_source_without_any_other_verdict():
+def test_the_reason_of_a_skip_is_given_for_each_source_without_any_other_verdict():
     skipped = [verdict("b", Status.SKIP, "vllm is not installed"), verdict("b", Status.SKIP, "no tokenizer", "quality")]
     lines = nothing_checked([verdict("a", Status.PASS), verdict("a", Status.SKIP, "no tasks", "quality"), *skipped])
     assert lines == [

@@ -43,7 +43,7 @@ def texts(svg):
     return [element.text for element in xml.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_fused_layer():
+def test_a_fused_layer_shows_its_roles_and_classes():
     inspection = inspect_source("zoo:qwen2_moe")
     svg = layer_picture(inspection)
     said = texts(svg)
@@ -73,7 +73,7 @@ def test_every_listed_expert_has_a_cell_with_its_number(count):
     assert len(svg) < 200_000
 
 
-def test_experts_that_are_joined_are_told():
+def test_experts_that_are_coupled_are_marked_in_red():
     inspection = listed(4, joined=True)
     assert layer_facts(inspection, inspection.roles.layers[0]).crossing == {"experts.0", "experts.1"}
     assert any("red: joined with another expert" in text for text in texts(layer_picture(inspection)))
@@ -87,6 +87,6 @@ def test_wrong_layer_and_no_layer():
         layer_picture(replace(inspection, roles=replace(inspection.roles, layers=())))
 
 
-def test_text_stands_out():
+def test_text_contrasts_with_its_chip():
     assert readable_on("#000000") == readable_on("#0072B2") == "#FFFFFF"
     assert readable_on("#FFFFFF") == readable_on("#E69F00") == "#000000"

@@ -71,7 +71,7 @@ def test_tokens_that_are_none_and_values_that_are_no_numbers_are_infinitely_far(
     assert distances(Answer(HERE, (row,)), np.log(np.array([[0.5, 0.5]]))) == (float("inf"),)
 
 
-def test_the_worst_engine_decides_and_every_engine_is_told():
+def test_the_worst_engine_decides_and_every_engine_is_listed():
     passed, skipped = Outcome("a", "1", Status.PASS, "a agrees"), Outcome("b", "1", Status.SKIP, "b is not there")
     failed = Outcome("c", "1", Status.FAIL, "c differs")
     assert combined([passed, skipped]) == (Status.PASS, "a agrees; b is not there")

@@ -36,7 +36,7 @@ def test_sizes_are_found_under_the_names_of_types_and_in_the_text_part():
     assert sizes_of({"num_experts": [4, 8]}) == {}
 
 
-def test_a_limit_is_held_against_the_entry_that_its_engine_reads():
+def test_a_limit_is_compared_with_the_entry_that_its_engine_reads():
     config = {"model_type": "x", "num_experts": 12, "num_local_experts": 10, "n_group": 4}
     assert {engine: sizes_of(config, engine)["experts"] for engine in EXPERTS} == {"vllm": 12, "llama.cpp": 10}
     refused = {limit.engine for limit in exceeded_by(LIMITS, config) if "groups do not divide" in limit.rule}

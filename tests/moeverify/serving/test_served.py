@@ -77,7 +77,7 @@ TOLD_APART = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOLD_APART)
-def test_a_wrong_pruning_is_told_apart_by_engine_in_a_report(name, tmp_path):
+def test_a_report_lists_a_wrong_pruning_by_engine(name, tmp_path):
     fault = find_fault(name)
     engines = ["stand-in", "stand-in-lenient"]
     result = mv.verify(fault.source, subject=f"fault:{name}", checks=["served"], engines=engines, load=fault.load)

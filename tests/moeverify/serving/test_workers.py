@@ -31,5 +31,5 @@ WARNING = "0.00.041.075 W load: newline token not found: _Map_base::at! Using sp
         (WARNING, ""),
     ],
 )  # fmt: skip
-def test_the_error_is_told_without_the_warnings_before_it(serve_loop, log, words):
+def test_the_error_is_given_without_the_warnings_before_it(serve_loop, log, words):
     assert serve_loop._engine_error(log) == words

@@ -130,7 +130,7 @@ def test_a_command_is_run_without_a_shell(tmp_path):
     assert (tmp_path / "out").read_text() == f"{tmp_path}/a b|{tmp_path}/out|$HOME; 0.25|{{x}}|3"
 
 
-def test_a_command_that_fails_says_why(tmp_path):
+def test_a_command_that_fails_gives_its_cause(tmp_path):
     failing = command(f"{sys.executable} -c 'raise SystemExit(\"no such layer\")' {{base}} {{out}}")
     with pytest.raises(SubjectError, match="exit status 1: no such layer"):
         failing(tmp_path, tmp_path, pruning_ratio=0.5, seed=0)

@@ -25,7 +25,7 @@ def run(capsys, *words):
     return ended.value.code, said.out, said.err
 
 
-def test_round_trip(tmp_path):
+def test_a_saved_failure_reads_back_as_it_was(tmp_path):
     failure = Failure("truth", Spec(cycles=(Cycle("ring", 2),)), pruning_ratio=0.25, seed=3, message="text")
     data = json.loads(failure.save(tmp_path / "case.json").read_text())
     assert data["format"] == FORMAT
@@ -71,7 +71,7 @@ def test_other_files_get_one_line(tmp_path, capsys, text, says):
     assert err.count("\n") == 1
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="cannot read"):
         list(replay(tmp_path / "none.json"))
 

@@ -98,7 +98,7 @@ def test_checks_keep_the_order_of_the_report():
 UNUSUAL = mv.Roles(experts=r"^blades$", routers=r"^chooser$", shared_experts=r"^common$")
 
 
-def test_roles_are_told_to_the_pruner_and_to_every_check(tmp_path):
+def test_roles_reach_the_pruner_and_every_check(tmp_path):
     result = mv.verify("stand_ins:unusual_names", roles=UNUSUAL, report=tmp_path)
     assert result.ok, [v.message for v in result.verdicts if v.status is Status.FAIL]
     router = next(v for v in result.verdicts if v.check == "router-intact")

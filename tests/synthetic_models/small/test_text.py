@@ -44,7 +44,7 @@ def test_answers_are_right_and_wrong_ones_are_not(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_never_draws_a_held_out_prompt(kind):
+def test_training_never_draws_a_prompt_of_the_evaluation(kind):
     kept_back = {d.prompt for d in held_out(kind, 400)}
     assert len(kept_back) == 400
     seen = {d.prompt for d in islice(documents(kind, seed=0, held_out=False), 5000)}

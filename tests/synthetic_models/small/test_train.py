@@ -80,7 +80,7 @@ def test_the_committed_model_is_a_small_moe_with_its_tokenizer():
 
 
 @pytest.mark.slow
-def test_routing_is_specialised():
+def test_the_trained_router_is_specialised():
     trained = load_source("small").model
     untrained = build_model(Recipe(), len(build_tokenizer())).eval()
     told = [[spec.information(c) for c in spec.usage(model, documents=20)] for model in (trained, untrained)]

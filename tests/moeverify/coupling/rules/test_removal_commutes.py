@@ -52,7 +52,7 @@ def test_rule_lets_something_be_removed_unless_all_is_frozen(name):
 
 
 @pytest.mark.parametrize("name", PRESENT)
-def test_on_operator_samples(name):
+def test_removal_commutes_on_samples_of_the_operator(name):
     calls = opinfo_calls().get(name)
     if not calls:
         pytest.skip("no operator sample runs it")

@@ -26,7 +26,7 @@ class Source:
         return self.values
 
 
-def test_views_read_nothing():
+def test_views_of_stored_weights_read_nothing():
     source = Source(torch.randn(4, 3, 5))
     view = source.stored()[2].movedim(1, 0)[1:].unsqueeze(0).transpose(0, 1)
     assert source.reads == 0
@@ -63,7 +63,7 @@ def test_values_cannot_be_changed():
         stored.add_(1)
 
 
-def test_tasks_share_what_is_held():
+def test_tasks_share_the_block_in_memory():
     """Two tasks that go through all blocks, and one for each block: every block is held once."""
     order = {"a": 0, "b": 1, "c": 2}
     held, seen = [], []
@@ -84,7 +84,7 @@ def test_tasks_share_what_is_held():
     assert len(seen) == 9
 
 
-def test_a_block_that_was_passed_is_held_again():
+def test_a_block_that_was_passed_is_read_again():
     held, turns = [], None
     turns = Turns(held.append, {"a": 0, "b": 1})
     turns.run([Task("b", lambda: turns.wait_for("a")), Task("a", lambda: turns.wait_for("b"))])

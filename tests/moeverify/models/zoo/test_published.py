@@ -30,7 +30,7 @@ def test_every_entry_is_needed_and_known():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", PUBLISHED)
-def test_published_sizes(model_type):
+def test_types_have_their_published_number_of_parameters(model_type):
     loaded = load_full_size(f"zoo:{model_type}")
     assert find_roles(loaded.model).layers
     billions = sum(p.numel() for p in loaded.model.parameters()) / 1e9

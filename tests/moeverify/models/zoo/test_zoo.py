@@ -68,7 +68,7 @@ def test_small_model_has_moe_layers_and_runs(model_type):
     assert logits.std() > 1e-3
 
 
-def test_kinds_of_layers():
+def test_types_have_their_dense_layers_shared_experts_and_mixers():
     """A dense layer, a shared expert and each mixer where the architecture has them."""
     entries = {entry.model_type: entry for entry in zoo_listing()}
     assert not [e for e in entries.values() if e.error]
@@ -83,7 +83,7 @@ def test_kinds_of_layers():
     assert entries["mixtral"].layout == "fused"
 
 
-def test_sizes_can_be_told_apart():
+def test_sizes_of_a_shrunken_configuration_are_distinct():
     config = shrunken_config("qwen2_moe")
     sizes = (config.hidden_size, config.intermediate_size, config.moe_intermediate_size)
     assert len({*sizes, config.shared_expert_intermediate_size, config.vocab_size}) == 5

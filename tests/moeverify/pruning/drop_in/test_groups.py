@@ -51,7 +51,7 @@ def test_an_empty_group_prunes_nothing():
     assert graph.pruning_history() == []
 
 
-def test_shown_as_text():
+def test_a_group_prints_its_members_and_root():
     model, inputs, _ = fresh("Plain")
     group = our_graph(model, inputs).get_pruning_group(model.c1, tp.prune_conv_out_channels, [2])
     assert str(group).count("len(idxs)=1") == len(group) == 3

@@ -101,7 +101,7 @@ PATCHES = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("given", ["pairs", "mapping", "nothing"])
-def test_loose_parameters(given):
+def test_loose_parameters_are_cut_as_by_torch_pruning(given):
     models = []
     for make in (mv.MoEDependencyGraph, tp.DependencyGraph):
         model = made(Patches)

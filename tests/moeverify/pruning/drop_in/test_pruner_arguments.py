@@ -74,7 +74,7 @@ def test_old_names_of_the_pruner_run_on_our_graph(kind):
 
 
 @pytest.mark.parametrize("name", ["Plain", "Flatten"])
-def test_root_module_types(name):
+def test_root_module_types_choose_as_in_torch_pruning(name):
     stock, inputs, heads = fresh(name)
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     types = [nn.Conv2d]

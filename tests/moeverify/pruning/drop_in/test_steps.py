@@ -82,7 +82,7 @@ def test_other_channels_are_chosen_in_the_loop():
     assert model(*inputs).shape == (2, 5)
 
 
-def test_training_between_steps():
+def test_training_between_steps_goes_on_at_each_width():
     pruner, model, inputs = pruner_of(mv.MoEPruner, iterative_steps=3)
     for width in (6, 5, 4):
         pruner.step()

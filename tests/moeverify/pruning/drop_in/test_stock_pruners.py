@@ -122,7 +122,7 @@ def test_our_pruner_keeps_what_stock_keeps_by_other_importances(importance):
     assert_same(models[1], models[0], inputs)
 
 
-def test_random_importance():
+def test_random_importance_prunes_to_the_ratio():
     model, inputs, heads = fresh("Plain")
     mv.MoEPruner(model, inputs[0], tp.importance.RandomImportance(), ignored_layers=heads).step()
     assert (model.c1.out_channels, model.c2.out_channels) == (4, 6)

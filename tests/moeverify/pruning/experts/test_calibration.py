@@ -52,7 +52,7 @@ def test_tokens_that_the_model_does_not_know_are_refused():
         list(data.batches(model))
 
 
-def test_data_sets(tmp_path):
+def test_data_sets_in_memory_and_on_disk_give_the_same_batches(tmp_path):
     datasets = pytest.importorskip("datasets")
     data = datasets.Dataset.from_dict({"text": ["abcdefgh" * 4, "ijklmnop" * 4]})
     data.save_to_disk(str(tmp_path / "saved"))

@@ -57,7 +57,7 @@ def test_experts_in_rows_hold_several_positions_each():
     assert layer.entries == (("ffn_config", "moe_num_experts"),)
 
 
-def test_tables_of_ids_are_told_from_dimensions():
+def test_tables_of_ids_are_no_dimensions():
     hashed, *_, scored = counted(build_zoo("deepseek_v4"))
     assert hashed.tables == ("model.layers.0.mlp.gate.tid2eid",)
     assert scored.tables == ()

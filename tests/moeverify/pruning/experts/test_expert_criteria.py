@@ -64,7 +64,7 @@ DATA = ("reap", "frequency", "weighted-frequency", "ean", "man", "msan", "easy-e
 
 @pytest.mark.parametrize("criterion", DATA)
 @torch.no_grad()
-def test_fused_experts(criterion):
+def test_fused_experts_score_as_computed_token_by_token(criterion):
     model = build_zoo("mixtral")
     inputs = []
     block = model.model.layers[1].mlp
@@ -108,7 +108,7 @@ def test_sigmoid_routers_with_a_correction_bias_use_their_own_weights(criterion)
 
 @pytest.mark.parametrize("criterion", DATA)
 @torch.no_grad()
-def test_listed_experts(criterion):
+def test_listed_experts_score_as_computed_token_by_token(criterion):
     model, data = build(TinyMoE, experts=4, shared=10), torch.randn(60, 5)
     layer, tokens = model.layers[0], model.embed(data)
     weights, chosen = layer.gate(tokens).softmax(-1).topk(2)

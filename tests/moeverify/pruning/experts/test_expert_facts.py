@@ -31,13 +31,13 @@ def test_counts_groups_companions_and_legal_numbers():
     }
 
 
-def test_what_is_not_understood_is_said():
+def test_what_is_not_understood_is_named():
     found, refused = facts(build_zoo("doge"))
     assert found == ()
     assert "router_gate.weight holds product keys" in refused
 
 
-def test_inspect_shows_them(capsys):
+def test_inspect_shows_the_legal_numbers_of_experts(capsys):
     for words in (["inspect", "zoo:mixtral", "--json"], ["inspect", "zoo:mixtral"]):
         with pytest.raises(SystemExit) as stopped:
             main(words)

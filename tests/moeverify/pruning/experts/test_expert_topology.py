@@ -21,7 +21,7 @@ def topology(model, inputs=None):
     return layout.topologies[layout.layers[0].layer.name]
 
 
-def test_rules_of_groups():
+def test_groups_of_experts_restrict_how_many_may_go():
     rules = Topology(count=16, top_k=4, groups=4, chosen_groups=2, group_scores=2)
     assert rules.legal() == [8, 12, 16]
     assert "4 groups of equal size cannot hold 10" in rules.problem(10)

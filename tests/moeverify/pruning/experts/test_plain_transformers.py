@@ -54,7 +54,7 @@ def saved(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_same_bits(saved, name):
+def test_plain_transformers_computes_the_same_bits(saved, name):
     before, again = (load_file(saved / f"{which}.safetensors")[name] for which in ("before", "again"))
     assert again.dtype == before.dtype
     assert torch.equal(again, before)
@@ -65,7 +65,7 @@ def test_the_same_bits(saved, name):
     [("qwen3_moe", "num_experts", 4), ("mixtral", "num_local_experts", 4), ("deepseek_v3", "n_routed_experts", 8),
      ("gpt_oss", "num_local_experts", 4)],
 )  # fmt: skip
-def test_the_configuration_says_half(saved, name, entry, before):
+def test_the_configuration_counts_half_of_the_experts(saved, name, entry, before):
     config = json.loads((saved / name / "config.json").read_text("utf-8"))
     counts = {config[key] for key in (entry, "num_experts", "num_local_experts", "n_routed_experts") if key in config}
     assert counts == {before // 2}

@@ -244,7 +244,7 @@ def test_nothing_asked_for_changes_nothing(tmp_path):
         (Topology(100, 8, 8, 4, 2), ["vllm", "vllm", "llama.cpp"]),
     ],
 )
-def test_limits_of_engines(topology, engines):
+def test_sizes_that_engines_cannot_take_are_noted(topology, engines):
     assert [limit.engine for limit in outside(topology, "deepseek_v4")] == engines
 
 

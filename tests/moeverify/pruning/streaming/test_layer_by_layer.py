@@ -85,7 +85,7 @@ def test_statistics_of_before_need_no_data(base, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["magnitude", "aimer"])
-def test_criteria_by_weights(base, tmp_path, name):
+def test_criteria_by_weights_give_the_same_folder(base, tmp_path, name):
     for folder, in_memory in (("streamed", False), ("held", True)):
         prune_checkpoint(
             str(base), tmp_path / folder, ratios={"experts": 0.5}, expert_criterion=name, in_memory=in_memory

@@ -63,7 +63,7 @@ def write_model(folder, layers):
     return sum(t.nbytes for t in tensors.values())
 
 
-def test_the_model_is_never_held(tmp_path):
+def test_memory_stays_below_three_layers(tmp_path):
     size = write_model(tmp_path / "base", LAYERS)
     layer = write_model(tmp_path / "shallow", 1)
     words = [sys.executable, "-c", SCRIPT, *(str(tmp_path / name) for name in ("base", "shallow", "out"))]

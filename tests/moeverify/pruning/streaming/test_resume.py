@@ -64,7 +64,7 @@ def killed_after(count, monkeypatch):
     return written
 
 
-def test_a_killed_run_goes_on(base, whole, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_and_writes_nothing_twice(base, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "_SECONDS", 0.0)
     planned = []
     made = prune._planned
@@ -132,7 +132,7 @@ def test_a_kill_while_the_rest_is_copied(base, whole, tmp_path, monkeypatch):
     assert_same(prune_checkpoint(str(base), tmp_path / "out", **ASKED).folder, whole)
 
 
-def test_an_error_leaves_nothing(base, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_leaves_nothing(base, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -150,7 +150,7 @@ def test_values_that_load_otherwise_are_refused(base, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_a_real_kill(base, whole, tmp_path):
+def test_a_process_that_was_killed_is_run_again_and_gives_the_same_weights(base, whole, tmp_path):
     """A process of its own, killed by a signal as soon as something is written."""
     words = [sys.executable, "-m", "moeverify", "prune", str(base), "--save-model", str(tmp_path / "out")]
     words += ["--pruning-ratio", "0.5", "--ratio", "experts=0.5"]

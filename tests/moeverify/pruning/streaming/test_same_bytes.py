@@ -49,7 +49,7 @@ def base(tmp_path_factory):
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_every_role(base, tmp_path, request_name):
+def test_every_role_gives_the_same_folder(base, tmp_path, request_name):
     asked = REQUESTS[request_name]
     streamed, held = both(base, tmp_path, **asked)
     assert streamed.notes == held.notes == ()  # a note would say that the model was loaded as a whole
@@ -58,7 +58,7 @@ def test_every_role(base, tmp_path, request_name):
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "deepseek_v3", "gpt_oss", "jamba", "gemma4"])
-def test_other_layouts(kind, tmp_path):
+def test_other_layouts_of_experts_give_the_same_folder(kind, tmp_path):
     """Experts stored one by one and in stacks, joint matrices, correction biases, scales that follow a size."""
     build_zoo(kind, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     streamed, held = both(tmp_path / "base", tmp_path, pruning_ratio=0.5)
@@ -66,7 +66,7 @@ def test_other_layouts(kind, tmp_path):
     assert_same_folder(streamed.folder, held.folder)
 
 
-def test_experts_in_a_list(tmp_path):
+def test_experts_in_a_list_give_the_same_folder(tmp_path):
     """Each expert is a class of its own, and its modules are renumbered where others go."""
     spec = synthetic_models.default_specs()["listed"]
     synthetic_models.build(spec).save_pretrained(tmp_path / "base")
@@ -96,7 +96,7 @@ def test_every_type_of_the_zoo(kind, tmp_path):
         assert_same_folder(streamed, held)
 
 
-def test_several_shards(tmp_path):
+def test_several_shards_hold_the_same_tensors(tmp_path):
     """Files are as large as those of the base at most; each tensor has the bytes that it has in memory."""
     build_zoo("qwen3_moe", dtype=torch.bfloat16).save_pretrained(tmp_path / "base", max_shard_size="40KB")
     streamed, held = both(tmp_path / "base", tmp_path, pruning_ratio=0.5, ratios={"experts": 0.5})
@@ -134,7 +134,7 @@ def test_a_plan_alone_has_the_digest_of_the_weights(base, tmp_path):
     assert set(PlanDocument.read(tmp_path / "streamed.json").base.digest) != set("sha256:0")
 
 
-def test_another_type_of_numbers(base, tmp_path):
+def test_another_type_of_numbers_gives_the_same_folder(base, tmp_path):
     streamed, held = both(base, tmp_path, dtype="float32")
     assert_same_folder(streamed.folder, held.folder)
 
@@ -146,7 +146,7 @@ class Counted:
         return torch.arange(len(group[0].idxs), dtype=torch.float32)
 
 
-def test_what_cannot_be_streamed_says_so(base, tmp_path):
+def test_an_importance_that_may_need_the_model_loads_it_and_a_note_says_so(base, tmp_path):
     done = prune_checkpoint(str(base), tmp_path / "out", importance=Counted())
     assert done.notes == ("the model was loaded as a whole: Counted may need gradients or the model itself",)
     told = Counted()

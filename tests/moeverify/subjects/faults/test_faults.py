@@ -83,7 +83,7 @@ def test_faults_that_do_not_come_back_are_verdicts():
     }
 
 
-def test_there_are_enough_and_each_says_what_it_is():
+def test_there_are_enough_faults_and_each_has_a_description():
     assert len(FAULTS) >= 40
     assert len({f.family for f in FAULTS}) >= 15
     for fault in FAULTS:
@@ -110,7 +110,7 @@ def outcome_of(name, **statuses):
     return Examined(case_of(find_fault("ratio/nothing")), fault, verdicts)
 
 
-def test_matrix():
+def test_the_matrix_lists_what_was_missed_and_never_ran():
     caught = outcome_of("ratio/nothing", something_pruned=Status.FAIL, shapes=Status.PASS, reload=Status.SKIP)
     elsewhere = outcome_of("ratio/only-set-to-zero", something_pruned=Status.PASS, shapes=Status.FAIL)
     right = outcome_of("", something_pruned=Status.PASS, shapes=Status.PASS)

@@ -130,7 +130,7 @@ def test_what_is_no_data_is_refused(tmp_path):
     [1, 1.5, float("inf"), "a", None, True, [1, [2]], (1, "b"), {1: (2,)}, frozenset({3}), range(3), torch.bfloat16],
     ids=repr,
 )
-def test_values_come_back(value):
+def test_values_come_back_as_they_were_written(value):
     assert Reader({}).read(Writer().write(value)) == value
 
 
