@@ -15,9 +15,10 @@ from torch import nn
 
 from benchmarks.full_model_weights import build, random_tensor, shapes_before
 from moeverify.checks.evidence.agreement import agreement
+from moeverify.checks.evidence.forces import evenly
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.masking import mask_removed
-from moeverify.checks.evidence.routing import Routing, evenly
+from moeverify.checks.evidence.routing import Routing
 from moeverify.checks.masked_conclusion import TOLERANCE
 from moeverify.checks.reload import reloaded
 from moeverify.models.exercise import count_reached, run_all
