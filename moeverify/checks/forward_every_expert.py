@@ -49,6 +49,8 @@ class _Exercise:
     context: Context
     tokens: dict[str, int] = field(default_factory=dict)
     by_effect: set[str] = field(default_factory=set)
+    # Layers whose router was seen to take the changes of its scores.
+    steered: set[str] = field(default_factory=set)
     number: int = 0
 
     @property
@@ -67,8 +69,8 @@ class _Exercise:
         evidence = {"tokens": dict(self.tokens), "forced": forced, "by_effect": sorted(self.by_effect)}
         if missing := self.missing:
             return inconclusive(
-                f"no token reached {missing[0]} in {self.number} inputs, and no output depends on its weights; give "
-                "example inputs that its router sends to it, or name the router with --routers-pattern",
+                f"no token reached {missing[0]} in {self.number} inputs, and no output depends on its weights; "
+                f"{self._remedy(missing[0])}",
                 unreached=missing,
                 **evidence,
             )
@@ -77,6 +79,16 @@ class _Exercise:
             return passed(f"{len(self.tokens)} experts ran: outputs depend on the weights of each", **evidence)
         least = min(counted, key=lambda name: counted[name])
         return passed(f"{len(self.tokens)} experts ran; fewest tokens: {counted[least]} at {least}", **evidence)
+
+    def _remedy(self, expert: str) -> str:
+        """What would show an expert that no token reached."""
+        layer = next(x.name for x in self.context.pruned_roles.layers if expert in x.experts)
+        if layer in self.steered:
+            return (
+                f"the scores of its router were raised for it, and the forward of {layer} ran others: see how it "
+                "reads what its router gives, and whether its capacity leaves room"
+            )
+        return "give example inputs that its router sends to it, or name the router with --routers-pattern"
 
     def _forces(self, roles: FoundRoles, forced: list[str]) -> Iterator[tuple[str, dict[str, Change]]]:
         for _ in range(ATTEMPTS):
@@ -105,7 +117,9 @@ class _Exercise:
         context = self.context
         inputs = context.draw(1 + self.number)
         self.number += 1
-        wrong = _wrong(Routing(context.pruned, context.pruned_roles, force, context.router_matrices), inputs)
+        routing = Routing(context.pruned, context.pruned_roles, force, context.router_matrices)
+        wrong = _wrong(routing, inputs)
+        self.steered |= (routing.seen | routing.chosen) & set(force)
         if not wrong:
             if self.missing:
                 self.by_effect |= self._depended_on(inputs, force)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from moeverify.checks.evidence.agreement import Agreement
 from moeverify.checks.evidence.forces import Change, in_part, towards
+from moeverify.checks.evidence.sight import Part
 from moeverify.checks.registry import Finding, inconclusive, passed, skipped
+from moeverify.checks.unseen import unreached_experts, why_unseen
 from moeverify.coupling.relations import Trace
 
 # Relative error of outputs that is allowed.
 TOLERANCE = 1e-9
 # A tensor counts as seen, and a mask as one that matters, if it moves an output by so much more than is allowed.
 VISIBLE = 1e3 * TOLERANCE
-# Unseen tensors that a message names.
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,20 @@ def difference(agreement: Agreement) -> str:
 
 
 def conclude(
-    seen: Seen, unseen: Sequence[str], evidence: dict[str, Any], trace: Trace | None, *, cut: int, anything: bool
+    seen: Seen,
+    parts: Sequence[Part],
+    unseen: Collection[Part],
+    evidence: dict[str, Any],
+    trace: Trace | None,
+    *,
+    anything: bool,
 ) -> Finding:
     """The finding where no input differed.
 
-    ``cut``: number of cut parts. ``unseen``: labels of those that were not seen to matter. ``trace``: that of the
+    ``parts``: those that were cut. ``unseen``: those of them that were not seen to matter. ``trace``: that of the
     original, if it could be traced. ``anything``: whether a dimension was cut at all.
     """
-    evidence = {**evidence, "cut": cut, "unseen": list(unseen)}
+    evidence = {**evidence, "cut": len(parts), "unseen": [part.label for part in unseen]}
     if not seen.used:
         return inconclusive(
             "every input drawn has a near-tie in the choice of experts, so nothing was shown; try another --seed",
@@ -79,9 +85,8 @@ def conclude(
     if not anything:
         return skipped("nothing was cut, so there is nothing to compare", **evidence)
     if unseen:
-        named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
-        was = "was" if len(unseen) == 1 else "were"
-        return inconclusive(f"equal, but {named} {was} cut and {_unused(unseen, trace)}", **evidence)
+        unreached = unreached_experts(parts, unseen, evidence["tokens"])
+        return inconclusive(f"equal, but {why_unseen(unseen, trace, unreached)}", **evidence)
     if seen.effect < VISIBLE:
         return inconclusive(
             "equal, but the removed channels did not matter for any output; give example inputs that use them",
@@ -89,19 +94,6 @@ def conclude(
         )
     return passed(
         f"equals the masked original to {seen.error:.1e}; the mask itself changes it by {seen.effect:.1e}; "
-        f"all {cut} cut parts were seen to matter",
+        f"all {len(parts)} cut parts were seen to matter",
         **evidence,
     )
-
-
-def _unused(unseen: Sequence[str], trace: Trace | None) -> str:
-    """Reason why nothing was seen of cut tensors, and the remedy that would show it."""
-    them = "it" if len(unseen) == 1 else "them"
-    if trace is not None and trace.in_training.issuperset(unseen):
-        return (
-            f"only a training forward uses {them}, in which the outputs differ; cut {them} with the channels that "
-            "the layer reads, or leave the layer out with ignored_layers"
-        )
-    if trace is not None and trace.as_twins.issuperset(unseen):
-        return f"no forward uses {them}; take {them} out of the model, or give example inputs that use {them}"
-    return f"no input used {them}; give example inputs that reach every cut tensor"

@@ -127,9 +127,9 @@ class _Comparison:
             self._perturb()
             self._train()
         evidence = {**self._evidence(self.seen.error), "tokens": dict(reached)}
-        unseen = [part.label for part in self.sight.unseen]
         traced = None if self.context.couplings is None else self.context.couplings.trace
-        return conclude(self.seen, unseen, evidence, traced, cut=len(self.parts), anything=bool(self.context.kept))
+        anything = bool(self.context.kept)
+        return conclude(self.seen, self.parts, self.sight.unseen, evidence, traced, anything=anything)
 
     def _attempts(self) -> Iterator[tuple[int, int | None, Force | None]]:
         """Numbers of inputs, each with its length and the expert that tokens are sent to, if any.
