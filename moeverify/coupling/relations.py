@@ -75,7 +75,7 @@ class Relations:
     """Relations between dimensions, recorded by a trace. Dimensions are integers; ``sizes[dim]`` is the number of
     positions.
 
-    ``lines`` gives the ``file:line`` of the user's code for operations that freeze or slice, by their number.
+    ``lines`` gives the ``file:line`` of the user's code for operations that freeze, slice or divide, by their number.
     """
 
     sizes: list[int] = field(default_factory=list)

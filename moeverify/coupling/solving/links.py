@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moeverify.coupling.relations import Freeze, Relations, Trace
+from moeverify.coupling.relations import Freeze, Product, Relations, Trace
 from moeverify.coupling.solving.containment import closure, wholes
 from moeverify.coupling.solving.cuts import CUT_BY_NUMBER, EQUAL_PARTS, lone_slices, slices_in_halves
 from moeverify.coupling.solving.union_find import UnionFind
-
-OTHER_FACTOR = "another factor of the same dimension is pruned (whole rows, not columns)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +165,11 @@ class _Freezing:
         free[place] = False
         return self._left[whole] > 0
 
+    def _other_factor(self, product: Product, taken: int) -> str:
+        sizes = [self.relations.sizes[factor] for factor in product.factors]
+        divided = " x ".join(map(str, sizes))
+        return f"the forward divides a dimension into {divided}, and only the factor {sizes[taken]} is pruned"
+
     def choose(self, weights: _Weights) -> dict[int, tuple[int, int, int]]:
         """Choose one free factor of each product and freeze the others.
 
@@ -187,9 +190,10 @@ class _Freezing:
                 taken = max(live[1:], key=lambda k: weights.along(factors[k]))
                 if weights.along(factors[taken]) <= weights.above(divided_so[factors]):
                     taken = live[0]
+                reason = self._other_factor(product, taken)
                 for k in live:
                     if k != taken:  # a square, the same factor twice, freezes itself
-                        self.start(factors[k], Freeze(product.factors[k], OTHER_FACTOR, product.operation))
+                        self.start(factors[k], Freeze(product.factors[k], reason, product.operation))
                 self.spread()
         chosen: dict[int, tuple[int, int, int]] = {}
         for number, (_, factors) in enumerate(self.products):

@@ -226,15 +226,20 @@ class Recorder(TorchDispatchMode):
         # What an operation leaves as it was need not be looked up again.
         dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
         call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
-        stated = len(self.relations.freezes), len(self.relations.segments)
+        stated = self._stated()
         problem = f"there is no rule for {name}" if rule is None else self._problem(rule, call)
         if problem:
             self.unknown[name] += 1
             for tensor in (*call.tensors(), *outputs):
                 self.relations.freeze_all(self.dims_of(tensor), problem)
-        if stated != (len(self.relations.freezes), len(self.relations.segments)):
+        if stated != self._stated():
             self.relations.lines[number] = line_of_running_code()
         return result
+
+    def _stated(self) -> tuple[int, ...]:
+        """Numbers of the relations whose reason may be told to a user, with the line that asked for them."""
+        relations = self.relations
+        return len(relations.freezes), len(relations.segments), len(relations.products)
 
     def _problem(self, rule: Rule, call: Call) -> str:
         """Apply a rule and return how it failed; empty if it did not.

@@ -90,3 +90,20 @@ def test_tied_parameters_answer_under_both_names():
 
     couplings = mv.trace_couplings(Tied(), torch.arange(5))
     assert couplings.explain("head.weight", 1, 3).together == couplings.explain("embed.weight", 1, 3).together
+
+
+class Headed(nn.Module):
+    """Heads can go; channels inside of them, which a scale of its own multiplies, then stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(4, 12), nn.Linear(12, 2), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.b((self.a(x).view(2, 3, 4) * self.scale).tanh().flatten(1))
+
+
+def test_a_factor_that_stays_names_the_line_that_divides_and_the_factor_that_goes():
+    (frozen,) = [f for f in mv.trace_couplings(Headed(), torch.randn(2, 4)).frozen if f.parameter == "scale"]
+    assert "divides a dimension into 3 x 4, and only the factor 3 is pruned" in frozen.reason
+    assert frozen.line.endswith(f"test_explain.py:{Headed.forward.__code__.co_firstlineno + 1}")
