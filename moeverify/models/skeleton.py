@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Shapes = dict[str, tuple[int, ...]]
+Attribute = tuple[str, str]  # (module, name)
 
 
 def has_config(model: nn.Module) -> TypeGuard[PreTrainedModel]:
@@ -61,3 +62,18 @@ def shapes_of(model: nn.Module) -> Shapes:
     """Shapes of all parameters and buffers by name."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def changed_attributes(before: nn.Module, after: nn.Module) -> dict[Attribute, Any]:
+    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value."""
+    plain = int | float | str | tuple | list | None
+    modules = dict(before.named_modules())
+    changes = {}
+    for path, module in after.named_modules():
+        old = vars(modules[path]) if path in modules else {}
+        for name, value in vars(module).items():
+            if name.startswith("_") or name not in old or old[name] is value:
+                continue
+            if isinstance(value, plain) and isinstance(old[name], plain) and old[name] != value:
+                changes[path, name] = value
+    return changes

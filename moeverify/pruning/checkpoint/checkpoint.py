@@ -22,7 +22,7 @@ from moeverify.models.sources import DTYPES, LoadedModel, load_source, parse_dty
 from moeverify.models.stored import read_configuration, read_stored
 from moeverify.pruning.checkpoint.arguments import PlanJudge, PruneArguments, bring_companions
 from moeverify.pruning.checkpoint.folders import copy_companions, whole_folder
-from moeverify.pruning.checkpoint.mtp import keep_or_drop
+from moeverify.pruning.checkpoint.mtp import keep_or_drop, kept_names
 from moeverify.pruning.checkpoint.plan_check import check_plan
 from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
 from moeverify.pruning.checkpoint.saved import PLAN_FILE, Progress, PrunedCheckpoint
@@ -236,7 +236,7 @@ def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[s
         notes += _fetch_tokenizer(saving.source)
     origin = Path(rest) if kind == "folder" else _snapshot(saving.source) if kind == "hub" else None
     if origin is not None:
-        notes += keep_or_drop(loaded.model, origin, saving.beside)
+        notes += keep_or_drop(loaded.model, origin, saving.beside, document.plan.layers)
         notes += bring_companions(origin, saving.beside)
     elif loaded.tokenizer is not None:
         copy_companions(Path(loaded.tokenizer), saving.beside)
@@ -288,9 +288,10 @@ def _check_reload(loaded: LoadedModel, folder: Path) -> None:
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         output_loading_info=True,
     )
+    beside = kept_names(folder)  # behind fewer layers they may have numbers that the class knows nothing of
     for kind, keys in info.items():
-        if keys:
-            raise PruningRefused(f"the saved model cannot be loaded again, {kind}: {sorted(map(str, keys))[0]}")
+        if wrong := sorted(map(str, set(keys) - beside)):
+            raise PruningRefused(f"the saved model cannot be loaded again, {kind}: {wrong[0]}")
     again.to(next(model.parameters()).device)
     with laid_out_afresh(again):
         got = run_all(again.eval(), loaded.example_inputs)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from moeverify.models.module_lists import ListCut, renamed
 from moeverify.models.stored import INDEX, SINGLE, Stored, read_stored
+from moeverify.pruning.plan.layer_cut import LayerCut
 
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|h)\.\d+\.(.+)$")
 # What is computed anew whenever a model is built; leaving it out loses nothing.
@@ -36,18 +39,21 @@ class Unloaded:
     because: str = ""
 
 
-def unloaded_tensors(model: nn.Module, base: Stored, saved: Stored) -> Unloaded:
-    """Tensors of ``base`` that the class of ``model`` passes over, and whether they fit what was ``saved``."""
+def unloaded_tensors(model: nn.Module, base: Stored, saved: Stored, lists: Sequence[ListCut] = ()) -> Unloaded:
+    """Tensors of ``base`` that the class of ``model`` passes over, and whether they fit what was ``saved``.
+
+    ``lists``: those that lost layers.
+    """
     rules = [re.compile(rule) for rule in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     names = tuple(
         name
         for name in base.files
         if name not in saved.files and any(rule.search(name) for rule in rules) and not _COMPUTED.search(name)
     )
-    return Unloaded(names, _misfit(names, base, saved))
+    return Unloaded(names, _misfit(names, base, saved, lists))
 
 
-def _misfit(names: tuple[str, ...], base: Stored, saved: Stored) -> str:
+def _misfit(names: tuple[str, ...], base: Stored, saved: Stored, lists: Sequence[ListCut]) -> str:
     """First tensor of the model that changed size while unloaded tensors still have the old size; empty if there is
     none.
 
@@ -59,25 +65,29 @@ def _misfit(names: tuple[str, ...], base: Stored, saved: Stored) -> str:
         match = _IN_LAYER.search(name)
         if name in names or (match and match.group(1) not in inside):
             continue
-        if name in saved.shapes and saved.shapes[name] != shape:
-            return f"{name} is {list(saved.shapes[name])} now and was {list(shape)}"
-        if name not in saved.shapes and match:
+        new = renamed(name, lists)
+        if new is None:
+            continue  # it went with its layer
+        if new in saved.shapes and saved.shapes[new] != shape:
+            return f"{new} is {list(saved.shapes[new])} now and was {list(shape)}"
+        if new not in saved.shapes and match:
             return f"{name} is stored in another form or removed"
     return ""
 
 
-def keep_or_drop(model: nn.Module, source: Path, folder: Path) -> tuple[str, ...]:
+def keep_or_drop(model: nn.Module, source: Path, folder: Path, layers: LayerCut | None = None) -> tuple[str, ...]:
     """Copy what the class of ``model`` does not load from ``source`` to the saved ``folder``, or leave it out.
 
-    Returns a note on what became of it.
+    Layers stand behind the last one of the trunk, wherever that is after ``layers`` were dropped. Returns a note on
+    what became of them.
     """
-    base = read_stored(source)
-    unloaded = unloaded_tensors(model, base, read_stored(folder))
+    base, lists = read_stored(source), () if layers is None else layers.lists
+    unloaded = unloaded_tensors(model, base, read_stored(folder), lists)
     if not unloaded.names:
         return ()
     many = f"{len(unloaded.names)} tensors that {type(model).__name__} does not load, such as {unloaded.names[0]},"
     if not unloaded.because:
-        _copy(unloaded.names, base, folder)
+        _copy({name: renamed(name, lists) or name for name in unloaded.names}, base, folder)
         return (f"{many} were kept as they are",)
     entries = _announce_none(model, folder)
     none = f"; {' and '.join(entries)} set to 0" if entries else ""
@@ -86,17 +96,26 @@ def keep_or_drop(model: nn.Module, source: Path, folder: Path) -> tuple[str, ...
     return (note,)
 
 
-def _copy(names: tuple[str, ...], base: Stored, folder: Path) -> None:
+def _copy(names: Mapping[str, str], base: Stored, folder: Path) -> None:
+    """Copy tensors under new names, ``names[old]``."""
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted({base.files[name] for name in names}):
         with safe_open(file, "pt") as stored:
-            tensors |= {name: stored.get_tensor(name) for name in names if base.files[name] == file}
+            tensors |= {new: stored.get_tensor(name) for name, new in names.items() if base.files[name] == file}
     save_file(tensors, folder / _KEPT_FILE, metadata={"format": "pt"})
     index = _index_of(folder)
-    index["weight_map"] |= dict.fromkeys(names, _KEPT_FILE)
+    index["weight_map"] |= dict.fromkeys(tensors, _KEPT_FILE)
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     index["metadata"]["total_size"] = int(index["metadata"].get("total_size", 0)) + size
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def kept_names(folder: Path) -> set[str]:
+    """Names of the tensors that were kept as they are in a saved folder."""
+    if not (folder / _KEPT_FILE).exists():
+        return set()
+    with safe_open(folder / _KEPT_FILE, "pt") as stored:
+        return set(stored.keys())
 
 
 def _index_of(folder: Path) -> dict[str, Any]:

@@ -18,31 +18,39 @@ from moeverify.errors import PlanError, PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.limits import check_sizes
 from moeverify.models.roles import find_roles
-from moeverify.models.skeleton import Shapes, has_config, shapes_of
+from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, has_config, shapes_of
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.attributes.slots import value_of
 from moeverify.pruning.checkpoint.plan_coupled import check_coupled
 from moeverify.pruning.checkpoint.plan_routing import follows_experts
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.configuration.probe import Attribute, changed_attributes
 from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.constants.derived import DerivedNumbers
 from moeverify.pruning.plan.apply import apply_plan, check_keep
 from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
+from moeverify.pruning.step.drop_layers import without_layers
 
 # An entry may go up where another one goes down (more, smaller heads), but not without bounds.
 _MOST_GROWTH = 64
 
 
 def check_plan(model: nn.Module, plan: Plan, example_inputs: Any) -> ConfigUpdate | None:
-    """Configuration update that the plan makes; nothing is changed.
+    """Configuration update that the plan makes, behind that of layers which it drops; nothing is changed.
 
     Raises ``PlanError`` unless every cut fits the model and coupled tensors keep the same positions. It is also raised
     if the new sizes do not need an entry, or ask for other folds.
     """
+    if plan.layers is not None:
+        try:
+            short, rest = without_layers(model, plan.layers), plan.behind_layers()
+        except PruningRefused as error:
+            raise PlanError(f"the plan's layers cannot be dropped: {error}") from error
+        except KeyError as error:
+            raise PlanError(f"the plan cuts {error.args[0]}, whose layer it drops; make the plan anew") from error
+        return check_plan(short, rest, example_inputs)
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for (name, dim), size in plan.sizes.items():
         shape = tuple(tensors[name].shape) if name in tensors else ()

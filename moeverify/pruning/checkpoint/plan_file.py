@@ -20,14 +20,16 @@ from moeverify.base.files import write_text
 from moeverify.base.positions import from_text, to_text
 from moeverify.base.versions import versions
 from moeverify.errors import PlanError
+from moeverify.models.module_lists import ListCut
 from moeverify.pruning.attributes.change import AttributeChange
 from moeverify.pruning.attributes.slots import Slot
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
+from moeverify.pruning.plan.layer_cut import LayerCut
 from moeverify.pruning.plan.plan import Plan
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 UNKNOWN_DIGEST = "sha256:" + 64 * "0"  # of weights that are still to be read
 _MOST_POSITIONS = 100_000_000  # of all sets; the experts of the largest published models come to half of it
 
@@ -87,6 +89,8 @@ class PlanDocument:
             "attributes": [_attribute(change) for change in self.plan.attributes],
             "left_alone": list(self.left_alone),
         }
+        if self.plan.layers is not None:
+            document["layers"] = _layer_cut(self.plan.layers)
         check_schema(document, schema(), name="the plan", kind="pruning plan", error=PlanError)
         return json.dumps(document, indent=1) + "\n"
 
@@ -101,12 +105,15 @@ class PlanDocument:
         try:
             keep = _read_keep(data)
             experts = tuple(_read_cut(item) for item in data.get("experts", ()))
+            layers = _read_layers(data["layers"]) if "layers" in data else None
         except (ValueError, IndexError) as error:
             raise PlanError(f"{name} is not a pruning plan: {error}") from error
         for what, keys in (
             ("parameter and dim", [(item["parameter"], item["dim"]) for item in data["keep"]]),
             ("entry of the configuration", [tuple(item["path"]) for item in data["config"]]),
             ("folded parameter", [item["parameter"] for item in data["folds"]]),
+            ("list of layers", [item["container"] for item in data.get("layers", {}).get("lists", ())]),
+            ("entry for the layers", [tuple(item["path"]) for item in data.get("layers", {}).get("config", ())]),
             ("attribute", [(item["module"], tuple(item["steps"])) for item in data.get("attributes", ())]),
         ):
             if len(set(keys)) < len(keys):
@@ -118,6 +125,7 @@ class PlanDocument:
             entries={tuple(item["path"]): item["value"] for item in data["config"]},
             folds=tuple(Fold(**item) for item in data["folds"]),
             experts=experts,
+            layers=layers,
             attributes=tuple(_read_attribute(item) for item in data.get("attributes", ())),
         )
         left_alone = tuple(data.get("left_alone", ()))
@@ -160,6 +168,11 @@ def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
     }
 
 
+def _layer_cut(cut: LayerCut) -> dict[str, Any]:
+    lists = [{"container": c.container, "before": c.before, "kept": to_text(c.kept)} for c in cut.lists]
+    return {"lists": lists, "config": [{"path": list(path), "value": value} for path, value in cut.entries.items()]}
+
+
 def _attribute(change: AttributeChange) -> dict[str, Any]:
     return {"module": change.slot.module, "steps": list(change.slot.steps), "old": change.old, "new": change.new}
 
@@ -169,19 +182,32 @@ def _read_attribute(item: dict[str, Any]) -> AttributeChange:
 
 
 def _read_cut(item: dict[str, Any]) -> ExpertCut:
-    kept = from_text(item["kept"], item["before"])
-    if not len(kept) or kept[-1] >= item["before"]:
-        raise ValueError(f"{item['layer']} keeps experts {item['kept']} of {item['before']}")
+    kept = _read_kept(item, f"{item['layer']} keeps experts")
     attributes = tuple((path, name) for path, name in item["attributes"])
     children, tables = tuple(item["children"]), tuple(item["tables"])
     return ExpertCut(item["layer"], item["container"], item["before"], kept, children, tables, attributes)
+
+
+def _read_layers(item: dict[str, Any]) -> LayerCut:
+    lists = (
+        ListCut.of_numbers(one["container"], one["before"], _read_kept(one, f"{one['container']} keeps layers"))
+        for one in item["lists"]
+    )
+    return LayerCut(tuple(lists), {tuple(entry["path"]): entry["value"] for entry in item["config"]})
+
+
+def _read_kept(item: dict[str, Any], what: str) -> np.ndarray:
+    kept = from_text(item["kept"], item["before"])
+    if not len(kept) or kept[-1] >= item["before"]:
+        raise ValueError(f"{what} {item['kept']} of {item['before']}")
+    return kept
 
 
 def _read_keep(data: dict[str, Any]) -> dict[tuple[str, int], np.ndarray]:
     """Positions by parameter and dim. Raises ``ValueError`` or ``IndexError`` for sets that cannot be meant."""
     sets: list[np.ndarray] = []
     left = _MOST_POSITIONS
-    widest = max(item["size"] for item in data["keep"])
+    widest = max((item["size"] for item in data["keep"]), default=0)
     for runs in data["sets"]:
         sets.append(from_text(runs, min(left, widest)))
         left -= len(sets[-1])
@@ -212,5 +238,10 @@ def document_plan(model: nn.Module, plan: Plan, digest: str | None = None) -> Pl
         {"role": c.pruning_class.role, "where": c.pruning_class.where, "before": c.before, "after": c.after}
         for c in plan.cuts
     ) + tuple({"role": "experts", "where": c.layer, "before": c.before, "after": c.after} for c in plan.experts)
+    if plan.layers is not None:
+        cuts += tuple(
+            {"role": "layers", "where": c.container, "before": c.before, "after": len(c.kept)}
+            for c in plan.layers.lists
+        )
     adjustments = tuple(map(str, plan.adjustments))
     return PlanDocument(plan, base_of(model, digest), cuts, adjustments, versions(), tuple(plan.left_alone))

@@ -20,10 +20,10 @@ from moeverify.base.foreign import left_by
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
-from moeverify.models.skeleton import Shapes, configured_part, shapes_of, skeleton
+from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.factors import Dim, FixedFactors
-from moeverify.pruning.configuration.remembered import Attribute, Built, Remembered, remembered
+from moeverify.pruning.configuration.remembered import Built, Remembered, remembered
 from moeverify.pruning.plan.plan import Path
 
 Entries = dict[Path, int]
@@ -278,18 +278,3 @@ class Probe:
 
 def _key(entries: Mapping[Path, int]) -> tuple:
     return tuple(sorted((str(path), value) for path, value in entries.items()))
-
-
-def changed_attributes(before: nn.Module, after: nn.Module) -> dict[Attribute, Any]:
-    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value."""
-    plain = int | float | str | tuple | list | None
-    modules = dict(before.named_modules())
-    changes = {}
-    for path, module in after.named_modules():
-        old = vars(modules[path]) if path in modules else {}
-        for name, value in vars(module).items():
-            if name.startswith("_") or name not in old or old[name] is value:
-                continue
-            if isinstance(value, plain) and isinstance(old[name], plain) and old[name] != value:
-                changes[path, name] = value
-    return changes

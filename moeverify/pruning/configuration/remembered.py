@@ -9,9 +9,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from moeverify.models.forward import Example
-from moeverify.models.skeleton import Shapes
-
-Attribute = tuple[str, str]
+from moeverify.models.skeleton import Attribute, Shapes
 
 
 @dataclass(frozen=True)

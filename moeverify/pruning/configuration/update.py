@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from moeverify.errors import PruningRefused
-from moeverify.models.skeleton import Shapes, shapes_of
+from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, shapes_of
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.configuration.probe import Attribute, Entries, Probe, changed_attributes
+from moeverify.pruning.configuration.probe import Entries, Probe
 from moeverify.pruning.plan.sites import update_sizes
 
 

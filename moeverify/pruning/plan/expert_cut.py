@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
+
+from moeverify.models.module_lists import ListCut, shorten
 
 Shape = tuple[int, ...]
 
@@ -39,6 +41,11 @@ class ExpertCut:
         """Experts that go, ascending."""
         return tuple(sorted(set(range(self.before)) - set(self.kept.tolist())))
 
+    @property
+    def modules(self) -> ListCut:
+        """The cut of the list that holds the experts' modules; without entries for fused experts."""
+        return ListCut(self.container, self.children, self.kept)
+
     def renamed(self, name: str) -> str | None:
         """The name of a parameter or module afterwards; ``None`` if it goes with its expert.
 
@@ -46,15 +53,17 @@ class ExpertCut:
         >>> cut.renamed("mlp.experts.2.up.weight"), cut.renamed("mlp.experts.1.up.weight"), cut.renamed("mlp.gate")
         ('mlp.experts.1.up.weight', None, 'mlp.gate')
         """
-        prefix = f"{self.container}." if self.container else ""
-        if not self.children or not name.startswith(prefix):
-            return name
-        child, dot, rest = name.removeprefix(prefix).partition(".")
-        if child not in self.children:
-            return name
-        kept = self.kept.tolist()
-        expert = self.children.index(child)
-        return f"{prefix}{self.children[kept.index(expert)]}{dot}{rest}" if expert in kept else None
+        return self.modules.renamed(name) if self.children else name
+
+    def moved(self, new_name: Callable[[str], str]) -> ExpertCut:
+        """The same cut in a model whose modules and tensors have new names."""
+        return replace(
+            self,
+            layer=new_name(self.layer),
+            container=new_name(self.container),
+            tables=tuple(map(new_name, self.tables)),
+            attributes=tuple((new_name(path), name) for path, name in self.attributes),
+        )
 
 
 def renamed(name: str, cuts: Iterable[ExpertCut]) -> str | None:
@@ -76,39 +85,13 @@ def remove_experts(model: nn.Module, cuts: Iterable[ExpertCut]) -> None:
     tensors = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
     for cut in cuts:
         if cut.children:
-            _shorten(model.get_submodule(cut.container), cut)
+            shorten(model, cut.modules)
         for name in cut.tables:
             table = tensors[name]
             if table.device.type != "meta":
                 table.copy_(renumbered(table, cut.kept, cut.before))
         for path, attribute in cut.attributes:
             setattr(model.get_submodule(path), attribute, cut.after)
-
-
-def _shorten(container: nn.Module, cut: ExpertCut) -> None:
-    experts = [container._modules[name] for name in cut.children]
-    numbers = _own_numbers([e for e in experts if e is not None])
-    for name in cut.children:
-        del container._modules[name]
-    for new, old in enumerate(cut.kept.tolist()):
-        expert = experts[old]
-        container._modules[cut.children[new]] = expert
-        for path, attribute in numbers:
-            setattr(expert.get_submodule(path), attribute, new)  # type: ignore[union-attr]
-
-
-def _own_numbers(experts: list[nn.Module]) -> list[tuple[str, str]]:
-    """Attributes ``(module inside the expert, name)`` in which every expert holds its own number."""
-    held = [
-        {
-            (path, name): value
-            for path, module in expert.named_modules()
-            for name, value in vars(module).items()
-            if type(value) is int
-        }
-        for expert in experts
-    ]
-    return [key for key in held[0] if all(one.get(key) == number for number, one in enumerate(held))]
 
 
 def renumbered(table: torch.Tensor, kept: np.ndarray, before: int) -> torch.Tensor:

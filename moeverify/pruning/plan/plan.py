@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
+from moeverify.models import module_lists
 from moeverify.pruning.attributes.change import AttributeChange
 from moeverify.pruning.plan.expert_cut import ExpertCut, renamed
 from moeverify.pruning.plan.folds import Fold
+from moeverify.pruning.plan.layer_cut import LayerCut
 
 # Where an entry of a configuration stands: ("text_config", "hidden_size"), ("intermediate_size", 3).
 Path = tuple[str | int, ...]
@@ -61,7 +63,8 @@ class Plan:
     plan that was read from a file has none, since they follow from the entries. ``attributes`` are sizes that modules
     and their settings keep, set along with the cut; only a model without configuration has any. ``adjustments`` names
     the classes that keep another number of units than was asked, and why. ``cuts`` is empty in a plan that was read
-    from a file. ``experts`` are the whole experts that go, layer by layer.
+    from a file. ``experts`` are the whole experts that go, layer by layer. ``layers``: whole layers that go; then
+    ``entries`` are paths in the configuration of the shorter model. All names are those of the base.
     """
 
     cuts: tuple[Cut, ...]
@@ -73,6 +76,7 @@ class Plan:
     constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     attributes: tuple[AttributeChange, ...] = ()
     experts: tuple[ExpertCut, ...] = ()
+    layers: LayerCut | None = None
 
     @property
     def left_alone(self) -> list[dict[str, str | int]]:
@@ -87,13 +91,38 @@ class Plan:
                 new[dim] = kept.shape[-1]
         return tuple(new)
 
+    def renamed(self, name: str) -> str | None:
+        """The name of a parameter after the plan; ``None`` if it is removed."""
+        new = renamed(name, self.experts)
+        return new if new is None or self.layers is None else module_lists.renamed(new, self.layers.lists)
+
     def shapes(self, base: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors after the plan, under the names that they have then."""
-        return {
-            new: self.shape(name, shape)
-            for name, shape in base.items()
-            if (new := renamed(name, self.experts)) is not None
-        }
+        return {new: self.shape(name, shape) for name, shape in base.items() if (new := self.renamed(name)) is not None}
+
+    def behind_layers(self) -> Plan:
+        """The plan for the model that has lost its layers already, under the names that tensors have there.
+
+        Raises ``KeyError`` with the name of a tensor that the plan cuts and whose layer it drops.
+        """
+        if self.layers is None:
+            return self
+        lists = self.layers.lists
+
+        def moved(name: str) -> str:
+            new = module_lists.renamed(name, lists)
+            if new is None:
+                raise KeyError(name)
+            return new
+
+        return replace(
+            self,
+            keep={(moved(name), dim): kept for (name, dim), kept in self.keep.items()},
+            sizes={(moved(name), dim): size for (name, dim), size in self.sizes.items()},
+            folds=tuple(replace(fold, parameter=moved(fold.parameter)) for fold in self.folds),
+            experts=tuple(cut.moved(moved) for cut in self.experts),
+            layers=None,
+        )
 
 
 def make_plan(

@@ -17,6 +17,7 @@ from moeverify.pruning.configuration import ConfigUpdate, Probe, apply_update, h
 from moeverify.pruning.plan.apply import OwnFunctions, apply_plan
 from moeverify.pruning.plan.folds import Fold, apply_folds
 from moeverify.pruning.plan.plan import Plan
+from moeverify.pruning.step.drop_layers import drop_layers, without_layers
 
 
 def plan_configuration(model: nn.Module, plan: Plan) -> ConfigUpdate | None:
@@ -33,13 +34,18 @@ def plan_configuration(model: nn.Module, plan: Plan) -> ConfigUpdate | None:
 def carry_out(
     model: nn.Module, plan: Plan, update: ConfigUpdate | None = None, own_functions: OwnFunctions | None = None
 ) -> None:
-    """Prune ``model`` in place: attributes, weights, folded constants, configuration, in that order.
+    """Prune ``model`` in place: layers, attributes, weights, folded constants, configuration, in that order.
 
-    ``update`` may be given if it is known already; ``own_functions`` prune layers that cut themselves. Raises
-    ``PruningRefused``, with the model untouched, if the plan does not fit it.
+    ``update`` may be given if it is known already; it is of the model without the layers that go. ``own_functions``
+    prune layers that cut themselves. Raises ``PruningRefused``, with the model untouched, if the plan does not fit it.
     """
-    update = update or plan_configuration(model, plan)
     _check_sizes(model, plan.sizes, own_functions or {})
+    if plan.layers is not None:
+        rest = plan.behind_layers()
+        update = update or plan_configuration(without_layers(model, plan.layers), rest)
+        drop_layers(model, plan.layers)
+        plan = rest
+    update = update or plan_configuration(model, plan)
     undo = set_attributes(model, plan.attributes)
     try:
         apply_plan(model, plan, own_functions)

@@ -151,7 +151,10 @@ def _write(
         )
     journal.begin_to_finish()
     document = replace(document, base=replace(document.base, digest=digest))
-    notes = [*keep_or_drop(writer.pruned, run.folder, beside), *bring_companions(run.folder, beside)]
+    notes = [
+        *keep_or_drop(writer.pruned, run.folder, beside, document.plan.layers),
+        *bring_companions(run.folder, beside),
+    ]
     document.write(beside / PLAN_FILE)
     before, after = (parameters(model.parameters()) for model in (stored.model, writer.pruned))
     return PrunedCheckpoint(folder, document, before, after, (*stored.loaded.notes, *notes))

@@ -18,7 +18,6 @@ from moeverify.models.folder.blocks import put_together
 from moeverify.models.folder.stored_model import HeldInMemory, StoredModel, open_stored_model
 from moeverify.pruning.checkpoint.digest import Digest
 from moeverify.pruning.configuration import ConfigUpdate
-from moeverify.pruning.plan.expert_cut import renamed
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.step.carry_out import carry_out
 from moeverify.pruning.streaming.cutting import Cutter, read_through
@@ -80,7 +79,7 @@ class FolderWriter:
             for old in sorted(self.base.blocks.tensors):
                 assembly, dtype = self.base.blocks.tensors[old]
                 digest.begin(old, dtype, assembly.shape)
-                new = renamed(old, self.plan.experts)
+                new = self.plan.renamed(old)
                 group = group_of.get(new) if new is not None else None
                 if new is None or group is None or group.names[0] in done:
                     read_through(assembly, dtype, digest.add)
