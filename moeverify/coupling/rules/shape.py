@@ -209,7 +209,7 @@ def stack(call: Call, relations: Relations) -> None:
 
 @rule("aten.repeat")
 def repeat(call: Call, relations: Relations) -> None:
-    """Each dimension enumerates (copy, position). Copies of one position are new and free, as ``expand`` makes them."""
+    """Each output dimension is the product (copy, position). Copies are frozen: the program fixes their number."""
     source, out, counts = call.dims(0), call.out, call.args[1]
     lead = len(out) - len(source)
     relations.freeze_all(out[:lead], COPIES)

@@ -41,10 +41,10 @@ def slices_in_halves(relations: Relations, root: list[int]) -> Iterator[tuple[in
 
 
 def lone_slices(trace: Trace, root: list[int]) -> Iterator[Segment]:
-    """Slices of a part whose size no parameter, view or other operation shares.
+    """Slices of a size that no parameter, view or other operation has, so that no shape error would show a wrong bound.
 
-    After a removal such a slice takes other positions than before, and no shape error shows it. Exception: equal parts
-    of a whole dimension, whose shapes then disagree.
+    After a removal such a slice would take other positions than before. Exception: equal parts of a whole dimension,
+    whose shapes then disagree.
     """
     relations = trace.relations
     shared = {root[dim] for dims in trace.tensors.values() for dim in dims}

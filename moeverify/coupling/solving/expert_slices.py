@@ -48,7 +48,7 @@ def state_expert_slices(relations: Relations, tensors: Mapping[str, tuple[int, .
 
 
 def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
-    """Dimensions of parameters whose slices cover them in equal parts, with those in order."""
+    """Parameter dimensions that slices cover completely in equal parts, each with its slices in order."""
     slices: dict[int, list[Segment]] = defaultdict(list)
     for segment in relations.segments:
         if segment.whole in own:
@@ -66,7 +66,7 @@ def _covered(relations: Relations, own: set[int]) -> dict[int, list[Segment]]:
 
 
 def _shared(relations: Relations, root: list[int], tensors: Mapping[str, tuple[int, ...]], taken: set[int]) -> set[int]:
-    """Roots of dimensions of a parameter, of a view, or of a slice outside ``taken`` (ids of segments)."""
+    """Roots of the dimensions of parameters, of views, and of slices other than ``taken`` (ids of segments)."""
     dims = [dim for own in tensors.values() for dim in own]
     dims += [d for p in relations.products for d in (p.whole, *p.factors)]
     dims += [d for s in relations.segments if id(s) not in taken for d in (s.whole, s.part)]

@@ -113,7 +113,7 @@ def _shrink_alike(parts: tuple[int, ...], links: Links) -> bool:
 
 
 class _Freezing:
-    """Spreads freezes to the dimensions that they hold, each visited once."""
+    """Spreads freezes over dimensions, parts and factors; each dimension is visited once."""
 
     def __init__(self, relations: Relations, root: list[int]) -> None:
         self.relations = relations
@@ -218,11 +218,13 @@ class _Weights:
                     self._owned[root[dim]][name] = math.prod(relations.sizes[d] for d in dims)
 
     def along(self, root: int) -> int:
-        """Elements of the parameters that have this very dimension."""
+        """Number of elements of the parameters that have this root among their dimensions."""
         return sum(self._owned[root].values())
 
     def above(self, roots: Iterable[int]) -> int:
-        """Elements of the parameters that have one of them, or a dimension that it is a part or factor of."""
+        """Number of elements of the parameters that have one of ``roots``, or a dimension that contains one as part or
+        factor.
+        """
         wholes = closure(roots, self._above)
         return sum({name: count for r in wholes for name, count in self._owned[r].items()}.values())
 

@@ -96,9 +96,10 @@ def _components(region: Region, offsets: np.ndarray) -> np.ndarray:
 
 
 def _kinds(dims: list[np.ndarray], frozen_by: np.ndarray) -> np.ndarray:
-    """Number of the class of each component: alike are those with as many positions in each dimension; -1: frozen.
+    """Class number of each component, -1 if it is frozen.
 
-    Refined one dimension at a time, so that the table of all counts is never built.
+    Components are of one class if they have equally many positions in each dimension. Dimensions are compared one at a
+    time, so that the table of all counts is never built.
     """
     kind = np.zeros(len(frozen_by), dtype=np.int64)
     for own in dims:

@@ -32,7 +32,7 @@ class Sums:
             self._below[root[relations.products[number].whole]].add(factor)
 
     def across_experts(self, member: Member) -> Operation | None:
-        """The operation that divides an expert-major dimension otherwise than among experts, if there is one.
+        """The operation that views an expert-major dimension in blocks that are not its experts, if there is one.
 
         Example: a matrix ``[d, E * h]`` viewed as ``[E, d, h]``. Its columns come in ``E`` blocks, but a block holds
         channels of every expert, for some of the ``d`` inputs.
@@ -77,5 +77,5 @@ class Sums:
         return channels, experts
 
     def _held(self, channels: set[int]) -> set[int]:
-        """Roots that hold channels, or that the channels hold."""
+        """Roots that contain the channels, or that the channels contain."""
         return closure(channels, self._above) | closure(channels, self._below)

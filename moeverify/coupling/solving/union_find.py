@@ -26,5 +26,5 @@ class UnionFind:
         self._parent[self.find(first)] = self.find(second)
 
     def add(self) -> None:
-        """One more dimension, merged with none."""
+        """Add one more dimension, merged with no other."""
         self._parent.append(len(self._parent))

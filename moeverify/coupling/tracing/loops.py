@@ -19,15 +19,15 @@ _MANY = 10_000
 
 
 class Loops:
-    """The conditions of ``while`` that a forward asked for, by the call that asked."""
+    """Number of times that each ``while`` of the user's code asked for its condition."""
 
     def __init__(self) -> None:
         self._asked: Counter[tuple[int, int]] = Counter()
 
     def goes_on(self) -> bool:
-        """Whether the line of the user's code that asks now is a ``while`` that was answered with another turn before.
+        """Whether the line of the user's code that asks now is a ``while`` whose condition was true the last time.
 
-        Another line counts as such after ten thousand times: a ``while True`` that a condition inside leaves.
+        Any other line is treated so after ten thousand calls: a ``while True`` that a condition inside leaves.
         """
         frame = _users_frame()
         if frame is None:

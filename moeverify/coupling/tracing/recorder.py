@@ -123,7 +123,9 @@ class Recorder(TorchDispatchMode):
         return seen
 
     def _look_up(self, tensor: torch.Tensor) -> _Seen:
-        """Record of a tensor. One never seen before is an alias of a known tensor, or else a frozen constant."""
+        """Record of a tensor. A tensor not seen before is an alias of a known one, or else a constant, whose dimensions
+        are frozen.
+        """
         seen = self._known.get(id(tensor))
         if seen is not None:
             if (
@@ -173,14 +175,11 @@ class Recorder(TorchDispatchMode):
         self._reads[self._look_up(tensor).storage] = self.relations.current
 
     def was_read_after(self, value: Any, number: int) -> bool:
-        """Whether a later operation than ``number`` used a tensor's data; ``False`` for what is no tensor."""
+        """Whether an operation after number ``number`` used the data of ``value``; ``False`` for what is no tensor."""
         return isinstance(value, torch.Tensor) and self._reads.get(self._look_up(value).storage, -1) > number
 
     def produce(self, tensor: torch.Tensor) -> tuple[int, ...]:
-        """Dimensions for a tensor from outside the record, such as an input.
-
-        They are free, unlike those of a constant.
-        """
+        """New dimensions, not frozen, for a tensor that no recorded operation made, such as an input."""
         return (self._known.get(id(tensor)) or self._register(tensor)).dims
 
     def freeze(self, value: Any, reason: str) -> None:
@@ -267,8 +266,8 @@ class Recorder(TorchDispatchMode):
     def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
         """Outputs that no operation has read since they were made, as (operation number, position of the output).
 
-        A view counts as read where its storage is read. Tensors that left the dispatcher are frozen already
-        (``escape``). Only outputs with a prunable dimension, and those in ``matters``, count.
+        Views share their storage's reads. Tensors that left the dispatcher are frozen already (``escape``). Only
+        outputs with a prunable dimension, and those in ``matters``, are returned.
         """
         sizes = self.relations.sizes
         return frozenset(

@@ -107,7 +107,7 @@ class Siblings:
         self.kinds = self._kinds() if copy else {}
 
     def _kinds(self) -> dict[str, nn.Module]:
-        """The first alike expert, by the path of each expert."""
+        """For each listed expert, by path: the first expert of its list that is alike."""
         kinds: dict[str, nn.Module] = {}
         for names in self.lists:
             found: list[nn.Module] = []

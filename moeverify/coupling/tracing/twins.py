@@ -56,7 +56,9 @@ def with_twins(traced: Trace, lists: Sequence[Sequence[str]]) -> Trace:
 
 
 def _pairs(name: str, lists: Sequence[Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """The member that a parameter lies in with each of its twins; the innermost list first."""
+    """Pairs of list members: the one that the parameter ``name`` lies in, and one of its twins. The innermost list
+    comes first.
+    """
     holding = ((members, m) for members in lists for m in members if name.startswith(f"{m}."))
     for members, mine in sorted(holding, key=lambda pair: -len(pair[1])):
         yield from ((mine, other) for other in members if other != mine)
@@ -71,7 +73,7 @@ class _Stated:
 
 
 class _Known:
-    """Relations of a trace, looked up parameter by parameter."""
+    """Relations of a trace, indexed by parameter."""
 
     def __init__(self, traced: Trace) -> None:
         self.traced, relations = traced, traced.relations
@@ -123,7 +125,7 @@ class _Known:
 
 
 def _divided(relations: Relations, root: list[int]) -> set[int]:
-    """Dimensions of which a part or factor is used by itself, or that are one."""
+    """Roots of dimensions that a slice or a view divides, and of the parts and factors."""
     dims = [d for s in relations.segments for d in (s.whole, s.part)]
     dims += [d for p in relations.products for d in (p.whole, *p.factors)]
     return {root[d] for d in dims}

@@ -29,9 +29,10 @@ def document_of(config: Any) -> Document:
 
 
 def config_from(config: Any, document: Document) -> Any:
-    """A configuration of the same class with the entries of ``document``, made as loading ``config.json`` makes it.
+    """A configuration of the same class with the entries of ``document``, made as transformers makes it from
+    ``config.json``.
 
-    Whatever the class raises for entries that it does not accept comes through.
+    Exceptions of the class, for entries that it does not accept, are not caught.
     """
     made = type(config).from_dict(copy.deepcopy(document))
     for private in PRIVATE:
@@ -41,8 +42,10 @@ def config_from(config: Any, document: Document) -> Any:
 
 
 def written_and_loaded(config: Any) -> Any:
-    """The configuration that comes back from a file. ``save_pretrained`` leaves out what equals the class's defaults,
-    and the class works out some entries anew, so this need not be the same.
+    """The configuration after it was saved to a file and loaded again.
+
+    It need not be the same: ``save_pretrained`` leaves out what equals the class's defaults, and the class may compute
+    some entries anew.
     """
     with scratch_folder("config") as folder:
         config.to_json_file(f"{folder}/config.json", use_diff=True)

@@ -15,14 +15,14 @@ _PATHS = 4
 
 @dataclass(frozen=True)
 class Found:
-    """The best entries found. ``wrong``: dimensions that still have another size than wanted."""
+    """Best entries of a search. ``wrong``: dimensions that do not have the wanted size under them."""
 
     entries: Entries
     wrong: tuple[Dim, ...]
 
 
 def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
-    """Dimensions of another size than wanted."""
+    """Dimensions whose size in ``shapes`` is not the one in ``wanted``."""
     return [
         (name, dim)
         for name, shape in wanted.items()
@@ -156,7 +156,9 @@ def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, se
 
 
 def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:
-    """States that single moves lead to, the most promising first."""
+    """States that one more move leads to. First come moves that change wrong dimensions alone, then those that correct
+    most.
+    """
     probe, bad = sizes.probe, set(step.wrong)
     values = {**probe.values, **step.entries}
     options = [
@@ -194,7 +196,7 @@ def _keep_ratios(probe: Probe, entries: Entries) -> Entries:
 
 
 def without_needless(probe: Probe, entries: Entries, wanted: Shapes) -> Entries:
-    """``entries`` without those that keep their value, and without pins that the wanted shapes do not need."""
+    """``entries`` without those that keep their old value, and without pins that the wanted shapes do not depend on."""
     needed = {p: v for p, v in entries.items() if p in probe.pins or v != probe.values[p]}
     for path in probe.pins:
         trial = {p: v for p, v in needed.items() if p != path}

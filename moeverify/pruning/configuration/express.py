@@ -1,7 +1,7 @@
 """Counts of units that some configuration can express.
 
-Classes that one entry of the configuration sizes must keep the same share. What no configuration can say is left alone,
-by name and with the rule, or refused if it was asked for by name.
+Classes whose sizes come from one entry must keep the same share. A class whose count no configuration gives is left
+alone, with the rule as the reason, or refused if the user asked for it by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CANDIDATES = 12
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """Counts that a configuration can say, with its entries."""
+    """Counts of units that a configuration gives, and its entries."""
 
     counts: Counts
     entries: Entries
@@ -33,7 +33,7 @@ class Expression:
 
 
 def wanted_shapes(base: Shapes, counts: Counts) -> Shapes:
-    """Shapes of all tensors when each class keeps so many units."""
+    """Shapes of all tensors when each class keeps the number of units in ``counts``."""
     sizes = {name: list(shape) for name, shape in base.items()}
     for pruning_class, kept in counts.items():
         for member in pruning_class.coupling.members:
@@ -47,10 +47,10 @@ def wanted_shapes(base: Shapes, counts: Counts) -> Shapes:
 def express(
     probe: Probe, wanted: Counts, *, round_to: int | None = None, named: Iterable[PruningClass] = ()
 ) -> Expression:
-    """Counts as near to ``wanted`` as a configuration can say.
+    """Counts nearest to ``wanted`` that a configuration gives.
 
     ``wanted`` holds the classes to be pruned. Counts that are changed stay multiples of ``round_to`` where possible.
-    Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep what was asked.
+    Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep its wanted count.
     """
     found = _solve(probe, wanted)
     counts = dict(wanted)
@@ -85,7 +85,7 @@ def dims_of(pruning_class: PruningClass) -> set[Dim]:
 
 
 def _components(probe: Probe, classes: Iterable[PruningClass]) -> list[list[PruningClass]]:
-    """Classes that share an entry, directly or through others."""
+    """Sets of classes whose sizes depend on common entries, directly or through other classes."""
     groups: list[tuple[set[int], list[PruningClass]]] = []
     for pruning_class in classes:
         dims = dims_of(pruning_class)
@@ -118,9 +118,10 @@ def _candidates(counts: Counts, round_to: int | None) -> list[dict[PruningClass,
 def _express_component(
     probe: Probe, wanted: Counts, round_to: int | None, reasons: dict[PruningClass, str]
 ) -> dict[PruningClass, int]:
-    """Nearest counts that a configuration expresses, for classes that share entries.
+    """Nearest counts that a configuration gives, for classes that share entries.
 
-    Counts for all classes are tried first, then counts that leave some roles unpruned. ``reasons`` is filled in place.
+    Counts for all classes are tried first, then counts that leave some roles unpruned. The reason for each changed
+    class is added to ``reasons``.
     """
     found = _solve(probe, wanted)
     if not found.wrong:
@@ -159,7 +160,7 @@ def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
 
 
 def _rule(probe: Probe, found: Found) -> str:
-    """Rule of the configuration that excludes the wanted sizes, as text."""
+    """Text with the entries that give no such sizes, and the architecture's own error message if there is one."""
     name, dim = found.wrong[0]
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
     config = type(probe.config).__name__
@@ -171,5 +172,5 @@ def _rule(probe: Probe, found: Found) -> str:
 
 
 def describe(entries: Entries) -> dict[str, int]:
-    """Entries under the names that users write."""
+    """Entries by the dotted names that users write."""
     return {name_of(path): value for path, value in entries.items()}

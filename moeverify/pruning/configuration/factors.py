@@ -1,4 +1,7 @@
-"""Factors of dimensions that must keep their size: whether the number of heads is cut, or the size of each head."""
+"""Factors of dimensions that must keep their size.
+
+They tell two cuts apart that give the same shape: fewer heads, or smaller heads.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class FixedFactors:
     free: frozenset[Dim] = frozenset()
 
     def fixes(self, value: int, slopes: Mapping[Dim, int], base: Mapping[str, tuple[int, ...]]) -> bool:
-        """Whether a configuration entry with this value sets a factor that must stay.
+        """Whether a configuration entry with this value sets the size of a factor that must stay.
 
         ``slopes``: for each dimension, the positions that doubling the entry adds. Exception: an entry whose value is
         the whole size of a dimension that may lose positions.

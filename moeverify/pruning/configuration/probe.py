@@ -134,18 +134,20 @@ class Probe:
         return whole
 
     def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
-        """Result of changed entries; ``None`` if the architecture does not accept them or has other parameters."""
+        """Shapes and attributes under changed entries; ``None`` if the architecture refuses them or has other
+        parameters then.
+        """
         key = _key(entries)
         if key not in self._remembered.built:
             self._remembered.built[key] = self._built(entries)
         return self._remembered.built[key]
 
     def forwards_of(self, example: Example) -> dict[Hashable, Any]:
-        """Cache of the unchanged model's recorded forwards on an example, to be read and added to."""
+        """Cache of recorded forwards of the unchanged model on an example; callers read it and add to it."""
         return self._remembered.forwards.setdefault(example, {})
 
     def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
-        """Shapes under changed entries, ``None`` if there are none."""
+        """Shapes under changed entries; ``None`` if the architecture does not accept the entries."""
         built = self.try_entries(entries)
         return None if built is None else built.shapes
 
@@ -154,7 +156,7 @@ class Probe:
         return _key(entries) in self._remembered.rules
 
     def rules_on(self, names: Iterable[str]) -> list[str]:
-        """Messages of the architecture on refused entries that name one of ``names``."""
+        """Error messages of the architecture, for entries it refused, that contain one of ``names`` as a word."""
         words = [re.compile(rf"\b{re.escape(name)}\b") for name in names]
         messages = dict.fromkeys(self._remembered.rules.values())
         return [rule for rule in messages if any(word.search(rule) for word in words)]
@@ -175,8 +177,8 @@ class Probe:
         """Entries that set explicitly what the architecture otherwise derives, such as the size of a head.
 
         An entry that is absent or empty takes the value that modules of the model hold under its name. Exceptions:
-        entries that change nothing, or that build another model. Exception: another name of an entry (``hidden_size``
-        where the document has ``d_model``), since both together would contradict each other.
+        entries that change nothing, entries that build another model, and aliases of an entry in the document
+        (``hidden_size`` beside ``d_model``).
         """
         aliases = getattr(type(self.config), "attribute_map", {})
         found: dict[str, set[int]] = {}

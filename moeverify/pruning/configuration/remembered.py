@@ -14,7 +14,9 @@ from moeverify.models.skeleton import Attribute, Shapes
 
 @dataclass(frozen=True)
 class Built:
-    """Content of a skeleton: all shapes, and plain attributes ``(module, name)`` that differ from the original's."""
+    """Result of building a skeleton: all shapes, and the plain attributes ``(module, name)`` that differ from the
+    original's.
+    """
 
     shapes: Shapes
     attributes: Mapping[Attribute, Any]
@@ -27,10 +29,10 @@ class Built:
 
 @dataclass(eq=False)
 class Remembered:
-    """Cached results of an architecture, by the entries that were changed.
+    """Cached results for one architecture.
 
-    ``built``: what came out. ``rules``: messages of what was refused. ``forwards``: recorded forwards of the unchanged
-    model, by the example that they were called with and what else they depend on.
+    ``built``: shapes and attributes by changed entries. ``rules``: error messages by the entries that were refused.
+    ``forwards``: recorded forwards of the unchanged model, by example and by what else they depend on.
     """
 
     built: dict[tuple, Built | None] = field(default_factory=dict)

@@ -64,7 +64,7 @@ def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
 
 
 def _shape_as_wanted(built: nn.Module, wanted: Shapes) -> None:
-    """Give what lies outside of the configured part, which no configuration builds, its new shapes."""
+    """Give parameters outside of the configured part, which no configuration builds, their new shapes in ``built``."""
     if not wanted:
         return
     for name, tensor in (*built.named_parameters(), *built.named_buffers()):
@@ -74,9 +74,9 @@ def _shape_as_wanted(built: nn.Module, wanted: Shapes) -> None:
 
 
 def apply_update(model: nn.Module, update: ConfigUpdate, *, constants: bool = True) -> None:
-    """Bring configuration and module attributes of a pruned model in step, objects keeping their identity.
+    """Write new entries into a pruned model's configuration, and new sizes into its modules, in place.
 
-    Without ``constants``, attributes that are derived from a size keep their old values.
+    With ``constants=False``, attributes that are derived from a size keep their old values.
     """
     before, after = dict(update.before.named_modules()), dict(update.after.named_modules())
     done: set[int] = set()

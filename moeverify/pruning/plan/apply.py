@@ -1,4 +1,4 @@
-"""Carry out what was decided: slice every parameter and buffer, and leave all else as it was.
+"""Application of a plan: slice every parameter and buffer, and leave all else unchanged.
 
 Values are exchanged inside the existing parameters. So tied weights stay tied, and ``requires_grad``, hooks and the
 training mode stay. Everything is checked before the first value is touched.
@@ -22,7 +22,7 @@ Keep = Mapping[tuple[str, int], np.ndarray]
 
 
 class OwnFunction(NamedTuple):
-    """A layer's own pruning function; ``size`` counts its channels, which the function need not know."""
+    """A layer's own pruning function; ``size`` is its number of channels, which the function may not report."""
 
     layer: nn.Module
     prune: Callable

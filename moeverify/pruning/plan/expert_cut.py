@@ -1,4 +1,4 @@
-"""Whole routed experts that leave an MoE layer: who stays, and what is renumbered for it."""
+"""Whole routed experts that are removed from an MoE layer: the numbers that stay, and what is renumbered."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ExpertCut:
 
     @property
     def after(self) -> int:
-        """Experts that stay."""
+        """Number of experts that stay."""
         return len(self.kept)
 
     @property
     def removed(self) -> tuple[int, ...]:
-        """Experts that go, ascending."""
+        """Numbers of the removed experts, ascending."""
         return tuple(sorted(set(range(self.before)) - set(self.kept.tolist())))
 
     @property
@@ -78,7 +78,7 @@ def renamed(name: str, cuts: Iterable[ExpertCut]) -> str | None:
 
 @torch.no_grad()
 def remove_experts(model: nn.Module, cuts: Iterable[ExpertCut]) -> None:
-    """Shorten lists of experts, renumber who stays, and rewrite tables of expert ids, in place.
+    """Shorten lists of experts, renumber the kept ones, and rewrite tables of expert ids, in place.
 
     The dimensions that count experts have been cut before.
     """

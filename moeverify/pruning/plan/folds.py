@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Fold:
-    """Multiply a weight so that it takes over a constant of the forward.
+    """Factor that a weight takes over in place of a constant of the forward.
 
     Values become ``(values + offset) * factor - offset``. ``offset`` is 1 for norms that store weight - 1.
     """

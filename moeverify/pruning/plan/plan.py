@@ -1,4 +1,4 @@
-"""A plan: units that each class keeps, positions that each parameter keeps, shapes afterwards. Nothing is changed."""
+"""A plan: units that each class keeps, positions that each parameter keeps, shapes afterwards. It changes no model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Cut:
         return np.sort(np.concatenate(parts).ravel())
 
     def as_first(self, member: Member) -> np.ndarray:
-        """Positions that a member would lose if every expert lost what the first one loses, ascending.
+        """Positions that a member would lose if every expert lost the channel numbers that the first one loses,
+        ascending.
 
         Used for renumbering: afterwards the channels of all experts have the same numbers.
         """
@@ -161,7 +162,7 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class Adjustment:
-    """A class that keeps another number of units than asked, and the rule behind that."""
+    """A class that keeps another number of units than asked for, and the reason."""
 
     pruning_class: PruningClass
     wanted: int

@@ -22,7 +22,9 @@ _RUNS_ONLY_HERE = "the model runs in memory and cannot be saved and loaded again
 
 
 def refuse_inexpressible(probe: Probe, removed: Mapping[Place, np.ndarray]) -> None:
-    """Raise ``PruningRefused`` unless a configuration expresses the sizes without the positions ``removed``."""
+    """Raise ``PruningRefused`` unless some configuration gives the sizes that are left without the positions
+    ``removed``.
+    """
     sizes = {name: list(shape) for name, shape in probe.base.items()}
     for (name, dim), positions in removed.items():
         if name in sizes:
@@ -31,10 +33,10 @@ def refuse_inexpressible(probe: Probe, removed: Mapping[Place, np.ndarray]) -> N
 
 
 def catch_up(model: nn.Module, probe: Probe, example: Example, roles: FoundRoles) -> None:
-    """Bring a model in step with the sizes that it has now; ``probe`` was made before it was pruned.
+    """Update configuration and attributes of a model to the sizes that it has now; ``probe`` was made before the cut.
 
-    Weights take over the constants that change, as they do by a plan. Raises ``PruningRefused`` if no configuration
-    expresses the sizes, or no weight takes over a constant; the model stays pruned.
+    Weights take over the constants that change, as in a plan. Raises ``PruningRefused`` if no configuration gives the
+    sizes, or no weight takes over a constant; the model stays pruned.
     """
     shapes = {name: shape for name, shape in shapes_of(model).items() if name in probe.base}
     update = _update(probe, shapes, f"the groups were pruned, but {_RUNS_ONLY_HERE}")

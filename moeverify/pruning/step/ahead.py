@@ -1,7 +1,7 @@
-"""Scores made ahead of a plan, so that a reader of weights in files can order the reading.
+"""Scores made before a plan, so that a reader of weights in files can choose the order of reading.
 
-A plan asks for the scores of one class after the other. Classes that share weights would read them once each. So the
-classes are asked for first, scored in any order, and the plan is then made from what is known.
+A plan asks for the scores of one class after the other. Classes that share weights would each read them. So
+``score_ahead`` collects the classes first, scores them in any order, and stores the scores for the plan.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Scoring:
 
 
 class Reading(Protocol):
-    """Interface of a reader of weights, which decides the order in which weights are used."""
+    """Interface of what reads weights from files, and decides in which order they are used."""
 
     def score(self, pieces: Sequence[Scoring]) -> None:
         """Run all pieces of work."""
@@ -41,7 +41,7 @@ class Reading(Protocol):
 
 
 class _Asked:
-    """An importance that gives no opinion, and remembers which classes it was asked for."""
+    """An importance that returns no scores and records the classes that a plan would score."""
 
     def __init__(self) -> None:
         self.classes: list[PruningClass] = []
@@ -56,7 +56,7 @@ class _Asked:
 
 
 class _Known:
-    """An importance that gives the scores of classes that were made ahead."""
+    """An importance that returns scores of classes that were made before."""
 
     def __init__(self, scores: dict[PruningClass, torch.Tensor]) -> None:
         self._scores = scores
@@ -65,13 +65,13 @@ class _Known:
         return self._scores[pruning_class]
 
     def __call__(self, group: Group) -> None:
-        """No opinion."""
+        """Return no scores: a group alone is not enough."""
 
 
 def score_ahead(
     selection: Selection, step: int, experts: ExpertRequest | None, example: Example, reading: Reading
 ) -> ExpertRequest | None:
-    """Score all that ``step`` may cut, and store the scores in ``selection``."""
+    """Score all classes that ``step`` may cut, and store the scores in ``selection``."""
     importance, asked = selection.importance, _Asked()
     selection.importance = asked
     try:
@@ -98,7 +98,7 @@ def score_ahead(
 
 
 def _by_layer(selection: Selection, classes: Sequence[PruningClass]) -> list[list[PruningClass]]:
-    """Experts of one MoE layer that are classes of their own together; any other class by itself."""
+    """Sets of classes to score together: the listed experts of one MoE layer; any other class by itself."""
     result: dict[Any, list[PruningClass]] = {}
     for number, c in enumerate(classes):
         layer = selection.graph.found_roles.layer_of(c.where) if c.role == "routed_experts" else None
@@ -109,7 +109,9 @@ def _by_layer(selection: Selection, classes: Sequence[PruningClass]) -> list[lis
 def _experts_ahead(
     selection: Selection, experts: ExpertRequest, example: Example, reading: Reading, pieces: list[Scoring]
 ) -> ExpertRequest:
-    """The request with scores that one of the ``pieces`` makes; statistics of calibration data are gathered first."""
+    """The request for whole experts, with scores that one of ``pieces`` makes; statistics of calibration data come
+    first.
+    """
     model, roles = selection.graph.model, selection.graph.found_roles
     layout = expert_layout(model, roles, example)
     if not experts.removes_some(model, layout):

@@ -1,4 +1,4 @@
-"""The judge for models with a configuration: some entries must say the new sizes, and constants must stay.
+"""The judge for models with a configuration: entries must give the new sizes, and no trained constant may change.
 
 Nothing is changed before a plan is complete.
 """
@@ -43,17 +43,17 @@ class ByConfiguration:
         self.kind_of = kind_of
 
     def unfit(self, counts: Counts) -> Reasons:
-        """Classes that slices with constant bounds take apart: nothing shows that the bounds follow a size."""
+        """Classes with a slice of constant bounds: nothing shows whether the bounds follow from a size."""
         lines = {c: self._couplings.sliced(c.coupling) for c in counts}
         return {c: Reason(CUT_BY_NUMBER, line) for c, line in lines.items() if line is not None}
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> None:
-        """No counts: ``judge`` shares one ratio among the classes of an entry by itself."""
+        """None: ``judge`` itself gives the classes of one entry a common share."""
 
     def judge(self, counts: Counts) -> Judgement:
-        """Counts as near to ``counts`` as the configuration can say without a change of what was trained.
+        """A plan with counts nearest to ``counts`` that a configuration gives without changing a trained constant.
 
-        Classes hang on a constant of the architecture that is derived from their size, if no weight takes it over.
+        Classes block the plan if a constant of the architecture follows from their size and no weight takes it over.
         """
         probe = self._probe
         try:
@@ -80,7 +80,9 @@ class ByConfiguration:
         return Judgement(plan, update)
 
     def _blocking(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
-        """Classes that a constant or a view without a remedy follows from."""
+        """Classes whose size changes a constant that no weight takes over, or the factors of a view; each with the
+        reason.
+        """
         moves = self._numbers.deciding(derived.obstacles, entries)
         guilty = [c for c in counts if _decides(self._probe, c, constants, entries, moves)]
         text = f"{_first_obstacle(constants, derived)} is derived from it, and no weight can take over the difference"
@@ -89,7 +91,7 @@ class ByConfiguration:
 
 
 def _first_obstacle(constants: Constants, derived: Derived) -> str:
-    """A constant that nothing takes over, as text for messages; empty if there is none."""
+    """Name of the first constant that no weight takes over; empty if there is none."""
     named = [*(f"{path}.{name}" for path, name in constants.obstacles), *(number.name for number in derived.obstacles)]
     return named[0] if named else ""
 
@@ -97,9 +99,9 @@ def _first_obstacle(constants: Constants, derived: Derived) -> str:
 def _decides(
     probe: Probe, pruning_class: PruningClass, constants: Constants, entries: Entries, moves: Sequence[Move]
 ) -> bool:
-    """Whether a changed entry sets the size of a class, and a constant that cannot be kept is derived from that entry.
+    """Whether an entry that sets the size of a class also changes a constant that cannot be kept.
 
-    ``moves`` are those that change such a number inside of a forward.
+    ``moves`` are the moves that change such a constant inside of a forward.
     """
     obstacles: set[Attribute] = set(constants.obstacles)
     dims = dims_of(pruning_class)

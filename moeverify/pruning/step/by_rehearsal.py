@@ -1,4 +1,4 @@
-"""The judge for models without a configuration: a copy that was pruned must compute as before."""
+"""The judge for models without a configuration: a pruned copy must compute what the model computed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from moeverify.pruning.step.vanishing import NOT_NOTHING, has_no_reader, vanishe
 
 
 class ByRehearsal:
-    """Judges counts by carrying them out on a copy.
+    """Tests counts by carrying them out on a copy. ``draft`` makes a plan of counts.
 
-    ``draft`` makes a plan of counts. Classes hang on a number of the forward that no weight can take over.
+    Classes block a plan if a number in the forward follows from their size and no weight takes it over.
     """
 
     def __init__(self, rehearsal: Rehearsal, draft: Callable[[Counts], Plan], round_to: int | None = None) -> None:
@@ -29,7 +29,7 @@ class ByRehearsal:
         return self._rehearsal.kind_of(pruning_class)
 
     def unfit(self, counts: Counts) -> Reasons:
-        """Classes without a reader whose units would add to the outputs even with weights of zero."""
+        """Classes whose units no weight reads and which would add to the outputs even with weights of zero."""
         rehearsal, graph = self._rehearsal, self._rehearsal.graph
         sizes = {name: parameter.dim() for name, parameter in graph.model.named_parameters()}
         vanish: dict[Hashable, bool] = {}
@@ -45,7 +45,7 @@ class ByRehearsal:
         return {c: Reason(NOT_NOTHING) for c in counts if not vanish.get(self.kind_of(c), True)}
 
     def judge(self, counts: Counts) -> Judgement:
-        """The plan with the attributes that follow, and the weights that take over numbers of the forward."""
+        """The plan, with the attributes that must change and the folds for numbers in the forward."""
         plan = self._draft(counts)
         outcome = self._rehearsal.of(plan) if plan.cuts else Rehearsed()
         if outcome.trouble is not None:
@@ -55,13 +55,11 @@ class ByRehearsal:
         return Judgement(replace(plan, folds=outcome.derived.folds, attributes=outcome.attributes))
 
     def shared(self, counts: Counts, fails: Fails, named: frozenset[PruningClass]) -> Mapping[PruningClass, int] | None:
-        """Counts by the share that other channels keep, if all classes can be cut with it."""
+        """Counts with one common share for several classes, if all classes can be cut with that share."""
         return common_share(counts, fails, self.kind_of, named, self._round_to)
 
     def _blocking(self, counts: Counts, outcome: Rehearsed) -> Reasons:
-        """Reasons for classes that alone change a derived number or the division of a view; all classes if none does
-        alone.
-        """
+        """Reasons for the classes that by themselves change a derived number or a view; for all if none does."""
         if reasons := outcome.derived.divided(counts):
             return reasons
         alone = {c: self._draft({c: kept}) for c, kept in counts.items()}

@@ -1,7 +1,7 @@
-"""The one executor: carry a plan out on a model, and bring in step what follows from its sizes.
+"""The one executor: carry a plan out on a model, and update what follows from its sizes.
 
 ``step``, ``prune`` and ``apply-plan`` carry out whole plans. Groups that a user prunes one by one cut by themselves;
-what follows from their sizes is brought in step here as well.
+what follows from their sizes is updated here as well.
 """
 
 from __future__ import annotations

@@ -25,13 +25,13 @@ _NOTHING = frozenset({"aten.detach", "aten.alias", "aten.lift_fresh"})
 
 @dataclass(frozen=True, eq=False)
 class Expectations:
-    """Result of each operation of a forward without weights, in the terms of a trace of the same forward."""
+    """Expected shapes of a forward without weights, from a trace of the same forward."""
 
     trace: Trace
     links: Links
 
     def of(self, plan: Plan) -> list[tuple[str, tuple[Sizes, ...]]]:
-        """Name and output sizes of every operation after ``plan``; ``None`` where the trace does not know the size."""
+        """Name and output sizes of every operation after ``plan``; ``None`` where the trace does not give a size."""
         known: dict[int, int] = {}
         held = True
         for name, dims in self.trace.tensors.items():
@@ -81,7 +81,7 @@ def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: F
 
 
 def all_expected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> bool:
-    """Whether a forward runs the very operations that were expected, so that the shape of each was judged."""
+    """Whether a forward runs exactly the expected operations, so that every shape was compared."""
     steps, expected = _comparable(wanted, forward)
     return [step.operation for _, step in steps] == [name for name, _ in expected]
 
@@ -89,9 +89,8 @@ def all_expected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forwa
 def _comparable(
     wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward
 ) -> tuple[list[tuple[int, Step]], list[tuple[str, tuple[Sizes, ...]]]]:
-    """Numbered steps of a forward, and the expected shapes of each.
-
-    Exception: steps that change nothing, and those of our own code.
+    """Numbered steps of a forward, and the expected operations, without steps that change nothing or that are our own
+    code.
     """
     steps = [(number, step) for number, step in enumerate(forward.steps) if step.operation not in _NOTHING]
     return steps, [(name, sizes) for name, sizes in wanted if name not in _NOTHING and name[0] != "("]

@@ -31,7 +31,8 @@ from moeverify.pruning.step.prepare import Prepared
 class Listed:
     """Counts the groups of a step, and calls ``finish`` once all of them were pruned.
 
-    Groups requested one by one: after the last request. Groups collected first: when the last one is pruned.
+    If a user prunes groups while iterating, that is after the last iteration. If a user collects them first, it is when
+    the last one is pruned.
     """
 
     def __init__(self, finish: Callable[[], None]) -> None:
@@ -40,7 +41,7 @@ class Listed:
         self._waits = False
 
     def each(self, groups: Iterable[PruningGroup]) -> Iterator[PruningGroup]:
-        """The groups, one by one."""
+        """Yield ``groups`` one by one."""
         for group in groups:
             self._count += 1
             group.on_pruned = self._note

@@ -1,4 +1,4 @@
-"""Selection where not all classes can go: as much as possible of what was asked for, the rest with a reason."""
+"""Choice of classes where not all can be cut: as many as possible, and a reason for each that is left out."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def elements(pruning_class: PruningClass) -> int:
 
 
 def _all_but_one(order: Sequence[Sequence[PruningClass]]) -> list[list[Sequence[PruningClass]]]:
-    """Sets without one kind, the smallest loss first."""
+    """Sets of kinds that leave out one kind, the smallest kind first."""
     return [[g for g in order if g is not group] for group in reversed(order)] if len(order) > 1 else []
 
 
 def _grown(
     order: Sequence[Sequence[PruningClass]], works: Callable[[list[Sequence[PruningClass]]], bool]
 ) -> list[Sequence[PruningClass]]:
-    """Kinds that can go together, grown from one that can go alone or from a pair that can."""
+    """Kinds that can be cut together, extended one by one from a kind or a pair that works."""
     kept: list[Sequence[PruningClass]] = []
     grown = True
     while grown:

@@ -1,4 +1,4 @@
-"""One step from scores to a plan that the model's configuration can say."""
+"""One step from scores to a plan that the model's configuration can express."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from moeverify.pruning.step.settle import Judge, settle
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A plan with what brings the configuration in step; ``update`` and ``probe`` are ``None`` for a model without."""
+    """A plan with the update of the configuration; ``update`` and ``probe`` are ``None`` for a model without one."""
 
     plan: Plan
     update: ConfigUpdate | None = None
@@ -48,10 +48,10 @@ def prepare(
     num_heads: Mapping[nn.Module, int] | None = None,
     experts: ExpertRequest | None = None,
 ) -> Prepared:
-    """The plan of ``step``; ``example`` calls a model with the user's example inputs. ``experts`` asks for whole ones.
+    """The plan of ``step``; ``example`` calls a model with the user's example inputs.
 
-    Raises ``PruningRefused`` if the configuration cannot say what was asked by name, or if a model without one does not
-    run with the pruned sizes.
+    ``experts`` is the request for whole experts. Raises ``PruningRefused`` if the configuration cannot express what was
+    asked for by name, or if a model without one does not run with the pruned sizes.
     """
     with without_collector():
         return _prepare(selection, step, round_to, example, num_heads, experts)

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class Trouble:
     """Reason why a pruned model does not compute as before, and how far its forward came.
 
-    ``reached`` grows with the operations; one that gave something unexpected is farther than one that raised, and not
-    as far as what raised after it. ``second_meaning``: whether attributes with a second meaning are the cause.
+    ``reached`` grows with the number of operations. At the same operation, an unexpected result counts as farther than
+    an exception. ``second_meaning``: whether the cause is an attribute that also means something else.
     """
 
     reason: Reason
@@ -89,7 +89,7 @@ class Rehearsal:
 
     @cached_property
     def before(self) -> Forward:
-        """The forward as it is. Raises ``TraceError`` if it fails."""
+        """The forward of the unpruned model. Raises ``TraceError`` if it fails."""
         return self._without_weights or record_forward(self._copy(), self.example, weights=True)
 
     @cached_property
@@ -103,7 +103,9 @@ class Rehearsal:
         return expectations(self._copy(), self.example, self.graph.held_heads)
 
     def of(self, plan: Plan) -> Rehearsed:
-        """The attributes that must follow for the pruned model to run, and the numbers that its forward derives."""
+        """The attributes that must change for the pruned model to run, and the numbers that its forward derives from
+        sizes.
+        """
         model = self._pruned(plan)
         wanted = self._expected.of(plan) if self._expected is not None else []
         lines = (self.graph.couplings.sliced(cut.pruning_class.coupling) for cut in plan.cuts)
@@ -151,7 +153,7 @@ class Rehearsal:
     def _run(
         self, pruned: nn.Module, attributes: Sequence[AttributeChange], wanted: Sequence
     ) -> tuple[Forward, Trouble | None]:
-        """One forward of a copy with ``attributes`` set, and the first thing in it that is not as it should be."""
+        """One forward of a copy with ``attributes`` set, and the first trouble in it."""
         failed: Trouble | None = None
         model = copy.deepcopy(pruned)  # a forward may leave something in its modules
         set_attributes(model, attributes)
@@ -216,13 +218,13 @@ class Rehearsal:
 
 
 def _with(chosen: Chosen, usual: Chosen) -> Chosen:
-    """``chosen``, and those of ``usual`` that set other slots."""
+    """``chosen`` together with those of ``usual`` that set other slots."""
     taken = {slot for proposal in chosen for slot in proposal.slots}
     return chosen | {proposal for proposal in usual if taken.isdisjoint(proposal.slots)}
 
 
 def _described(trouble: Trouble, farthest: Trouble, assignment: Assignment) -> Trouble:
-    """The trouble without attributes, and what stands against those that come farthest or to the end."""
+    """The trouble without any attribute; its text also says why the attributes that came farthest do not help."""
     if assignment.rivals:
         first, second = assignment.rivals
         text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"

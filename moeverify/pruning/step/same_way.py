@@ -1,6 +1,6 @@
-"""Whether a forward takes the way that it took before its attributes were changed.
+"""Whether a forward runs the same operations as before its attributes were changed.
 
-An attribute may do two things: a number of heads that is a number of chosen experts as well. Where the second one shows
+An attribute may mean two things: a number of heads that is also a number of chosen experts. Where the second one shows
 in no shape, the operations and their whole numbers show it.
 """
 
@@ -41,7 +41,7 @@ def _kind(step: Step) -> str:
 
 
 def _differs(before: Forward, old: Step, after: Forward, new: Step) -> bool:
-    """Whether a whole number is another one although nothing else is, or one that no size decides."""
+    """Whether an operation got another whole number although no shape changed, or one that no size explains."""
     changed = {name for name in old.ints.keys() & new.ints.keys() if old.ints[name] != new.ints[name]}
     if not changed or old.operation.startswith("aten._scaled_dot"):
         return False

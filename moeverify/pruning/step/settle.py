@@ -48,7 +48,7 @@ class Judge(Protocol):
         """Key that alike classes of different layers share."""
 
     def unfit(self, counts: Counts) -> Reasons:
-        """Classes that cannot be cut, whatever else is cut, each with the reason."""
+        """Classes that cannot be cut together with any other choice, each with the reason."""
 
     def judge(self, counts: Counts) -> Judgement:
         """The plan for ``counts``, or the reasons against it."""

@@ -1,7 +1,7 @@
-"""Units that no weights read, such as retrieval heads: do they add nothing once their weights are zero?
+"""Units whose output no weight reads, such as retrieval heads: whether they add nothing once their weights are zero.
 
-Pruning removes what a unit adds. That equals holding its weights at zero only if a unit with weights of zero adds
-nothing. A head whose scores pass a softmax adds something all the same, unless a projection reads it.
+Removing a unit equals zeroing its weights only if a unit with weights of zero adds nothing. A head whose scores pass a
+softmax still adds something, unless a projection reads it.
 """
 
 from __future__ import annotations

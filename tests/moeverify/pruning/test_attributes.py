@@ -131,7 +131,7 @@ def test_groups_pruned_one_by_one_set_the_attributes_with_the_last():
     part = mv.MoEPruner(build(Reads), X, pruning_ratio=0.5)
     groups = part.step(interactive=True)
     next(groups).prune()
-    with pytest.warns(UserWarning, match=r"otherwise than planned: set settings\.heads 4 -> 2, .* by hand"):
+    with pytest.warns(UserWarning, match=r"not pruned as planned: set settings\.heads 4 -> 2, .* by hand"):
         list(groups)
 
 
