@@ -138,7 +138,7 @@ def _is_integer(_: Any, value: Any) -> bool:
 
 @cache
 def _validator() -> Any:
-    """JSON schema takes 1.0 for an integer, but 1.0 is no index."""
+    """Validator that refuses 1.0 as an integer, which JSON schema accepts."""
     from jsonschema import Draft202012Validator, validators  # slow to import; most commands read no document
 
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)

@@ -1,4 +1,4 @@
-"""Errors that say nothing of a model: memory ran out."""
+"""Errors that are not caused by a model: memory ran out."""
 
 from __future__ import annotations
 

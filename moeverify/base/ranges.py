@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"(?<![^.\[])\d+(?![^.\]])")
 def collapse(items: Iterable[tuple[str, Hashable]]) -> list[tuple[str, Any, list[str]]]:
     """Group ``(path, remark)`` whose paths differ only in numbers and whose remarks are the same.
 
-    Returns ``(pattern, what is said, paths)`` in the order of the first path. Example::
+    Returns ``(pattern, description, paths)`` in the order of the first path. Example::
 
         collapse([("layers.0.mlp", 4), ("layers.1.mlp", 4), ("norm", 4)])
         # [("layers.{0-1}.mlp", 4, ["layers.0.mlp", "layers.1.mlp"]), ("norm", 4, ["norm"])]

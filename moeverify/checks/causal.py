@@ -28,7 +28,7 @@ def causal(context: Context) -> Finding:
     In float64, ids are changed from several positions on, the last among them, in several ways. Every output with a row
     for each token must stay before that, to a relative 1e-9. A longer input than the example is tried as well. A router
     whose groups no longer divide its experts still runs, and mixes tokens: this shows it. The original is asked first:
-    outputs for which it reads later tokens itself are left out. Does not say what tokens should give.
+    outputs for which it reads later tokens itself are left out. Does not prove which outputs the tokens should give.
     """
     examples = list(_examples(context))
     if not examples:

@@ -20,7 +20,7 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, to
 
 @check("computes-as-its-weights")
 def computes_as_its_weights(context: Context) -> Finding:
-    """Proves that the model in the subject's hands computes what its weights and sizes say.
+    """Proves that the model in the subject's hands computes what its weights and sizes define.
 
     The model is built again from tensors, attributes and configuration, with the base's code. Both run on the example
     in its own length, a longer and a shorter one. Fails where hooks, replaced methods or classes make the subject's own

@@ -22,7 +22,7 @@ def deterministic(context: Context) -> Finding:
     once more. Nothing depends on a counter, on the random state it finds, or on addresses in memory.
 
     The second run is in the same process. An order that Python's hash seed decides per process is not seen, nor are
-    other machines. Does not say that other seeds give other results.
+    other machines. Does not prove that other seeds give other results.
 
     Where the original's own forward does not repeat, from equal state and equal random numbers, the verdict is
     inconclusive and names that. No check can compare such a model, and the subject may have scored its channels by it.

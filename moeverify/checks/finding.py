@@ -29,10 +29,10 @@ def failed(message: str, **evidence: Any) -> Finding:
 
 
 def skipped(reason: str, **evidence: Any) -> Finding:
-    """The check does not apply; the reason says why."""
+    """The check does not apply, for this reason."""
     return Finding(Status.SKIP, reason, evidence)
 
 
 def inconclusive(reason: str, **evidence: Any) -> Finding:
-    """The check applies but could not see enough; the reason says why and what would make it visible."""
+    """The check applies but could not see enough; the reason gives the cause and what would make it visible."""
     return Finding(Status.INCONCLUSIVE, reason, evidence)

@@ -24,7 +24,7 @@ def kernel_ready(context: Context) -> Finding:
     """Proves that the pruned model runs in its stored precision with each implementation of experts that the original
     runs with (``eager``, ``batched_mm``, ``grouped_mm``). Outputs are finite, and in float32 and float64 they agree.
 
-    Kernels take some sizes only: in 16 bits ``grouped_mm`` wants multiples of eight. Says nothing of kernels that this
+    Kernels take some sizes only: in 16 bits ``grouped_mm`` needs multiples of eight. Says nothing of kernels that this
     machine does not have, nor of a precision that the model is not stored in (``--dtype bfloat16``).
     """
     original, pruned = context.original, context.pruned

@@ -70,7 +70,7 @@ def masked_equivalence(context: Context) -> Finding:
     keys before a softmax. It counts if the operations that read it agree and depend on it, and what they give matters.
     What only a training forward uses, such as the noise of a router, is compared with its modules in training mode.
 
-    Does not say whether the channels were a good choice. Norms average over the kept channels, also where they are
+    Does not prove that the channels were a good choice. Norms average over the kept channels, also where they are
     written out in a larger module. If one cannot be restricted to them, a difference is inconclusive. A permutation
     that all tensors share changes no output and passes here; ``untouched-identical`` demands the order.
     """

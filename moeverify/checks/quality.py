@@ -28,8 +28,8 @@ def quality(context: Context) -> Finding:
     With ``max_drop`` it fails if a task's score drops by more than that. Without, the reference is the original with as
     many channels or experts removed at random. The check fails if the pruned model does worse than that, beyond two
     standard errors of the mean over all documents. Then the pruner chose badly, or did not keep what it chose. A pass
-    then allows any drop, and its message names that. Does not say where a loss comes from, nor that a model without
-    loss was pruned correctly.
+    then allows any drop, and its message names that. Does not show where a loss comes from, nor prove that a model
+    without loss was pruned correctly.
     """
     settings = context.quality
     if not settings.tasks:

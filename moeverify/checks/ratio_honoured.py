@@ -24,10 +24,10 @@ def ratio_honoured(context: Context) -> Finding:
     for, every MoE layer must have lost that share of them. A dimension that shrank without a group must match one of
     the ratios asked for, within a tenth and the rounding. Exception: attention.
 
-    A class that the subject's plan names as adjusted must keep what the plan says, and the claim must be true. A claim
-    is true if no fewer are a multiple, or if the class joins experts. It is also true if no entry of the configuration
-    gives what was asked with the model's other sizes and constants. Some claims cannot be verified, e.g. without a
-    configuration. They excuse at most half of the classes; beyond that the verdict is inconclusive.
+    A class that the subject's plan names as adjusted must keep the number in the plan, and the claim must be true. A
+    claim is true if no fewer are a multiple, or if the class joins experts. It is also true if no entry of the
+    configuration gives what was asked with the model's other sizes and constants. Some claims cannot be verified, e.g.
+    without a configuration. They excuse at most half of the classes; beyond that the verdict is inconclusive.
     """
     request = Request(context)
     wrong = [*_claims(request), *_classes(request), *_without_group(request), *_experts(request)]

@@ -16,7 +16,7 @@ from moeverify.models.roles import FoundRoles
 
 
 def kept_experts(context: Context) -> dict[str, list[int]]:
-    """For each MoE layer the experts that stayed, as the router's rows say."""
+    """For each MoE layer the experts that stayed, by the router's rows."""
     return dict(context.stayed)
 
 

@@ -9,11 +9,11 @@ from moeverify.coupling.couplings import trace_couplings
 @check("something-pruned")
 def something_pruned(context: Context) -> Finding:
     """Proves that the model has fewer parameters than before, and that routed experts lost some wherever our trace
-    finds channels that could go. Experts that injected dependencies tie to one another have none.
+    finds channels that could go. Experts that injected dependencies tie to one another have no such channels.
 
-    Inconclusive if the subject's plan leaves those of a layer alone and says why: the reason is not proved here.
+    Inconclusive if the subject's plan leaves those of a layer alone with a reason, which is not proved here.
 
-    Does not say whether the right ones went.
+    Does not prove that the right ones were removed.
     """
     before = {n: p.numel() for n, p in context.original.named_parameters()}
     after = {n: p.numel() for n, p in context.pruned.named_parameters()}

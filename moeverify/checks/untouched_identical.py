@@ -24,7 +24,7 @@ def untouched_identical(context: Context) -> Finding:
     A permutation shared by all tensors would leave the outputs alone, and is refused all the same. Adapters, optimiser
     states and activation statistics are mapped back to the original by the order of channels. Exception: where whole
     experts went, those that stay may come in any order. Where the values do not show the order (all equal), nothing is
-    claimed. Buffers that a forward fills anew are held to the same rule. Does not say whether enough was removed, or
+    claimed. Buffers that a forward fills anew are held to the same rule. Does not prove that enough was removed, or
     the right channels.
     """
     for judge in (_ties, _names, _kinds, _values, _order):

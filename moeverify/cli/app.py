@@ -78,7 +78,7 @@ def common(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. May stand anywhere.")] = False,
 ) -> None:
-    """Options that every command knows."""
+    """Options that every command has."""
 
 
 # What the place of work or the output refuses is no fault of ours.

@@ -42,7 +42,7 @@ def compare_command(
     seed: Seed = 0,
     timeout: Timeout = 120.0,
 ) -> int:
-    """Build the groups of the recorded sources again and say what differs. Exit code 1 if anything does."""
+    """Build the groups of the recorded sources again and print what differs. Exit code 1 if anything does."""
     from moeverify.cli.progress import watch
     from moeverify.suites import baseline
 

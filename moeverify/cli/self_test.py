@@ -18,7 +18,7 @@ def self_test_command(
     report: Annotated[Path | None, typer.Option(help="Folder for self-test.html, .md and .json.")] = None,
     json: Annotated[str | None, typer.Option(help="Also write the JSON there; - is standard output.")] = None,
 ) -> int:
-    """Run every check on deliberately broken pruners: the matrix says which check catches which fault."""
+    """Run every check on deliberately broken pruners: the matrix shows which check catches which fault."""
     from moeverify.base.files import write_text
     from moeverify.cli.progress import watch
     from moeverify.subjects.faults import all_faults

@@ -6,7 +6,7 @@ between dimensions; the solver turns them into coupling classes. Four relations 
 * ``equal``: position ``i`` of one is position ``i`` of the other;
 * ``segment``: ``part[i] == whole[start + step * i]`` (slice, split, concatenation);
 * ``product``: ``whole`` enumerates the positions of several factors in row-major order (view, reshape);
-* ``freeze``: positions can never be removed, with the operation that says so.
+* ``freeze``: positions can never be removed, with the operation that froze them.
 
 A fifth couples nothing. ``summed``: positions of a dimension are added up (or compared) over another one. A channel
 that stays is the sum of what all experts have there, so they have no channels of their own then.

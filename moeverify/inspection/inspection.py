@@ -158,7 +158,7 @@ def _class_to_dict(item: PruningClass) -> dict[str, Any]:
 
 
 def inspect_model(loaded: LoadedModel, roles: Roles | FoundRoles | None = None) -> Inspection:
-    """Trace a model and put together what is found. Raises ``TraceError`` if its forward fails."""
+    """Trace a model and collect roles, classes and frozen dimensions. Raises ``TraceError`` if its forward fails."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()

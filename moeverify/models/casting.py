@@ -51,7 +51,7 @@ def _outputs(model: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
 def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> str:
     """Output that a cast moved, and by how much of its largest value; empty if it is rounding.
 
-    A model that does not run after the cast is left to the checks, which say why.
+    A model that does not run after the cast is left to the checks, which give the reason.
     """
     for name, one in before.items() if after else ():
         two = after.get(name)

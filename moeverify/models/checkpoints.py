@@ -135,7 +135,7 @@ def one_line(error: BaseException) -> str:
 
 
 def token_inputs(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Random tokens for a model, none of which stands for an image or a sound."""
+    """Random tokens for a model, none of which is a placeholder for an image or a sound."""
     generator = torch.Generator().manual_seed(seed)
     size = _vocabulary(model)
     ids = torch.randint(0, size, (2, 32), generator=generator)

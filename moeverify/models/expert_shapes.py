@@ -71,7 +71,7 @@ def input_sizes(tree: ModelTree, expert: str) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Stacks:
-    """Parameters ``[experts, ..., ...]`` of one module, and what says so beside their shape."""
+    """Parameters ``[experts, ..., ...]`` of one module, and the evidence beside their shape."""
 
     parameters: dict[str, torch.Tensor]
     count: int

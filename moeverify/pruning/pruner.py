@@ -231,7 +231,7 @@ class MoEPruner:
 
         ``reading`` orders the reading of weights that stay in files.
 
-        Raises ``PruningRefused`` if the configuration cannot say what was asked by name.
+        Raises ``PruningRefused`` if the configuration cannot express what was asked for by name.
         """
         return self._prepare(max(self.current_step, 1), reading).plan
 

@@ -95,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``moe_spec`` stands for each model of the default synthetic family in turn."""
+    """``moe_spec`` is each model of the default synthetic family in turn."""
     if "moe_spec" in metafunc.fixturenames:
         from synthetic_models import default_specs
 

@@ -111,7 +111,7 @@ class PropertyItem(pytest.Item):
 
 
 class FalsifiedProperty(Exception):
-    """A property does not hold; says for which spec, and how to run it again."""
+    """A property does not hold; the text gives the spec, and how to run it again."""
 
 
 class MoEVerifySession:

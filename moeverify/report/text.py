@@ -38,9 +38,9 @@ def describe_problem(verdict: Verdict) -> str:
 
 
 def nothing_checked(verdicts: Iterable[Verdict]) -> list[str]:
-    """Lines that say why no check passed or failed on a source: each reason once, with the checks that gave it.
+    """Reasons why no check passed or failed on a source, as lines: each reason once, with the checks that gave it.
 
-    Empty if on every source a check passed or there is a problem, which says enough.
+    Empty if on every source a check passed or there is a problem, which is reported by itself.
     """
     verdicts = list(verdicts)
     sources = {v.source for v in verdicts if v.status in (Status.PASS, *PROBLEMS)}

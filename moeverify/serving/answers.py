@@ -29,9 +29,9 @@ class Answer:
         folder: the checkpoint.
         distributions: for each prompt, log-probability by token of the most likely next tokens.
         refused: why there are none, in the engine's words.
-        undecided: whether it was stopped from outside (time, memory), which says nothing of the folder.
+        undecided: whether it was stopped from outside (time, memory), which proves nothing about the folder.
         version: of the engine.
-        facts: what else the worker says.
+        facts: what else the worker reports.
 
     """
 

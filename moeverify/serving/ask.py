@@ -45,7 +45,7 @@ _SCHEMA = {
 
 
 def ask(engine: Engine, python: Path, question: Question, seconds: float) -> tuple[Answer, ...]:
-    """One answer a folder, in order. Raises ``EngineError`` if the engine's process cannot be run at all."""
+    """One answer a folder, in order. Raises ``EngineError`` if the engine's process cannot be run."""
     with scratch_folder("engine") as place:
         request, answers, log = place / "request.json", place / "answers.jsonl", place / "log"
         request.write_text(json.dumps(_request(question)), "utf-8")
@@ -131,7 +131,7 @@ def _answer(data: Mapping[str, Any], question: Question) -> Answer:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something."""
+    """The last line that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return one_line(lines[-1]) if lines else "no message"
 

@@ -1,4 +1,4 @@
-"""Whether an engine computes the same: distances between distributions, and what they say of a pruning."""
+"""Whether an engine computes the same: distances between distributions, and what follows for a pruning."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _number(values: np.ndarray) -> str:
 
 
 def combined(outcomes: Sequence[Outcome]) -> tuple[Status, str]:
-    """One status for all engines, the worst first; the message holds those that say the same, then the others."""
+    """One status for all engines, the worst first; engines with the same message are named together."""
     order = (Status.FAIL, Status.INCONCLUSIVE, Status.PASS, Status.SKIP)
     ranked = sorted(outcomes, key=lambda outcome: order.index(outcome.status))
     return ranked[0].status, "; ".join(outcome.message for outcome in ranked)

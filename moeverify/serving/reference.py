@@ -58,7 +58,7 @@ def _load(folder: Path) -> Iterator[Any]:
 
 
 def vocabulary_of(folder: Path) -> int:
-    """Number of token ids. Raises ``EngineError`` if the configuration does not say."""
+    """Number of token ids. Raises ``EngineError`` if the configuration does not give it."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ def given_options(
 ) -> dict[str, Any]:
     """The options that were given; importance and criterion are made from their names.
 
-    Raises ``UsageError`` for an importance or a criterion that is none.
+    Raises ``UsageError`` for an importance or a criterion that does not exist.
     """
     options: dict[str, Any] = {}
     if ratios:

@@ -34,7 +34,7 @@ from moeverify.subjects.folders import Written, on_models, takes_folders
 class Pruned:
     """Report of a subject on its work: groups, the plan it carried out, expansions counted.
 
-    ``of_trace`` says that the groups come from our own trace, which then cannot be the judge of them. ``model`` is the
+    ``of_trace``: the groups come from our own trace, so that trace cannot judge them. ``model`` is the
     pruned model where it is another object than the subject was given. ``written`` is the folder of one that takes
     folders. ``expert_scores`` holds for each MoE layer, by name, the ``criterion``, the ``scores`` and the calibration
     ``tokens`` of its experts, as plain lists.

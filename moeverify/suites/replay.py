@@ -18,7 +18,7 @@ from moeverify.verification.settings import Settings
 
 @dataclass(frozen=True)
 class Replayed:
-    """Outcome of replaying one failure: ``now`` is what it says today, ``None`` if it is fixed."""
+    """Outcome of replaying one failure: ``now`` is its message today, ``None`` if it is fixed."""
 
     title: str
     now: str | None

@@ -1,4 +1,4 @@
-"""Parts of a run's sources, for machines that know nothing of each other."""
+"""Parts of a run's sources, for machines that do not communicate."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class _Part:
 def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
     """Split a stack whose inner dimensions shrank into one part per expert, since each expert may keep other channels.
 
-    A 3-D tensor always counts as a stack, which does no harm if it is none. A matrix counts only if ``stacked``: the
+    A 3-D tensor always counts as a stack, which does no harm otherwise. A matrix counts only if ``stacked``: the
     bias ``[experts, n]`` of fused experts.
     """
     if not (new.ndim == 3 or stacked) or new.shape[1:] == old.shape[1:]:

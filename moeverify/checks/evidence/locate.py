@@ -32,7 +32,7 @@ def take(values: np.ndarray, positions: Positions) -> np.ndarray:
 def _match_slices(new: np.ndarray, old: np.ndarray, dim: int) -> tuple[np.ndarray, bool] | None:
     """For each slice of ``new`` along ``dim`` the slice of ``old`` that equals it; ``None`` if one has none.
 
-    Equal slices of ``old`` are handed out in ascending order; the flag says whether there were none.
+    Equal slices of ``old`` are handed out in ascending order; the flag is true if there were none.
     """
     rows_new = np.ascontiguousarray(np.moveaxis(new, dim, 0)).reshape(new.shape[dim], -1)
     rows_old = np.ascontiguousarray(np.moveaxis(old, dim, 0)).reshape(old.shape[dim], -1)

@@ -34,7 +34,7 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def parts_of(unit: ChosenUnit, roles: FoundRoles, laboratory: Laboratory, tied: dict[str, list[str]]) -> list[Part]:
-    """Parts of a unit that might be removable alone, as far as gradients can tell.
+    """Parts of a unit that might be removable alone, as far as gradients show.
 
     Empty if the unit lies in one block, or if its blocks share a parameter. Left out: parts that share a buffer, and
     parts whose counterparts have no gradient in the whole model. Also left out: experts of a unit with one channel in

@@ -1,6 +1,6 @@
 """Norms of the masked reference, wherever a program computes them: statistics over the kept channels only.
 
-A removed channel is zero in the reference, but a mean would still count it. This mode looks at every statistic (mean,
+A removed channel is zero in the reference, but a mean would still count it. This mode handles every statistic (mean,
 variance, layer, RMS and group norm) over a dimension whose removed channels are all zero. It computes it on the kept
 ones. Which channels were removed is known from the keep map; that they are zero is seen in the data.
 """

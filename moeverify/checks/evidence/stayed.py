@@ -17,7 +17,7 @@ from moeverify.models.roles import FoundRoles, MoELayer
 def stayed_experts(
     original: nn.Module, pruned: nn.Module, roles: FoundRoles, kept: Mapping[tuple[str, int], Kept]
 ) -> dict[str, list[int]]:
-    """For each MoE layer the experts that stayed, in their present order, as the router's rows say."""
+    """For each MoE layer the experts that stayed, in their present order, by the router's rows."""
     result = {}
     for layer in roles.layers:
         stayed = list(range(len(layer.experts)))

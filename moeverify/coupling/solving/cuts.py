@@ -1,4 +1,4 @@
-"""Slices with constant bounds: the trace cannot tell whether a program computes the bound from a size.
+"""Slices with constant bounds: the trace does not show whether a program computes the bound from a size.
 
 Two guards freeze dimensions that such a bound could leave wrong in silence. Exception: a slice that meets a parameter
 or another tensor of its size. A wrong bound there raises a shape error, so nothing is frozen.

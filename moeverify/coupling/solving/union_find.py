@@ -6,7 +6,7 @@ from moeverify.coupling.relations import Relations
 
 
 class UnionFind:
-    """``find`` gives the dimension that stands for all those merged with one by ``union``."""
+    """``find`` gives the representative of all dimensions that ``union`` merged with one."""
 
     def __init__(self, relations: Relations) -> None:
         self._parent = list(range(len(relations.sizes)))
@@ -22,7 +22,7 @@ class UnionFind:
         return item
 
     def union(self, first: int, second: int) -> None:
-        """Merge two; the second's representative stands for both."""
+        """Merge two; the second's representative becomes that of both."""
         self._parent[self.find(first)] = self.find(second)
 
     def add(self) -> None:

@@ -74,7 +74,7 @@ class Header:
 
 
 class _Broken(Exception):
-    """A header that cannot be read at all."""
+    """A header that cannot be read."""
 
 
 def read_header(file: Path) -> Header:

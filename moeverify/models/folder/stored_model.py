@@ -95,7 +95,7 @@ def _built(name: str, config: Any, dtype: torch.dtype) -> nn.Module:
 
 
 def _check_whole(inventory: Inventory, naming: Naming) -> None:
-    """Leave what is not as it should be to the loader of transformers, which says it or mends it."""
+    """Leave a folder that is not whole to the loader of transformers, which reports or repairs it."""
     for lines in (inventory.problems, tuple(naming.broken), naming.missing, naming.unexpected, naming.misnumbered):
         if lines:
             raise HeldInMemory(f"its tensors do not all fit its configuration ({lines[0]})")

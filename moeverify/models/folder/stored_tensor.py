@@ -1,4 +1,4 @@
-"""Weights that stay in their file: tensors of known shape whose values are read when an operation looks at them."""
+"""Weights that stay in their file: tensors of known shape whose values are read when an operation needs them."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def build_zoo(
 
 
 def _keep_in_float32(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold in float32 what the class says that ``from_pretrained`` does, whatever precision is asked for."""
+    """Keep in float32 the parts that the class's ``from_pretrained`` keeps so, whatever precision is asked for."""
     rule = float32_rule(model, dtype)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if rule is not None and tensor.is_floating_point() and rule.search(name):

@@ -40,7 +40,7 @@ class ZooEntry:
 
 
 def describe(model_type: str) -> ZooEntry:
-    """Build the small model of a type and say what it has. An unusable type has ``error`` set; none is dropped."""
+    """Build the small model of a type and describe its parts. An unusable type has ``error`` set; none is dropped."""
     try:
         model = build_zoo(model_type)
     except SourceError as error:

@@ -1,7 +1,7 @@
 """One rule that makes any configuration tiny.
 
-Three steps: sizes by the name of their entry (``SIZES``), layers picked so that each kind occurs, and what
-``EXCEPTIONS`` says of a type. Sizes are mutually distinct where an architecture allows it, so that a dimension is
+Three steps: sizes by the name of their entry (``SIZES``), layers picked so that each kind occurs, and ``EXCEPTIONS``
+by type. Sizes are mutually distinct where an architecture allows it, so that a dimension is
 recognised by its size.
 """
 

@@ -142,7 +142,7 @@ class _Item:
 
 
 def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> torch.Tensor | None:
-    """Scores of the stacks on one device; ``None`` if the importance looks at none of them."""
+    """Scores of the stacks on one device; ``None`` if the importance scores none of them."""
     single = any(stack.width == 1 for stack in stacks)
     added_up = formula.reduction in ("sum", "mean")
     items: list[_Item] = []

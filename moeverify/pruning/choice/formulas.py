@@ -79,7 +79,7 @@ class Formula:
         return self.local is _hessian
 
     def takes(self, layer: nn.Module) -> bool:
-        """Whether the importance looks at layers of this type."""
+        """Whether the importance scores layers of this type."""
         return isinstance(layer, tuple(self.importance.target_types))
 
     def scores(self, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Configuration in step with the weights, without a table per architecture.
 
 ``probe`` finds what each entry means, ``search`` the entries for wanted shapes, ``express`` the counts that entries can
-say, ``update`` writes them; ``constants`` keeps what an architecture derives from a size.
+give, ``update`` writes them; ``constants`` keeps what an architecture derives from a size.
 """
 
 from moeverify.models.skeleton import Shapes, has_config, shapes_of, skeleton

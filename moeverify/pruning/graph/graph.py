@@ -240,7 +240,7 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         return dependency
 
     def place_of(self, module: Any, pruning_fn: Callable) -> Place:
-        """The tensor and axis that a pruning function on a layer or parameter is about."""
+        """The tensor and axis that a pruning function cuts at a layer or parameter."""
         return self.nodes.end(module, pruning_fn).place
 
     def get_pruning_group(

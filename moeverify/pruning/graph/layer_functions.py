@@ -50,7 +50,7 @@ class LayerFunctions:
         )
 
     def opaque_layers(self, model: nn.Module) -> dict[str, Opaque]:
-        """Layers with a pruning function of their own, as a trace wants them; a layer inside one is not listed."""
+        """Layers with a pruning function of their own, as arguments of a trace; a layer inside one is not listed."""
         result: dict[str, Opaque] = {}
         for name, module in model.named_modules():
             if not self.is_opaque(module) or any(name.startswith(f"{outer}.") for outer in result):

@@ -128,7 +128,7 @@ class Nodes:
         return self._trace.aliases.get(name, name)
 
     def end(self, target: Any, function: Callable | None = None) -> End:
-        """The end that a Torch-Pruning function (outputs if ``None``) of a layer or parameter is about.
+        """The end that a Torch-Pruning function (outputs if ``None``) cuts at a layer or parameter.
 
         ``target`` may also be a path, or a pair of a parameter's path and an axis.
         """

@@ -1,4 +1,4 @@
-"""A model with what its trace found, and with what was cut of it since."""
+"""A model with its trace, and with what was cut from it since."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TracedModel:
         self.live = LiveIndex({(n, axis): size for n, shape in shapes.items() for axis, size in enumerate(shape)})
 
     def own_functions(self) -> dict[str, OwnFunction]:
-        """The pruning functions of opaque layers, as many channels as they have now."""
+        """The pruning functions of opaque layers, each with its present number of channels."""
         return self.nodes.own_functions(self.live.size)
 
     @torch.no_grad()

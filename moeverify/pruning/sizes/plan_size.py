@@ -106,7 +106,7 @@ def plan_size(
 
     ``pruning_ratio`` is 0 unless given: what ``ratios`` does not name stays. ``speed`` is that of the disk in GiB a
     second. Raises ``SourceError`` for a configuration that gives no model, ``PruningRefused`` for numbers that are
-    illegal or that the configuration cannot say.
+    illegal or that the configuration cannot express.
     """
     with quiet_transformers():
         loaded = load_full_size(source, trust_remote_code=trust_remote_code)

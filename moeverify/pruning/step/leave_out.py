@@ -56,7 +56,7 @@ def common_share(
 ) -> dict[PruningClass, int] | None:
     """Other counts for one kind of classes with which all go: the share that another kind keeps.
 
-    A forward that works out the size of a head from the width and the number of heads wants both in one ratio.
+    A forward that works out the size of a head from the width and the number of heads needs the same ratio for both.
     ``None`` if no such counts help.
     """
     kinds: dict[Hashable, list[PruningClass]] = {}

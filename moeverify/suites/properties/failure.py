@@ -80,7 +80,7 @@ class Failure:
             raise UsageError(f"the file does not describe a falsified property: {error}") from error
 
     def still(self) -> str | None:
-        """Try again: what the property says now, or ``None`` if it holds."""
+        """Try again: the message of the property now, or ``None`` if it holds."""
         try:
             check_property(
                 self.property, self.spec, subject=self.subject, pruning_ratio=self.pruning_ratio, seed=self.seed

@@ -24,7 +24,7 @@ SECONDS = 30.0
 class Property:
     """A named function that raises ``PropertyFailed`` where the property does not hold.
 
-    ``own``: it needs our own graph and plans, so that no other subject can be tried; ``groups``: it only looks at the
+    ``own``: it needs our own graph and plans, so that no other subject can be tried; ``groups``: it only reads the
     groups of an unpruned model, so that several such properties are tried on one graph. ``spare``: it removes whole
     experts, so that specs are drawn that have some to spare.
     """

@@ -31,11 +31,11 @@ from synthetic_models.names import FAMILIES
 
 
 class PropertyFailed(AssertionError):
-    """The property does not hold; the message says in one line what is wrong."""
+    """The property does not hold; the message gives in one line what is wrong."""
 
 
 class NotApplicable(Exception):
-    """The property says nothing about this spec and subject; the message says why."""
+    """The property does not apply to this spec and subject; the message gives the reason."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The truth by configuration: which parameter dimensions follow an entry.
 
-A model is built twice on the meta device with one size changed, and shapes are compared. Nothing here knows of
-traces, rules or couplings, so it can judge them.
+A model is built twice on the meta device with one size changed, and shapes are compared. Nothing here uses traces,
+rules or couplings, so it can judge them.
 """
 
 from __future__ import annotations

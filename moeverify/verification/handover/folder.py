@@ -48,7 +48,7 @@ class Handover:
     """Data of a subject, checked against the schema; its claims are not yet checked.
 
     ``outputs``: outputs of its live model, by input length; empty for a length at which it did not run.
-    ``EXAMPLE_LENGTH`` stands for the unchanged example.
+    ``EXAMPLE_LENGTH`` marks the unchanged example.
     """
 
     document: Mapping[str, Any]

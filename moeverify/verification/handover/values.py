@@ -102,7 +102,7 @@ class Writer:
 class Reader:
     """Reads values back. ``arrays`` are those that travelled beside the document, ``own`` the classes it may make.
 
-    Raises ``HandoverError`` for a document that is none.
+    Raises ``HandoverError`` for a document that does not follow the format.
     """
 
     def __init__(
