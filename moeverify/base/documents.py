@@ -183,7 +183,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_limits(data: Any, limits: DocumentLimits) -> None:
-    """Depth and number of items, level by level: no recursion, so depth is no danger. Raises ``BeyondLimits``."""
+    """Check depth and number of items, level by level and without recursion. Raises ``BeyondLimits``."""
     level, count = [data], 0
     for _ in range(limits.depth + 1):
         count += len(level)

@@ -90,7 +90,7 @@ def _layout(model: nn.Module, roles: FoundRoles, example_inputs: Any) -> ExpertL
 def _experts_at_random(
     layout: ExpertLayout, before: Tensors, after: Tensors, draw: np.random.Generator
 ) -> tuple[ExpertCut, ...]:
-    """As many experts of each layer as stayed, by what the router has rows for; equally many of each group."""
+    """Random experts to keep in each layer: as many as the router now has rows for, equally many from each group."""
     kept, scores = {}, {}
     for counted in layout.layers:
         name = counted.layer.name

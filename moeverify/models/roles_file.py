@@ -71,7 +71,7 @@ def written_roles(model: nn.Module, found: FoundRoles) -> str:
 
 
 def _pattern(model: nn.Module, paths: Iterable[str]) -> str:
-    """A regular expression for the last part of each path; for the list around it where it stands in one."""
+    """Regular expression for the last parts of the paths; a path that ends in a number is named by its list."""
     names: dict[str, None] = {}
     for path in paths:
         around = path.rpartition(".")[0]

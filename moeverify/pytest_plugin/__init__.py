@@ -84,7 +84,7 @@ def verify_pruning(request: pytest.FixtureRequest, _verify_settings: dict[str, A
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print what passes of ``verify_pruning`` leave open."""
+    """Print the caveats of ``verify_pruning`` calls that passed."""
     results = config.stash.get(RESULTS, [])
     if not results:
         return

@@ -17,10 +17,11 @@ _ROLES = {"experts": "experts", "hidden": "hidden", "expert_channels": "routed_e
 
 
 def plan_judge(engines: Sequence[Engine]) -> Judge:
-    """A function of a configuration and a plan's new entries: notes on what engines serve less well.
+    """A function that checks the new sizes of a plan against the limits of ``engines``.
 
-    It raises ``PruningRefused`` for a size that an engine refuses or computes otherwise, with the nearest that it
-    takes. What the base falls outside of as well is no matter of the plan.
+    It takes the base's configuration and the plan's new entries, and returns notes on sizes that an engine runs slower.
+    It raises ``PruningRefused`` for a size that an engine refuses or computes wrongly, with the nearest ratios that it
+    takes. A limit that the base exceeds as well is skipped.
     """
 
     def judge(before: Mapping[str, Any], entries: Entries) -> list[str]:

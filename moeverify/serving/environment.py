@@ -135,7 +135,9 @@ def _top_level(distribution: metadata.Distribution) -> Iterable[str]:
 
 
 def _unpack(engine: Engine, requirement: str, prefixes: tuple[str, ...], folder: Path, pip: list[str]) -> None:
-    """Files of a source archive under ``prefixes``, below ``sources`` without what the prefixes share."""
+    """Unpack the files of a source archive that lie under ``prefixes`` into ``sources``, without the prefixes' common
+    path.
+    """
     place = folder / "archives"
     _run([*pip, "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(place), requirement], engine)
     common = os.path.commonpath(prefixes)

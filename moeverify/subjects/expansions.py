@@ -72,7 +72,7 @@ def counted() -> Iterator[Count]:
 
 
 def _has_pruning_op(group: Any, dep: Any, idxs: Any) -> bool:
-    """Whether the group holds this layer, direction and these indices. Entries are only ever appended meanwhile."""
+    """Whether the group holds this layer, direction and these indices, from a set of its items; groups only grow."""
     memory = vars(group).setdefault("_moeverify_seen", [0, set()])
     items = group._group
     for item in items[memory[0] :]:

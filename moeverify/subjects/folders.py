@@ -103,7 +103,7 @@ def _attention(model: nn.Module) -> str:
 def command(template: str) -> Callable[..., None]:
     """A function on folders from a command line with ``{base}``, ``{out}``, ``{ratio}``, ``{seed}`` and roles.
 
-    Raises ``UsageError`` for a template that names no folders, or something else.
+    Raises ``UsageError`` for a template without the folders, or with another placeholder.
     """
     try:
         words = shlex.split(template)

@@ -183,7 +183,7 @@ class Settings:
 
     @classmethod
     def from_description(cls, data: Mapping[str, Any]) -> Settings:
-        """Settings that ``describe`` wrote, also after JSON; what is no setting is passed over.
+        """Settings that ``describe`` wrote, also after JSON; other keys are skipped.
 
         Raises ``UsageError`` for a value of another type.
         """

@@ -216,9 +216,9 @@ def mask_removed(
     *,
     elsewhere: Collection[str] = (),
 ) -> Statistics:
-    """Set every removed channel of ``model`` to zero, in place; returns as ``mask_norms`` does.
+    """Set every removed channel of ``model`` to zero, in place; returns what ``mask_norms`` returns.
 
-    ``elsewhere`` are tensors whose values are not in the model; who reads them masks them.
+    ``elsewhere`` are tensors whose values are not in the model; the code that reads them masks them.
     """
     tensors = tensors_of(model)
     for (name, dim), part in kept.items():

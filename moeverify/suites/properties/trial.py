@@ -168,7 +168,8 @@ def units_of(classes: Iterable[PruningClass]) -> set[Unit]:
 def differing(first: nn.Module, second: nn.Module) -> list[str]:
     """Names of the first model's tensors that are not bit for bit those of the second, in the order of each.
 
-    The two may have other names, but must have as many tensors. Also the shapes are told.
+    The two may have other names, but must have as many tensors. For tensors of different shapes, the text has both
+    shapes.
     """
     mine, theirs = list(first.state_dict().items()), list(second.state_dict().items())
     if len(mine) != len(theirs):
