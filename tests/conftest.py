@@ -1,4 +1,8 @@
-"""Hypothesis profiles, chosen by ``MOEVERIFY_HYPOTHESIS_PROFILE``: ``ci`` (the default) and ``nightly``."""
+"""Profiles of Hypothesis, and processes that tests share.
+
+``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default) or ``nightly``. A module that loads what was saved uses
+``reload_process``, one that verifies in other processes ``fork_servers``: either takes seconds to start.
+"""
 
 import os
 
@@ -31,3 +35,37 @@ def pytest_configure(config: pytest.Config) -> None:
     from property_runs import PropertyLogPlugin
 
     config.pluginmanager.register(PropertyLogPlugin(config), "property-log")
+
+
+@pytest.fixture(scope="session")
+def _reload_environment(tmp_path_factory):
+    from shared_processes import loading_process
+
+    with loading_process(str(tmp_path_factory.mktemp("reload"))) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def reload_process(_reload_environment):
+    """Reloads of this module's tests share one process, which forks for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _reload_environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _fork_servers():
+    from shared_processes import ForkServers
+
+    servers = ForkServers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def fork_servers(_fork_servers):
+    """Runs of this module's tests borrow fork servers instead of starting their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moeverify.verification.executors.local.Worker", _fork_servers.lend)
+        yield

@@ -4,20 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from kept_process import kept_process
 
 from benchmarks.certify_zoo import CUTS, certify_cut, table
 from moeverify.models.zoo import zoo_types
 
+pytestmark = pytest.mark.usefixtures("reload_process")
+
 BASELINE = Path(__file__).parents[2] / "reports/baselines/certify-zoo.json"
 QUICK = {("mixtral", "all"), ("deepseek_v3", "experts")}
 MORE = [("gpt_oss", "all"), ("dbrx", "all"), ("deepseek_v4", "hidden"), ("nemotron_h", "all"), ("qwen3_next", "heads")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process_loads_all(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("process")):
-        yield
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Right and wrong folders of other people's tools: none of the wrong ones passes, none of the right ones fails."""
 
 import pytest
-from kept_process import kept_process
 from pruned_folders import RIGHT, WRONG, duplicate_names, write
 
 from moeverify.certification.certify import examine
 from moeverify.verdict import Status
+
+pytestmark = pytest.mark.usefixtures("reload_process")
 
 # In the everyday suite, one of most families; the others are slow together.
 QUICK = {
@@ -24,12 +25,6 @@ QUICK = {
     "final-norm-altered",
     "index-stale",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process_loads_all(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("process")):
-        yield
 
 
 def marked(cases):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from foundry import Draft, edit_config
-from kept_process import kept_process
 from safetensors.torch import load_file
 
 import moeverify as mv
@@ -19,14 +18,10 @@ from moeverify.cli.app import main
 from moeverify.errors import PlanError, SourceError, UsageError
 from moeverify.verdict import Status
 
+pytestmark = pytest.mark.usefixtures("reload_process")
+
 PACKAGE = Path(mv.__file__).parent
 KEPT = [1, 2, 4, 7]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process_loads_all(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("process")):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """Folders in the manner of public tools, over architectures that the catalogue does not have."""
 
 import pytest
-from kept_process import kept_process
 from tool_folders import RIGHT, WRONG
 
 from moeverify.certification.certify import examine
 from moeverify.verdict import Status
+
+pytestmark = pytest.mark.usefixtures("reload_process")
 
 # In the everyday suite; the others take as long each.
 QUICK = {
@@ -15,12 +16,6 @@ QUICK = {
     "prediction-layer-copied-as-it-was",
     "bias-beside-the-router-in-another-order",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_process_loads_all(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("process")):
-        yield
 
 
 def marked(cases):

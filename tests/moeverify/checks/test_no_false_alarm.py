@@ -8,7 +8,6 @@ import warnings
 import pytest
 from hypothesis import given, note, reject, seed, settings
 from hypothesis import strategies as st
-from kept_process import kept_process
 
 import synthetic_models
 from moeverify.checks import default_names
@@ -26,13 +25,9 @@ from synthetic_models import Spec
 from synthetic_models.names import FAMILIES
 from synthetic_models.strategies import specs
 
+pytestmark = pytest.mark.usefixtures("reload_process")
+
 RATIOS = (0.5, 0.25, 0.125, 0.75)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("kept")):
-        yield
 
 
 def verdicts_on(spec, ratio, checks):

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from kept_process import kept_process
 
 import synthetic_models
 from moeverify.checks import CHECKS
@@ -15,6 +14,8 @@ from moeverify.models.zoo import build_zoo
 from moeverify.subjects import Pruned, prune_moe
 from moeverify.verdict import Status
 from synthetic_models import Spec
+
+pytestmark = pytest.mark.usefixtures("reload_process")
 
 # Kernels round differently on its weights where they lie in a file's buffer than where they are aligned.
 SPEC = Spec(
@@ -33,12 +34,6 @@ SPEC = Spec(
     top_k=2,
     widths=(8, 8, 8, 8),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process(tmp_path_factory):
-    with kept_process(tmp_path_factory.mktemp("kept")):
-        yield
 
 
 def pruned():

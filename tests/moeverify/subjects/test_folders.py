@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept_process import kept_process
 from safetensors.torch import load_file, save_file
 
 import moeverify as mv
@@ -20,6 +19,8 @@ from moeverify.subjects.load import subject_kind
 from moeverify.suites.properties import PropertyFailed, check_property
 from moeverify.verdict import Status
 from synthetic_models import Spec
+
+pytestmark = pytest.mark.usefixtures("fork_servers")
 
 HERE = Path(__file__).parent
 SCRIPT = """
@@ -181,9 +182,8 @@ def test_the_faults_are_caught(fault):
         assert re.search(pattern, verdicts[check].message), verdicts[check].message
 
 
-def test_what_was_written_is_judged_in_this_process_too(tmp_path):
-    with kept_process(tmp_path):
-        (verdict,) = mv.verify("zoo:mixtral", subject=rows_exchanged, checks=["reload"]).verdicts
+def test_what_was_written_is_judged_in_this_process_too(reload_process):
+    (verdict,) = mv.verify("zoo:mixtral", subject=rows_exchanged, checks=["reload"]).verdicts
     assert verdict.status is Status.FAIL
     assert verdict.message.startswith("router-intact: ")
 

@@ -17,6 +17,8 @@ from moeverify.errors import SourceError, UsageError
 from moeverify.report.result import VerificationResult, schema
 from moeverify.verdict import Status
 
+pytestmark = pytest.mark.usefixtures("fork_servers", "reload_process")
+
 FAST = ("terminates", "something-pruned", "shapes")
 
 
