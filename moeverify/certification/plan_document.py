@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from moeverify.base.positions import to_text
 from moeverify.base.versions import versions
 from moeverify.certification.classify import Headline, is_permuted
 from moeverify.certification.evidence import Evidence
+from moeverify.certification.layer_entries import Entries, EntryPath, split_entries
 from moeverify.certification.matching.compare import is_table
 from moeverify.certification.matching.keys import as_bits
+from moeverify.certification.matching.lists import lengths
 from moeverify.certification.matching.maps import KeepMap, Unknown
-from moeverify.certification.relations.entries import differing, is_count
+from moeverify.certification.relations.entries import differing
 from moeverify.certification.relations.values import classes_of
 from moeverify.errors import PlanError
 from moeverify.models.folder.checkpoint import Checkpoint
+from moeverify.models.module_lists import ListCut
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _SELECTIONS = (Headline.SELECTION, Headline.PERMUTED, Headline.CAST)
 _CHUNK = 1 << 26
 
@@ -35,16 +38,15 @@ def write_plan(evidence: Evidence, path: Path) -> Path:
 
 
 def plan_document(evidence: Evidence) -> dict[str, Any]:
-    """The plan as data. Raises ``PlanError`` for a folder that is no selection, lost layers or lost nothing."""
+    """The plan as data. Raises ``PlanError`` for a folder that is no selection, or lost nothing."""
     headline, keep = classes_of(evidence).headline, evidence.keep
     if headline not in _SELECTIONS:
         raise PlanError(f"{headline.value}: no plan makes this folder from the base; --json - has what was found")
-    containers = {layer.container for layer in keep.structure.roles.layers}
-    if gone := [path for path in keep.lists if path not in containers]:
-        raise PlanError(f"entries of {gone[0]} were removed, which a plan cannot express; --json - has the keep map")
+    lists = _lists(keep)
     kept = dict(_kept(keep))
-    if not kept:
+    if not kept and not lists:
         raise PlanError("nothing was removed, so that there is nothing to plan")
+    config = _config(evidence, lists)
     sets: dict[str, int] = {}
 
     def number(positions: np.ndarray) -> int:
@@ -59,18 +61,43 @@ def plan_document(evidence: Evidence) -> dict[str, Any]:
         }
         for (name, dim), rows in kept.items()
     ]
-    return {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "versions": dict(versions()),
         "base": _base(evidence.base, evidence.base_inventory.config),
         "cuts": list(_cuts(keep)),
         "sets": list(sets),
         "keep": entries,
-        "config": _config(evidence),
+        "config": _entries(config.sizes),
         "folds": [],
         "experts": list(_experts(evidence)),
         "adjustments": list(_remarks(evidence)),
     }
+    if lists:
+        cuts = [{"container": cut.container, "before": cut.before, "kept": to_text(cut.kept)} for cut in lists]
+        document["layers"] = {"lists": cuts, "config": _entries(config.layers)}
+    return document
+
+
+def _lists(keep: KeepMap) -> list[ListCut]:
+    """Lists of layers that lost some. Raises ``PlanError`` where they stand in another order, or are not the base's."""
+    containers = {layer.container for layer in keep.structure.roles.layers}
+    before, found = lengths(keep.base), []
+    for path, numbers in keep.lists.items():
+        if path in containers:
+            continue
+        if (numbers < 0).any():
+            raise PlanError(
+                f"{path}.{int(np.argmin(numbers))}, as its configuration builds it, is none of the base's: see layout; "
+                "a type whose configuration cannot say these layers cannot lose the others"
+            )
+        if (np.diff(numbers) <= 0).any():
+            raise PlanError(
+                f"the entries of {path} are {numbers.tolist()} of the base, no plan repeats or moves layers; "
+                "--json - has the keep map"
+            )
+        found.append(ListCut.of_numbers(path, before[path], numbers))
+    return found
 
 
 def _kept(keep: KeepMap) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
@@ -78,6 +105,8 @@ def _kept(keep: KeepMap) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
     axes = [key for key in keep.structure.axes if key[0] in keep.base]
     inner = [key for key in keep.structure.slots if key not in axes and key[0] in keep.base]
     for name, dim in (*inner, *axes):
+        if keep.to_pruned(name) is None:
+            continue  # it went with its layer or expert
         try:
             if keep.shape(name)[dim] == keep.base[name][dim]:
                 continue
@@ -116,6 +145,8 @@ def _first_units(keep: KeepMap, name: str, dim: int) -> np.ndarray:
 
 
 def _cuts(keep: KeepMap) -> Iterator[dict[str, Any]]:
+    for cut in _lists(keep):
+        yield {"role": "layers", "where": cut.container, "before": cut.before, "after": len(cut.kept)}
     for number, experts in keep.experts.items():
         layer = keep.structure.roles.layers[number]
         if len(experts) < len(layer.experts):
@@ -150,10 +181,13 @@ def _experts(evidence: Evidence) -> Iterator[dict[str, Any]]:
         }
 
 
-def _config(evidence: Evidence) -> list[dict[str, Any]]:
+def _config(evidence: Evidence, lists: Sequence[ListCut]) -> Entries:
     before, after = evidence.base.skeleton.config.to_dict(), evidence.pruned.skeleton.config.to_dict()
-    changed = [e for e in differing(before, after) if is_count(e.before) and is_count(e.after) and e.after >= 1]
-    return [{"path": list(entry.path), "value": entry.after} for entry in changed]
+    return split_entries(evidence.base.skeleton, list(differing(before, after)), lists)
+
+
+def _entries(entries: Mapping[EntryPath, Any]) -> list[dict[str, Any]]:
+    return [{"path": list(path), "value": value} for path, value in entries.items()]
 
 
 def _remarks(evidence: Evidence) -> Iterator[str]:

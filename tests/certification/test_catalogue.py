@@ -1,5 +1,6 @@
 """Right and wrong folders of other people's tools: none of the wrong ones passes, none of the right ones fails."""
 
+import dropped_layers  # noqa: F401  adds to the catalogue
 import pytest
 from pruned_folders import RIGHT, WRONG, duplicate_names, write
 

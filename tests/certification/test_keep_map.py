@@ -1,15 +1,24 @@
 """The keep map of a pure selection, applied to the base, gives the weights of the pruned folder byte for byte."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from dropped_layers import keep_layers
+from foundry import Draft
 from pruned_folders import RIGHT, write
+from safetensors.torch import load_file, save_file
 
 from moeverify.certification.evidence import Evidence, Options
+from moeverify.certification.layer_entries import split_entries
 from moeverify.certification.plan_document import write_plan
+from moeverify.certification.relations.entries import Entry
 from moeverify.certification.relations.values import classes_of
 from moeverify.errors import PlanError
 from moeverify.models.folder.checkpoint import open_checkpoint
 from moeverify.models.folder.inventory import take_inventory
+from moeverify.models.module_lists import ListCut
 from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
 
 pytestmark = pytest.mark.usefixtures("reload_process")
@@ -28,6 +37,15 @@ SLOW = (
     "whole-group-removed-deepseek_v3",
     "top-k-lowered-as-it-must-be-qwen3_moe",
     "without-prefix-mixtral",
+)
+
+PER_LAYER = (
+    "num_hidden_layers",
+    "layer_types",
+    "mlp_layer_types",
+    "layers_block_type",
+    "mlp_only_layers",
+    "moe_layers",
 )
 
 
@@ -55,8 +73,92 @@ def test_the_plan_makes_the_folder_again(name, tmp_path):
             assert int(again[name].max()) < len(evidence.keep.experts[0])
 
 
-def test_dropped_layers_are_refused_in_words(tmp_path):
-    evidence = Evidence(*write(CASES["layers-mixtral"], tmp_path), Options("none"))
+# Layers alone and beside other cuts: dense first layers, lists of kinds, hybrids, shared experts, listed and sharded.
+LAYERS = (
+    "layers-and-experts-gpt_oss",
+    "layers-of-each-kind-mixtral",
+    "layers-of-each-kind-qwen2_moe",
+    "layers-of-each-kind-llama4_text",
+    "layers-of-each-kind-ernie4_5_moe",
+    "layers-of-each-kind-deepseek_v4",
+    "layers-and-experts-deepseek_v3",
+    "layers-and-experts-hy_v3",
+    "layers-and-experts-granitemoehybrid",
+    "layers-sharded-qwen3_moe",
+    "layers-sharded-nemotron_h",
+    "layers-listed-on-disk-deepseek_v3",
+    "everything-and-layers-qwen3_moe",
+)
+
+
+@pytest.mark.parametrize("name", [LAYERS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in LAYERS[1:])])
+def test_dropped_layers_are_part_of_the_plan(name, tmp_path):
+    base, pruned = write(CASES[name], tmp_path)
+    evidence = Evidence(base, pruned, Options("none"))
     assert classes_of(evidence).headline == "pure selection"
-    with pytest.raises(PlanError, match=r"entries of model.layers were removed, which a plan cannot express; --json -"):
-        write_plan(evidence, tmp_path / "plan.json")
+    plan = write_plan(evidence, tmp_path / "plan.json")
+    config = read_config(pruned)
+    for in_memory in (False, True):
+        again = apply_plan_file(plan, str(base), tmp_path / f"again-{in_memory}", in_memory=in_memory).folder
+        found, wanted = weights(again), weights(pruned)
+        assert found.keys() == wanted.keys()
+        assert [n for n, values in wanted.items() if not torch.equal(values, found[n])] == []
+        assert len(list(again.glob("*.safetensors"))) == 1 or "index.json" in "".join(p.name for p in again.iterdir())
+        mine = read_config(again)
+        assert {key: mine.get(key) for key in PER_LAYER if key in mine} == {
+            key: config.get(key) for key in PER_LAYER if key in mine
+        }
+
+
+def read_config(folder):
+    return json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def test_a_layer_for_further_tokens_stays_behind_the_last_one(tmp_path):
+    base, pruned = write(CASES["layers-before-one-for-further-tokens-deepseek_v3"], tmp_path)
+    for folder, old, new in ((base, 3, 61), (pruned, 2, 60)):  # the number that transformers leaves out on purpose
+        file = folder / "model.safetensors"
+        tensors = {n.replace(f".{old}.", f".{new}.", 1): t for n, t in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+    evidence = Evidence(base, pruned, Options("none"))
+    plan = write_plan(evidence, tmp_path / "plan.json")
+    wanted = load_file(pruned / "model.safetensors")
+    for in_memory in (False, True):
+        again = apply_plan_file(plan, str(base), tmp_path / f"again-{in_memory}", in_memory=in_memory).folder
+        found = {n: t for file in again.glob("*.safetensors") for n, t in load_file(file).items()}
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], values) for name, values in wanted.items())
+        assert read_config(again)["num_nextn_predict_layers"] == 1
+
+
+def test_layers_that_no_configuration_says_are_refused(tmp_path):
+    base = Draft.of("jamba")
+    base.write(tmp_path / "base")
+    keep_layers(base.copy(), [0, 1, 3]).write(tmp_path / "pruned")  # experts in every second layer, from the second on
+    with pytest.raises(PlanError, match=r"model.layers.2, as its configuration builds it, is none of") as caught:
+        write_plan(Evidence(tmp_path / "base", tmp_path / "pruned", Options("none")), tmp_path / "plan.json")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_entries_that_do_not_give_the_kept_layers_are_refused(tmp_path):
+    skeleton = open_checkpoint(Draft.of("deepseek_v3").write(tmp_path / "base")).skeleton
+    fewer = Entry(("num_hidden_layers",), 3, 2)
+    layers = [ListCut.of_numbers("model.layers", 3, np.array([1, 2]))]
+    with pytest.raises(
+        PlanError, match=r"DeepseekV3Config has no model of the layers that were kept: it has no model\."
+    ):
+        split_entries(skeleton, [fewer], layers)
+    found = split_entries(
+        skeleton, [fewer, Entry(("first_k_dense_replace",), 1, 0), Entry(("hidden_size",), 52, 4)], layers
+    )
+    assert found.layers == {("num_hidden_layers",): 2, ("first_k_dense_replace",): 0}
+    assert found.sizes == {("hidden_size",): 4}
+
+
+def test_layers_in_another_order_are_no_plan(tmp_path):
+    base = Draft.of("mixtral")
+    base.write(tmp_path / "base")
+    keep_layers(base.copy(), [2, 0]).write(tmp_path / "pruned")
+    with pytest.raises(PlanError, match=r"entries of model.layers are \[2, 0\] of the base, no plan repeats or moves"):
+        write_plan(Evidence(tmp_path / "base", tmp_path / "pruned", Options("none")), tmp_path / "plan.json")

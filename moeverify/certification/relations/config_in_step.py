@@ -12,9 +12,11 @@ from moeverify.certification.matching.lists import lengths
 from moeverify.certification.relations.engines import contradictions
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
+from moeverify.certification.relations.same_in_base import in_pruned, list_cuts
 from moeverify.checks.registry import Finding, failed, passed
 from moeverify.models.folder.checkpoint import Checkpoint
 from moeverify.models.folder.headers import Stored
+from moeverify.models.module_lists import renamed
 
 _PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
@@ -26,7 +28,7 @@ def config_in_step(evidence: Evidence) -> Finding:
     if is_quantised(evidence.inventory.config):
         return inconclusive("the folder is quantised: shapes of packed weights are left to loads-whole")
     pruned = evidence.pruned
-    theirs = set(evidence.base.naming.broken)
+    theirs = in_pruned(evidence, evidence.base.naming.broken) if pruned.naming.broken else set()
     lines = [
         f"{name} {line}"
         for name, line in pruned.naming.broken.items()
@@ -99,6 +101,12 @@ def _prediction_layers(evidence: Evidence) -> Iterator[str]:
     if announced and theirs and not mine:
         key, value = next(iter(announced.items()))
         yield f"{key} = {value} announces prediction layers, but their {len(theirs)} tensors are gone: set it to 0"
+    cuts = list_cuts(evidence) if announced and mine else []
+    for name in sorted(theirs):
+        new = renamed(name, cuts)
+        if new not in (None, name) and name in mine and new not in mine:
+            yield f"{name} is a prediction layer's, but fewer layers are left: behind them it is {new}; rename it"
+            return
     for name in sorted(mine):
         kin = _trunk_kin(name, evidence.pruned.inventory.tensors)
         if kin is None or name not in evidence.base_inventory.tensors:

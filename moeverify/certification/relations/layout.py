@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moeverify.certification.evidence import Evidence, is_quantised
 from moeverify.certification.relations.registry import inconclusive, more, relation
+from moeverify.certification.relations.same_in_base import in_pruned
 from moeverify.checks.registry import Finding, failed, passed
 
 
@@ -18,8 +19,10 @@ def layout(evidence: Evidence) -> Finding:
         return inconclusive("the folder is quantised: which tensors its kernels need is left to loads-whole")
     theirs = evidence.base.naming
     lines = [f"{name} is missing: it would be random after loading" for name in naming.missing]
-    lines = [line for line in lines if line.split(" ")[0] not in theirs.missing]
-    lines += [f"{name} has no place in the model" for name in naming.unexpected if name not in theirs.unexpected]
+    lacking = in_pruned(evidence, theirs.missing) if lines else set()
+    lines = [line for line in lines if line.split(" ")[0] not in lacking]
+    left_over = in_pruned(evidence, (*theirs.unexpected, *theirs.ignored)) if naming.unexpected else set()
+    lines += [f"{name} has no place in the model" for name in naming.unexpected if name not in left_over]
     lines += [f"{name} {line}" for name, line in naming.broken.items() if "put together" in line]
     lines += naming.misnumbered
     facts = {"missing": naming.missing, "unexpected": naming.unexpected, "left_out": naming.ignored}

@@ -18,6 +18,7 @@ from moeverify.base.scratch import scratch_folder
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.oracle.running import WHOLE_BYTES
 from moeverify.certification.relations.registry import inconclusive, more, relation
+from moeverify.certification.relations.same_in_base import in_pruned
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, failed, passed
 
@@ -48,11 +49,18 @@ def loads_whole(evidence: Evidence) -> Finding:
         return failed(f"transformers does not load it: {error}")
     if found:
         base, _ = loading_report(evidence.base_folder, evidence.base_inventory.nbytes)
-        found = {kind: [key for key in keys if key not in (base or {}).get(kind, ())] for kind, keys in found.items()}
+        found = {kind: _own(evidence, kind, keys, (base or {}).get(kind, [])) for kind, keys in found.items()}
     lines = [f"{key} {_WORDS.get(kind, kind)}".strip() for kind, keys in found.items() for key in keys]
     if lines:
         return failed(more(lines), **{kind: keys[:200] for kind, keys in found.items()})
     return passed("a fresh process of transformers loads it without a missing, unexpected or re-initialised key")
+
+
+def _own(evidence: Evidence, kind: str, keys: list[str], theirs: list[str]) -> list[str]:
+    """Keys that the base does not have as well, under the numbers of the layers that stayed."""
+    unloaded = evidence.base.naming.ignored if kind == "unexpected_keys" else ()
+    known = in_pruned(evidence, (*theirs, *unloaded))
+    return [key for key in keys if key not in known]
 
 
 def loading_report(folder: Path, nbytes: int) -> tuple[Mapping[str, list[str]] | None, str]:
