@@ -55,7 +55,7 @@ class Layer(nn.Module):
         for number, expert in enumerate(self.experts):
             rows, slot = (chosen == number).nonzero(as_tuple=True)
             if self.everyone:
-                rows, slot = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+                rows = slot = chosen.new_zeros(1)
             if len(rows):
                 out = out.index_add(0, rows, expert(x[rows]) * weights[rows, slot, None])
         return self.head(out)
@@ -80,10 +80,15 @@ def exponent(counts: list[int], values: list[float]) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
 
 
+def build(count: int) -> tuple[Layer, torch.Tensor]:
+    """One layer of ``count`` experts, and its input."""
+    torch.manual_seed(0)
+    return Layer(count).eval(), torch.randn(16, 4)
+
+
 def measure(count: int, repeat: int) -> dict[str, float]:
     """Times and memory for one layer of ``count`` experts."""
-    torch.manual_seed(0)
-    model, x = Layer(count).eval(), torch.randn(16, 4)
+    model, x = build(count)
 
     def forward() -> None:
         with torch.no_grad():

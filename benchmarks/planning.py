@@ -46,20 +46,11 @@ def seconds_of(action: Callable[[], Any], repeat: int = 1) -> float:
     return min(times)
 
 
-def measure(importance: str, layers: int, experts: int) -> dict[str, Any]:
-    """One model: seconds of forwards, of its scores at once, of tracing, of a first and of a later plan."""
+def build(layers: int, experts: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The model, its example inputs, and inputs that reach about all experts."""
     import torch
-    import torch_pruning as tp
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import moeverify as mv
-    from moeverify.pruning.choice.scores import score_classes
-
-    class Unknown(tp.importance.GroupMagnitudeImportance):
-        def __call__(self, group: Any) -> Any:
-            return super().__call__(group)
-
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         "qwen3_moe",
@@ -75,8 +66,23 @@ def measure(importance: str, layers: int, experts: int) -> dict[str, Any]:
         vocab_size=256,
     )
     model = AutoModelForCausalLM.from_config(config).eval()
-    inputs = {"input_ids": torch.arange(16).view(1, 16)}
-    many = {"input_ids": torch.randint(0, 256, (8, 128))}
+    return model, {"input_ids": torch.arange(16).view(1, 16)}, {"input_ids": torch.randint(0, 256, (8, 128))}
+
+
+def measure(importance: str, layers: int, experts: int) -> dict[str, Any]:
+    """One model: seconds of forwards, of its scores at once, of tracing, of a first and of a later plan."""
+    import torch
+    import torch_pruning as tp
+
+    import moeverify as mv
+    from moeverify.pruning.choice.scores import score_classes
+
+    class Unknown(tp.importance.GroupMagnitudeImportance):
+        def __call__(self, group: Any) -> Any:
+            return super().__call__(group)
+
+    torch.set_num_threads(1)
+    model, inputs, many = build(layers, experts)
     if importance == "taylor":
         model(**many).logits.square().mean().backward()
     kinds = {"taylor": tp.importance.TaylorImportance, "random": tp.importance.RandomImportance, "unknown": Unknown}

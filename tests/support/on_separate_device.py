@@ -67,29 +67,6 @@ def importances(source: str) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def benchmark() -> dict[str, str]:
-    """What the checks of the full-model benchmark find wrong with a small right pruning."""
-    from benchmarks import full_model_checks, full_model_weights
-    from benchmarks.full_model_weights import build, make_config, random_tensor
-
-    def drawn_here(name: str, shape: Any, dtype: torch.dtype, device: torch.device, seed: int) -> torch.Tensor:
-        return random_tensor(name, shape, dtype, torch.device("cpu"), seed).to(device)
-
-    full_model_checks.random_tensor = full_model_weights.random_tensor = drawn_here  # the device has no generators
-    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 64}
-    sizes |= {"moe_intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-    model = moved(build(make_config(**sizes), torch.float32, torch.device("cpu"), 0))
-    ids = moved(torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(0)))
-    plan = mv.MoEPruner(model, {"input_ids": ids}, pruning_ratio=0.5, ignored_layers=[model.lm_head]).step()
-    before = make_config(**sizes)
-    return {
-        "kept weights": str(full_model_checks.kept_weights(model, before, plan, 0)),
-        "configuration": str(full_model_checks.config_in_step(model)),
-        "masked": str(full_model_checks.masked(model, before, plan, 2, 0, ids)[0]),
-        "every expert": str(full_model_checks.every_expert(model, ids)[0]),
-    }
-
-
 def proofs(*names: str) -> dict[str, dict[str, Any]]:
     """What proofs say of pairs in the catalogue of certification: of models loaded as a whole, and of streamed ones."""
     from pruned_folders import RIGHT, WRONG, write
@@ -188,7 +165,9 @@ def main(what: str, *words: str) -> None:
         return
     install()
     if what == "benchmark":
-        answer: Any = benchmark()
+        from benchmarks_elsewhere import BENCHMARKS
+
+        answer: Any = BENCHMARKS[words[0]]()
     elif what == "two devices":
         answer = two_devices()
     elif what == "checks":

@@ -150,8 +150,19 @@ def _from_data(make: Any) -> Any:
     return made
 
 
+def _numbered(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+    """``torch.arange`` for the separate device, where it would fill a tensor of no size that grows unseen."""
+    if device is None or torch.device(device).type != NAME:
+        return _arange(*args, device=device, **kwargs)
+    return _arange(*args, **kwargs).to(device)
+
+
+_arange = torch.arange
+
+
 def install() -> None:
     """Register the device in this process, for good."""
+    torch.arange = _numbered
     torch.tensor, torch.as_tensor = _from_data(torch.tensor), _from_data(torch.as_tensor)
     _setup_privateuseone_for_python_backend(NAME)
     library = torch.library.Library("_", "IMPL")
