@@ -1,9 +1,10 @@
 """Small MoE language models as users write them, with the truth of what goes together.
 
 Where ``Spec`` varies what a model is, a ``Style`` varies how its forward is written: sizes in attributes or settings
-objects, views by one size or the other, experts in a list, by einsum, gathered or in rows, routers with capacity or of
-experts that choose their tokens, buffers that count. The truth is the same for all: which dimension of each parameter
-holds hidden channels, heads, or channels of one expert.
+objects, views by one size or the other, experts in a list, by einsum, gathered, in rows, side by side in two linear
+layers or spread over several lists, routers with capacity or of experts that choose their tokens, buffers that count.
+The truth is the same for all: which dimension of each parameter holds hidden channels, heads, or channels of one
+expert.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ HIDDEN, HEADS, HEAD, INNER, EXPERTS = 24, 4, 6, 20, 3
 
 SETTINGS = ("attributes", "dict", "dataclass", "namespace")
 VIEWS = ("heads", "head size", "both", "by width", "batched")
-EXPERT_FORMS = ("listed", "einsum", "bmm", "gathered", "rows")
+EXPERT_FORMS = ("listed", "einsum", "bmm", "gathered", "rows", "flattened", "parallel lists", "parameter lists")
 ROUTERS = ("all", "top", "capacity", "expert choice")
 STATES = ("none", "counts", "average")
 
@@ -110,12 +111,24 @@ class Mixture(_Settings):
     """Experts in one of several forms behind one of several routers."""
 
     seen: torch.Tensor
+    up: Any  # what the style makes of them
+    down: Any
+    ups: Any
+    downs: Any
 
     def __init__(self, style: Style, shared: Any) -> None:
         super().__init__(style, shared)
         self.router = nn.Linear(HIDDEN, EXPERTS, bias=False)
         if style.experts == "listed":
             self.experts = nn.ModuleList(Expert() for _ in range(EXPERTS))
+        elif style.experts == "flattened":
+            self.up, self.down = nn.Linear(HIDDEN, EXPERTS * INNER), nn.Linear(EXPERTS * INNER, HIDDEN, bias=False)
+        elif style.experts == "parallel lists":
+            self.ups = nn.ModuleList(nn.Linear(HIDDEN, INNER) for _ in range(EXPERTS))
+            self.downs = nn.ModuleList(nn.Linear(INNER, HIDDEN) for _ in range(EXPERTS))
+        elif style.experts == "parameter lists":
+            self.ups = nn.ParameterList(torch.randn(INNER, HIDDEN) * 0.3 for _ in range(EXPERTS))
+            self.downs = nn.ParameterList(torch.randn(HIDDEN, INNER) * 0.3 for _ in range(EXPERTS))
         elif style.experts == "rows":
             self.up = nn.Parameter(torch.randn(EXPERTS * INNER, HIDDEN) * 0.3)
             self.down = nn.Parameter(torch.randn(EXPERTS * INNER, HIDDEN) * 0.3)
@@ -153,6 +166,18 @@ class Mixture(_Settings):
         form = self.style.experts
         if form == "listed":
             return sum(expert(x) * weights[:, n, None] for n, expert in enumerate(self.experts))  # type: ignore[return-value]
+        if form == "flattened":
+            inner = F.gelu(self.up(x)).view(len(x), self.size("experts"), -1)
+            return self.down((inner * weights[..., None]).flatten(1))
+        if form == "parallel lists":
+            pairs = zip(self.ups, self.downs, strict=True)
+            return sum(down(F.gelu(up(x))) * weights[:, n, None] for n, (up, down) in enumerate(pairs))  # type: ignore[return-value]
+        if form == "parameter lists":
+            out = torch.zeros_like(x)
+            for n in range(self.size("experts")):
+                inner = F.gelu(F.linear(x, self.ups[n]))
+                out = out + F.linear(inner, self.downs[n]) * weights[:, n, None]
+            return out
         if form == "bmm":
             inner = F.gelu(torch.bmm(x.expand(self.up.shape[0], -1, -1), self.up))
             return (torch.bmm(inner, self.down) * weights.t()[..., None]).sum(0)
@@ -220,6 +245,16 @@ def shapes_after(style: Style, hidden: int, heads: int, inner: int) -> dict[str,
             place = f"mixture.experts.{n}"
             result |= {f"{place}.up.weight": (inner, hidden), f"{place}.up.bias": (inner,)}
             result |= {f"{place}.down.weight": (hidden, inner), f"{place}.down.bias": (hidden,)}
+    elif style.experts == "flattened":
+        result |= {"mixture.up.weight": (EXPERTS * inner, hidden), "mixture.up.bias": (EXPERTS * inner,)}
+        result |= {"mixture.down.weight": (hidden, EXPERTS * inner)}
+    elif style.experts == "parallel lists":
+        for n in range(EXPERTS):
+            result |= {f"mixture.ups.{n}.weight": (inner, hidden), f"mixture.ups.{n}.bias": (inner,)}
+            result |= {f"mixture.downs.{n}.weight": (hidden, inner), f"mixture.downs.{n}.bias": (hidden,)}
+    elif style.experts == "parameter lists":
+        for n in range(EXPERTS):
+            result |= {f"mixture.ups.{n}": (inner, hidden), f"mixture.downs.{n}": (hidden, inner)}
     elif style.experts == "rows":
         result |= {"mixture.up": (EXPERTS * inner, hidden), "mixture.down": (EXPERTS * inner, hidden)}
     else:

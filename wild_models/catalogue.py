@@ -16,11 +16,8 @@ WITHOUT_CHANNELS = frozenset({"depthwise_experts", "million_experts", "peer_laye
 # Where the experts' channels lie in models whose roles are not found.
 EXPERTS_AT = {
     "attention_experts": "layer.attn",
-    "graph_moe": "layers.*",
     "grouped_einsum": "block.moe",
     "hierarchical_stacks": "layer.experts",
-    "parallel_lists": "trf_blocks.*.ff",
-    "parameter_lists": "mlp.calculator.experts",
 }
 
 

@@ -115,7 +115,8 @@ class Context:
     @cached_property
     def pruned_roles(self) -> FoundRoles:
         """MoE layers of the pruned model: those of the original without removed experts, which are renumbered."""
-        layers = (replace(x, experts=x.experts[: experts_now(self.pruned, x)]) for x in self.roles.layers)
+        left = ((layer, experts_now(self.pruned, layer)) for layer in self.roles.layers)
+        layers = (replace(x, experts=x.experts[:count], members=x.members[:count]) for x, count in left)
         return replace(self.roles, layers=tuple(layers))
 
     @cached_property

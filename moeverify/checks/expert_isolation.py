@@ -42,13 +42,10 @@ class Isolation:
 
 
 def _by_name(layer: MoELayer, pruning_class: PruningClass) -> dict[int, int]:
-    """Positions that a class holds in each listed expert."""
-    number = {name: k for k, name in enumerate(layer.experts)}
-    prefix = layer.container + "."
+    """Positions that a class holds in each expert that lies apart."""
     inside: dict[int, int] = {}
     for member in pruning_class.coupling.members:
-        child = member.parameter.removeprefix(prefix).partition(".")[0]
-        if member.parameter.startswith(prefix) and (k := number.get(prefix + child)) is not None:
+        if (k := layer.owner(member.parameter)) is not None:
             inside[k] = max(inside.get(k, 0), member.positions.size)
     return inside
 
@@ -74,7 +71,7 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles,
         if pruning_class.role == "hidden" or not any(p.startswith(layer.container + ".") for p in touched):
             continue
         size = pruning_class.coupling.size
-        if layer.layout == "listed":
+        if layer.parts:
             parts = [_by_name(layer, pruning_class)]
         elif pruning_class.experts == len(own):  # each expert keeps channels of its own
             parts = [{k: size} for k in range(len(own))]
@@ -125,14 +122,14 @@ def _without_own(context: Context, layer: MoELayer, shapes: Shapes) -> set[str]:
     }
     return {
         expert
-        for expert in layer.experts
-        if all(size == 1 or place in shared for place, size in _sizes_inside(layer, expert, shapes))
+        for number, expert in enumerate(layer.experts)
+        if all(size == 1 or place in shared for place, size in _sizes_inside(layer, number, shapes))
     }
 
 
-def _sizes_inside(layer: MoELayer, expert: str, shapes: Shapes) -> Iterator[tuple[tuple[str, int], int]]:
+def _sizes_inside(layer: MoELayer, expert: int, shapes: Shapes) -> Iterator[tuple[tuple[str, int], int]]:
     """Dimensions of an expert's parameters, with how many positions are the expert's."""
-    for name in layer.stacks or [n for n in shapes if n.startswith(expert + ".")]:
+    for name in layer.stacks or [n for n in shapes if layer.owner(n) == expert]:
         for dim, size in enumerate(shapes.get(name, ())):
             alone = 1 if layer.layout == "fused" else size // len(layer.experts)
             yield (name, dim), alone if layer.stacks and dim == layer.axis(name) else size
@@ -188,9 +185,9 @@ def expert_isolation(context: Context) -> Finding:
     empty = [
         expert
         for one in matrix
-        for expert, size in zip(one.layer.experts, one.own, strict=True)
+        for number, (expert, size) in enumerate(zip(one.layer.experts, one.own, strict=True))
         if not size and expert not in without
-        if any(n in one.layer.stacks or n.startswith(expert + ".") for n in shapes)
+        if any(n in one.layer.stacks or one.layer.owner(n) == number for n in shapes)
     ]
     if leaks:
         first = leaks[0]

@@ -152,14 +152,13 @@ def _expert_parts(context: Context) -> list[Part]:
     parts: list[Part] = []
     for layer in context.pruned_roles.layers:
         for name, parameter in context.pruned.named_parameters():
-            if layer.layout != "listed":
+            if layer.stacks:
                 size = parameter.shape[layer.axis(name)] if name in layer.stacks else 0
                 if size and size % len(layer.experts) == 0:
                     parts += stack_parts(name, name, size, layer, range(len(layer.experts)))
                 continue
-            expert = next((e for e in layer.experts if name.startswith(e + ".")), None)
-            if expert is not None:
-                parts.append(Part(name, name, expert))
+            if (expert := layer.owner(name)) is not None:
+                parts.append(Part(name, name, layer.experts[expert]))
     return parts
 
 

@@ -14,6 +14,7 @@ from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
 from moeverify.checks.evidence.locate import bits
 from moeverify.checks.evidence.router_tensors import router_axes
 from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.models.roles import MoELayer
 
 
 @check("untouched-identical")
@@ -38,10 +39,8 @@ def _names(context: Context) -> Finding | None:
     gone_experts = {
         name
         for layer in context.roles.layers
-        if not layer.fused
-        for expert in layer.experts
         for name in tensors_of(context.original)
-        if name.startswith(expert + ".") and not _expert_stays(context, expert)
+        if (expert := layer.owner(name)) is not None and not _expert_stays(context, layer, expert)
     }
     before = set(tensors_of(context.original)) - gone_experts
     after = {context.source_names.get(n, n) for n in tensors_of(context.pruned)}
@@ -53,8 +52,8 @@ def _names(context: Context) -> Finding | None:
     return None
 
 
-def _expert_stays(context: Context, expert: str) -> bool:
-    return any(source.startswith(expert + ".") for source in context.source_names.values())
+def _expert_stays(context: Context, layer: MoELayer, expert: int) -> bool:
+    return any(layer.owner(source) == expert for source in context.source_names.values())
 
 
 def _kinds(context: Context) -> Finding | None:

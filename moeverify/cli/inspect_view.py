@@ -81,7 +81,8 @@ def _print_roles(inspection: Inspection, console: Console) -> None:
     def described(layer: MoELayer) -> tuple[str, str, str, str]:
         listed = layer.layout == "listed"
         kind = inspection.kind(layer.experts[0] if listed else layer.container)
-        layout = f"{len(layer.experts)} {'listed' if listed else f'{layer.layout} in one'} {kind}"
+        held = "in parallel lists of one" if layer.layout == "parallel" else f"{layer.layout} in one"
+        layout = f"{len(layer.experts)} {'listed' if listed else held} {kind}"
         return _inner(layer, layer.container), layout, _kinds(layer, layer.routers), _kinds(layer, layer.shared_experts)
 
     def _kinds(layer: MoELayer, names: Iterable[str]) -> str:
@@ -124,7 +125,7 @@ def _inner(layer: MoELayer, name: str) -> str:
 def _print_boundaries(inspection: Inspection, console: Console, verbose: bool) -> None:
     """Every module with its boundary if ``verbose``, else the modules that have one."""
     boundaries = inspection.boundaries()
-    common = {layer.container: len(layer.experts) for layer in inspection.roles.layers if layer.layout != "listed"}
+    common = {layer.container: len(layer.experts) for layer in inspection.roles.layers if layer.stacks}
 
     def said(name: str) -> str:
         boundary = boundaries[name]

@@ -90,7 +90,7 @@ def classify(
     sums that couple experts.
     """
     embeddings = embedding_weights(model)
-    common = {layer.container: len(layer.experts) for layer in roles.layers if layer.layout != "listed"}
+    common = {layer.container: len(layer.experts) for layer in roles.layers if layer.stacks}
     if couplings is None:
         shapes = {n: list(t.shape) for n, t in (*model.named_parameters(), *model.named_buffers())}
     else:

@@ -69,10 +69,8 @@ def layer_facts(inspection: Inspection, layer: MoELayer) -> LayerFacts:
     couplings = inspection.couplings
     sizes, tensors = couplings.trace.relations.sizes, couplings.trace.tensors
     block = _block(layer.name)
-    listed = layer.layout == "listed"
-    detailed = layer.experts[0] if listed else layer.container
-    hidden = layer.experts[1:] if listed else ()
-    names = [n for n in tensors if _inside(n, block) and not any(_inside(n, expert) for expert in hidden)]
+    detailed = layer.experts[0] if layer.layout == "listed" else layer.container
+    names = [n for n in tensors if _inside(n, block) and not layer.owner(n)]  # of experts apart the first
 
     parts: dict[tuple[str, int], list[tuple[PruningClass | None, int]]] = defaultdict(list)
     for item in inspection.classes:
@@ -136,7 +134,7 @@ def _title(inspection: Inspection, section: str, block: str, layer: MoELayer, de
     role = ""
     if section == detailed:
         count = len(layer.experts)
-        role = f"routed expert 1 of {count}" if layer.layout == "listed" else f"all {count} routed experts in one"
+        role = f"routed expert 1 of {count}" if layer.parts else f"all {count} routed experts in one"
     elif section in layer.routers:
         role = "router"
     elif section in layer.shared_experts:

@@ -21,7 +21,7 @@ from moeverify.models.state import same_start
 def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int]]:
     """Count the tokens that reach each routed expert while the model runs.
 
-    Listed experts count the rows of their input. Fused experts count by the arguments of their module. These are an
+    Experts in lists count the rows of their input. Fused experts count by the arguments of their module. These are an
     index with the expert of each token, or a list with the number of tokens per expert. Without such arguments every
     expert sees every token, and the router's scores count: exactly zero for those not chosen.
     """
@@ -48,7 +48,7 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
 
         return hook
 
-    def listed(name):
+    def apart(name):
         def hook(_, args, kwargs):
             tensor = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)), None)
             if tensor is not None:
@@ -56,10 +56,12 @@ def count_reached(model: nn.Module, roles: FoundRoles) -> Iterator[dict[str, int
 
         return hook
 
+    modules = dict(model.named_modules(remove_duplicate=False))
     for layer in roles.layers:
         state: dict[str, Any] = {}
-        if layer.layout == "listed":
-            hooks = {name: listed(name) for name in layer.experts}
+        if layer.parts:  # an expert that is several modules is counted at the first; one of parameters is not counted
+            first = {next(iter(paths)): name for name, paths in zip(layer.experts, layer.parts, strict=True)}
+            hooks = {path: apart(name) for path, name in first.items() if path in modules}
         else:  # whichever module is told first is believed
             hooks = dict.fromkeys((layer.container, *layer.holders), count_calls(layer, state))
             for name in layer.routers:

@@ -89,7 +89,7 @@ def _layer(search: RoleSearch, proposal: ExpertMajor) -> MoELayer | None:
     columns = frozenset(name for name, dim in proposal.axes.items() if dim)
     evidence = f"the forward divides {', '.join(stacks)} into {proposal.count} parts that never meet"
     for name in dict.fromkeys((place, parent(place))):
-        layer = search.scored(name, place, proposal.count, stacks, evidence)
+        layer = search.scored(name, place, proposal.count, "rows", evidence, stacks)
         if layer is not None:
             return replace(layer, columns=columns)
     return None

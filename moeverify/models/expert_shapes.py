@@ -64,6 +64,40 @@ def inner_lists(tree: ModelTree, path: str) -> tuple[str, ...]:
     return members if lists else ()
 
 
+def parallel_lists(tree: ModelTree, path: str) -> tuple[tuple[str, ...], ...]:
+    """Paths of experts that are spread over several lists in a module, expert by expert; empty if there are none.
+
+    A list counts that holds one layer or one parameter for each expert, all of one shape. At least two of them hold
+    matrices, and the outputs of one are the inputs of another. Example: ``w1[0]`` and ``w2[0]``, ``w1[1]`` and
+    ``w2[1]``.
+    """
+    lists: dict[int, dict[tuple[str, ...], tuple[int, ...]]] = {}
+    for child in tree.children.get(path, ()):
+        entries = _entries(tree, child)
+        forms = {tuple(shape for _, shape in form) for _, form in entries}
+        if len(entries) < 2 or len(forms) != 1 or one_after_the_other(child):
+            continue
+        matrices = [shape[:2] for shape in forms.pop() if len(shape) >= 2]
+        if len(matrices) < 2:
+            lists.setdefault(len(entries), {})[tuple(entry for entry, _ in entries)] = (*matrices, ())[0]
+    for _, found in sorted(lists.items(), reverse=True):
+        sizes = [shape for paths, shape in found.items() if shape and not chooses(last(parent(paths[0])))]
+        if any(set(a) == set(b) for n, a in enumerate(sizes) for b in sizes[:n]):
+            # A list named like a router is the gate projection of gated experts if it has the shape of another one.
+            kept = [paths for paths, shape in found.items() if shape in sizes or not chooses(last(parent(paths[0])))]
+            return tuple(zip(*kept, strict=True))
+    return ()
+
+
+def _entries(tree: ModelTree, path: str) -> list[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]]]:
+    """Entries of a list with the names and shapes of their parameters."""
+    if isinstance(tree.modules[path], nn.ParameterList):
+        return [(name, (("", tuple(p.shape)),)) for name, p in tree.own(path).items()]
+    if isinstance(tree.modules[path], nn.ModuleList):
+        return [(child, tree.shapes(child)) for child in tree.children.get(path, ())]
+    return []
+
+
 def input_sizes(tree: ModelTree, expert: str) -> frozenset[int]:
     """Sizes that the layers of an expert read."""
     return frozenset(shape[1] for _, shape in tree.shapes(expert) if len(shape) >= 2)

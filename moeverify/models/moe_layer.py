@@ -9,7 +9,7 @@ from typing import Literal
 
 from moeverify.models.role_rules import Roles
 
-Layout = Literal["fused", "listed", "rows"]
+Layout = Literal["fused", "listed", "parallel", "rows"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,11 @@ class MoELayer:
 
     Where several layers use the same experts they are one, with the routers and shared experts of all of them.
     ``layout`` is how the routed experts are kept. ``listed``: as modules of their own (``experts`` are their paths).
+    ``parallel``: in several lists, one entry of each for every expert; ``members`` holds the paths of these entries,
+    expert by expert, and they may be modules or parameters.
     ``fused``: in parameters ``[experts, ..., ...]`` that leave each expert its own channels. ``rows``: in matrices
-    whose rows (or columns) belong to one expert after the other. In the last two ``experts`` are ``container[number]``.
+    whose rows (or columns) belong to one expert after the other. In all but the first ``experts`` are
+    ``container[number]``.
     ``stacks`` names the parameters that hold all experts; it is empty for listed ones. ``columns`` are those of them
     that hold the experts along their second dimension. ``router_parameters`` names parameters of the layer itself that
     score the experts, where no module of their own does. ``evidence`` says by what each path was given its role.
@@ -37,6 +40,20 @@ class MoELayer:
     evidence: Mapping[str, str] = field(default_factory=dict, compare=False)
     router_axes: Mapping[str, int] | None = field(default=None, compare=False)
     columns: frozenset[str] = frozenset()
+    members: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """For each expert the paths that are its own, of modules or parameters; empty where stacks hold all experts."""
+        return tuple((path,) for path in self.experts) if self.layout == "listed" else self.members
+
+    def owner(self, name: str) -> int | None:
+        """The number of the expert in whose own modules or parameters a path lies."""
+        return next((number for path in ancestors(name) if (number := self._owners.get(path)) is not None), None)
+
+    @cached_property
+    def _owners(self) -> dict[str, int]:
+        return {path: number for number, paths in enumerate(self.parts) for path in paths}
 
     def axis(self, stack: str) -> int:
         """The dimension of a stack along which the experts lie."""
@@ -49,9 +66,11 @@ class MoELayer:
 
     @property
     def holders(self) -> tuple[str, ...]:
-        """The modules that own the experts' parameters: the experts themselves if listed."""
+        """The modules that own the experts' parameters: the experts themselves if listed, or the lists of them."""
         if self.layout == "listed":
             return self.experts
+        if self.layout == "parallel":
+            return tuple(dict.fromkeys(parent(path) for paths in self.members for path in paths))
         return tuple(dict.fromkeys(stack.rpartition(".")[0] for stack in self.stacks))
 
 
@@ -87,10 +106,11 @@ class FoundRoles:
 
     @cached_property
     def _boundaries(self) -> dict[str, str]:
-        result = {}
+        result: dict[str, str] = {}
         for layer in self.layers:
-            for holder in layer.holders:
-                result[holder] = holder if layer.layout == "listed" else layer.container
+            result |= {path: layer.experts[number] for number, paths in enumerate(layer.parts) for path in paths}
+            if not layer.parts:
+                result |= dict.fromkeys(layer.holders, layer.container)
         return result
 
     @cached_property
@@ -104,24 +124,24 @@ class FoundRoles:
         beside = False
         for path in ancestors(name):
             beside = beside or path in self.outside
-            if path in self._boundaries and not (beside and path not in self._listed):
+            if path in self._boundaries and not (beside and path not in self._apart):
                 return self._boundaries[path]
         return None
 
     @cached_property
-    def _listed(self) -> frozenset[str]:
-        return frozenset(e for layer in self.layers if layer.layout == "listed" for e in layer.experts)
+    def _apart(self) -> frozenset[str]:
+        return frozenset(path for layer in self.layers for paths in layer.parts for path in paths)
 
     @cached_property
     def _layers(self) -> dict[str, MoELayer]:
         return {
             boundary: layer
             for layer in self.layers
-            for boundary in (layer.experts if layer.layout == "listed" else (layer.container,))
+            for boundary in (layer.experts if layer.parts else (layer.container,))
         }
 
     def layer_of(self, boundary: str) -> MoELayer | None:
-        """The MoE layer that a boundary belongs to: that of a listed expert, or of a container of fused experts."""
+        """The MoE layer that a boundary belongs to: that of an expert apart, or of a container of fused experts."""
         return self._layers.get(boundary)
 
     def shared(self, name: str) -> str | None:

@@ -16,6 +16,7 @@ from moeverify.models.expert_shapes import (
     input_sizes,
     named_as_experts,
     one_after_the_other,
+    parallel_lists,
     stacks_of,
 )
 from moeverify.models.model_tree import LISTS, ModelTree, join
@@ -81,7 +82,7 @@ class RoleSearch:
     def _outside(self, layers: Iterable[MoELayer]) -> Iterator[str]:
         """Modules inside containers of stacked experts that hold no stack."""
         for layer in layers:
-            if layer.layout != "listed":
+            if layer.stacks:
                 inside = {p for holder in layer.holders for p in ancestors(holder)}
                 for holder in layer.holders:
                     yield from (child for child in self.tree.children.get(holder, ()) if child not in inside)
@@ -104,8 +105,9 @@ class RoleSearch:
         if (inner := self._only_list(name)) is not None:
             return [self._layer(parent(name), inner, self._listed_experts(inner), "listed", f"{last(name)} around it")]
         inside = any(self._is(self.roles.routers, child) for child in self.tree.children.get(name, ()))
-        stacked = self._stacked(name if inside else parent(name), name)
-        return [stacked] if stacked is not None else []
+        layer = name if inside else parent(name)
+        found = self._stacked(layer, name) or self._parallel(layer, name)
+        return [found] if found is not None else []
 
     def _listed_experts(self, name: str) -> tuple[str, ...]:
         """The children of a list but for helpers, such as a dropout that all experts use.
@@ -179,9 +181,11 @@ class RoleSearch:
         if not name:
             return None
         if self._named(name, self.roles.routers):
-            return self._tables(name) or self._stacked(name, name)
+            return self._tables(name) or self._stacked(name, name) or self._parallel(name, name)
         if (tables := self._tables(name)) is not None and counting_attribute(self.tree, name, len(tables.experts)):
             return tables
+        if (parallel := self._parallel(name, name)) is not None:
+            return parallel
         stacks = stacks_of(self.tree, name)
         return None if stacks is None else self._of_stacks(name, stacks)
 
@@ -228,15 +232,37 @@ class RoleSearch:
             layer = beside
         return layer
 
+    def _parallel(self, name: str, container: str) -> MoELayer | None:
+        """Experts spread over several lists in the container, with a router in the layer or around it."""
+        members = parallel_lists(self.tree, container)
+        if not members:
+            return None
+        lists = ", ".join(last(parent(path)) for path in members[0])
+        evidence = f"{lists} hold {len(members)} entries each, one for each expert"
+        for around in dict.fromkeys((name, parent(name))):
+            layer = self.scored(around, container, len(members), "parallel", evidence, members=members)
+            if layer is not None:
+                return layer
+        return None
+
     def counted(self, path: str, count: int) -> str:
         """An attribute that counts experts and holds ``count``, of a module or of the one around it."""
         return counting_attribute(self.tree, path, count)
 
-    def scored(self, name: str, container: str, count: int, stacks: tuple[str, ...], evidence: str) -> MoELayer | None:
-        """The layer ``name`` of expert-major experts, if it has a router with one output for each."""
+    def scored(
+        self,
+        name: str,
+        container: str,
+        count: int,
+        layout: Layout,
+        evidence: str,
+        stacks: tuple[str, ...] = (),
+        members: tuple[tuple[str, ...], ...] = (),
+    ) -> MoELayer | None:
+        """The layer ``name`` of experts that are not modules each, if it has a router with an output for each."""
         if isinstance(self.modules[name], LISTS):
             return None
-        layer = self._layer(name, container, _numbered(container, count), "rows", evidence, stacks)
+        layer = self._layer(name, container, _numbered(container, count), layout, evidence, stacks, members)
         counted = any(self._counts(router, count) for router in layer.routers)
         return layer if counted or layer.router_parameters else None
 
@@ -250,6 +276,7 @@ class RoleSearch:
         layout: Layout,
         evidence: str,
         stacks: tuple[str, ...] = (),
+        members: tuple[tuple[str, ...], ...] = (),
     ) -> MoELayer:
         beside = [child for child in self.tree.children.get(name, ()) if child != container]
         shared = [child for child in beside if self._is(self.roles.shared_experts, child)]
@@ -259,7 +286,7 @@ class RoleSearch:
         # Some families put the shared expert one level up, beside the whole MoE block.
         shared = shared or list(self._named(parent(name), self.roles.shared_experts))
         routers = tuple(child for child in beside if self._is(self.roles.routers, child))
-        layer = MoELayer(name, container, experts, layout, routers, tuple(shared), stacks)
+        layer = MoELayer(name, container, experts, layout, routers, tuple(shared), stacks, members=members)
         scorers = Scorers() if any(self._counts(r, len(experts)) for r in routers) else self._scorers(layer)
         why = {container: evidence, **dict.fromkeys((*routers, *shared), _NAME), **dict(scorers.evidence)}
         return replace(
@@ -280,6 +307,9 @@ class RoleSearch:
         count = len(layer.experts)
         if layer.layout == "listed":
             inputs = input_sizes(self.tree, layer.experts[0])
+        elif layer.layout == "parallel":
+            inside = {n: p for holder in layer.holders for n, p in self.modules[holder].named_parameters(prefix=holder)}
+            inputs = frozenset(n for p in inside.values() if p.dim() > 1 for n in p.shape)
         else:
             tensors = [self.modules[parent(s)].get_parameter(last(s)) for s in layer.stacks]
             inputs = frozenset(size for t in tensors for size in t.shape[1:])
@@ -289,7 +319,8 @@ class RoleSearch:
         beside = [len(self.tree.children.get(n, ())) for n in self.tree.children.get(region, ()) if nested]
         # A router of one list may score shared experts, which lie elsewhere, as well.
         counts = frozenset({count, *(count + more for more in beside), *(range(count, 2 * count) if nested else ())})
-        skip = frozenset({layer.container} if layer.layout == "listed" else layer.stacks) | set(layer.shared_experts)
+        own = {"listed": (layer.container,), "parallel": layer.holders}.get(layer.layout, layer.stacks)
+        skip = {*own, *layer.shared_experts}
         scored = Scored(counts, inputs, frozenset(skip), layer.container[len(outermost) + 1 :] if nested else "")
         if found := find_scorers(self.tree, region, scored):
             return found

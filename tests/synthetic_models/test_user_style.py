@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from masked_original import difference
 
 import moeverify as mv
-from moeverify.models.roles import find_roles
+from moeverify.coupling.layouts import traced_roles
 from synthetic_models import user_style
 from synthetic_models.user_style import EXPERT_FORMS, ROUTERS, SETTINGS, STATES, VIEWS, Style, build, example, styles
 
@@ -29,7 +29,9 @@ ONE_BY_ONE = [
 
 def check(style: Style) -> None:
     model = build(style)
-    assert len(find_roles(model).experts) == user_style.EXPERTS
+    roles, _ = traced_roles(model, example())
+    assert len(roles.experts) == user_style.EXPERTS
+    assert roles.routers == ("mixture.router",)
     original = copy.deepcopy(model)
     plan = mv.MoEPruner(model, example(), pruning_ratio=0.5).step()
     assert not plan.left_alone

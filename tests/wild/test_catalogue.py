@@ -16,12 +16,9 @@ from wild_models.catalogue import HAND_WRITTEN
 # Layouts of which the roles are not found; their channels are pruned all the same where they can be.
 NOT_FOUND = {
     "conditional_convolutions",
-    "graph_moe",
     "grouped_einsum",
     "megatron_grouped",
     "mixture_of_heads",
-    "parallel_lists",
-    "parameter_lists",
 }
 HAND = wild_models(HAND_WRITTEN)
 

@@ -44,10 +44,8 @@ def _parts(
             size = tensor.shape[layer.axis(source)]
             if size and (layer.fused or not size % len(stayed[layer.name])):
                 return stack_parts(mine, source, size, layer, stayed[layer.name])
-        if layer.layout == "listed":
-            for expert in layer.experts:
-                if source.startswith(expert + "."):
-                    return [Part(mine, source, expert)]
+        if (expert := layer.owner(source)) is not None:
+            return [Part(mine, source, layer.experts[expert])]
     return [Part(mine, source)]
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.locate import Positions, bits, locate, vote
-from moeverify.checks.evidence.router_tensors import experts_listed, is_matrix, router_axes
+from moeverify.checks.evidence.router_tensors import experts_apart, is_matrix, router_axes
+from moeverify.models.moe_layer import ancestors
 from moeverify.models.roles import FoundRoles, MoELayer
 
 # Neighbours tried for a tensor whose own values do not tell.
@@ -137,15 +138,16 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
     """
     names = {name: name for name in tensors_of(pruned)}
     for layer in roles.layers:
-        now_there = experts_listed(pruned, layer)
-        if layer.layout != "listed" or not len(now_there) < len(layer.experts):
+        now_there = experts_apart(pruned, layer)
+        if not len(now_there) < len(layer.parts):
             continue
         stayed = _kept_experts(original, tensors_of(pruned), layer)
-        moved = {f"{new}.": layer.experts[int(old)] + "." for new, old in zip(now_there, stayed, strict=False)}
+        pairs = zip(now_there, stayed, strict=False)
+        moved = {now: then for paths, old in pairs for now, then in zip(paths, layer.parts[int(old)], strict=True)}
         for name in names:
-            for now, then in moved.items():
-                if name.startswith(now):
-                    names[name] = then + name.removeprefix(now)
+            for now in ancestors(name):
+                if now in moved:
+                    names[name] = moved[now] + name.removeprefix(now)
     return names
 
 

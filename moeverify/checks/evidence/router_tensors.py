@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from moeverify.coupling.couplings import CouplingMap
+from moeverify.models.moe_layer import parent
 from moeverify.models.roles import FoundRoles, MoELayer
 
 Tensors = Mapping[str, torch.Tensor]
@@ -157,19 +158,21 @@ def spare_classes(model: nn.Module, layer: MoELayer) -> dict[str, int]:
     return {n: t.shape[axes[n]] - len(layer.experts) for n, t in tensors if axes[n] < t.dim()}
 
 
-def experts_listed(model: nn.Module, layer: MoELayer) -> list[str]:
-    """Paths of the listed experts that a layer has in ``model``, in order; none where the container is gone."""
+def experts_apart(model: nn.Module, layer: MoELayer) -> list[tuple[str, ...]]:
+    """Paths of each expert of lists that a layer has in ``model``, in order; none where a list is gone."""
     try:
-        children = model.get_submodule(layer.container).named_children()
+        lists = {path: model.get_submodule(path) for paths in layer.parts[:1] for path in map(parent, paths)}
     except AttributeError:
         return []
-    return [path for name, _ in children if (path := f"{layer.container}.{name}") in layer.experts]
+    entries = ((path, (*held._modules.items(), *held._parameters.items())) for path, held in lists.items())
+    there = {f"{path}.{name}" for path, held in entries for name, entry in held if entry is not None}
+    return [paths for paths in layer.parts if set(paths) <= there]
 
 
 def experts_now(model: nn.Module, layer: MoELayer) -> int:
-    """Number of routed experts of a layer in ``model``, listed or fused."""
-    if layer.layout == "listed":
-        return len(experts_listed(model, layer))
+    """Number of routed experts of a layer in ``model``, in lists or fused."""
+    if layer.parts:
+        return len(experts_apart(model, layer))
     if layer.layout == "rows":
         return _router_rows(model, layer)  # the experts' own rows tell no number
     stacks = (_attribute(model, name) for name in layer.stacks)

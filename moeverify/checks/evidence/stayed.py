@@ -10,7 +10,8 @@ from torch import nn
 
 from moeverify.checks.evidence.kept import Kept
 from moeverify.checks.evidence.locate import bits
-from moeverify.checks.evidence.router_tensors import experts_listed, experts_now, router_axes, router_tensors
+from moeverify.checks.evidence.router_tensors import experts_apart, experts_now, router_axes, router_tensors
+from moeverify.models.moe_layer import last, parent
 from moeverify.models.roles import FoundRoles, MoELayer
 
 
@@ -93,8 +94,8 @@ def experts_by_content(
 
     An expert whose values fit none or several of the original's is -1; a tensor with ambiguous values is left out.
     """
-    if layer.layout == "listed":
-        found = [_owner(pruned.get_submodule(path), original, layer) for path in experts_listed(pruned, layer)]
+    if layer.parts:
+        found = [_owner(_tensors(pruned, paths), original, layer) for paths in experts_apart(pruned, layer)]
         return {layer.container: found} if any(number >= 0 for number in found) else {}
     result = {}
     for name in layer.stacks:
@@ -104,16 +105,26 @@ def experts_by_content(
     return result
 
 
-def _owner(expert: nn.Module, original: nn.Module, layer: MoELayer) -> int:
-    """The original expert that holds all values of a listed one's largest parameter; -1 if not exactly one does."""
-    parameters = dict(expert.named_parameters())
-    if not parameters:
+def _owner(tensors: dict[str, torch.Tensor], original: nn.Module, layer: MoELayer) -> int:
+    """The original expert that holds all values of an expert's largest parameter; -1 if not exactly one does."""
+    if not tensors:
         return -1
-    leaf = max(parameters, key=lambda name: parameters[name].numel())
-    values = bits(parameters[leaf]).ravel()
+    leaf = max(tensors, key=lambda name: tensors[name].numel())
+    values = bits(tensors[leaf]).ravel()
     fits = []
-    for number, path in enumerate(layer.experts):
-        theirs = dict(original.get_submodule(path).named_parameters()).get(leaf)
-        if theirs is not None and theirs.dtype == parameters[leaf].dtype and np.isin(values, bits(theirs)).all():
+    for number, paths in enumerate(layer.parts):
+        theirs = _tensors(original, paths).get(leaf)
+        if theirs is not None and theirs.dtype == tensors[leaf].dtype and np.isin(values, bits(theirs)).all():
             fits.append(number)
     return fits[0] if len(fits) == 1 else -1
+
+
+def _tensors(model: nn.Module, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Parameters of one expert, by the place of their module among the expert's and the name in it."""
+    found: dict[str, torch.Tensor] = {}
+    for place, path in enumerate(paths):
+        held = model.get_submodule(parent(path))
+        own = held._parameters.get(last(path))
+        inner = {"": own} if own is not None else dict(held.get_submodule(last(path)).named_parameters())
+        found |= {f"{place}.{name}": tensor for name, tensor in inner.items()}
+    return found

@@ -17,6 +17,7 @@ from torch import nn
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.forward import Example
+from moeverify.models.moe_layer import ancestors
 from moeverify.models.roles import FoundRoles
 from moeverify.models.skeleton import shapes_of
 from moeverify.pruning.configuration.express import dims_of
@@ -197,17 +198,18 @@ def compare(before: Forward, after: Forward, views: Sequence[View], model: nn.Mo
 
 
 def for_all_experts(folds: Sequence[Fold], forward: Forward, model: nn.Module, roles: FoundRoles) -> tuple[Fold, ...]:
-    """The folds, repeated for listed experts that the forward did not reach."""
+    """The folds, repeated for experts of lists that the forward did not reach."""
     names: Mapping[str, nn.Parameter] = dict(model.named_parameters())
     read = {name for value, name in forward.parameters.items() if forward.readers.get(value)}
     added: dict[str, Fold] = {}
     for fold in folds:
         holder = roles.boundary(fold.parameter)
         layer = None if holder is None else roles.layer_of(holder)
-        if holder is None or layer is None or layer.layout != "listed":
+        if layer is None or (number := layer.owner(fold.parameter)) is None:
             continue
-        for sibling in layer.experts:
-            name = sibling + fold.parameter.removeprefix(holder)
+        path = next(p for p in ancestors(fold.parameter) if p in layer.parts[number])
+        for siblings in layer.parts:
+            name = siblings[layer.parts[number].index(path)] + fold.parameter.removeprefix(path)
             if name in names and name not in read:
                 added[name] = Fold(name, fold.factor, fold.offset)
     return (*folds, *added.values())

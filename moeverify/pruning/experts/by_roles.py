@@ -30,6 +30,11 @@ def by_roles(model: nn.Module, roles: FoundRoles) -> tuple[CountedLayer, ...]:
 
 def _counted(model: nn.Module, layer: MoELayer) -> CountedLayer:
     count = len(layer.experts)
+    if layer.layout == "parallel":
+        raise PruningRefused(
+            f"the experts of {layer.container} lie in several lists, which are not shortened together; hold each "
+            "expert in one module of a list, or leave whole experts out (ratios without `experts`)"
+        )
     router = [axis for path in layer.routers for axis in _router_axes(model, path, count)]
     router += [_parameter_axis(model, name, count) for name in layer.router_parameters]
     if not router:
