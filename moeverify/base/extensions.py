@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from importlib import metadata
 
 from moeverify.base.foreign import by_user, left_by
-from moeverify.base.imports import look_here
+from moeverify.base.imports import search_current_folder
 from moeverify.base.words import words
 from moeverify.errors import ExtensionError
 
@@ -49,7 +49,7 @@ def load_modules(names: Iterable[str] = ()) -> tuple[str, ...]:
     """
     wanted = tuple(dict.fromkeys((*words(os.environ.get(VARIABLE, "")), *names)))
     if wanted:
-        look_here()
+        search_current_folder()
     for name in wanted:
         _import(name, "named by --load")
     if wanted:

@@ -41,7 +41,7 @@ def find_attribute(name: str) -> Any:
     Raises ``SourceError`` with one line if it cannot be imported.
     """
     module_name, _, attribute = name.partition(":")
-    look_here()
+    search_current_folder()
     with foreign_code(f"cannot import {name}", SourceError):
         value: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -49,7 +49,7 @@ def find_attribute(name: str) -> Any:
     return value
 
 
-def look_here() -> None:
+def search_current_folder() -> None:
     """Let modules of the current folder be imported, which the command ``moeverify`` alone does not."""
     with contextlib.suppress(FileNotFoundError):  # the folder was deleted
         if (here := str(Path.cwd())) not in sys.path:

@@ -297,8 +297,8 @@ class _Comparison:
                 with ours, routing:
                     got = float_outputs(call_model(self.pruned, inputs, use_cache=False))
                 take(got, self.context.seed)
-            agreed = {n for n in agreed if agree(n, ours.found[n], theirs.found[n], self.context.kept, TOLERANCE)}
-            seen |= {name for name in agreed if shown(ours.found[name], VISIBLE)}
+            agreed = {n for n in agreed if agree(n, ours.readings[n], theirs.readings[n], self.context.kept, TOLERANCE)}
+            seen |= {name for name in agreed if shown(ours.readings[name], VISIBLE)}
         for part in parts:
             if part.label in agreed & seen:
                 self.sight.unseen.pop(part, None)

@@ -19,13 +19,15 @@ def evaluate_command(
     limit: Limit = None,
     batch_size: BatchSize = 64,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
-    against: Annotated[Path | None, typer.Option(help="Compare with the scores in this file, asked alike.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with the scores in this file, of the same tasks and settings.")
+    ] = None,
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     trust_remote_code: TrustRemoteCode = False,
 ) -> int:
-    """Score a model by lm-eval, and compare with an earlier evaluation that was asked alike."""
+    """Score a model by lm-eval, and compare with an earlier evaluation that was of the same tasks and settings."""
     from moeverify.base.words import words
     from moeverify.cli.evaluation_table import print_differences, print_scores
     from moeverify.evaluation import Evaluation, EvaluationSettings, compare

@@ -127,7 +127,7 @@ def _print_boundaries(inspection: Inspection, console: Console, verbose: bool) -
     boundaries = inspection.boundaries()
     common = {layer.container: len(layer.experts) for layer in inspection.roles.layers if layer.stacks}
 
-    def said(name: str) -> str:
+    def description(name: str) -> str:
         boundary = boundaries[name]
         if boundary is None:
             return "shared expert: none" if inspection.roles.shared(name) else "none"
@@ -135,7 +135,7 @@ def _print_boundaries(inspection: Inspection, console: Console, verbose: bool) -
             return f"each of {common[boundary]} experts" if name == boundary else "inside the experts"
         return "itself" if boundary == name else "inside expert"
 
-    rows = collapse((name, said(name)) for name in boundaries if verbose or boundaries[name] is not None)
+    rows = collapse((name, description(name)) for name in boundaries if verbose or boundaries[name] is not None)
     if not rows:
         return
     table = _table("expert boundary", "module", "#", "boundary")
@@ -199,8 +199,8 @@ def print_explanation(answer: Explanation, console: Console, *, verbose: bool = 
     elif not answer.together:
         root.add("belongs to no coupling class: nothing but unused buffers would go along")
     chains = {(p.parameter, p.dim): p.chain for p in answer.together}
-    said = ((p.parameter, (p.dim, spans(p.positions))) for p in answer.together)
-    for pattern, (dim, positions), paths in collapse(said):
+    places = ((p.parameter, (p.dim, spans(p.positions))) for p in answer.together)
+    for pattern, (dim, positions), paths in collapse(places):
         many = "positions" if "-" in positions or "," in positions else "position"
         more = f" [dim]({len(paths)} parameters, the nearest one's way shown)[/]" if len(paths) > 1 else ""
         node = root.add(f"[green]{escape(pattern)}[/] dim {dim} {many} {positions}{more}")

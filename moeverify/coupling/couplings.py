@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.coupling.explain import Explainer, Explanation
 from moeverify.coupling.relations import Trace
-from moeverify.coupling.solving.links import hold_factors
+from moeverify.coupling.solving.links import fix_factors
 from moeverify.coupling.solving.solve import CouplingClass, FrozenDim, Links, link, solve
 from moeverify.coupling.solving.sums import Sums
 from moeverify.coupling.tracing.opaque import Opaque
@@ -130,12 +130,12 @@ def trace_couplings(
     return CouplingMap(classes, frozen, traced.unknown, traced, links)
 
 
-def held_inside_heads(couplings: CouplingMap, places: Sequence[tuple[str, int]]) -> CouplingMap:
+def with_fixed_heads(couplings: CouplingMap, places: Sequence[tuple[str, int]]) -> CouplingMap:
     """The couplings with a fixed number of heads, so that channels inside the heads can be removed, alike in each.
 
     ``places`` are the parameters and dimensions in which heads lie one after the other.
     """
-    trace, links = hold_factors(couplings.trace, couplings.links, places)
+    trace, links = fix_factors(couplings.trace, couplings.links, places)
     if links is couplings.links:
         return couplings
     classes, frozen = solve(trace, links)

@@ -281,12 +281,12 @@ class _Lookups(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[torch.Tensor, int]] = []
+        self.lookups: list[tuple[torch.Tensor, int]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.embedding:
             given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
-            self.found.append((given["input"], given["weight"].shape[0]))
+            self.lookups.append((given["input"], given["weight"].shape[0]))
         return func(*args, **(kwargs or {}))
 
     def rows_for(self, value: torch.Tensor) -> int | None:
@@ -294,7 +294,7 @@ class _Lookups(TorchFunctionMode):
 
         A copy counts if most of it agrees: some models replace image tokens before they look up.
         """
-        whole = [(i, n) for i, n in self.found if i.numel() == value.numel()]
+        whole = [(i, n) for i, n in self.lookups if i.numel() == value.numel()]
         same = [n for i, n in whole if i is value or i._base is value]
         copies = [n for i, n in whole if _agree(i, value)] if not _is_mask(value) else []
         return min(same or copies, default=None)

@@ -158,7 +158,7 @@ class _Numbers(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
-        self.found: set[int] = set()
+        self.values: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -168,7 +168,7 @@ class _Numbers(TorchDispatchMode):
         given = (*args, *kwargs.values())
         whole = any(isinstance(a, torch.Tensor) and not (a.is_floating_point() or a.is_complex()) for a in given)
         if name in _TRIANGLES or (whole and torch.Tag.pointwise in func.tags and name not in _NO_DISTANCE):
-            self.found |= {abs(a) for a in given if type(a) is int}
+            self.values |= {abs(a) for a in given if type(a) is int}
         return func(*args, **kwargs)
 
 
@@ -182,8 +182,8 @@ def position_numbers(model: nn.Module, inputs: Any) -> set[int]:
         with eager_attention(model), plain_operations(model), same_start(model), numbers:
             call_model(model, inputs, use_cache=False)
     except Exception:
-        numbers.found.clear()
-    return numbers.found | set(_hints(model))
+        numbers.values.clear()
+    return numbers.values | set(_hints(model))
 
 
 def _hints(model: nn.Module) -> Iterator[int]:

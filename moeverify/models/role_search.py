@@ -67,7 +67,7 @@ class RoleSearch:
             if not layer.routers and not layer.router_parameters
         ]
         if not layers:
-            notes.append("no routed experts found; name them with Roles(experts=...)")
+            notes.append("no routed experts found; name them with --experts-pattern or Roles(experts=...)")
         outside = frozenset(self._outside(layers))
         return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), outside, self.roles)
 

@@ -46,10 +46,10 @@ def run_case(
     with timed(seconds, LOADING, case, on_event):
         base = load_base(case, loaded, roles)
     why = "models and functions given as objects" if case.again is not None else "asked for"
-    prune_here(case, base, subject, seconds, on_event, trusted=why)
+    prune_in_process(case, base, subject, seconds, on_event, trusted=why)
 
 
-def prune_here(
+def prune_in_process(
     case: Case, base: Base, subject: Subject, seconds: dict[str, float], on_event: Listener, *, trusted: str,
     announce: bool = True,
 ) -> None:  # fmt: skip
@@ -66,7 +66,7 @@ def prune_here(
             ratio, seed = case.pruning_ratio, case.seed
             outcome = subject(base.loaded.model, own_copy(base.inputs), pruning_ratio=ratio, seed=seed)
         if fingerprint(base.original) != before:
-            raise Interfered("it changed the model that it is judged by")
+            raise Interfered("it changed the base, which its result is compared with")
     except BaseException as error:
         if by_user(error):
             raise

@@ -86,7 +86,7 @@ def _take(entry: Mapping[str, Any], past: Past, path: Path, settings: Mapping[st
         return
     source = entry["case"] if "verdict" in entry else entry["finished"]
     if source not in plain(settings)["sources"]:
-        raise UsageError(f"{path} speaks of {source[:80]!r}, which is no source of this run; choose a new folder")
+        raise UsageError(f"{path} names {source[:80]!r}, which is no source of this run; choose a new folder")
     if "verdict" in entry:
         past.verdicts.setdefault(source, []).append(Verdict.from_dict(entry["verdict"]))
     else:

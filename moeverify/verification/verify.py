@@ -260,7 +260,7 @@ def run_settings(
             stack.enter_context(guarded_exits())
             loaded = LoadedModel(cases[0].source, sources, example_inputs) if isinstance(sources, nn.Module) else None
             for case in left:
-                _run_here(case, loaded, function, roles, collector)
+                _run_in_process(case, loaded, function, roles, collector)
         elif left:
             limits = limits_of(settings)
             carry_out(Work(left, lambda _: limits, collector, workers, address))
@@ -325,7 +325,7 @@ def _unfinished(case: Case, past: Past) -> Case | None:
     return replace(case, left=left or case.check_names()[-1:]) if judged else case
 
 
-def _run_here(
+def _run_in_process(
     case: Case, loaded: LoadedModel | None, function: Subject | None, roles: Roles | None, listen: Listener
 ) -> None:
     """A case in this process."""

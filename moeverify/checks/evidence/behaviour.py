@@ -23,7 +23,7 @@ class Draws(TorchDispatchMode):
     def __init__(self, running: list[str] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         self.running = running
-        self.found: list[tuple[str, str, tuple[int, ...]]] = []
+        self.calls: list[tuple[str, str, tuple[int, ...]]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -36,13 +36,13 @@ class Draws(TorchDispatchMode):
         on_device = first is not None and first.device.type != "cpu"
         if on_device or not torch.equal(before, torch.random.get_rng_state()):
             where = self.running[-1] if self.running else ""
-            self.found.append((str(func).removeprefix("aten."), where, tuple(getattr(first, "shape", ()))))
+            self.calls.append((str(func).removeprefix("aten."), where, tuple(getattr(first, "shape", ()))))
         return result
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Shapes that were drawn, in order."""
-        return [shape for _, _, shape in self.found]
+        return [shape for _, _, shape in self.calls]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def observe(model: nn.Module, example_inputs: Any, seed: int) -> Behaviour:
             unsteady = next((n for n in first if differ({n: first[n]}, {n: second[n]}, _rounding(first[n]))), "")
     except Exception as error:
         return Behaviour(error=left_by(error))
-    result = [f"{name} in {where or 'the model itself'}" for name, where, _ in draws.found]
+    result = [f"{name} in {where or 'the model itself'}" for name, where, _ in draws.calls]
     result = list(dict.fromkeys(result)) or (["a generator that is not torch's own"] if drew else [])
     infinite = tuple(name for name, tensor in first.items() if not bool(tensor.isfinite().all()))
     return Behaviour("", unsteady, tuple(result), changes, infinite)

@@ -63,7 +63,7 @@ class _Part:
     new: np.ndarray
     old: np.ndarray
     expert: int | None
-    found: Positions
+    positions: Positions
     unsure: set[int]
     equal: bool
 
@@ -123,11 +123,11 @@ def _hints(part: _Part, dim: int, settled: Sequence[_Settled], partners: Partner
 
 def _settle(part: _Part, settled: Sequence[_Settled], partners: Partners) -> None:
     """Try neighbours' positions where the values are ambiguous."""
-    for dim in sorted(part.unsure or part.found):
+    for dim in sorted(part.unsure or part.positions):
         for hint in islice(_hints(part, dim, settled, partners), MAX_HINTS):
-            found, _, equal = locate(part.new, part.old, {dim: hint})
+            recovered, _, equal = locate(part.new, part.old, {dim: hint})
             if equal:
-                part.found, part.equal = found, True
+                part.positions, part.equal = recovered, True
                 return
 
 
@@ -188,7 +188,7 @@ def recover_kept(
         _Settled(part.name, dim, part.expert, part.old.shape[dim], positions)
         for part in parts
         if part.equal
-        for dim, positions in part.found.items()
+        for dim, positions in part.positions.items()
         if dim not in part.unsure
     ]
     for part in parts:
@@ -197,7 +197,7 @@ def recover_kept(
     result: dict[tuple[str, int], Kept] = {}
     stacks: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
     for part in parts:
-        for dim, positions in part.found.items():
+        for dim, positions in part.positions.items():
             exact = part.equal and dim not in part.unsure
             if part.expert is None:
                 result[part.name, dim] = Kept(positions, exact)

@@ -38,14 +38,14 @@ class Reading:
 
 
 class Readers(TorchFunctionMode):
-    """While active, ``found[name]`` lists what operations made of the tensors that ``watched`` names, in order.
+    """While active, ``readings[name]`` lists what operations made of the tensors that ``watched`` names, in order.
 
     ``tensors`` are the model's own. What is only a view, a cast or a combination of own tensors is followed.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], watched: Collection[str]) -> None:
         super().__init__()
-        self.found: dict[str, list[Reading]] = {name: [] for name in watched}
+        self.readings: dict[str, list[Reading]] = {name: [] for name in watched}
         # Kept alive, since they go by their id.
         self._own = {id(tensor): (tensor, frozenset((name,))) for name, tensor in tensors.items()}
 
@@ -55,7 +55,7 @@ class Readers(TorchFunctionMode):
         kwargs = kwargs or {}
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         names = frozenset[str]().union(*(self._own[id(x)][1] for x in given if id(x) in self._own))
-        watched = names & self.found.keys()
+        watched = names & self.readings.keys()
         if not watched:
             return func(*args, **kwargs)
         computed = func not in _JOINS and any(x.is_floating_point() and id(x) not in self._own for x in given)
@@ -73,7 +73,7 @@ class Readers(TorchFunctionMode):
 
     def _record(self, name: str, result: torch.Tensor, beside: tuple[str, ...], depends: bool) -> None:
         reading = Reading(result.detach().clone(), beside, depends)
-        self.found[name].append(reading)
+        self.readings[name].append(reading)
 
         def received(gradient: torch.Tensor) -> None:
             reading.gradient = float(gradient.double().norm())

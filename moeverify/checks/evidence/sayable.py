@@ -145,7 +145,7 @@ class Sayable:
                     call_model(fresh, self.inputs, use_cache=False)
         except Exception:
             return None
-        return numbers.found
+        return numbers.values
 
 
 def _numbers(document: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
@@ -163,7 +163,7 @@ class _Numbers(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
-        self.found: set[float] = set()
+        self.values: set[float] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -172,5 +172,5 @@ class _Numbers(TorchDispatchMode):
         if torch.Tag.pointwise in func.tags:
             given = tree_leaves((args, kwargs))
             if any(isinstance(a, torch.Tensor) and a.is_floating_point() for a in given):
-                self.found |= {float(a) for a in given if type(a) in (int, float)}
+                self.values |= {float(a) for a in given if type(a) in (int, float)}
         return func(*args, **kwargs)

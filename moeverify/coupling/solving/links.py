@@ -59,7 +59,7 @@ def link(trace: Trace) -> Links:
         held |= uneven
 
 
-def hold_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> tuple[Trace, Links]:
+def fix_factors(trace: Trace, links: Links, places: Iterable[tuple[str, int]]) -> tuple[Trace, Links]:
     """Freeze the factor that could be removed from these parameter dimensions, so that another factor can be.
 
     Example: in a dimension of heads times channels, the number of heads stays and channels inside the heads can be cut.
@@ -123,7 +123,7 @@ class _Freezing:
         self._parts: dict[int, list[int]] = defaultdict(list)
         self._places: dict[int, list[tuple[int, slice]]] = defaultdict(list)
         self._free: dict[int, np.ndarray] = {}
-        self._left: dict[int, int] = {}
+        self._free_count: dict[int, int] = {}
         for segment in relations.segments:
             whole, part = root[segment.whole], root[segment.part]
             self._parts[whole].append(part)
@@ -148,7 +148,7 @@ class _Freezing:
             for part in self._parts[dim]:
                 self.start(part, freeze)
             for whole, place in self._places[dim]:
-                if whole not in self.frozen and not self._left_without(whole, place):
+                if whole not in self.frozen and not self._keeps_free_positions(whole, place):
                     self.start(whole, freeze)
             for number in self._of[dim]:
                 whole, factors = self.products[number]
@@ -158,12 +158,12 @@ class _Freezing:
                 elif all(factor in self.frozen for factor in factors):
                     self.start(whole, self.frozen[factors[0]])
 
-    def _left_without(self, whole: int, place: slice) -> bool:
+    def _keeps_free_positions(self, whole: int, place: slice) -> bool:
         """Whether a dimension has positions outside its frozen parts, after ``place`` joins them."""
         free = self._free.setdefault(whole, np.ones(self.relations.sizes[whole], dtype=bool))
-        self._left[whole] = self._left.get(whole, len(free)) - int(free[place].sum())
+        self._free_count[whole] = self._free_count.get(whole, len(free)) - int(free[place].sum())
         free[place] = False
-        return self._left[whole] > 0
+        return self._free_count[whole] > 0
 
     def _other_factor(self, product: Product, taken: int) -> str:
         sizes = [self.relations.sizes[factor] for factor in product.factors]

@@ -81,7 +81,7 @@ class Recorder(TorchDispatchMode):
         self._views: dict[int, list[tuple[_Layout, tuple[int, ...], str]]] = defaultdict(list)
         self._produced: list[_Made] = []
         self._reads: dict[int, int] = {}
-        self._left: set[int] = set()
+        self._escaped: set[int] = set()
         # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
         self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
         parameters, buffers = _named_tensors(model)
@@ -261,7 +261,7 @@ class Recorder(TorchDispatchMode):
         if not self.paused:
             seen = self._look_up(tensor)
             self.relations.freeze_all(seen.dims, f"its data leaves PyTorch by {way}")
-            self._left.add(seen.storage)
+            self._escaped.add(seen.storage)
 
     def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
         """Outputs that no operation has read since they were made, as (operation number, position of the output).
@@ -273,7 +273,7 @@ class Recorder(TorchDispatchMode):
         return frozenset(
             (made.operation, made.position)
             for made in self._produced
-            if made.storage not in self._left
+            if made.storage not in self._escaped
             and self._reads.get(made.storage, -1) <= made.operation
             and any(sizes[dim] > 1 and matters(dim) for dim in made.dims)
         )

@@ -61,7 +61,7 @@ def _words(values: tuple[int, ...]) -> str:
 
 
 _DERIVED_HEADS = "the head size is worked out as hidden size / heads, whatever head_dim says"
-_K_QUANTS = "k-quants want rows of a multiple of 256 values; others are quantised less far"
+_K_QUANTS = "k-quants need rows of a multiple of 256 values; others are quantised less far"
 _FLASHINFER = "flashinfer-ai/flashinfer#5165"
 LIMITS = (
     Limit("vllm", "head_size", _one_of(HEAD_SIZES), f"attention on CPUs takes head sizes {_words(HEAD_SIZES)}",
@@ -74,7 +74,7 @@ LIMITS = (
     Limit("vllm", "experts", _groups_divide,
           "experts that the groups do not divide are chosen without groups, otherwise than in transformers",
           "vllm-project/vllm#29439", "2026-11", "2025-11-25", effect="differs"),
-    Limit("vllm", "experts", _parallel_divides, "expert parallelism wants a number of experts that its size divides",
+    Limit("vllm", "experts", _parallel_divides, "expert parallelism needs a number of experts that its size divides",
           "vllm-project/vllm#52435", "2026-11"),
     Limit("vllm", "experts", _one_of(FUSED_COUNTS),
           f"the fused softmax router has a kernel for {_words(FUSED_COUNTS)} experts; others take a general one",

@@ -14,7 +14,7 @@ from torch_pruning import ops
 from torch_pruning.dependency import Dependency
 
 from moeverify.coupling.classify import PruningClass, classify
-from moeverify.coupling.couplings import held_inside_heads
+from moeverify.coupling.couplings import with_fixed_heads
 from moeverify.coupling.layouts import traced_roles
 from moeverify.coupling.solving.solve import solve
 from moeverify.errors import BoundaryRefused, UsageError
@@ -144,7 +144,7 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
         axes = {id(parameter): dim for parameter, dim in self.unwrapped_parameters}
         nodes = Nodes(model, self.functions, couplings.trace, axes)
         self.held_heads = [nodes.end(layer).place for layer in self._held_layers]
-        couplings = held_inside_heads(couplings, self.held_heads)
+        couplings = with_fixed_heads(couplings, self.held_heads)
         self.traced = TracedModel(model, self.found_roles, couplings, nodes, self._pruning_history)
         self._search = GroupSearch(self.traced, self, self.account, self.guards)
         self._classes: tuple[tuple[int, int], tuple[PruningClass, ...]] | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from moeverify.coupling.relations import Trace
-from moeverify.coupling.solving.links import Links, hold_factors, link
+from moeverify.coupling.solving.links import Links, fix_factors, link
 from moeverify.coupling.tracing.trace import trace
 from moeverify.errors import TraceError
 from moeverify.models.forward import Example
@@ -62,7 +62,7 @@ def expectations(model: nn.Module, example: Example, held: Iterable[Place] = ())
         return None
     # What imagined data left out is no reason to freeze all dimensions of its size.
     traced = replace(traced, untouched=())
-    return Expectations(*hold_factors(traced, link(traced), held))
+    return Expectations(*fix_factors(traced, link(traced), held))
 
 
 def first_unexpected(wanted: Sequence[tuple[str, tuple[Sizes, ...]]], forward: Forward) -> int | None:

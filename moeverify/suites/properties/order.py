@@ -31,7 +31,7 @@ def order(trial: Trial) -> None:
         again = next((c for c in trial.graph(model).classes if signature(c) == wanted), None)
         if again is None or again.coupling.size != second.before:
             require(
-                _held_by_one(first, second),
+                _has_one_unit(first, second),
                 f"{second.pruning_class.name} is not what it was after {first.pruning_class.name} was pruned",
             )
             continue
@@ -41,6 +41,6 @@ def order(trial: Trial) -> None:
         require(not lines, f"{names}: {len(lines)} tensors differ from both at once: {lines[:1]}")
 
 
-def _held_by_one(first: Cut, second: Cut) -> bool:
+def _has_one_unit(first: Cut, second: Cut) -> bool:
     """Whether a class may change its form: once one unit is left, the other factor of a product becomes prunable."""
     return first.after == 1

@@ -34,7 +34,7 @@ def read_outcome(data: Mapping[str, Any], arrays: Mapping[str, torch.Tensor]) ->
     reader = Reader(arrays, OWN)
     result = {name: reader.read(data[name]) for name in _FIELDS}
     if not isinstance(result["expert_scores"], dict):
-        raise HandoverError("scores of experts are told by layer")
+        raise HandoverError("expert_scores is not a mapping by layer")
     plan = None
     if data.get("plan") is not None:
         plan = Plan(cuts=(), keep={}, **{name: reader.read(data["plan"][name]) for name in _CLAIMS})

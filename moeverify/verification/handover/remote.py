@@ -21,7 +21,7 @@ from moeverify.verification.handover.folder import Handover
 from moeverify.verification.handover.link import BrokeProtocol, Crashed, Link
 from moeverify.verification.handover.model import rebuild
 from moeverify.verification.handover.outcome import read_outcome
-from moeverify.verification.in_process import imported, prune_here
+from moeverify.verification.in_process import imported, prune_in_process
 from moeverify.verification.judging import Base, judge, load_base, stopped
 
 
@@ -55,19 +55,19 @@ def run_as_data(case: Case, on_event: Listener, link: Link) -> None:
         stopped(case, load_base(case), Status.ERROR, message, {}, time.perf_counter() - begin, on_event)
         return
     except HandoverError as error:
-        _here(case, load_base(case), str(error), seconds, on_event)
+        _prune_trusted(case, load_base(case), str(error), seconds, on_event)
         return
     ends = [at for _, at in stages[1:]] + [time.perf_counter()]
     seconds |= {stage: end - at for (stage, at), end in zip(stages, ends, strict=True)}
     base = load_base(case)
     if handover.document["digest"] != digest_of(base.original):
-        _here(case, base, "the source gives other weights each time it is loaded", seconds, on_event)
+        _prune_trusted(case, base, "the source gives other weights each time it is loaded", seconds, on_event)
         return
     try:
         pruned = rebuild(base.loaded.model, handover.document["model"], handover.arrays)
         outcome = read_outcome(handover.document["outcome"], handover.arrays)
     except HandoverError as error:
-        _here(case, load_base(case), str(error), seconds, on_event)
+        _prune_trusted(case, load_base(case), str(error), seconds, on_event)
         return
     seconds[PRUNE] = float(handover.document["seconds"])
     checks = {name: CHECKS[name] for name in case.check_names()}
@@ -77,10 +77,10 @@ def run_as_data(case: Case, on_event: Listener, link: Link) -> None:
     )  # fmt: skip
 
 
-def _here(case: Case, base: Base, reason: str, seconds: dict[str, float], on_event: Listener) -> None:
+def _prune_trusted(case: Case, base: Base, reason: str, seconds: dict[str, float], on_event: Listener) -> None:
     """Prune in this process, whose stages were announced before."""
     subject = with_options(imported(case.subject, case.rules()), case.subject, case.subject_options())
-    prune_here(case, base, subject, seconds, on_event, trusted=reason, announce=False)
+    prune_in_process(case, base, subject, seconds, on_event, trusted=reason, announce=False)
 
 
 class _Again:

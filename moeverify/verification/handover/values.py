@@ -214,5 +214,5 @@ def _item(old: Any, number: int) -> Any:
 def _dtype(name: str) -> torch.dtype:
     value = getattr(torch, name, None)
     if not isinstance(value, torch.dtype):
-        raise HandoverError(f"there is no type of numbers {name[:40]!r}")
+        raise HandoverError(f"torch has no dtype {name[:40]!r}")
     return value

@@ -120,7 +120,7 @@ def readings(bias, weight, x, behind):
     readers = Readers({"bias": bias, "weight": weight}, {"bias"})
     with readers:
         behind(nn.functional.linear(x, weight, bias)).backward()
-    return readers.found["bias"]
+    return readers.readings["bias"]
 
 
 def test_readings_tell_dependence_and_gradient():
@@ -131,7 +131,7 @@ def test_readings_tell_dependence_and_gradient():
     assert not shown(readings(bias, weight, x, lambda y: (y * 0).sum()), 1e-6)
     with Readers({"bias": bias}, {"bias"}) as unused:
         bias.detach().zero_().view(2, 2)
-    assert unused.found == {"bias": []}
+    assert unused.readings == {"bias": []}
     assert not shown([], 1e-6)
 
 

@@ -52,7 +52,7 @@ def test_a_gate_proj_is_no_router():
 def test_a_model_without_experts_gets_a_note():
     found = find_roles(nn.Sequential(nn.Linear(3, 3)))
     assert found.layers == ()
-    assert "name them with Roles" in found.notes[0]
+    assert "name them with --experts-pattern" in found.notes[0]
 
 
 def test_other_names_are_recognised_by_structure():

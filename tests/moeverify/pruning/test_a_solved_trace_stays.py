@@ -11,7 +11,7 @@ from torch import nn
 import moeverify as mv
 from moeverify.checks import CHECKS
 from moeverify.checks.context import Context
-from moeverify.coupling.couplings import held_inside_heads
+from moeverify.coupling.couplings import with_fixed_heads
 from moeverify.models.sources import load_source
 from moeverify.subjects.moe import prune_moe
 
@@ -73,7 +73,7 @@ def test_by_a_fixed_number_of_heads():
     loaded = load_source("zoo:mixtral")
     couplings = mv.trace_couplings(loaded.model, loaded.example_inputs)
     before = fingerprint(couplings)
-    inside = held_inside_heads(couplings, [("model.layers.0.self_attn.q_proj.weight", 0)])
+    inside = with_fixed_heads(couplings, [("model.layers.0.self_attn.q_proj.weight", 0)])
     assert fingerprint(inside) != before
     assert fingerprint(couplings) == before
 

@@ -53,7 +53,9 @@ def test_a_damaged_original_is_an_error():
 
     found, _ = verdicts(damages)
     assert found["terminates"].status is Status.ERROR
-    assert "the subject interfered: it changed the model that it is judged by" in found["terminates"].message
+    assert (
+        "the subject interfered: it changed the base, which its result is compared with" in found["terminates"].message
+    )
 
 
 def test_checks_that_are_replaced_do_not_judge(monkeypatch):

@@ -251,7 +251,7 @@ def test_sizes_that_engines_cannot_take_are_noted(topology, engines):
 def test_the_expert_parallel_size_has_to_divide_the_experts():
     assert outside(Topology(192, 8), expert_parallel=64) == []
     assert [str(limit) for limit in outside(Topology(320, 8), expert_parallel=128)] == [
-        "vllm: expert parallelism wants a number of experts that its size divides "
+        "vllm: expert parallelism needs a number of experts that its size divides "
         "(vllm-project/vllm#52435, read 2026-11)"
     ]
     assert parallel_sizes(96) == [1, 2, 4, 8, 16, 32]
