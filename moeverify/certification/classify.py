@@ -53,6 +53,7 @@ class Classes:
 
 # A kind is altered as a whole if this share of its tensors is.
 _WHOLE = 0.9
+_MOST = 0.5
 _NEAR = (Relation.CHANGED,)
 _MATCHED = (*PURE, Relation.ROUNDED, Relation.ZEROED, Relation.SCALED)
 
@@ -149,8 +150,14 @@ def _sort(
     if on_purpose is None:
         merged_expert = item.expert is not None and (item.base_name, item.expert) in merged
         retrained = altered and item.relation in _NEAR and len(siblings) > 1
-        on_purpose = wholly or merged_expert or retrained or item.relation is Relation.UNMAPPED
+        unplaced = item.relation is Relation.UNMAPPED and not _foreign(item, siblings)
+        on_purpose = wholly or merged_expert or retrained or unplaced
     (reported if on_purpose else faults).append(item)
+
+
+def _foreign(item: Compared, siblings: list[Compared]) -> bool:
+    """Whether an expert is none of the base's although most of its kind are: of another layer, or drawn at random."""
+    return item.expert is not None and (item.base_expert or 0) < 0 and _share(siblings, _MATCHED) >= _MOST
 
 
 def _of_all_siblings(item: Compared, siblings: list[Compared]) -> bool | None:

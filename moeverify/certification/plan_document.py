@@ -195,6 +195,8 @@ def _remarks(evidence: Evidence) -> Iterator[str]:
         yield "the folder stands in another order than the base; this plan keeps the base's order"
     elif classes_of(evidence).reordered:
         yield "channels stand in another order inside of heads; this plan keeps the base's order"
+    if evidence.base.skeleton.tied.keys() != evidence.pruned.skeleton.tied.keys():
+        yield "other weights are tied than in the base; this plan ties those of the base"
 
 
 def _base(base: Checkpoint, config: Mapping[str, Any]) -> dict[str, Any]:

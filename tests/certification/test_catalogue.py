@@ -1,7 +1,8 @@
 """Right and wrong folders of other people's tools: none of the wrong ones passes, none of the right ones fails."""
 
-import dropped_layers  # noqa: F401  adds to the catalogue
+import dropped_layers  # noqa: F401  it adds to the catalogue
 import pytest
+import tricky_folders  # noqa: F401  it does as well
 from pruned_folders import RIGHT, WRONG, duplicate_names, write
 
 from moeverify.certification.certify import examine

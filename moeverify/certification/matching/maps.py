@@ -26,7 +26,8 @@ class KeepMap:
     ``lists[path]`` holds, for each entry of a list of modules that lost some, its number in the base. ``experts[n]``:
     base experts of MoE layer ``n`` in the pruned order. ``units[n]``: base units of coupling class ``n``. Its shape is
     ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1: not in the base. ``rounded`` is the
-    short type that values were rounded to, although they are stored in a longer one.
+    short type that values were rounded to, although they are stored in a longer one. ``twins``: tied tensors of the
+    base, each with the name that its values are stored under.
     """
 
     structure: Structure
@@ -36,6 +37,7 @@ class KeepMap:
     experts: dict[int, np.ndarray] = field(default_factory=dict)
     units: dict[int, np.ndarray] = field(default_factory=dict)
     rounded: torch.dtype | None = None
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     def as_stored(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Values of the base as the pruned folder stores them: in ``dtype``, rounded before if all are."""
@@ -45,7 +47,8 @@ class KeepMap:
 
     def to_base(self, name: str) -> str | None:
         """The base's name of a tensor of the pruned folder."""
-        return self._renumber(name, lambda numbers, n: int(numbers[n]) if n < len(numbers) else -1)
+        found = self._renumber(name, lambda numbers, n: int(numbers[n]) if n < len(numbers) else -1)
+        return None if found is None else self.twins.get(found, found)
 
     def to_pruned(self, name: str) -> str | None:
         """The pruned folder's name of a tensor of the base; ``None`` if its layer or expert is gone."""

@@ -20,7 +20,7 @@ def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepM
 
     Each is recognised where the dimensions around it are known already.
     """
-    keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned))
+    keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned), twins=base.twins)
     recovery = _Recovery(base, pruned, keep)
     lists = shortened_lists(keep)
     recovery.classes(outside=lists)

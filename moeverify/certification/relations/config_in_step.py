@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from moeverify.certification.classify import kind_of
-from moeverify.certification.evidence import Evidence, NotVisible, is_quantised
+from moeverify.certification.evidence import Evidence, is_quantised
 from moeverify.certification.matching.lists import lengths
+from moeverify.certification.relations.changed_entries import PREDICTION, judge_entries
 from moeverify.certification.relations.engines import contradictions
-from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
+from moeverify.certification.relations.entries import is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.certification.relations.same_in_base import in_pruned, list_cuts
 from moeverify.checks.registry import Finding, failed, passed
@@ -18,7 +21,8 @@ from moeverify.models.folder.checkpoint import Checkpoint
 from moeverify.models.folder.headers import Stored
 from moeverify.models.module_lists import renamed
 
-_PREDICTION = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
+# Types of weights that no scale belongs to.
+PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
 
 
@@ -26,6 +30,12 @@ _PREDICTION_NAMES = re.compile(r"(^|\.)mtp\.|nextn|eh_proj|mtp_block")
 def config_in_step(evidence: Evidence) -> Finding:
     """The configuration implies the shapes on disk, and differs from the base's only in sizes."""
     if is_quantised(evidence.inventory.config):
+        if _is_plain(evidence.pruned) and not (
+            is_quantised(evidence.base_inventory.config) and _is_plain(evidence.base)
+        ):
+            return failed(
+                "quantization_config announces quantised weights, but all are stored plainly: remove the entry"
+            )
         return inconclusive("the folder is quantised: shapes of packed weights are left to loads-whole")
     pruned = evidence.pruned
     theirs = in_pruned(evidence, evidence.base.naming.broken) if pruned.naming.broken else set()
@@ -40,13 +50,21 @@ def config_in_step(evidence: Evidence) -> Finding:
     unsure: list[str] = []
     if evidence.same_config:
         lines += _grown(evidence)
-        faults, unsure = _entries(evidence)
+        faults, unsure = judge_entries(evidence)
         lines += faults
     if lines:
         return failed(more(lines), problems=lines, unsure=unsure)
     if unsure:
         return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
     return passed("the configuration implies every shape on disk and differs from the base's in sizes alone")
+
+
+def _is_plain(side: Checkpoint) -> bool:
+    """Whether a folder holds the model's own tensors and no others, all in types that need no scales."""
+    naming, stored = side.naming, side.inventory.tensors.values()
+    if naming.missing or naming.unexpected or naming.broken:
+        return False
+    return all(t.torch_dtype in PLAIN for t in stored if _is_real(t)) and any(_is_real(t) for t in stored)
 
 
 def _kinds(evidence: Evidence) -> Iterator[str]:
@@ -96,7 +114,7 @@ def _grown(evidence: Evidence) -> Iterator[str]:
 
 def _prediction_layers(evidence: Evidence) -> Iterator[str]:
     """Layers for multi-token prediction are there if and only if they are announced, and of the trunk's sizes."""
-    announced = {k: v for k, v in evidence.inventory.config.items() if k in _PREDICTION and is_count(v) and v > 0}
+    announced = {k: v for k, v in evidence.inventory.config.items() if k in PREDICTION and is_count(v) and v > 0}
     mine, theirs = _prediction_tensors(evidence.pruned), _prediction_tensors(evidence.base)
     if announced and theirs and not mine:
         key, value = next(iter(announced.items()))
@@ -132,89 +150,3 @@ def _trunk_kin(name: str, tensors: Mapping[str, Any]) -> str | None:
     number = re.search(r"layers\.(\d+)\.", name)
     found = [n for n in found if number is None or f"layers.{number.group(1)}." not in n]
     return max(found, default=None)
-
-
-def _entries(evidence: Evidence) -> tuple[list[str], list[str]]:
-    """Entries that differ without a reason, and those whose reason cannot be seen."""
-    faults: list[str] = []
-    unsure: list[str] = []
-    before, after = evidence.base.skeleton.config.to_dict(), evidence.pruned.skeleton.config.to_dict()
-    entries = sorted(differing(before, after), key=lambda e: e.path)
-    sizes = {(e.before, e.after) for e in entries if is_count(e.before) and gives_shapes(evidence.pruned.skeleton, e)}
-    for entry in entries:
-        if is_count(entry.before) and (entry.before, entry.after) in sizes:
-            continue  # a size, or a number that follows one
-        fault, doubt = _judge(evidence, entry)
-        faults += [fault] if fault else []
-        unsure += [doubt] if doubt else []
-    return faults, unsure
-
-
-def _judge(evidence: Evidence, entry: Entry) -> tuple[str, str]:
-    """Faults of an entry, and open questions about it; empty where it is explained."""
-    if isinstance(entry.before, list) and isinstance(entry.after, list):
-        return _list(evidence, entry)
-    if is_count(entry.before) and is_count(entry.after):
-        if GROUPS.search(entry.key):
-            return "", ""  # the relation topology judges these
-        if TOP_K.search(entry.key):
-            return _top_k(evidence, entry)
-        return ("", "") if entry.key in _PREDICTION else ("", str(entry))
-    if isinstance(entry.before, float) or isinstance(entry.after, float):
-        return _number(evidence, entry)
-    if gives_shapes(evidence.pruned.skeleton, entry):
-        return "", ""
-    return f"{entry}: no removal explains that", ""
-
-
-def _top_k(evidence: Evidence, entry: Entry) -> tuple[str, str]:
-    if entry.after > entry.before:
-        return f"{entry}: more experts a token than in the base", ""
-    try:
-        counts = [len(experts) for experts in evidence.keep.experts.values()]
-    except NotVisible:
-        counts = []
-    if counts and entry.before <= min(counts):
-        return f"{entry}: {min(counts)} experts are left, so nothing asked for fewer a token", ""
-    return "", ""
-
-
-def _number(evidence: Evidence, entry: Entry) -> tuple[str, str]:
-    """Numbers that a configuration class derives from sizes follow them; others must stay."""
-    if not any(_mentions(side.config, entry.key) for side in (evidence.inventory, evidence.base_inventory)):
-        return "", f"{entry} (derived by transformers)"
-    return f"{entry}: no removal explains that", ""
-
-
-def _mentions(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a stored configuration has an entry of this name."""
-    return key in config or any(_mentions(value, key) for value in config.values() if isinstance(value, Mapping))
-
-
-def _list(evidence: Evidence, entry: Entry) -> tuple[str, str]:
-    """A list with one entry a layer holds those of the layers that stayed."""
-    try:
-        lists = evidence.keep.lists
-    except NotVisible:
-        return "", str(entry)
-    for path, numbers in lists.items():
-        whole = sum(1 for _ in _numbers_of(evidence.base.shapes, path))
-        if len(entry.before) == whole and (numbers >= 0).all():
-            expected = [entry.before[n] for n in numbers]
-            if entry.after == expected:
-                return "", ""
-            if len(entry.after) != len(numbers):
-                return f"{'.'.join(entry.path)} has {len(entry.after)} entries for {len(numbers)} layers", ""
-            wrong = next(n for n, (a, b) in enumerate(zip(entry.after, expected, strict=True)) if a != b)
-            source = int(numbers[wrong])
-            return (
-                f"{'.'.join(entry.path)}[{wrong}] is {entry.after[wrong]!r}, but layer {wrong} is base layer {source}, "
-                f"a {expected[wrong]!r}"
-            ), ""
-    if gives_shapes(evidence.pruned.skeleton, entry):
-        return "", ""
-    return f"{entry}: no removal explains that", ""
-
-
-def _numbers_of(shapes: Mapping[str, Any], path: str) -> set[str]:
-    return {name[len(path) + 1 :].split(".")[0] for name in shapes if name.startswith(path + ".")}

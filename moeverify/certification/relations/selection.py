@@ -53,7 +53,7 @@ def selection(evidence: Evidence) -> Finding:
 
 
 def _twice(evidence: Evidence) -> list[str]:
-    """Base experts, layers or channels that stand in two places although others were removed."""
+    """Base experts and layers that stand in two places although others were removed, and layers in another order."""
     lines = []
     for number, experts in repeated_experts(evidence.keep).items():
         layer, places = evidence.structure.roles.layers[number], evidence.keep.experts[number]
@@ -65,6 +65,8 @@ def _twice(evidence: Evidence) -> list[str]:
         if path not in {x.container for x in evidence.structure.roles.layers} and len(set(known)) < len(known):
             twice = next(n for n in known if known.count(n) > 1)
             lines.append(f"{path}: base entry {twice} stands in two places")
+        elif any(x.name.startswith(path + ".") for x in evidence.structure.roles.layers) and known != sorted(known):
+            lines.append(f"{path} holds layers {known} of the base: layers in another order compute something else")
     return lines
 
 

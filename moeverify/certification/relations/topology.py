@@ -105,6 +105,10 @@ def _same_groups(evidence: Evidence) -> Iterator[str]:
             continue
         skeleton = evidence.pruned.skeleton
         after = number(skeleton.model, skeleton.config, now, _GROUPS) or 1
+        chosen = number(base.model, base.config, layer, _TOP_GROUPS)
+        chosen_now = number(skeleton.model, skeleton.config, now, _TOP_GROUPS)
+        if chosen is not None and chosen_now is not None and chosen_now != min(chosen, after):
+            yield f"{name}: a token takes {chosen_now} of {after} groups, in the base {chosen} of {before}"
         if (experts < 0).any() or len(experts) % after or len(layer.experts) % before:
             continue
         groups = (experts // (len(layer.experts) // before)).reshape(after, -1)

@@ -56,15 +56,21 @@ def _entries(config: Mapping[str, Any], count: int, path: tuple[str, ...] = ()) 
 
 def with_entry(skeleton: Skeleton, path: tuple[str, ...], value: Any) -> Skeleton | None:
     """The skeleton with one entry of its configuration changed; ``None`` if that describes no model."""
+    return with_entries(skeleton, {path: value})
+
+
+def with_entries(skeleton: Skeleton, entries: Mapping[tuple[str, ...], Any]) -> Skeleton | None:
+    """The skeleton with entries of its configuration changed; ``None`` if they describe no model together."""
     config = copy.deepcopy(skeleton.config)
-    owner = config
-    for key in path[:-1]:
-        owner = getattr(owner, key, None) if not isinstance(owner, dict) else owner.get(key)
     try:
-        if isinstance(owner, dict):
-            owner[path[-1]] = value
-        else:
-            setattr(owner, path[-1], value)
+        for path, value in entries.items():
+            owner = config
+            for key in path[:-1]:
+                owner = getattr(owner, key, None) if not isinstance(owner, dict) else owner.get(key)
+            if isinstance(owner, dict):
+                owner[path[-1]] = value
+            else:
+                setattr(owner, path[-1], value)
         return skeleton_of(config)
     except (SourceError, AttributeError, TypeError, ValueError):
         return None

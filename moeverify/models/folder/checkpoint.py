@@ -37,6 +37,16 @@ class Checkpoint:
         """The tensors that have the shape which the configuration implies."""
         return {n: a for n, a in self.naming.tensors.items() if n not in self.naming.broken}
 
+    @property
+    def twins(self) -> dict[str, str]:
+        """Names of tied tensors that are not stored, each with the name that its values are stored under."""
+        stored, found = self.readable, {}
+        for one, other in self.skeleton.tied.items():
+            for name, twin in ((one, other), (other, one)):
+                if name not in stored and twin in stored:
+                    found[name] = twin
+        return found
+
     def read(self, name: str, part: int | None = None) -> torch.Tensor:
         """Values of a tensor, or of one slice of it along dimension 0."""
         assembly = self.naming.tensors[name]
