@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -24,8 +25,21 @@ def traced_roles(
 
 
 def with_traced_layouts(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
-    """``roles`` with the routed experts that are found by what a forward divides, if it was traced."""
-    return roles if couplings is None else with_expert_major(model, roles, expert_major(couplings))
+    """``roles`` with the routed experts that are found by what a forward divides, if it was traced.
+
+    Where a module is named as experts and none are found in it, its note tells what the forward does with them.
+    """
+    if couplings is None:
+        return roles
+    found = with_expert_major(model, roles, expert_major(couplings))
+    return replace(found, notes=tuple(_with_cause(note, found, couplings) for note in found.notes))
+
+
+def _with_cause(note: str, roles: FoundRoles, couplings: CouplingMap) -> str:
+    """A note on an unrecognised container, with the first of its dimensions that a line of the user's code freezes."""
+    name = next((name for name in roles.unrecognised if note.startswith(f"{name} is named as experts")), None)
+    cause = next((f for f in couplings.frozen if name and f.line and f.parameter.startswith(f"{name}.")), None)
+    return note if cause is None else f"{note}; {cause}"
 
 
 def expert_major(couplings: CouplingMap) -> Iterator[ExpertMajor]:

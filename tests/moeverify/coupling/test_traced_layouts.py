@@ -1,5 +1,7 @@
 """Experts side by side in plain linear layers: found by what the forward divides, and by the router that weighs it."""
 
+import linecache
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from moeverify.coupling.classify import classify
 from moeverify.coupling.layouts import traced_roles
 from moeverify.verdict import Status
 from tests.support.judged import problems, verdicts
+from wild_models.handwritten import megatron_grouped
 
 EXPERTS, DIM, INNER = 4, 8, 6
 X = torch.randn(12, DIM, generator=torch.Generator().manual_seed(3))
@@ -176,3 +179,20 @@ def test_a_view_across_rows_is_not_divided_among_experts():
     assert not any(c.experts for c in classes)
     assert not roles.layers
     assert not problems(verdicts(model, X, pruning_ratio=0.5, round_to=None))
+
+
+def test_a_layout_that_is_not_understood_is_left_alone_with_the_line_and_the_remedy_works():
+    model, inputs = megatron_grouped.make()
+    roles, _ = traced_roles(model.eval(), inputs)
+    note = next(note for note in roles.notes if note.startswith("decoder.layers.0.mlp.experts is named as experts"))
+    assert "weight1 [32, 384]" in note
+    assert "each position becomes a tensor of its own" in note
+    line = int(note.rpartition("megatron_grouped.py:")[2].rstrip(")"))
+    assert "zip(permuted_local_hidden_states.split" in linecache.getline(megatron_grouped.__file__, line)
+    for layer in model.decoder["layers"]:
+        experts, count, hidden = layer.mlp.experts, 4, 32
+        experts.weight1 = nn.Parameter(experts.weight1.detach().view(count, hidden, -1))
+        experts.weight2 = nn.Parameter(experts.weight2.detach().view(count, -1, hidden))
+    verdict = verdicts(model, inputs, pruning_ratio=0.5)
+    assert not problems(verdict)
+    assert "8 experts in 2 layers stand alone" in verdict["expert-isolation"].message
