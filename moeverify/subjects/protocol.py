@@ -26,6 +26,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.models.roles import Roles
+from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.plan.plan import Plan
 from moeverify.subjects.folders import Written, on_models, takes_folders
 
@@ -103,7 +104,7 @@ def adapt(function: Callable[..., Any], roles: Roles | None = None) -> Subject:
             if isinstance(answer, Pruned):
                 return answer
             if isinstance(answer, nn.Module):
-                return Pruned(expansions=count.total or None, model=answer)
+                return Pruned(expansions=count.total or None, model=unwrapped(answer))
             if not (callable(getattr(answer, "step", None)) and hasattr(answer, "DG")):
                 return Pruned(expansions=count.total or None)
             classes = classes_of(answer, model, roles)

@@ -22,6 +22,7 @@ from moeverify.errors import SourceError, UsageError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.roles import Roles
 from moeverify.models.sources import LoadedModel, expand_sources
+from moeverify.models.wrappers import unwrapped
 from moeverify.pruning.choice.request import DEFAULT_RATIO, channel_ratio
 from moeverify.report.comparison import check_written
 from moeverify.report.result import VerificationResult
@@ -258,7 +259,8 @@ def run_settings(
         left = [c for case in cases if (c := _unfinished(case, past)) is not None]
         if not isolated:
             stack.enter_context(guarded_exits())
-            loaded = LoadedModel(cases[0].source, sources, example_inputs) if isinstance(sources, nn.Module) else None
+            given = unwrapped(sources).eval() if isinstance(sources, nn.Module) else None
+            loaded = None if given is None else LoadedModel(cases[0].source, given, example_inputs)
             for case in left:
                 _run_in_process(case, loaded, function, roles, collector)
         elif left:
