@@ -59,5 +59,7 @@ class FrozenDim:
     line: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        where = f", at {self.line}" if self.line else ""
-        return f"dimension {self.dim} of {self.parameter} is frozen: {self.reason} ({self.operation}{where})"
+        # Nothing is computed where the model as a whole is meant: its inputs, its outputs, what it never used.
+        by = "" if self.operation.startswith("(model)") else self.operation
+        by = ", at ".join(text for text in (by, self.line) if text)
+        return f"dimension {self.dim} of {self.parameter} is frozen: {self.reason}" + (f" ({by})" if by else "")

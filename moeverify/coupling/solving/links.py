@@ -241,7 +241,7 @@ def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> Non
     for dim, size in enumerate(relations.sizes):
         if size in sizes:
             reason = (
-                f"{sizes[size]} was not used by the example input and has this size; give inputs that use it, or list "
-                "it in ignored_layers if it may stay as it is"
+                f"{sizes[size]} was not used by the example input and has this size; give inputs that use it, take "
+                "it out of the model, or list it in ignored_layers if it may stay as it is"
             )
             freezing.start(root[dim], Freeze(dim, reason, relations.current))

@@ -159,7 +159,8 @@ def _rounded_up(
     candidates: Mapping[PruningClass, Candidate], counts: Mapping[PruningClass, int], round_to: int | None
 ) -> list[Adjustment]:
     """Classes that keep more than was asked, since no fewer units are a multiple of ``round_to``."""
-    reason = Reason(f"no fewer are a multiple of round_to={round_to}" if round_to else "one unit must stay")
+    rounded = f"no fewer are a multiple of round_to={round_to}; with round_to=1 (--round-to 1) they are not rounded"
+    reason = Reason(rounded if round_to else "one unit must stay")
     return [
         Adjustment(c, least, counts.get(c, c.coupling.size), reason)
         for c, candidate in candidates.items()

@@ -107,3 +107,8 @@ def test_a_factor_that_stays_names_the_line_that_divides_and_the_factor_that_goe
     (frozen,) = [f for f in mv.trace_couplings(Headed(), torch.randn(2, 4)).frozen if f.parameter == "scale"]
     assert "divides a dimension into 3 x 4, and only the factor 3 is pruned" in frozen.reason
     assert frozen.line.endswith(f"test_explain.py:{Headed.forward.__code__.co_firstlineno + 1}")
+
+
+def test_what_the_model_as_a_whole_freezes_names_no_operation():
+    (frozen,) = [f for f in mv.trace_couplings(Headed(), torch.randn(2, 4)).frozen if f.parameter == "b.weight"][:1]
+    assert str(frozen) == f"dimension 0 of b.weight is frozen: {frozen.reason}"
