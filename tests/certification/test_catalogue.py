@@ -1,8 +1,11 @@
 """Right and wrong folders of other people's tools: none of the wrong ones passes, none of the right ones fails."""
 
+from operator import attrgetter
+
 import dropped_layers  # noqa: F401  it adds to the catalogue
 import pytest
 import tricky_folders  # noqa: F401  it does as well
+from everyday import everyday
 from pruned_folders import RIGHT, WRONG, duplicate_names, write
 
 from moeverify.certification.certify import examine
@@ -11,12 +14,14 @@ from moeverify.verdict import Status
 pytestmark = pytest.mark.usefixtures("reload_process")
 
 # In the everyday suite, one of most families; the others are slow together.
-QUICK = {
+EVERYDAY_RIGHT = {
     "experts-shuffled-sharded-hy_v3",
     "channels-interleaved-gpt_oss",
     "channels-inside-heads-in-another-order-qwen3_moe",
     "id-table-remapped-deepseek_v4",
     "cast-nemotron_h",
+}
+EVERYDAY_WRONG = {
     "router-permuted",
     "e_score_correction_bias-of-the-first-experts-ernie4_5_moe",
     "expert-rescaled",
@@ -27,10 +32,7 @@ QUICK = {
     "final-norm-altered",
     "index-stale",
 }
-
-
-def marked(cases):
-    return [pytest.param(c, id=c.name, marks=() if c.name in QUICK else pytest.mark.slow) for c in cases]
+NAME = attrgetter("name")
 
 
 def test_the_catalogue_is_large_enough():
@@ -38,17 +40,16 @@ def test_the_catalogue_is_large_enough():
     assert len(WRONG) >= 60
     assert len({case.model_type for case in (*RIGHT, *WRONG)}) >= 6
     assert duplicate_names() == []
-    assert {case.name for case in (*RIGHT, *WRONG)} >= QUICK
 
 
-@pytest.mark.parametrize("case", marked(RIGHT))
+@pytest.mark.parametrize("case", everyday(RIGHT, EVERYDAY_RIGHT, NAME), ids=NAME)
 def test_a_right_folder_does_not_fail(case, tmp_path):
     found = examine(*write(case, tmp_path))
     assert [(v.check, v.message) for v in found.verdicts if v.status is Status.FAIL] == []
     assert any(v.status is Status.PASS for v in found.verdicts)
 
 
-@pytest.mark.parametrize("case", marked(WRONG))
+@pytest.mark.parametrize("case", everyday(WRONG, EVERYDAY_WRONG, NAME), ids=NAME)
 def test_a_wrong_folder_fails_with_its_cause(case, tmp_path):
     found = examine(*write(case, tmp_path))
     failed = {v.check: v.message for v in found.verdicts if v.status is Status.FAIL}

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from everyday import everyday
 from foundry import Draft
 
 from moeverify.certification.matching.compare import Relation, compare_all
@@ -46,7 +47,7 @@ def wrong(found):
 
 
 @pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", everyday(TYPES, {"qwen3_moe", "gpt_oss", "nemotron_h"}))
 def test_experts_in_any_order(model_type, listed, tmp_path):
     kept = [6, 1, 4, 3]
     base = Draft.of(model_type)
@@ -58,7 +59,9 @@ def test_experts_in_any_order(model_type, listed, tmp_path):
     assert all(experts.tolist() == kept for experts in keep.experts.values())
 
 
-@pytest.mark.parametrize("model_type", [t for t, spec in TYPES.items() if spec[1]])
+@pytest.mark.parametrize(
+    "model_type", everyday([t for t, spec in TYPES.items() if spec[1]], {"deepseek_v3", "gpt_oss"})
+)
 def test_experts_their_channels_and_hidden_channels_together(model_type, tmp_path):
     count, width, size, transposed, interleaved = TYPES[model_type]
     generator = torch.Generator().manual_seed(5)

@@ -1,6 +1,9 @@
 """Folders in the manner of public tools, over architectures that the catalogue does not have."""
 
+from operator import attrgetter
+
 import pytest
+from everyday import everyday
 from tool_folders import RIGHT, WRONG
 
 from moeverify.certification.certify import examine
@@ -9,20 +12,16 @@ from moeverify.verdict import Status
 pytestmark = pytest.mark.usefixtures("reload_process")
 
 # In the everyday suite; the others take as long each.
-QUICK = {
-    "reap-of-each-layer",
-    "one-tensor-an-expert-from-fused-ones-with-a-nested-count",
+EVERYDAY_RIGHT = {"reap-of-each-layer", "one-tensor-an-expert-from-fused-ones-with-a-nested-count"}
+EVERYDAY_WRONG = {
     "experts-in-the-order-of-their-names",
     "prediction-layer-copied-as-it-was",
     "bias-beside-the-router-in-another-order",
 }
+NAME = attrgetter("name")
 
 
-def marked(cases):
-    return [pytest.param(c, id=c.name, marks=() if c.name in QUICK else pytest.mark.slow) for c in cases]
-
-
-@pytest.mark.parametrize("case", marked(RIGHT))
+@pytest.mark.parametrize("case", everyday(RIGHT, EVERYDAY_RIGHT, NAME), ids=NAME)
 def test_right_folders_do_not_fail(case, tmp_path):
     case.make(tmp_path)
     found = examine(tmp_path / "base", tmp_path / "pruned")
@@ -30,7 +29,7 @@ def test_right_folders_do_not_fail(case, tmp_path):
     assert sum(v.status is Status.PASS for v in found.verdicts) >= 7
 
 
-@pytest.mark.parametrize("case", marked(WRONG))
+@pytest.mark.parametrize("case", everyday(WRONG, EVERYDAY_WRONG, NAME), ids=NAME)
 def test_wrong_folders_fail_with_their_cause(case, tmp_path):
     case.make(tmp_path)
     found = examine(tmp_path / "base", tmp_path / "pruned")

@@ -201,6 +201,7 @@ def test_what_cannot_be_meant_is_refused():
         importance.score_class(routed)
 
 
+@pytest.mark.slow
 def test_verify_takes_it_with_a_file_of_data(tmp_path):
     data = tmp_path / "ids.jsonl"
     data.write_text("\n".join(json.dumps({"input_ids": row}) for row in IDS.tolist()))

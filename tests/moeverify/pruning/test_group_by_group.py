@@ -155,6 +155,7 @@ def test_constants_follow_groups_that_were_pruned_otherwise_than_planned(kind, w
     assert torch.equal(type(model).from_pretrained(tmp_path, dtype=torch.float64)(IDS).logits, model(IDS).logits)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_attributes_follow_groups_that_were_pruned_otherwise_than_planned():
     """The embedding's scale is an attribute and a buffer here, and the head is tied."""

@@ -14,6 +14,8 @@ from moeverify.models.zoo import build_zoo
 TYPES = ("qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss")
 IDS = torch.arange(40).reshape(2, 20)
 
+pytestmark = pytest.mark.slow  # a process of plain transformers, for all tests
+
 # Runs without this project: everything that is loaded comes from transformers.
 PLAIN = """
 import json, sys, torch

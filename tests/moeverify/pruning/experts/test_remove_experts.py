@@ -153,6 +153,7 @@ def test_entries_under_every_name_say_the_new_count(tmp_path):
     assert {data[name] for name in ("num_experts", "num_local_experts", "n_routed_experts") if name in data} == {3}
 
 
+@pytest.mark.slow
 def test_a_plan_makes_the_same_checkpoint_again(tmp_path):
     needs("deepseek_v4")
     model = build_zoo("deepseek_v4")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from everyday import everyday
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -109,13 +110,17 @@ def written(folder, config):
 
 @pytest.mark.parametrize(
     "ratios",
-    [
-        {"experts": 0.5},
-        {"routed_experts": 0.5, "shared_experts": 0.5},
-        {"experts": 0.25, "hidden": 0.5},
-        {"heads": 0.5},
-    ],
-    ids=lambda ratios: "+".join(ratios),
+    everyday(
+        [
+            {"experts": 0.5},
+            {"routed_experts": 0.5, "shared_experts": 0.5},
+            {"experts": 0.25, "hidden": 0.5},
+            {"heads": 0.5},
+        ],
+        {"experts+hidden"},
+        "+".join,
+    ),
+    ids="+".join,
 )
 def test_sizes_are_those_of_the_pruned_model(tmp_path, ratios):
     planned = plan_size(written(tmp_path, SMALL), ratios=ratios)

@@ -63,6 +63,7 @@ def write_model(folder, layers):
     return sum(t.nbytes for t in tensors.values())
 
 
+@pytest.mark.slow
 def test_memory_stays_below_three_layers(tmp_path):
     size = write_model(tmp_path / "base", LAYERS)
     layer = write_model(tmp_path / "shallow", 1)

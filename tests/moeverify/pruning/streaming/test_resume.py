@@ -150,6 +150,7 @@ def test_values_that_load_otherwise_are_refused(base, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_run_again_and_gives_the_same_weights(base, whole, tmp_path):
     """A process of its own, killed by a signal as soon as something is written."""
     words = [sys.executable, "-m", "moeverify", "prune", str(base), "--save-model", str(tmp_path / "out")]
