@@ -131,12 +131,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     speed_before = tokens_per_second(model, ids, stages, arguments.repeats)
     with stages("trace"):
         pruner = mv.MoEPruner(
-            model,
-            {"input_ids": ids[:2, :32]},
-            importance=tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
-            pruning_ratio=arguments.ratio,
-            ignored_layers=[model.lm_head],
-            round_to=4,
+            model, {"input_ids": ids[:2, :32]}, ignored_layers=[model.lm_head], **_request(arguments, ids)
         )
     with stages("plan"):
         plan = pruner.plan()
@@ -152,13 +147,29 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "commit": _commit(),
         "device": _device_name(device),
         "versions": dict(versions()),
-        "model": {"type": original.model_type, **changes, "dtype": arguments.dtype, "ratio": arguments.ratio},
+        "model": {"type": original.model_type, **changes, "dtype": arguments.dtype, **_asked(arguments)},
         "before": {**before, "tokens_per_second": speed_before},
         "after": {**after, "tokens_per_second": speed_after},
         "seconds": {**stages.seconds, "copy_once": seconds_copy},
         "peak_bytes": stages.peak,
         "checks": found,
     }
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, float]:
+    """The ratio, and whether it is that of whole experts."""
+    if arguments.expert_ratio:
+        return {"ratio": arguments.expert_ratio, "expert_ratio": arguments.expert_ratio}
+    return {"ratio": arguments.ratio}
+
+
+def _request(arguments: argparse.Namespace, ids: torch.Tensor) -> dict[str, Any]:
+    """Arguments of the pruner: channels of every kind by magnitude, or whole experts by ``reap`` on ``ids``."""
+    if arguments.expert_ratio:
+        ratios = {"experts": arguments.expert_ratio}
+        return {"pruning_ratio": 0.0, "ratios": ratios, "expert_criterion": "reap", "calibration": [{"input_ids": ids}]}
+    importance = tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
+    return {"importance": importance, "pruning_ratio": arguments.ratio, "round_to": 4}
 
 
 def _check(
@@ -178,10 +189,14 @@ def _check(
     with stages("check experts"):
         wrong, forced = checks.every_expert(model, ids)
         result["forward-every-expert"] = wrong or ("pass" if not forced else f"pass; {forced} by tokens sent to them")
-    with stages("check masked"):
-        layers = min(arguments.masked_layers, original.num_hidden_layers)
-        wrong, error = checks.masked(model, original, plan, layers, arguments.seed, ids[:2, :32])
-        result[f"masked-equivalence of {layers} layers"] = wrong or "pass"
+    layers = min(arguments.masked_layers, original.num_hidden_layers)
+    masked = f"masked-equivalence of {layers} layers"
+    if arguments.expert_ratio:
+        result[masked] = "skip: the mask here is of channels; `moeverify verify --ratio experts=R` masks whole experts"
+    else:
+        with stages("check masked"):
+            wrong, error = checks.masked(model, original, plan, layers, arguments.seed, ids[:2, :32])
+        result[masked] = wrong or "pass"
         print(f"masked original: relative error {error:.1e}")
     place = arguments.folder or Path(".")
     if arguments.reload == "no":
@@ -210,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--device", default="cuda")
     options.add_argument("--dtype", default="bfloat16")
     options.add_argument("--ratio", type=float, default=0.5)
+    options.add_argument("--expert-ratio", type=float, help="remove this share of whole experts by reap instead")
     options.add_argument("--seed", type=int, default=0)
     for name in ("layers", "hidden", "experts", "expert-channels", "vocabulary", "heads", "head-dim"):
         options.add_argument(f"--{name}", type=int, help="reduced size; the real one if not given")

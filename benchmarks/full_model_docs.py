@@ -25,8 +25,9 @@ def render(results: Sequence[Mapping[str, Any]]) -> str:
 def _one(r: Mapping[str, Any]) -> str:
     before, after, seconds, peak = r["before"], r["after"], r["seconds"], r["peak_bytes"]
     apply_ratio = seconds["apply"] / max(seconds["copy_once"], 1e-9)
+    what = "share of whole experts removed by reap" if "expert_ratio" in r["model"] else "ratio"
     lines = [
-        f"### {r['device']}, {r['model']['type']}, ratio {r['model']['ratio']:g}, {r['model']['dtype']}",
+        f"### {r['device']}, {r['model']['type']}, {what} {r['model']['ratio']:g}, {r['model']['dtype']}",
         "",
         f"`{r['command']}`, {r['created']}, commit `{r['commit'][:12]}`, torch {r['versions']['torch']}, "
         f"transformers {r['versions']['transformers']}.",

@@ -86,6 +86,7 @@ NOT_THERE = {
     "certify_zoo": ELSEWHERE,
     "executor": ELSEWHERE,
     "experts": SAME_CHECKS,
+    "gpu": ELSEWHERE,
     "importance": "lm-eval; its importances run on the device above",
     "judge": ELSEWHERE,
     "memory": "resident memory of the process",
