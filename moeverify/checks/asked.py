@@ -10,8 +10,8 @@ from functools import cached_property
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.counting import kernel_multiple, units_left
+from moeverify.checks.evidence.expressible import Dim, EntryValue, ExpressibleCounts
 from moeverify.checks.evidence.router_tensors import experts_now
-from moeverify.checks.evidence.sayable import Dim, Said, Sayable
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.solving.solve import Member
 from moeverify.models.skeleton import has_config
@@ -157,7 +157,7 @@ class Request:
             return Excuse(kept, seen=True)  # no fewer are a multiple
         if self._across_experts(pruning_class):
             return Excuse(kept, seen=True)
-        if self._sayable is None:
+        if self._expressible is None:
             return Excuse(kept, seen=False)
         if (entry := self._entry(pruning_class, kept, asked)) is None:
             return Excuse(kept, seen=True)
@@ -167,7 +167,7 @@ class Request:
         return Excuse(
             kept,
             True,
-            f"{claim}: the plan claims that nothing else can be said, but {entry.entry} = {entry.value} says it",
+            f"{claim}: the plan claims that no entry gives what was asked, but {entry.entry} = {entry.value} does",
         )
 
     def _multiples(self) -> set[int]:
@@ -183,12 +183,12 @@ class Request:
         return any(c.joint and places & _places(c) for c in self._judged)
 
     @cached_property
-    def _sayable(self) -> Sayable | None:
+    def _expressible(self) -> ExpressibleCounts | None:
         pruned = self.context.pruned
-        return Sayable(pruned, self.context.example_inputs) if has_config(pruned) else None
+        return ExpressibleCounts(pruned, self.context.example_inputs) if has_config(pruned) else None
 
-    def _entry(self, pruning_class: PruningClass, kept: int, asked: Asked) -> Said | None:
-        assert self._sayable is not None
+    def _entry(self, pruning_class: PruningClass, kept: int, asked: Asked) -> EntryValue | None:
+        assert self._expressible is not None
         dims = {
             (self.now[m.parameter], m.dim): self.after[m.parameter][m.dim]
             for m in pruning_class.coupling.members
@@ -198,7 +198,7 @@ class Request:
             return None
         counts = range(asked.high, asked.low - 1, -1)
         whole = pruning_class.role == "heads" or any(m.positions.shape[1] > 1 for m in pruning_class.coupling.members)
-        return self._sayable.counts(dims, kept, counts, self._allowed, whole_units=whole)
+        return self._expressible.counts(dims, kept, counts, self._allowed, whole_units=whole)
 
     @cached_property
     def _allowed(self) -> Mapping[Dim, tuple[float, float]]:

@@ -94,7 +94,7 @@ def load_configuration(name: str, where: str, *, trust_remote_code: bool = False
 
     try:
         with quiet_transformers():
-            # Said in so many words: left out, transformers asks on the terminal whether the code may run.
+            # Passed explicitly: without it, transformers asks on the terminal whether the code may run.
             config = AutoConfig.from_pretrained(where, trust_remote_code=bool(trust_remote_code))
     except Exception as error:
         if asks_for_code(error):

@@ -62,7 +62,7 @@ def test_one_false_claim_among_true_sizes():
     subject = claiming(0.5, roles={"dense_mlp"}, ratios={"dense_mlp": 0.125})
     found = judged(mistral(), tokens(), subject)
     assert found.status is Status.FAIL
-    assert "intermediate_size = 24 says it" in found.message
+    assert "intermediate_size = 24 does" in found.message
 
 
 def test_heads_that_no_entry_counts_anew_are_excused():

@@ -7,7 +7,7 @@ from moeverify.subjects.faults.registry import fault
 from moeverify.subjects.moe import prune_moe
 
 
-@fault("zoo:mixtral", {"ratio-honoured": r"the plan claims that nothing else can be said, but \w+ = \d+ says it"})
+@fault("zoo:mixtral", {"ratio-honoured": r"the plan claims that no entry gives what was asked, but \w+ = \d+ does"})
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """A fraction of what was asked for goes, and the plan claims that the configuration wants the rest."""
     outcome = prune_moe(model, example_inputs, pruning_ratio=pruning_ratio / 4, seed=seed)

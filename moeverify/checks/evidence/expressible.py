@@ -29,9 +29,10 @@ MOST_PARAMETERS = 1 << 27
 
 
 @dataclass(frozen=True)
-class Said:
-    """An entry whose ``value`` makes the configuration express what was asked. ``runs``: whether it runs; ``None`` if
-    not tried.
+class EntryValue:
+    """An entry, and the value with which the configuration gives what was asked.
+
+    ``runs``: whether the model computes alike with it; ``None`` if that was not tried.
     """
 
     entry: str
@@ -40,8 +41,8 @@ class Said:
 
 
 @dataclass(eq=False)
-class Sayable:
-    """Other configurations of one model; remembers what they build."""
+class ExpressibleCounts:
+    """Counts that other values of one entry would give; caches the models that it builds."""
 
     model: nn.Module
     inputs: Any
@@ -54,7 +55,7 @@ class Sayable:
         self._document = self._config.to_dict()
 
     def counts(self, dims: Mapping[Dim, int], kept: int, wanted: range, allowed: Allowed, *,
-               whole_units: bool) -> Said | None:  # fmt: skip
+               whole_units: bool) -> EntryValue | None:  # fmt: skip
         """An entry that gives a class one of the counts ``wanted`` instead of ``kept``; ``None`` if there is none.
 
         ``dims`` are the class's dimensions with their present sizes. Whatever else the entry changes must land within
@@ -74,7 +75,7 @@ class Sayable:
                     continue
                 if self._same_constants(built) and (runs := self._runs_alike(built)) is not False:
                     name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-                    return Said(name, int(scaled), runs)
+                    return EntryValue(name, int(scaled), runs)
         return None
 
     def _with(self, path: Path, value: int) -> nn.Module | None:
