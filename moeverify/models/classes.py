@@ -11,7 +11,7 @@ from torch import nn
 def model_class(config: Any, *, trust_remote_code: bool = False) -> Any:
     """The class that ``architectures`` names, if transformers has it; else the automatic class that takes the type.
 
-    With ``trust_remote_code`` and code beside the checkpoint, that is what the automatic class loads.
+    With ``trust_remote_code`` and code beside the checkpoint, the class from that code.
     """
     import transformers
 

@@ -277,7 +277,7 @@ def special_tokens(config: Any, depth: int = 0) -> Iterator[int]:
 
 
 class _Lookups(TorchFunctionMode):
-    """Records what is looked up in which embedding: the indices, and the number of rows of the table."""
+    """Records every embedding lookup: the indices, and the number of rows of the table."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ _NAME = "its name"
 
 
 class RoleSearch:
-    """One search through one model; ``run`` gives what is found."""
+    """One search for roles through one model; ``run`` returns the result."""
 
     def __init__(self, model: nn.Module, roles: Roles) -> None:
         self.tree = ModelTree.of(model)

@@ -131,7 +131,7 @@ def _checked(name: str, check: Check, context: Context) -> tuple[Status, str, Ma
 
 
 def _outcome(context: Context, *, groups: bool) -> Mapping[str, Any]:
-    """Facts of what the subject did; where the model cannot even be looked at, the reason."""
+    """Facts on the subject's work; the reason instead if the model cannot be examined."""
     try:
         return outcome_facts(context, groups=groups)
     except BaseException as error:
@@ -141,7 +141,7 @@ def _outcome(context: Context, *, groups: bool) -> Mapping[str, Any]:
 
 
 class Interfered(MoEVerifyError):
-    """The subject reached what it is judged by."""
+    """The subject changed objects that its result is judged by."""
 
 
 def crash_of(error: BaseException) -> tuple[Status, str, Mapping[str, Any]]:

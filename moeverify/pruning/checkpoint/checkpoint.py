@@ -129,7 +129,7 @@ def prune_checkpoint(
 def _streamed(
     source: str, target: str | Path, dtype: str | None, overwrite: bool, progress: Progress, **loading: Any
 ) -> Streamed | None:
-    """The run that prunes a folder tensor by tensor; ``None`` for what has to be loaded."""
+    """The run that prunes a folder tensor by tensor; ``None`` if the model has to be loaded as a whole."""
     kind, rest = source_kind(source)
     if kind != "folder" or not Path(rest).is_dir() or loading["device"] != "cpu" or loading["trust_remote_code"]:
         return None
@@ -227,7 +227,7 @@ def _carry_out_and_save(
 
 
 def _save(loaded: LoadedModel, document: PlanDocument, saving: Saving) -> list[str]:
-    """Write the model and what belongs to it; return notes on what was kept or left out."""
+    """Write the model and its companions; return notes on the parts that were kept or left out."""
     notes: list[str] = []
     model: Any = loaded.model
     kind, rest = source_kind(saving.source)

@@ -1,1 +1,1 @@
-"""Whole experts: which dimensions count them, which numbers are legal, who stays, and the plan for it."""
+"""Whole experts: dimensions that count them, legal numbers, the experts that stay, and the plan for the rest."""

@@ -1,4 +1,4 @@
-"""From scores to a plan that removes whole experts: who stays, then every position."""
+"""From scores to a plan that removes whole experts: first the experts that stay, then the positions of every tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of what every routed expert did on calibration data, and the document they travel in."""
+"""Statistics of every routed expert on calibration data, and the document that stores them."""
 
 from __future__ import annotations
 

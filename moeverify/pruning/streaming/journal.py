@@ -1,4 +1,4 @@
-"""The journal of a streaming run: what it was asked, its plan, and what is written already, to go on after a kill."""
+"""The journal of a streaming run: its request, its plan and the files written, so that a killed run can go on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Journal:
 
     @property
     def finishing(self) -> bool:
-        """Whether an earlier run began with what is not done step by step."""
+        """Whether an earlier run had written all tensors and begun the last steps, which no record divides."""
         return self._finishing.exists()
 
     def begin_to_finish(self) -> None:

@@ -37,7 +37,7 @@ _SCHEMAS = {
 
 
 class BrokeProtocol(MoEVerifyError):
-    """The subject's process sent what is no message of the case."""
+    """The subject's process sent data that is no message of a case."""
 
 
 class Crashed(MoEVerifyError):

@@ -22,7 +22,7 @@ _CLAIMS = ("adjustments", "folds", "constants")
 
 
 def describe_outcome(outcome: Pruned, writer: Writer) -> dict[str, Any]:
-    """The outcome as JSON data. Of a plan only what checks read: adjustments, folds and constants."""
+    """The outcome as JSON data. Of a plan it has only what checks read: adjustments, folds and constants."""
     data = {name: writer.write(getattr(outcome, name)) for name in _FIELDS}
     if outcome.plan is not None:
         data["plan"] = {name: writer.write(getattr(outcome.plan, name)) for name in _CLAIMS}
