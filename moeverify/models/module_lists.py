@@ -18,17 +18,19 @@ Number = tuple[str, str]  # (module inside of an entry, attribute)
 class ListCut:
     """Entries that a list of modules keeps: ``kept`` are numbers in ``children``, ascending.
 
-    ``children`` are the names of all entries in ``container``, e.g. ``("0", "1", "2")``.
+    ``children`` are the names of all entries in ``container``, e.g. ``("0", "1", "2")``. ``followed``: numbers behind
+    the last entry move up. Checkpoints store layers that predict further tokens there, which no list holds.
     """
 
     container: str
     children: tuple[str, ...]
     kept: np.ndarray
+    followed: bool = False
 
     @classmethod
     def of_numbers(cls, container: str, before: int, kept: np.ndarray) -> ListCut:
-        """The cut of a list whose entries are named 0, 1, 2, ..."""
-        return cls(container, tuple(map(str, range(before))), kept)
+        """The cut of a list of layers, which are named 0, 1, 2, ..."""
+        return cls(container, tuple(map(str, range(before))), kept, followed=True)
 
     @property
     def before(self) -> int:
@@ -37,8 +39,6 @@ class ListCut:
 
     def renamed(self, name: str) -> str | None:
         """The name of a parameter or module afterwards; ``None`` if it goes with its entry.
-
-        Numbers behind the last entry move up: checkpoints store prediction layers there.
 
         >>> cut = ListCut.of_numbers("layers", 3, np.array([0, 2]))
         >>> cut.renamed("layers.2.norm"), cut.renamed("layers.1.norm"), cut.renamed("layers.3.norm")
@@ -49,7 +49,7 @@ class ListCut:
             return name
         child, dot, rest = name.removeprefix(prefix).partition(".")
         if child not in self.children:
-            behind = child.isdigit() and int(child) >= self.before and self.children[-1] == str(self.before - 1)
+            behind = self.followed and child.isdigit() and int(child) >= self.before
             return f"{prefix}{int(child) - self.before + len(self.kept)}{dot}{rest}" if behind else name
         place = np.flatnonzero(self.kept == self.children.index(child))
         return f"{prefix}{self.children[int(place[0])]}{dot}{rest}" if len(place) else None

@@ -79,6 +79,7 @@ def test_names_go_with_their_entries_and_prediction_layers_move_up():
     layers, towers = np.array([0, 2]), np.array([1])
     cuts = [ListCut.of_numbers("model.layers", 61, layers), ListCut("towers", ("text", "image"), towers)]
     names = ["model.layers.2.norm", "model.layers.1.norm", "model.layers.61.eh_proj", "towers.image", "towers.other"]
+    assert ListCut("experts", ("0", "1"), np.array([1])).renamed("experts.2.up") == "experts.2.up"  # it is no layer
     assert [renamed(name, cuts) for name in names] == [
         "model.layers.1.norm", None, "model.layers.2.eh_proj", "towers.text", "towers.other",
     ]  # fmt: skip
