@@ -18,8 +18,12 @@ Axes = Collection[tuple[str, int]]
 
 
 def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
-    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases."""
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    """Tensors that hold one entry or row for each expert: router weights, biases, correction biases.
+
+    A router that several layers share is one of each.
+    """
+    named = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    tensors = {name: tensor for several in named for name, tensor in several}
     return {name: tensors[name] for name in router_axes(model, layer) if name in tensors}
 
 
@@ -175,9 +179,9 @@ def experts_now(model: nn.Module, layer: MoELayer) -> int:
         return len(experts_apart(model, layer))
     if layer.layout == "rows":
         return _router_rows(model, layer)  # the experts' own rows tell no number
-    stacks = (_attribute(model, name) for name in layer.stacks)
+    stacks = (tensor_of(model, name) for name in layer.stacks)
     # A stack may hold rows for classes that have no other weights, too.
-    return min((stack.shape[0] for stack in stacks if isinstance(stack, torch.Tensor)), default=len(layer.experts))
+    return min((stack.shape[0] for stack in stacks if stack is not None), default=len(layer.experts))
 
 
 def _router_rows(model: nn.Module, layer: MoELayer) -> int:
@@ -189,6 +193,11 @@ def _router_rows(model: nn.Module, layer: MoELayer) -> int:
     return len(layer.experts)
 
 
-def _attribute(model: nn.Module, name: str) -> object:
+def tensor_of(model: nn.Module, name: str) -> torch.Tensor | None:
+    """The parameter or buffer of this name; ``None`` where it, or the module that held it, is gone."""
     owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf, None)
+    try:
+        found = getattr(model.get_submodule(owner), leaf, None)
+    except AttributeError:
+        return None
+    return found if isinstance(found, torch.Tensor) else None

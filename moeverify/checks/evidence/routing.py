@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from moeverify.checks.evidence.forces import Change
 from moeverify.checks.evidence.product_keys import HalfChoices
-from moeverify.checks.evidence.router_tensors import is_matrix, router_axes, router_tensors, spare_classes
+from moeverify.checks.evidence.router_tensors import is_matrix, router_axes, router_tensors, spare_classes, tensor_of
 from moeverify.models.roles import FoundRoles
 
 TOPK = (torch.topk, torch.Tensor.topk)
@@ -101,7 +101,7 @@ class Routing(TorchFunctionMode):
             spare = spare_classes(model, layer).values()
             self._sizes[layer.name] |= {len(layer.experts) + number for number in spare if number > 0}
             name = named.get(layer.name, "")
-            matrix = _tensor(model, name)
+            matrix = tensor_of(model, name)
             if matrix is not None:
                 axis = router_axes(model, layer).get(name)
                 self._matrices[id(matrix)] = _Matrix(matrix, layer.name, axis)
@@ -206,15 +206,6 @@ class Routing(TorchFunctionMode):
         gap = (gap / size.clamp_min(1e-300))[gap.isfinite() & (gap > 0)]
         if gap.numel():
             self.margin = min(self.margin, float(gap.min()))
-
-
-def _tensor(model: nn.Module, name: str) -> torch.Tensor | None:
-    owner, _, leaf = name.rpartition(".")
-    try:
-        tensor = getattr(model.get_submodule(owner), leaf, None)
-    except AttributeError:
-        return None
-    return tensor if isinstance(tensor, torch.Tensor) else None
 
 
 def _tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:

@@ -38,6 +38,25 @@ def test_the_gate_of_a_shared_expert_that_reads_as_many_channels_is_none_of_them
     assert not [name for name in router_tensors(model, layer) if "shared" in name]
 
 
+def test_a_router_that_two_layers_share_is_one_of_each():
+    model = load_source("zoo:mixtral").model
+    first, second = find_roles(model).layers[:2]
+    alone = router_tensors(model, second)
+    model.get_submodule(second.routers[0]).weight = model.get_submodule(first.routers[0]).weight
+    assert router_tensors(model, second).keys() == alone.keys() != set()
+    assert router_tensors(model, first).keys() != alone.keys()
+
+
+def test_experts_are_counted_where_a_pruner_took_their_container_away():
+    model = load_source("zoo:mixtral").model
+    layer = find_roles(model).layers[0]
+    holder, _, name = layer.container.rpartition(".")
+    setattr(model.get_submodule(holder), name, nn.Identity())
+    assert experts_now(model, layer) == len(layer.experts)
+    delattr(model.get_submodule(holder), name)
+    assert experts_now(model, layer) == len(layer.experts)
+
+
 def loses_a_class(model, example_inputs, *, pruning_ratio, seed):
     router = model.get_submodule("model.layers.0.mlp.gate.router_mlp")
     router.out_proj.weight = nn.Parameter(router.out_proj.weight.detach()[:-1].clone())
