@@ -19,6 +19,7 @@ from moeverify.coupling.relations import Freeze, Trace
 from moeverify.coupling.solving.classes import CouplingClass, FrozenDim, Member
 from moeverify.coupling.solving.links import Links, link
 from moeverify.coupling.solving.regions import Region, Solution, solve_region
+from moeverify.coupling.solving.unread import UNREAD, without_unread
 
 __all__ = ["CouplingClass", "FrozenDim", "Links", "Member", "link", "solve"]
 
@@ -51,11 +52,22 @@ def solve(
     result: list[tuple[_Begin, CouplingClass]] = []
     frozen_places: list[tuple[_Place, Freeze, Sequence[int]]] = []
     solutions = cache(solve_region)
+    shapes = {name: tuple(sizes[dim] for dim in dims) for name, dims in trace.tensors.items()}
+    slices = {links.root[segment.whole]: segment.operation for segment in links.relations.segments}
     linked: set[int] = set()
     for roots, region, reasons in _regions(links, places, extra):
         linked.update(roots)
         solution = solutions(region)
         owners = {k: places[r] for k, r in enumerate(roots) if r in places}
+        tables = {
+            k
+            for k, owned in owners.items()
+            if roots[k] in slices and len({(axis, shapes[name]) for _, name, axis in owned}) == 1
+        }
+        solution, unread = without_unread(solution, region, tables)
+        for k, positions in unread:
+            freeze = Freeze(roots[k], UNREAD, slices[roots[k]])
+            frozen_places += [(place, freeze, _compact(np.sort(positions))) for place in owners[k]]
         result += _classes(solution, owners, trace.buffers)
         for k, parts in solution.frozen.items():
             frozen_places += [(place, reasons[seed], _compact(p)) for place in owners[k] for seed, p in parts]
