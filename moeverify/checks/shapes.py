@@ -67,7 +67,7 @@ def _own_sizes(model: nn.Module) -> Finding | None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             attributes, real = (module.out_features, module.in_features), tuple(module.weight.shape)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
             attributes, real = (module.num_embeddings, module.embedding_dim), tuple(module.weight.shape)
         elif isinstance(module, nn.LayerNorm) and module.weight is not None:
             attributes, real = tuple(module.normalized_shape), tuple(module.weight.shape)

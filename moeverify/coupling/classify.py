@@ -65,7 +65,8 @@ def _contiguous_blocks(positions: np.ndarray) -> bool:
 
 def embedding_weights(model: nn.Module) -> set[str]:
     """Names of all embeddings' weights. Exception: a table inside of attention, such as biases by distance."""
-    names = (name for name, module in model.named_modules() if isinstance(module, nn.Embedding) and name)
+    tables = nn.Embedding | nn.EmbeddingBag
+    names = (name for name, module in model.named_modules() if isinstance(module, tables) and name)
     return {weight for name in names if not is_attention(weight := f"{name}.weight")}
 
 

@@ -78,7 +78,7 @@ def update_sizes(model: nn.Module) -> None:
             continue
         if isinstance(module, nn.Linear):
             module.out_features, module.in_features = weight.shape
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.num_embeddings, module.embedding_dim = weight.shape
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             module.normalized_shape = tuple(weight.shape)

@@ -12,6 +12,15 @@ def embedding(d: Draw, name: str) -> OneCall:
     return one_call(name, d.tensor(rows, d.integer(2, 4)), d.positions(rows, *d.shape(1, 2)))
 
 
+@cases("aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(d: Draw, name: str) -> OneCall:
+    rows, bags, mode = d.integer(2, 5), d.integer(1, 3), d.pick([0, 1, 2])
+    table = d.tensor(rows, d.integer(2, 4))
+    offsets = torch.arange(bags) * 2
+    weights = [d.tensor(2 * bags)] if mode == 0 and d.flag() else []  # for sums only
+    return one_call(name, table, d.positions(rows, 2 * bags), offsets, False, mode, False, *weights)
+
+
 def _indices(d: Draw, shape: list[int]) -> list[torch.Tensor | None]:
     """Index tensors that broadcast to one shape, masks, and dimensions passed over."""
     common = d.shape(1, 2, most=3)
