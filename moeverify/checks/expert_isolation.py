@@ -10,11 +10,12 @@ from typing import Any
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.unrecognised import without_layers
-from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.classify import PruningClass, classify
 from moeverify.models.roles import FoundRoles, MoELayer
 
 _MOST_LEAKS = 2000
 Shapes = Mapping[str, tuple[int, ...]]
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,17 @@ def _by_row(layer: MoELayer, pruning_class: PruningClass, shapes: Shapes) -> Ite
             return
 
 
-def isolate(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles, shapes: Shapes) -> Isolation:
+def isolate(
+    layer: MoELayer,
+    classes: Iterable[PruningClass],
+    roles: FoundRoles,
+    shapes: Shapes,
+    together: Mapping[Place, str] | None = None,
+) -> Isolation:
     """The isolation matrix of a layer; channels that experts share with what lies outside of them do not count.
 
-    ``shapes`` are those of the original model's parameters by name.
+    ``shapes`` are those of the original model's parameters by name. Dimensions ``together`` hold channels that all
+    experts have in common in the model itself: they are no leak.
     """
     own, leaks = [0] * len(layer.experts), Counter[tuple[int, int]]()
     for pruning_class in classes:
@@ -82,8 +90,10 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles,
         for inside in parts:
             if len(inside) > 1 and _reaches_outside(pruning_class, roles):
                 continue
-            for i, mine in inside.items():
-                own[i] += mine
+            own = [size + inside.get(k, 0) for k, size in enumerate(own)]
+            if together and all((m.parameter, m.dim) in together for m in pruning_class.coupling.members):
+                continue
+            for i in inside:
                 leaks.update({(i, j): count for j, count in inside.items() if j != i} if len(inside) > 1 else {})
     return Isolation(layer, tuple(own), dict(leaks))
 
@@ -91,8 +101,16 @@ def isolate(layer: MoELayer, classes: Iterable[PruningClass], roles: FoundRoles,
 def isolation(context: Context) -> list[Isolation]:
     """The isolation matrices of all MoE layers; none if the subject shows no groups."""
     classes = context.outcome.classes
-    shapes = _shapes(context)
-    return [isolate(layer, classes, context.roles, shapes) for layer in context.roles.layers if classes]
+    shapes, together = _shapes(context), _together(context)
+    return [isolate(layer, classes, context.roles, shapes, together) for layer in context.roles.layers if classes]
+
+
+def _together(context: Context) -> dict[Place, str]:
+    """Dimensions of fused experts whose channels meet in the original, by our own trace, with what makes them meet."""
+    if context.couplings is None:
+        return {}
+    classes = classify(context.original, context.couplings.classes, context.roles, context.couplings)
+    return {(m.parameter, m.dim): c.joint for c in classes if c.joint for m in c.coupling.members}
 
 
 def _shapes(context: Context) -> Shapes:
@@ -163,7 +181,8 @@ def expert_isolation(context: Context) -> Finding:
 
     Reads the subject's own groups, so it does not judge a subject that shows none. ``masked-equivalence`` judges the
     weights of such a subject. Channels that experts share with a parameter outside of them do not count. Examples: the
-    residual stream, and heads that attention experts share with keys and values. Experts that share a tensor are one.
+    residual stream, and heads that attention experts share with keys and values. Experts that share a tensor are one,
+    and so are fused experts whose channels an operation of the model adds up.
     Shared experts may be connected with every expert. ``coupling-minimal`` judges whether experts are connected with
     anything without need.
     """
@@ -201,4 +220,6 @@ def expert_isolation(context: Context) -> Finding:
     text = f"{len(context.roles.experts)} experts in {len(context.roles.layers)} layers stand alone"
     if without:
         text += f"; {len(without)} of them have no channels of their own, such as {min(without)}"
+    if together := _together(context):
+        text += f"; some of their channels go together in the model itself: {next(iter(together.values()))}"
     return passed(text)

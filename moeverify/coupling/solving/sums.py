@@ -25,6 +25,9 @@ class Sums:
         for over, stays, operation in relations.sums:
             self._ends[root[over]].setdefault(root[stays], operation)
         self._above = wholes(relations, root)
+        self._divided: dict[int, set[int]] = defaultdict(set)
+        for product in relations.products:
+            self._divided[root[product.whole]].update(root[factor] for factor in product.factors)
         self._below: dict[int, set[int]] = defaultdict(set)
         for segment in relations.segments:
             self._below[root[segment.whole]].add(root[segment.part])
@@ -50,11 +53,12 @@ class Sums:
         """The operation that sums a member's channels over the experts, if there is one.
 
         The experts are the first dimension of a stack, or with ``in_turn`` an outer factor of the member's dimension.
+        A sum over some of them counts: the experts may be viewed in groups, as many for each head.
         """
         relations = self._trace.relations
         channels, experts = self._factors(member, in_turn)
         held = self._held(channels)
-        containing = closure(experts, self._above)
+        containing = closure(closure(experts, self._divided), self._above)
         for over in containing:
             for stays, operation in self._ends.get(over, {}).items():
                 # Where experts and channels stay side by side, what is summed over cannot be the experts.

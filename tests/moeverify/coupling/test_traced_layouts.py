@@ -196,3 +196,36 @@ def test_a_layout_that_is_not_understood_is_left_alone_with_the_line_and_the_rem
     verdict = verdicts(model, inputs, pruning_ratio=0.5)
     assert not problems(verdict)
     assert "8 experts in 2 layers stand alone" in verdict["expert-isolation"].message
+
+
+class Grouped(nn.Module):
+    """A stack of experts viewed in two groups; ``mixed`` adds up those of a group before the activation."""
+
+    def __init__(self, mixed):
+        super().__init__()
+        torch.manual_seed(4)
+        self.router = nn.Linear(DIM, EXPERTS)
+        self.up = nn.Parameter(torch.randn(EXPERTS, DIM, INNER))
+        self.down = nn.Parameter(torch.randn(EXPERTS, INNER, 3))
+        self.mixed, self.groups = mixed, 2
+
+    def forward(self, x):
+        groups = self.groups
+        weights = self.router(x).view(len(x), groups, -1).softmax(-1)
+        up, down = (p.view(groups, -1, *p.shape[1:]) for p in (self.up, self.down))
+        if self.mixed:
+            hidden = torch.einsum("td,gedh,tge->tgh", x, up, weights).relu()
+            return torch.einsum("tgh,gehd,tge->td", hidden, down, weights)
+        hidden = torch.einsum("td,gedh->tgeh", x, up).relu()
+        return torch.einsum("tgeh,gehd,tge->td", hidden, down, weights)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_experts_that_meet_inside_of_their_group_go_together(mixed):
+    model = nn.Sequential(nn.Linear(DIM, DIM), Grouped(mixed))
+    roles, classes = found(model)
+    assert len(roles.experts) == EXPERTS
+    (experts,) = [c for c in classes if c.role == "routed_experts"]
+    assert experts.experts == (0 if mixed else EXPERTS)
+    assert ("adds up the channels of all experts" in experts.joint) == mixed
+    assert not problems(verdicts(model, X, pruning_ratio=0.5, round_to=None))
