@@ -132,7 +132,8 @@ def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
         return None  # the layer is that module
     (count,) = sizes
     evidence = counting_attribute(tree, path, count) or _table_of_ids(tree, path, count)
-    if not evidence and any(word in path.lower() for word in ("attn", "attention")):
+    attention = any(word in path.lower() for word in ("attn", "attention"))
+    if not evidence and attention and not (evidence := _experts_of_heads(tree, path, count)):
         return None
     inner = {size for p in blocks.values() for size in p.shape[1:]}
     biases = {n: p for n, p in own.items() if p.dim() == 2 and p.shape[0] == count and p.shape[1] in inner}
@@ -146,6 +147,19 @@ def counting_attribute(tree: ModelTree, path: str, count: int) -> str:
         for name, value in vars(tree.modules[owner]).items():
             if type(value) is int and value == count and _COUNT.search(name) and not _NO_COUNT.search(name):
                 return f"{last(owner) or 'the model'}.{name} is {count}, as many as its parameters have"
+    return ""
+
+
+def _experts_of_heads(tree: ModelTree, path: str, count: int) -> str:
+    """Evidence of experts for each head: an attribute counts those of a head, a layer scores those of all heads."""
+    scored = [
+        last(child)
+        for child in tree.children.get(path, ())
+        if isinstance(layer := tree.modules[child], nn.Linear) and layer.out_features == count != layer.in_features
+    ]
+    for each in range(2, count // 2 + 1) if scored else ():
+        if count % each == 0 and (evidence := counting_attribute(tree, path, each)):
+            return f"{evidence.partition(',')[0]}, for each of {count // each} heads; {scored[0]} scores them all"
     return ""
 
 

@@ -18,7 +18,6 @@ NOT_FOUND = {
     "conditional_convolutions",
     "grouped_einsum",
     "megatron_grouped",
-    "mixture_of_heads",
 }
 HAND = wild_models(HAND_WRITTEN)
 

@@ -10,9 +10,11 @@ from torch import nn
 import moeverify as mv
 from moeverify.coupling.classify import classify
 from moeverify.coupling.layouts import traced_roles
+from moeverify.models.roles import find_roles
+from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
 from tests.support.judged import problems, verdicts
-from wild_models.handwritten import megatron_grouped
+from wild_models.handwritten import megatron_grouped, mixture_of_heads
 
 EXPERTS, DIM, INNER = 4, 8, 6
 X = torch.randn(12, DIM, generator=torch.Generator().manual_seed(3))
@@ -229,3 +231,39 @@ def test_experts_that_meet_inside_of_their_group_go_together(mixed):
     assert experts.experts == (0 if mixed else EXPERTS)
     assert ("adds up the channels of all experts" in experts.joint) == mixed
     assert not problems(verdicts(model, X, pruning_ratio=0.5, round_to=None))
+
+
+class GatedHeads(nn.Module):
+    """Attention with a stack for its values and outputs, whose heads are weighed: heads, and no experts."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.v, self.o = (nn.Parameter(torch.randn(6, *shape)) for shape in ((DIM, INNER), (INNER, DIM)))
+        self.weigh = nn.Linear(DIM, 6)
+        setattr(self, count, 3)
+
+
+def test_experts_of_each_head_are_known_by_the_attribute_that_counts_them():
+    model, inputs = mixture_of_heads.make()
+    (layer,) = traced_roles(model.eval(), inputs)[0].layers
+    assert (layer.layout, len(layer.experts)) == ("fused", 6)
+    assert layer.routers == ("attention.sel_v", "attention.sel_o")
+    assert "n_experts is 3, for each of 2 heads; sel_v scores them all" in layer.evidence["attention"]
+    assert find_roles(nn.ModuleDict({"attention": GatedHeads("num_experts")})).layers
+    assert not find_roles(nn.ModuleDict({"attention": GatedHeads("num_heads")})).layers
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_experts_of_heads_are_left_alone_since_a_head_adds_them_up(wrong):
+    model, inputs = mixture_of_heads.make()
+
+    def subject(model, inputs, *, pruning_ratio, seed):
+        pruned = prune_moe(model, inputs, pruning_ratio=pruning_ratio, seed=seed)
+        with torch.no_grad():
+            model.attention.o.copy_(model.attention.o[[1, 0, 2, 3, 4, 5]] if wrong else model.attention.o)
+        return pruned
+
+    verdict = verdicts(model, inputs, subject, pruning_ratio=0.5)
+    assert bool(problems(verdict)) == wrong
+    assert verdict["masked-equivalence"].status is (Status.FAIL if wrong else Status.PASS)
+    assert "aten.bmm in attention adds up the channels of all experts" in verdict["expert-isolation"].message
