@@ -2,9 +2,7 @@
 
 from operator import attrgetter
 
-import dropped_layers  # noqa: F401  it adds to the catalogue
 import pytest
-import tricky_folders  # noqa: F401  it does as well
 from everyday import everyday
 from pruned_folders import RIGHT, WRONG, duplicate_names, write
 
@@ -20,6 +18,8 @@ EVERYDAY_RIGHT = {
     "channels-inside-heads-in-another-order-qwen3_moe",
     "id-table-remapped-deepseek_v4",
     "cast-nemotron_h",
+    "tied-head-stored-apart-qwen3_moe",
+    "layers-of-each-kind-llama4_text",
 }
 EVERYDAY_WRONG = {
     "router-permuted",
@@ -31,6 +31,9 @@ EVERYDAY_WRONG = {
     "dense-layer-count-stale",
     "final-norm-altered",
     "index-stale",
+    "layers-in-another-order",
+    "experts-of-another-layer",
+    "window-as-small-as-the-count",
 }
 NAME = attrgetter("name")
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from dropped_layers import keep_layers
 from foundry import Draft
 from pruned_folders import RIGHT, write
+from pruned_folders.dropped_layers import keep_layers
 from safetensors.torch import load_file, save_file
 
 from moeverify.certification.evidence import Evidence, Options

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
-from dropped_layers import keep_layers
 from foundry import Draft, edit_config
-from pruned_folders import DOWN, SHUFFLED, STEP, UP, base_of, config, experts, other, right, wrong
+
+from pruned_folders.catalogue import base_of, right, wrong
+from pruned_folders.configuration import STEP, config
+from pruned_folders.dropped_layers import keep_layers
+from pruned_folders.scripts import DOWN, SHUFFLED, UP, experts, other
 
 LAYER = "model.layers.1."
 

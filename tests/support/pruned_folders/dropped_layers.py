@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from foundry import Draft
-from pruned_folders import experts, prediction, right, wrong
+
+from pruned_folders.catalogue import right, wrong
+from pruned_folders.layers import prediction
+from pruned_folders.scripts import experts
 
 # For each type the layers that stay, and what its configuration says of them.
 KEPT = {
