@@ -91,15 +91,15 @@ def _likeness(pruning_class: PruningClass, sources: Sequence[Source]) -> Any:
     """
     if pruning_class.experts or pruning_class.role != "routed_experts":
         return None
-    found = []
+    result = []
     for source in sources:
         layer = source.layer
         if type(layer) is not nn.Linear or source.handler not in _SIDES:
             return None
         tensors = (layer.weight, layer.bias, layer.weight.grad, None if layer.bias is None else layer.bias.grad)
         kinds = tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
-        found.append((source.handler, kinds, source.positions.shape, source.positions.tobytes()))
-    return tuple(found)
+        result.append((source.handler, kinds, source.positions.shape, source.positions.tobytes()))
+    return tuple(result)
 
 
 def batch_scores(batch: Batch, formula: Formula) -> torch.Tensor:
@@ -107,17 +107,17 @@ def batch_scores(batch: Batch, formula: Formula) -> torch.Tensor:
 
     Raises ``NoBatch`` if the importance itself has to be called.
     """
-    found = []
+    result = []
     with torch.no_grad():
         for stacks in _by_device(batch.stacks):
             scores = _share_scores(stacks, batch, formula)
             if scores is not None:
-                found.append((max(1, sum(stack.matrices for stack in stacks)), scores.cpu()))
-    if not found:
+                result.append((max(1, sum(stack.matrices for stack in stacks)), scores.cpu()))
+    if not result:
         raise NoBatch
-    if len(found) == 1:
-        return found[0][1]
-    return torch.stack([count * scores for count, scores in found]).sum(0) / sum(count for count, _ in found)
+    if len(result) == 1:
+        return result[0][1]
+    return torch.stack([count * scores for count, scores in result]).sum(0) / sum(count for count, _ in result)
 
 
 def _by_device(stacks: Sequence[Stack]) -> list[list[Stack]]:
@@ -238,7 +238,7 @@ def _local(
     """
     limit = AT_ONCE.get(values[0].device.type, AT_ONCE_ELSEWHERE)
     step = max(1, limit // max(values[0].numel(), 1))
-    found = []
+    result = []
     for start in range(0, len(values), step):
         here, slope = (_some(tensors, start, step, dim) for tensors in (values, gradients))
         assert here is not None
@@ -250,8 +250,8 @@ def _local(
                 values_here, slope_here = (None if t is None else t.contiguous() for t in (values_here, slope_here))
             assert values_here is not None
             pieces.append(formula.scores(values_here, slope_here))
-        found.append(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
-    return torch.cat(found) if len(found) > 1 else found[0]
+        result.append(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
+    return torch.cat(result) if len(result) > 1 else result[0]
 
 
 def _some(tensors: torch.Tensor | list[torch.Tensor] | None, start: int, step: int, dim: int) -> torch.Tensor | None:

@@ -82,13 +82,13 @@ class Calibration:
 
     def digest(self, model: nn.Module) -> str:
         """SHA-256 of what ``batches`` gives."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for batch in self.batches(model):
             for leaf in tree_leaves(batch):
                 if isinstance(leaf, torch.Tensor):
-                    found.update(str((tuple(leaf.shape), leaf.dtype)).encode())
-                    found.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return f"sha256:{found.hexdigest()}"
+                    digest.update(str((tuple(leaf.shape), leaf.dtype)).encode())
+                    digest.update(leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
 
     def _drawn(self, ids: torch.Tensor, model: nn.Module) -> Iterator[Any]:
         """Rows of ``ids [samples, length]``, drawn without repetition."""

@@ -96,8 +96,8 @@ class CameraImportance:
                 mine = [pruning_class.of_expert(member, expert) for expert in range(pruning_class.experts)]
                 total = total + torch.stack([scores[0][torch.tensor(positions)].sum(-1) for positions in mine])
             else:
-                found = scores[:, torch.tensor(member.positions)].sum(-1)
-                total = total + (found if pruning_class.experts else found.sum(0))
+                energies = scores[:, torch.tensor(member.positions)].sum(-1)
+                total = total + (energies if pruning_class.experts else energies.sum(0))
         if not isinstance(total, torch.Tensor):
             raise PruningRefused(
                 f"the activations of {pruning_class.where} were not seen: no expert ran, or it multiplies by its "

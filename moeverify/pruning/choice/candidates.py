@@ -90,7 +90,7 @@ class Selection:
         Raises ``PruningRefused`` if a layer was asked for by name whose channels are frozen, or if a group's expansion
         overflows.
         """
-        found: list[_Unscored] = []
+        result: list[_Unscored] = []
         stopped: list[Adjustment] = []
         reached: set[nn.Module] = set()
         for pruning_class in self.graph.classes:
@@ -108,10 +108,10 @@ class Selection:
             grouped = group_channels(pruning_class, self.graph, self.inputs, self.outputs)
             if grouped.coupling.size > 1:
                 key = self._ranked_with(grouped, outputs)
-                found.append(_Unscored(pruning_class, grouped, ratio, key))
+                result.append(_Unscored(pruning_class, grouped, ratio, key))
         self._refuse_frozen(reached, step)
         self._refuse_missing_roles(step)
-        return self._scored(found), [*stopped, *self._frozen_roles(step)]
+        return self._scored(result), [*stopped, *self._frozen_roles(step)]
 
     def _ranked_with(self, pruning_class: PruningClass, outputs: list[nn.Module]) -> Hashable:
         """The key of a class's ranking scope. Raises ``PruningRefused`` for experts that cannot be ranked together."""
@@ -126,11 +126,11 @@ class Selection:
             )
         return key
 
-    def _scored(self, found: list[_Unscored]) -> list[Candidate]:
+    def _scored(self, unscored: list[_Unscored]) -> list[Candidate]:
         """The classes with their scores, computed together."""
         candidates = []
-        scores = score_classes(self.graph, [one.single for one in found], self.importance)
-        for one, given in zip(found, scores, strict=True):
+        scores = score_classes(self.graph, [one.single for one in unscored], self.importance)
+        for one, given in zip(unscored, scores, strict=True):
             initial = self._initial.setdefault(_key(one.grouped), one.grouped.coupling.size)
             candidates.append(
                 Candidate(one.grouped, mean_of_groups(given, one.grouped), initial, one.ratio, one.ranked_with)

@@ -93,10 +93,10 @@ class _Watch(TorchFunctionMode):
         if places is None or len(args) <= places[1]:
             return output
         rows, weight = args[places[0]], args[places[1]]
-        found = self._place(weight, weight.dim() - 1 if func in _LAST else max(weight.dim() - 2, 0))
-        if found is None:
+        place = self._place(weight, weight.dim() - 1 if func in _LAST else max(weight.dim() - 2, 0))
+        if place is None:
             return output
-        self.seen.append(Product(*found, rows, output))
+        self.seen.append(Product(*place, rows, output))
         return output.clone()  # what is done to it in place does not change the one that is remembered
 
     def _place(self, weight: torch.Tensor, summed: int) -> tuple[Place, int | None, int] | None:
@@ -169,9 +169,9 @@ def _count(
         if not several or not left:
             continue
         ones = [torch.ones_like(t) for t in several]
-        found = torch.autograd.grad(several, [p.output for p in left], ones, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(several, [p.output for p in left], ones, retain_graph=True, allow_unused=True)
         rest = []
-        for product, gradient in zip(left, found, strict=True):
+        for product, gradient in zip(left, gradients, strict=True):
             if gradient is None or not gradient.numel() or product.output.shape[-1] != several[0].shape[-1]:
                 rest.append(product)
                 continue

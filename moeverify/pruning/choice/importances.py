@@ -81,8 +81,8 @@ def importance_named(name: str) -> Any:
         raise UsageError(f"unknown importance {name!r}; use {FORMS}")
     from moeverify.base.imports import find_attribute
 
-    found = find_attribute(name)
-    made = found() if isinstance(found, type) else found
+    function = find_attribute(name)
+    made = function() if isinstance(function, type) else function
     if not callable(made):
         raise UsageError(f"{name} is not an importance: it cannot be called with a group")
     return made

@@ -106,11 +106,11 @@ def sources_of(graph: MoEDependencyGraph, pruning_class: PruningClass) -> list[S
     Loose norm weights and biases, and experts of which a single hidden channel is left, count only where there is
     nothing else.
     """
-    found: dict[tuple, Source] = {}
+    result: dict[tuple, Source] = {}
     stacks = {name: len(layer.experts) for layer in graph.found_roles.layers if layer.fused for name in layer.stacks}
     for member, end in graph.nodes.ends(pruning_class.coupling):
         target = end.node.module
-        if end.key in found:
+        if end.key in result:
             continue
         positions, in_turn = member.positions[None], (member.parameter, member.dim) in pruning_class.in_turn
         if in_turn:
@@ -118,11 +118,11 @@ def sources_of(graph: MoEDependencyGraph, pruning_class: PruningClass) -> list[S
         if isinstance(target, nn.Parameter):
             each = bool(pruning_class.experts) and not in_turn
             slices = pruning_class.experts if each else _slices(target, member, stacks)
-            found[end.key] = Source(positions, parameter=target, dim=member.dim, slices=slices, each=each)
+            result[end.key] = Source(positions, parameter=target, dim=member.dim, slices=slices, each=each)
         else:
-            found[end.key] = Source(positions, target, end.function, end.repeats, end.span)
-    matrices = [source for source in found.values() if not source.is_vector]
-    return matrices or list(found.values())
+            result[end.key] = Source(positions, target, end.function, end.repeats, end.span)
+    matrices = [source for source in result.values() if not source.is_vector]
+    return matrices or list(result.values())
 
 
 def _slices(parameter: nn.Parameter, member: Member, stacks: dict[str, int]) -> int:

@@ -93,20 +93,20 @@ def check_heads(num_heads: Mapping[nn.Module, int], model: nn.Module) -> dict[nn
 
 def modules_of(model: nn.Module, wanted: Iterable[Any]) -> list[nn.Module]:
     """Layers, paths and types of layers as layers. Raises ``UsageError`` for anything else."""
-    found: list[nn.Module] = []
+    result: list[nn.Module] = []
     for item in wanted:
         if isinstance(item, nn.Module):
-            found.append(item)
+            result.append(item)
         elif isinstance(item, type) and issubclass(item, nn.Module):
-            found += [module for module in model.modules() if isinstance(module, item)]
+            result += [module for module in model.modules() if isinstance(module, item)]
         elif isinstance(item, str):
             try:
-                found.append(model.get_submodule(item))
+                result.append(model.get_submodule(item))
             except AttributeError:
                 raise UsageError(f"the model has no module {item!r}") from None
         else:
             raise UsageError(f"{item!r} is neither a module, nor a path, nor a type of modules")
-    return found
+    return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -155,8 +155,8 @@ def _score_parts(parts: list[Part], size: int, importance: Callable) -> torch.Te
         else:  # a head: position by position, then averaged
             wide += _position_scores(part, size, importance)
     narrow = importance(group) if len(group) else None
-    found = [*wide, *([narrow.float()[:size]] if narrow is not None and len(narrow) else [])]
-    return torch.stack([scores.cpu() for scores in found]).mean(0) if found else None
+    result = [*wide, *([narrow.float()[:size]] if narrow is not None and len(narrow) else [])]
+    return torch.stack([scores.cpu() for scores in result]).mean(0) if result else None
 
 
 def _position_scores(part: Part, size: int, importance: Callable) -> list[torch.Tensor]:

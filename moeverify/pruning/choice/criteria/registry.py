@@ -81,10 +81,10 @@ def criterion_named(name: str) -> ExpertCriterion:
     key = name.replace("_", "-").lower()
     if key not in EXPERT_CRITERIA:
         load_extensions("importances")
-    found = EXPERT_CRITERIA.get(key)
-    if found is None:
+    criterion = EXPERT_CRITERIA.get(key)
+    if criterion is None:
         raise UsageError(f"unknown expert criterion {name!r}; use {', '.join(EXPERT_CRITERIA)}, or a function")
-    return found
+    return criterion
 
 
 def mean(total: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
