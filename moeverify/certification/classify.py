@@ -209,14 +209,14 @@ def _headline(
         return Headline.COPIES
     if altered and any(item.relation in _NEAR for items in altered.values() for item in items):
         return Headline.PARTLY
-    found = {item.relation for item in compared}
+    relations = {item.relation for item in compared}
     for relation, headline in (
         (Relation.ZEROED, Headline.ZEROED),
         (Relation.SCALED, Headline.RESCALED),
         (Relation.ROUNDED, Headline.CAST),
         (Relation.CAST, Headline.CAST),
     ):
-        if relation in found:
+        if relation in relations:
             return headline
     return Headline.PERMUTED if is_permuted(keep) else Headline.SELECTION
 
@@ -231,10 +231,10 @@ def is_permuted(keep: KeepMap) -> bool:
 
 def repeated_experts(keep: KeepMap) -> dict[int, list[int]]:
     """For each MoE layer the base experts that stand in more than one place."""
-    found = {}
+    result = {}
     for layer, experts in keep.experts.items():
         known = experts[experts >= 0]
         values, counts = np.unique(known, return_counts=True)
         if (counts > 1).any():
-            found[layer] = values[counts > 1].tolist()
-    return found
+            result[layer] = values[counts > 1].tolist()
+    return result

@@ -123,13 +123,13 @@ def _rows(keep: KeepMap, name: str, dim: int) -> np.ndarray:
     slots = keep.structure.slots.get((name, dim), ())
     each = any(keep.units[s.number].ndim == 2 for s in slots if s.number in keep.units)
     if axis is None or dim == 0 or not each:
-        found = keep.positions(name, dim)
-        return np.sort(np.arange(keep.base[name][dim]) if found is None else found)
+        positions = keep.positions(name, dim)
+        return np.sort(np.arange(keep.base[name][dim]) if positions is None else positions)
     experts = [*keep.experts[axis.layer], *range(axis.count, keep.base[name][0])]
     rows = np.tile(_first_units(keep, name, dim), (keep.base[name][0], 1))
     for after, before in enumerate(experts):
-        found = keep.positions(name, dim, after)
-        rows[int(before)] = np.sort(np.arange(keep.base[name][dim]) if found is None else found)
+        positions = keep.positions(name, dim, after)
+        rows[int(before)] = np.sort(np.arange(keep.base[name][dim]) if positions is None else positions)
     return rows
 
 

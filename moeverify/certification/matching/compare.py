@@ -67,8 +67,8 @@ def compare_all(base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> Iterator
     """Compare every tensor of the pruned folder that has the shape its configuration implies."""
     comparer = _Comparer(base, pruned, keep)
     for name in pruned.readable:
-        for found in comparer.tensor(name):
-            yield replace(found, role=comparer.role(found.base_name or name))
+        for compared in comparer.tensor(name):
+            yield replace(compared, role=comparer.role(compared.base_name or name))
 
 
 class _Comparer:

@@ -51,7 +51,7 @@ class ExpertMatcher:
             for expert, before in enumerate(hint.tolist()):
                 on_found(expert, before)
             return hint
-        found = np.full(self.after, -1)
+        base_experts = np.full(self.after, -1)
         for expert in range(self.after):
             keys = [self._after(stack, expert) for stack in self.stacks]
             first = [int(hint[expert])] if hint[expert] >= 0 else []
@@ -61,9 +61,9 @@ class ExpertMatcher:
                 if better > share:
                     best, share = other, better
             if share >= ENOUGH:
-                found[expert] = best
-            on_found(expert, int(found[expert]))
-        return found
+                base_experts[expert] = best
+            on_found(expert, int(base_experts[expert]))
+        return base_experts
 
     def _best(self, keys: Sequence[np.ndarray], candidates: Iterable[int]) -> tuple[int, float]:
         best, most = -1, 0.0

@@ -70,15 +70,15 @@ def alternative(after: torch.Tensor, before: torch.Tensor, maps: Maps) -> Moved 
     return None
 
 
-def _words(dim: int, found: np.ndarray, expected: np.ndarray) -> str:
-    wrong = np.flatnonzero((found != expected) & (found >= 0))
-    half, rest = divmod(len(found), 2)
-    if not rest and half > 1 and len(wrong) == len(found):
+def _words(dim: int, positions: np.ndarray, expected: np.ndarray) -> str:
+    wrong = np.flatnonzero((positions != expected) & (positions >= 0))
+    half, rest = divmod(len(positions), 2)
+    if not rest and half > 1 and len(wrong) == len(positions):
         swapped = np.concatenate([expected[half:], expected[:half]])
-        if np.array_equal(found, swapped):
+        if np.array_equal(positions, swapped):
             return f"the two halves of dimension {dim} are exchanged, as gate and up would be"
     here = spans(wrong[:6].tolist()) + (", ..." if len(wrong) > 6 else "")
-    theirs = ", ".join(map(str, found[wrong[:6]].tolist()))
+    theirs = ", ".join(map(str, positions[wrong[:6]].tolist()))
     rest_of_class = ", ".join(map(str, expected[wrong[:6]].tolist()))
     return f"positions {here} of dimension {dim} hold {theirs} of the base, their class holds {rest_of_class}"
 

@@ -22,12 +22,12 @@ def reordered_inside(compared: Sequence[Compared], keep: KeepMap) -> set[int]:
 
     Exception: one module alone in another order is out of step, whatever the order.
     """
-    found: dict[int, list[int]] = defaultdict(list)
+    orders: dict[int, list[int]] = defaultdict(list)
     for number, item in enumerate(compared):
         if (of := _class_of(item, keep)) is not None:
-            found[of].append(number)
+            orders[of].append(number)
     several = [
-        numbers for numbers in found.values() if len({compared[n].base_name.rpartition(".")[0] for n in numbers}) > 1
+        numbers for numbers in orders.values() if len({compared[n].base_name.rpartition(".")[0] for n in numbers}) > 1
     ]
     return {number for numbers in several for number in numbers}
 
@@ -36,15 +36,15 @@ def _class_of(item: Compared, keep: KeepMap) -> int | None:
     """The class inside whose units a tensor's positions moved; ``None`` if they left them."""
     if item.relation is not Relation.MOVED or item.evidence.get("dim") is None:
         return None
-    key, found = (item.base_name, int(item.evidence["dim"])), item.evidence["found"]
+    key, positions = (item.base_name, int(item.evidence["dim"])), item.evidence["found"]
     expected = keep.positions(*key)
-    expected = np.arange(len(found)) if expected is None else expected
-    moved = found != expected
+    expected = np.arange(len(positions)) if expected is None else expected
+    moved = positions != expected
     for slot in keep.structure.slots.get(key, ()):
         role = keep.structure.classes[slot.number].role
         unit = np.full(keep.base[key[0]][key[1]], -1)
         unit[slot.positions] = np.arange(len(slot.positions))[:, None]
-        here, there = unit[found[moved]], unit[expected[moved]]
+        here, there = unit[positions[moved]], unit[expected[moved]]
         if role in _ROLES and slot.positions.shape[1] > 1 and (here >= 0).all() and np.array_equal(here, there):
             return slot.number
     return None

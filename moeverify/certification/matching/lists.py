@@ -47,7 +47,7 @@ class ListMatcher:
         """Base number of each pruned entry, -1 if it matches none. Raises ``Unknown`` if the list was removed."""
         if not self.after:
             raise Unknown(self.path)
-        found = np.full(max(self.after) + 1, -1)
+        base_entries = np.full(max(self.after) + 1, -1)
         last = -1
         for entry in sorted(self.after):
             following = [*range(last + 1, len(self.before)), *range(last + 1)]
@@ -60,8 +60,8 @@ class ListMatcher:
                 if share == 1.0:
                     break
             if most >= ENOUGH:
-                found[entry] = last = best
-        return found
+                base_entries[entry] = last = best
+        return base_entries
 
     def _share(self, entry: int, candidate: int) -> float:
         if candidate not in self.before or set(self.after[entry]) != set(self.before[candidate]):

@@ -54,8 +54,8 @@ class KeepMap:
         """The pruned folder's name of a tensor of the base; ``None`` if its layer or expert is gone."""
 
         def place(numbers: np.ndarray, n: int) -> int:
-            found = np.flatnonzero(numbers == n)
-            return int(found[0]) if len(found) else -1
+            places = np.flatnonzero(numbers == n)
+            return int(places[0]) if len(places) else -1
 
         return self._renumber(name, place, into_base=False)
 
@@ -165,16 +165,16 @@ class KeepMap:
         if axis is not None:
             if axis.layer not in self.experts:
                 raise Unknown(f"experts of MoE layer {axis.layer}")
-            found = self._of_experts(name, dim)
+            result = self._of_experts(name, dim)
         elif (name, dim) in self.structure.slots:
-            found = self._of_units(name, dim, part)
+            result = self._of_units(name, dim, part)
         elif old == new:
             return None
         else:
             raise Unknown(f"{name}, dimension {dim}")
-        if len(found) != new:
+        if len(result) != new:
             raise Unknown(f"{name}, dimension {dim}")
-        return None if old == new and np.array_equal(found, np.arange(old)) else found
+        return None if old == new and np.array_equal(result, np.arange(old)) else result
 
     def _of_experts(self, name: str, dim: int) -> np.ndarray:
         axis = self.structure.axes[name, dim]
@@ -197,19 +197,19 @@ class KeepMap:
 
     def _of_units(self, name: str, dim: int, part: int | None) -> np.ndarray:
         ranks = self._ranks(name, dim)
-        found = np.full(self.shape(name)[dim], -1, dtype=np.int64)
+        result = np.full(self.shape(name)[dim], -1, dtype=np.int64)
         fixed = np.ones(len(ranks), dtype=bool)
         for slot in self.structure.slots[name, dim]:
             fixed[slot.positions.ravel()] = False
-        found[ranks[fixed]] = np.flatnonzero(fixed)
+        result[ranks[fixed]] = np.flatnonzero(fixed)
         for slot in self.structure.slots[name, dim]:
             if slot.number not in self.units:
                 raise Unknown(f"class {slot.number}")
             row = self._row(slot.number, part)
             taken = slot.positions[np.maximum(row, 0)]
             taken[row < 0] = -1
-            found[ranks[slot.positions[: len(row)]]] = taken
-        return found
+            result[ranks[slot.positions[: len(row)]]] = taken
+        return result
 
     def _row(self, number: int, part: int | None) -> np.ndarray:
         units = self.units[number]

@@ -49,13 +49,13 @@ def find_mixtures(
     for item in compared:
         if item.expert is not None and item.relation in (Relation.UNMAPPED, Relation.CHANGED, Relation.UNRELATED):
             odd.setdefault(item.name, []).append(item.expert)
-    found = []
+    result = []
     for name, experts in odd.items():
         source = keep.to_base(name)
         if source is None or keep.base.get(source, ())[1:] != pruned.shapes[name][1:]:
             continue
-        found += _of_stack(base, pruned, name, source, experts)
-    return tuple(found)
+        result += _of_stack(base, pruned, name, source, experts)
+    return tuple(result)
 
 
 def _of_stack(base: Checkpoint, pruned: Checkpoint, name: str, source: str, experts: Sequence[int]) -> list[Mixture]:

@@ -85,14 +85,14 @@ class _Recovery:
         try:
             layer = self.structure.moe_layer(self.structure.classes[number])
             if layer is None:
-                found = self.units.find(number, trusting=trusting)
+                units = self.units.find(number, trusting=trusting)
             else:
-                found = self._of_experts(number, layer, trusting)
+                units = self._of_experts(number, layer, trusting)
         except Unknown:
             return False
-        if found is None or (trusting and (found < 0).mean() > 0.5):
+        if units is None or (trusting and (units < 0).mean() > 0.5):
             return False
-        self.keep.units[number] = found
+        self.keep.units[number] = units
         return True
 
     def _of_experts(self, number: int, layer: int, trusting: bool) -> np.ndarray | None:
@@ -129,8 +129,8 @@ class _Recovery:
         """Find which base entry each entry of a shortened list is."""
         layer = next((n for n, x in enumerate(self.structure.roles.layers) if x.container == path), None)
         hint = None if layer is None else router_rows(self.base, self.pruned, self.keep, layer)
-        found = ListMatcher(self.base, self.pruned, self.keep, path).find(hint)
-        self.keep.lists[path] = found
+        entries = ListMatcher(self.base, self.pruned, self.keep, path).find(hint)
+        self.keep.lists[path] = entries
 
     def experts(self) -> None:
         """Recover the base number of each expert, in every MoE layer that stayed."""
@@ -141,10 +141,10 @@ class _Recovery:
                 if layer.layout == "listed":
                     path = layer.container
                     if path not in self.keep.lists:
-                        found = ListMatcher(self.base, self.pruned, self.keep, path).find(
+                        base_experts = ListMatcher(self.base, self.pruned, self.keep, path).find(
                             router_rows(self.base, self.pruned, self.keep, number)
                         )
-                        self.keep.lists[path] = found
+                        self.keep.lists[path] = base_experts
                     self.keep.experts[number] = self.keep.lists[path]
                 else:
                     matcher = ExpertMatcher(self.base, self.pruned, self.keep, number)
@@ -164,12 +164,12 @@ class _Recovery:
                 with contextlib.suppress(Unknown):
                     rows[number].append(self._row(number, (after, before), False))
 
-        self.keep.experts[layer] = found = matcher.find(hint, on_found)
+        self.keep.experts[layer] = base_experts = matcher.find(hint, on_found)
         if self._idle(layer):
             return  # further slices are compared with the classes
         for number, units in rows.items():
             known = [row for row in units if row is not None]
-            if len(known) == len(units) == len(found):
+            if len(known) == len(units) == len(base_experts):
                 self.keep.units.setdefault(number, np.stack(known))
 
     def rest(self) -> None:

@@ -132,13 +132,13 @@ def combine(keys: Sequence[_Keys], count: int) -> np.ndarray:
         before, after = before + item.before * weight, after + item.after * weight
     if len(after) == len(before) and np.array_equal(before, after):
         return np.arange(count)
-    found, _ = match(after, before)
-    if (found >= 0).all():
-        return found
-    return _by_vote(keys, found)
+    units, _ = match(after, before)
+    if (units >= 0).all():
+        return units
+    return _by_vote(keys, units)
 
 
-def _by_vote(keys: Sequence[_Keys], found: np.ndarray) -> np.ndarray:
+def _by_vote(keys: Sequence[_Keys], units: np.ndarray) -> np.ndarray:
     votes = []
     for item in keys:
         if len(item.after) == len(item.before):
@@ -149,8 +149,8 @@ def _by_vote(keys: Sequence[_Keys], found: np.ndarray) -> np.ndarray:
         theirs = np.where(several & same, np.arange(len(theirs)), theirs)
         votes.append(np.where(several & ~same, -1, theirs))
     table = np.stack(votes)
-    result = found.copy()
-    for unit in np.flatnonzero(found < 0):
+    result = units.copy()
+    for unit in np.flatnonzero(units < 0):
         named = table[:, unit][table[:, unit] >= 0]
         if len(named):
             values, counts = np.unique(named, return_counts=True)

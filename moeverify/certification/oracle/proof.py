@@ -174,21 +174,21 @@ def _compare(
     expected, got = outputs
     if before is None and not all(bool(tensor.isfinite().all()) for tensor in expected.values()):
         before = run_all(full, inputs)
-    found = agreement(got, expected, expected if before is None else before)
+    distance = agreement(got, expected, expected if before is None else before)
     main = main_output(expected)
     # An output beside the main one may be a selection: scores of fewer experts.
-    wrong = found.wrong or ("" if got[main].shape == expected[main].shape else f"{main} has another shape")
+    wrong = distance.wrong or ("" if got[main].shape == expected[main].shape else f"{main} has another shape")
     if wrong:
         proof.error, proof.output, proof.wrong = float("inf"), main, wrong
         proof.inputs += 1
         return
     # The reference's scores are the base's. A tie in the pruned model alone is its own doing.
-    if found.error >= tolerance and reference[1].margin < NEAR_TIE:
+    if distance.error >= tolerance and reference[1].margin < NEAR_TIE:
         proof.near_ties += 1
         return
-    if found.blind:
-        raise NotVisible(f"{found.blind}, so that nothing can be compared")
+    if distance.blind:
+        raise NotVisible(f"{distance.blind}, so that nothing can be compared")
     proof.inputs += 1
-    if found.error > proof.error or not proof.output:
-        proof.error, proof.output = found.error, found.worst
-    proof.effect = max(proof.effect, found.effect)
+    if distance.error > proof.error or not proof.output:
+        proof.error, proof.output = distance.error, distance.worst
+    proof.effect = max(proof.effect, distance.effect)

@@ -21,7 +21,7 @@ from moeverify.models.roles import MoELayer
 
 def kept_positions(keep: KeepMap) -> dict[tuple[str, int], Kept]:
     """Positions that stayed of every dimension of the base that lost some, except for whole experts."""
-    found: dict[tuple[str, int], Kept] = {}
+    result: dict[tuple[str, int], Kept] = {}
     for (name, dim), slots in keep.structure.slots.items():
         if name not in keep.base or keep.to_pruned(name) is None:
             continue
@@ -34,12 +34,12 @@ def kept_positions(keep: KeepMap) -> dict[tuple[str, int], Kept]:
         if len(known) == len(gone):
             lost = np.unique(np.concatenate([part.ravel() for part in known]))
             if len(lost):
-                found[name, dim] = Kept(np.setdiff1d(np.arange(size), lost), True)
+                result[name, dim] = Kept(np.setdiff1d(np.arange(size), lost), True)
             continue
         rows = _rows(keep, name, dim, slots[0].number, slots[0].positions)
         if rows is not None:
-            found[name, dim] = Kept(rows, True)
-    return found
+            result[name, dim] = Kept(rows, True)
+    return result
 
 
 def _removed(keep: KeepMap, number: int, positions: np.ndarray) -> np.ndarray | None:

@@ -22,10 +22,10 @@ def roundings(evidence: Evidence) -> dict[str, torch.dtype]:
     types: dict[str, set[torch.dtype | None]] = defaultdict(set)
     for item in evidence.compared:
         types[item.base_name].add(item.evidence.get("dtype") if item.relation in _LOST else None)
-    partly = [name for name, found in types.items() if len(found) > 1]
+    partly = [name for name, dtypes in types.items() if len(dtypes) > 1]
     if partly:
         raise NotVisible(f"{partly[0]} was rounded in part, so that there is no reference")
-    return {name: dtype for name, found in types.items() for dtype in found if dtype is not None}
+    return {name: dtype for name, dtypes in types.items() for dtype in dtypes if dtype is not None}
 
 
 @torch.no_grad()

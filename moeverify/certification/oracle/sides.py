@@ -104,10 +104,10 @@ def alone(evidence: Evidence, folder: Path, *, at_least: int = STREAMED_VALUES) 
 def _in_base(lists: Mapping[str, np.ndarray], sample: LayerSample) -> tuple[int, ...]:
     """The base's numbers of the layers in a sample."""
     numbers = lists.get(sample.path)
-    found = sample.numbers if numbers is None else tuple(int(numbers[n]) for n in sample.numbers)
-    if min(found, default=0) < 0:
+    base_numbers = sample.numbers if numbers is None else tuple(int(numbers[n]) for n in sample.numbers)
+    if min(base_numbers, default=0) < 0:
         raise NotVisible("some layers are not known of the base, so that there is no reference")
-    return found
+    return base_numbers
 
 
 def _check_plain(evidence: Evidence) -> None:

@@ -98,11 +98,11 @@ def _fill_unsaved(model: nn.Module, device: torch.device) -> None:
 
 
 def hide(stream: Stream, model: nn.Module, apart: Collection[str], kept: Mapping[tuple[str, int], Kept]) -> None:
-    """Let weights of ``model`` that are read apart come with everything at zero that is not ``kept``."""
+    """Make ``stream`` read the weights named in ``apart`` with zeros at all positions outside ``kept``."""
     for name in apart:
         placeholder = model.get_parameter(name)
-        found = {dim: found.positions for (other, dim), found in kept.items() if other == name}
-        masks = {dim: _mask(positions, placeholder.shape[dim]) for dim, positions in found.items()}
+        by_dim = {dim: part.positions for (other, dim), part in kept.items() if other == name}
+        masks = {dim: _mask(positions, placeholder.shape[dim]) for dim, positions in by_dim.items()}
         stream.mask(placeholder, masks)
 
 

@@ -22,22 +22,22 @@ def causal(evidence: Evidence) -> Finding:
     check_asked(evidence)
     model, stream, sample = alone(evidence, evidence.pruned_folder)
     try:
-        found = leaks(model, evidence.options.seed, stream)
+        changes = leaks(model, evidence.options.seed, stream)
     except Exception as error:
         if is_out_of_memory(error):
             return inconclusive(f"memory ran out: {one_line(error)}")
         if _base_fails(evidence):
             return inconclusive(f"the base's forward on tokens fails as well: {one_line(error)}")
         return failed(f"its forward fails: {one_line(error)}")
-    if not found:
+    if not changes:
         return inconclusive("no output has a row for each token")
     theirs: dict[str, float] = {}
-    if max(found.values()) > TOLERANCE:
+    if max(changes.values()) > TOLERANCE:
         with contextlib.suppress(NotVisible):
             base, stream, _ = alone(evidence, evidence.base_folder)
             theirs = leaks(base, evidence.options.seed, stream)
-    facts = {"relative_change": found, "base": theirs}
-    judged = {name: moved for name, moved in found.items() if theirs.get(name, 0.0) <= TOLERANCE}
+    facts = {"relative_change": changes, "base": theirs}
+    judged = {name: moved for name, moved in changes.items() if theirs.get(name, 0.0) <= TOLERANCE}
     if not judged:
         return inconclusive(f"the base is not causal either: earlier {_most(theirs)}", **facts)
     text = f"changing the last token changes earlier {_most(judged)}"

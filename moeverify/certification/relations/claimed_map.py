@@ -33,8 +33,8 @@ def claimed_map(evidence: Evidence) -> Finding:
             continue
         try:
             data = json.loads((folder / name).read_text("utf-8"))
-            found = _plan(evidence.keep, data) if name in PLAN else _experts(evidence.keep, data, name in REMOVED)
-            lines += [f"{name}: {line}" for line in found]
+            differences = _plan(evidence.keep, data) if name in PLAN else _experts(evidence.keep, data, name in REMOVED)
+            lines += [f"{name}: {line}" for line in differences]
             read.append(name)
         except (OSError, ValueError, RecursionError, TypeError, KeyError, IndexError) as error:
             unread.append(f"{name} cannot be read as a keep map: {' '.join(str(error).split())[:80]}")
@@ -61,8 +61,8 @@ def _experts(keep: KeepMap, data: Any, removed: bool) -> Iterator[str]:
         if (experts < 0).any() or expected == set(experts.tolist()):
             continue
         wrong = sorted(expected ^ set(experts.tolist()))
-        told, found = sorted(expected), sorted(experts.tolist())
-        yield f"{layers[index].name}: claims to keep {told}, its values are of {found}; expert {wrong[0]} differs"
+        claim, kept = sorted(expected), sorted(experts.tolist())
+        yield f"{layers[index].name}: claims to keep {claim}, its values are of {kept}; expert {wrong[0]} differs"
 
 
 def _by_layer(data: Any) -> dict[int, list[int]]:
@@ -97,9 +97,9 @@ def _plan(keep: KeepMap, data: Mapping[str, Any]) -> Iterator[str]:
             continue
         try:
             for part, number in enumerate(chosen if isinstance(chosen, list) else [chosen]):
-                found = keep.positions(name, dim, part if isinstance(chosen, list) else None)
-                found = np.arange(keep.base[name][dim]) if found is None else np.sort(found)
-                if not np.array_equal(found, sets[number]):
+                positions = keep.positions(name, dim, part if isinstance(chosen, list) else None)
+                positions = np.arange(keep.base[name][dim]) if positions is None else np.sort(positions)
+                if not np.array_equal(positions, sets[number]):
                     yield f"{name}, dimension {dim}: its values are of other positions"
                     break
         except Unknown:

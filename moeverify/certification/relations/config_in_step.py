@@ -146,7 +146,7 @@ def _prediction_tensors(side: Checkpoint) -> dict[str, tuple[int, ...]]:
 def _trunk_kin(name: str, tensors: Mapping[str, Any]) -> str | None:
     """A tensor of the same ending in the last trunk layer that has one."""
     ending = re.sub(r"^.*?layers\.\d+\.", "", name)
-    found = [n for n in tensors if n != name and n.endswith("." + ending) and not _PREDICTION_NAMES.search(n)]
+    match = [n for n in tensors if n != name and n.endswith("." + ending) and not _PREDICTION_NAMES.search(n)]
     number = re.search(r"layers\.(\d+)\.", name)
-    found = [n for n in found if number is None or f"layers.{number.group(1)}." not in n]
-    return max(found, default=None)
+    match = [n for n in match if number is None or f"layers.{number.group(1)}." not in n]
+    return max(match, default=None)

@@ -11,15 +11,15 @@ from moeverify.models.engines.entries import read_by
 @relation("inventory")
 def inventory(evidence: Evidence) -> Finding:
     """The files agree with each other: index and shards both ways, no tensor twice, no stray file, honest headers."""
-    found = evidence.inventory
+    files = evidence.inventory
     facts = {
-        "files": len(found.files),
-        "tensors": len(found.tensors),
-        "bytes": found.nbytes,
-        "notes": found.notes,
-        "read_by": read_by(found.config),
+        "files": len(files.files),
+        "tensors": len(files.tensors),
+        "bytes": files.nbytes,
+        "notes": files.notes,
+        "read_by": read_by(files.config),
     }
-    if found.problems:
-        return failed(more(list(found.problems)), problems=list(found.problems), **facts)
-    size = f"{found.nbytes / 2**30:.2f} GiB" if found.nbytes > 2**28 else f"{found.nbytes / 2**20:.1f} MiB"
-    return passed(f"{len(found.tensors)} tensors, {size} in {len(found.files)} files, index and headers agree", **facts)
+    if files.problems:
+        return failed(more(list(files.problems)), problems=list(files.problems), **facts)
+    size = f"{files.nbytes / 2**30:.2f} GiB" if files.nbytes > 2**28 else f"{files.nbytes / 2**20:.1f} MiB"
+    return passed(f"{len(files.tensors)} tensors, {size} in {len(files.files)} files, index and headers agree", **facts)

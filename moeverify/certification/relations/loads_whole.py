@@ -42,17 +42,17 @@ print(json.dumps({k: sorted(map(str, v)) for k, v in info.items() if v}))
 @relation("loads-whole")
 def loads_whole(evidence: Evidence) -> Finding:
     """A fresh process of plain transformers loads the folder: no key missing, unexpected or re-initialised."""
-    found, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
-    if found is None and is_out_of_memory(error):
+    result, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
+    if result is None and is_out_of_memory(error):
         return inconclusive(f"memory ran out while transformers loaded it: {error}")
-    if found is None:
+    if result is None:
         return failed(f"transformers does not load it: {error}")
-    if found:
+    if result:
         base, _ = loading_report(evidence.base_folder, evidence.base_inventory.nbytes)
-        found = {kind: _own(evidence, kind, keys, (base or {}).get(kind, [])) for kind, keys in found.items()}
-    lines = [f"{key} {_WORDS.get(kind, kind)}".strip() for kind, keys in found.items() for key in keys]
+        result = {kind: _own(evidence, kind, keys, (base or {}).get(kind, [])) for kind, keys in result.items()}
+    lines = [f"{key} {_WORDS.get(kind, kind)}".strip() for kind, keys in result.items() for key in keys]
     if lines:
-        return failed(more(lines), **{kind: keys[:200] for kind, keys in found.items()})
+        return failed(more(lines), **{kind: keys[:200] for kind, keys in result.items()})
     return passed("a fresh process of transformers loads it without a missing, unexpected or re-initialised key")
 
 

@@ -24,12 +24,12 @@ def masked_equivalence(evidence: Evidence) -> Finding:
     classes = classes_of(evidence)
     if classes.headline in _NO_REFERENCE:
         return skipped(f"{classes.headline.value}: there is no reference to compare with")
-    found = {item.relation for item in evidence.compared}
-    if Relation.ZEROED in found:
+    relations = {item.relation for item in evidence.compared}
+    if Relation.ZEROED in relations:
         return inconclusive("parts were set to zero, so that the base without them is the folder itself")
     if any(item.relation is Relation.UNMAPPED for item in evidence.compared):
         return inconclusive("some values could not be placed in the base, so that there is no reference")
-    if Relation.SCALED in found and evidence.base.naming.tensors and _coarse(evidence):
+    if Relation.SCALED in relations and evidence.base.naming.tensors and _coarse(evidence):
         return inconclusive("rescaled weights were rounded to 16 bits: outputs differ by that")
     try:
         proof = proof_of(evidence)

@@ -42,15 +42,15 @@ def topology(evidence: Evidence) -> Finding:
 
 def _by_map(evidence: Evidence) -> tuple[MoELayer, ...]:
     """The base's MoE layers with the experts that stayed: a single one is not recognised by structure."""
-    found = []
+    result = []
     with contextlib.suppress(NotVisible):
         for number, experts in evidence.keep.experts.items():
             layer = evidence.structure.roles.layers[number]
             name = evidence.keep.to_pruned(layer.name)
             routers = tuple(r for x in layer.routers if (r := evidence.keep.to_pruned(x)) is not None)
             if name is not None:
-                found.append(replace(layer, name=name, routers=routers, experts=layer.experts[: len(experts)]))
-    return tuple(found)
+                result.append(replace(layer, name=name, routers=routers, experts=layer.experts[: len(experts)]))
+    return tuple(result)
 
 
 def _rules(model: nn.Module, config: Any, layer: MoELayer) -> Iterator[str]:

@@ -31,7 +31,7 @@ class ExpertAxis:
 
 def expert_axes(skeleton: Skeleton, roles: FoundRoles) -> dict[Axis, ExpertAxis]:
     """The expert axes of every MoE layer, by ``(parameter, dim)``."""
-    found: dict[Axis, ExpertAxis] = {}
+    result: dict[Axis, ExpertAxis] = {}
     for count in sorted({len(layer.experts) for layer in roles.layers}):
         for path in _entries(skeleton.config.to_dict(), count):
             doubled = with_entry(skeleton, path, 2 * count)
@@ -39,11 +39,11 @@ def expert_axes(skeleton: Skeleton, roles: FoundRoles) -> dict[Axis, ExpertAxis]
                 continue
             changed = _changes(skeleton, doubled, roles, count)
             if _touches_experts(changed, roles):
-                found |= changed
+                result |= changed
     for number, layer in enumerate(roles.layers):
-        if not any(axis.layer == number for axis in found.values()):
-            found |= _by_size(skeleton, layer, number)
-    return found
+        if not any(axis.layer == number for axis in result.values()):
+            result |= _by_size(skeleton, layer, number)
+    return result
 
 
 def _entries(config: Mapping[str, Any], count: int, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -118,11 +118,11 @@ def _touches_experts(changed: Mapping[Axis, ExpertAxis], roles: FoundRoles) -> b
 def _by_size(skeleton: Skeleton, layer: MoELayer, number: int) -> dict[Axis, ExpertAxis]:
     """Expert axes of a layer that no entry of the configuration counts: stacks and routers of its size."""
     count = len(layer.experts)
-    found = {}
+    result = {}
     for name, shape in skeleton.shapes.items():
         owner = name.rpartition(".")[0]
         if name in layer.stacks and shape and shape[0] % count == 0:
-            found[name, 0] = ExpertAxis(number, count, shape[0] // count)
+            result[name, 0] = ExpertAxis(number, count, shape[0] // count)
         elif owner in layer.routers and shape and shape[0] == count:
-            found[name, 0] = ExpertAxis(number, count, 1)
-    return found
+            result[name, 0] = ExpertAxis(number, count, 1)
+    return result

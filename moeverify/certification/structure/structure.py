@@ -42,11 +42,11 @@ class Structure:
     @cached_property
     def slots(self) -> dict[Axis, list[Slot]]:
         """The classes that hold positions of each dimension."""
-        found: dict[Axis, list[Slot]] = defaultdict(list)
+        result: dict[Axis, list[Slot]] = defaultdict(list)
         for number, item in enumerate(self.classes):
             for member in item.coupling.members:
-                found[member.parameter, member.dim].append(Slot(number, member.positions))
-        return dict(found)
+                result[member.parameter, member.dim].append(Slot(number, member.positions))
+        return dict(result)
 
     def moe_layer(self, item: PruningClass) -> int | None:
         """The number of the MoE layer whose fused experts each have channels of their own in a class."""
