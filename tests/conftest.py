@@ -1,7 +1,7 @@
 """Profiles of Hypothesis, and processes that tests share.
 
-``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default) or ``nightly``. A module that loads what was saved uses
-``reload_process``, one that verifies in other processes ``fork_servers``: either takes seconds to start.
+``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default), ``quick`` or ``nightly``. A module that loads what was
+saved uses ``reload_process``, one that verifies in other processes ``fork_servers``: either takes seconds to start.
 """
 
 import os
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
 settings.register_profile("ci", derandomize=True, max_examples=20, **UNHURRIED)
+settings.register_profile("quick", derandomize=True, max_examples=4, **UNHURRIED)
 settings.register_profile("nightly", max_examples=500, print_blob=True, **UNHURRIED)
 # A rule that fails must not pass for an operation that has none.
 os.environ.setdefault("MOEVERIFY_RULES_RAISE", "1")

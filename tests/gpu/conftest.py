@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-NO_GPU = "no CUDA GPU here"
+NO_GPU = "no CUDA GPU here; `pytest -m gpu` runs it on a machine with one"
 
 
 def pytest_collection_modifyitems(items):

@@ -45,7 +45,7 @@ def every_check_passes(source, dtype, device):
 
 @pytest.mark.slow
 def test_quality_is_measured_on_the_device(device):
-    pytest.importorskip("lm_eval")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
     quality = QualitySettings(tasks=("small_say", "small_shift"), limit=40, curve=(), max_drop=0.1)
     result = mv.verify("small", subject="moe-experts", device=device, checks=["quality"], quality=quality)
     assert result.ok, result.verdicts

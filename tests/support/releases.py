@@ -15,4 +15,5 @@ def needs(model_type: str) -> None:
     """Skip the test where the installed transformers lacks what it needs of ``model_type``."""
     since = WORKS_SINCE.get(model_type)
     if since is not None and (found := older_than("transformers", since)) is not None:
-        pytest.skip(f"transformers {found} does not run {model_type}, or cannot build its configuration again")
+        cause = f"transformers {found} does not run {model_type}, or cannot build its configuration again"
+        pytest.skip(f"{cause}; `tox run -e tests` has a release that does")

@@ -14,7 +14,7 @@ from moeverify.report.caveats import caveats
 from moeverify.subjects import load_subject
 from moeverify.verdict import Status
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
 TWO = QualitySettings(tasks=("small_say", "small_shift"), limit=40, curve=())
 
 

@@ -18,10 +18,11 @@ from moeverify.pruning.choice.importances import IMPORTANCES
 ROOT = Path(__file__).parents[3]
 SUPPORT = ROOT / "tests" / "support"
 LEFT_OUT = {"reload", "quality"}
+TOO_OLD = "this torch cannot register a device from Python; `tox run -e tests` has one that can"
 
 
 def run(*words):
-    pytest.importorskip("torch.utils.backend_registration")
+    pytest.importorskip("torch.utils.backend_registration", reason=TOO_OLD)
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "on_separate_device.py"), *words],
         capture_output=True,
@@ -31,7 +32,7 @@ def run(*words):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     if done.returncode == 77:
-        pytest.skip("this torch cannot register a device from Python")
+        pytest.skip(TOO_OLD)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -23,7 +23,7 @@ def test_classes_by_role(model_type):
     assert STRUCTURES[model_type]["classes"]["routed_experts"]
 
 
-@pytest.mark.skipif(not OLD, reason="what the older release has is asked under it")
+@pytest.mark.skipif(not OLD, reason="is about the older release; `tox run -e transformers-4.57` runs it")
 def test_every_type_of_the_older_release_is_compared():
     # Shrunken with entries that only transformers 5 has, or that fail in 4.57 on a processor.
     apart = {"dbrx", "doge", "granitemoehybrid", "jamba"}

@@ -6,7 +6,7 @@ from moeverify.cli import main
 from moeverify.evaluation import Evaluation
 from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
 
 
 def run(capsys, *words):

@@ -60,7 +60,7 @@ def test_listed_experts_move_up_with_their_rows():
 
 @pytest.mark.slow
 def test_quality_draws_its_curve_over_experts():
-    pytest.importorskip("lm_eval")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
     result = mv.verify(
         "small",
         ratios={"experts": 0.25},

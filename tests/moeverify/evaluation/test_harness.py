@@ -6,7 +6,7 @@ from small_quality import magnitude, pruned, random, score, small, taylor, token
 from moeverify.errors import EvaluationError
 from moeverify.evaluation import Evaluation, EvaluationSettings, compare, evaluate
 
-pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from moeverify.evaluation import Evaluation
 
-datasets = pytest.importorskip("datasets")
-pytest.importorskip("lm_eval")
+datasets = pytest.importorskip("datasets", reason="datasets is not installed; `tox run -e tests` installs it")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed; `tox run -e tests` installs it")
 
 QUESTIONS = [
     {

@@ -34,7 +34,7 @@ SIZES = {
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_guide_call_word_for_word(dtype, tmp_path):
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", reason="accelerate is not installed; `tox run -e tests` installs it")
     torch.manual_seed(0)
     MixtralForCausalLM(MixtralConfig(num_local_experts=4, **SIZES)).save_pretrained(tmp_path / "base")
 

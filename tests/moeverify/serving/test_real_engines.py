@@ -21,7 +21,7 @@ def installed(request):
     """An engine that can be run."""
     found = installation(engine_named(request.param))
     if found.python is None:
-        pytest.skip(f"{request.param} is {found.problem}")
+        pytest.skip(f"{request.param} is {found.problem}; docs/serving.md installs it")
     return found.engine
 
 

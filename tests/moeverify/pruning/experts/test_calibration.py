@@ -53,7 +53,7 @@ def test_tokens_that_the_model_does_not_know_are_refused():
 
 
 def test_data_sets_in_memory_and_on_disk_give_the_same_batches(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed; `tox run -e tests` installs it")
     data = datasets.Dataset.from_dict({"text": ["abcdefgh" * 4, "ijklmnop" * 4]})
     data.save_to_disk(str(tmp_path / "saved"))
     first, second = batches(data), batches(tmp_path / "saved")

@@ -66,7 +66,7 @@ def test_addresses_that_fall_in_the_same_order_again_are_not_left_to_luck(monkey
 )
 def test_fault_is_caught_at_some_cost(fault):
     if not fault.possible:
-        pytest.skip(f"needs {', '.join(fault.needs)}")
+        pytest.skip(f"needs {', '.join(fault.needs)}; `tox run -e tests` installs it")
     assert_caught(fault, [name for name in COSTLY if name in fault.caught_by])
 
 
