@@ -170,15 +170,33 @@ def _experts(evidence: Evidence) -> Iterator[dict[str, Any]]:
         if len(experts) == len(layer.experts):
             continue
         listed = layer.experts if layer.layout == "listed" else ()
+        tables = [name for name in evidence.base.naming.tensors if is_table(name, layer, evidence.base)]
+        replaced = _replaced(evidence, tables, experts)
         yield {
             "layer": layer.name,
             "container": layer.container,
             "before": len(layer.experts),
             "kept": to_text(np.sort(experts)),
             "children": [name.removeprefix(layer.container + ".") for name in listed],
-            "tables": [name for name in evidence.base.naming.tensors if is_table(name, layer, evidence.base)],
+            "tables": tables,
             "attributes": [],
+            **({"replaced": replaced} if replaced else {}),
         }
+
+
+def _replaced(evidence: Evidence, tables: Sequence[str], experts: np.ndarray) -> list[list[int]]:
+    """For each removed expert the kept one that the tables name in its place; empty unless its number alone decides."""
+    found: dict[int, int] = {}
+    for name in tables:
+        before, after = evidence.base.read(name).long(), evidence.pruned.read(str(evidence.keep.to_pruned(name))).long()
+        if before.shape != after.shape:
+            return []
+        now = torch.as_tensor(experts)[after]
+        for removed in sorted(set(before.unique().tolist()) - set(experts.tolist())):
+            chosen = now[before == removed].unique().tolist()
+            if len(chosen) != 1 or found.setdefault(removed, chosen[0]) != chosen[0]:
+                return []
+    return [[removed, expert] for removed, expert in sorted(found.items())]
 
 
 def _config(evidence: Evidence, lists: Sequence[ListCut]) -> Entries:

@@ -157,6 +157,7 @@ class PlanDocument:
 
 
 def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
+    replaced = {"replaced": [list(pair) for pair in cut.replaced.items()]} if cut.replaced else {}
     return {
         "layer": cut.layer,
         "container": cut.container,
@@ -165,6 +166,7 @@ def _expert_cut(cut: ExpertCut) -> dict[str, Any]:
         "children": list(cut.children),
         "tables": list(cut.tables),
         "attributes": [list(attribute) for attribute in cut.attributes],
+        **replaced,
     }
 
 
@@ -184,8 +186,18 @@ def _read_attribute(item: dict[str, Any]) -> AttributeChange:
 def _read_cut(item: dict[str, Any]) -> ExpertCut:
     kept = _read_kept(item, f"{item['layer']} keeps experts")
     attributes = tuple((path, name) for path, name in item["attributes"])
+    replaced = _read_replaced(item, kept)
     children, tables = tuple(item["children"]), tuple(item["tables"])
-    return ExpertCut(item["layer"], item["container"], item["before"], kept, children, tables, attributes)
+    return ExpertCut(item["layer"], item["container"], item["before"], kept, children, tables, attributes, replaced)
+
+
+def _read_replaced(item: dict[str, Any], kept: np.ndarray) -> dict[int, int]:
+    pairs, stay = item.get("replaced", ()), set(kept.tolist())
+    gone = {removed for removed, _ in pairs}
+    wrong = len(gone) < len(pairs) or not {expert for _, expert in pairs} <= stay
+    if wrong or any(removed in stay or removed >= item["before"] for removed in gone):
+        raise ValueError(f"{item['layer']} replaces removed experts, each once, by others than those it keeps: {pairs}")
+    return dict(pairs)
 
 
 def _read_layers(item: dict[str, Any]) -> LayerCut:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ class ExpertCut:
 
     ``children``: names of listed experts in ``container``; empty for fused experts. ``tables``: integer tensors whose
     values are expert ids. ``attributes``: ``(module, name)`` of sizes that hold the number of experts, only in a model
-    without configuration. The kept positions of each tensor's expert dimension are in the plan's ``keep``.
+    without configuration. ``replaced``: for removed experts the kept ones that tables name in their place; others get
+    the next kept one. The kept positions of each tensor's expert dimension are in the plan's ``keep``.
     """
 
     layer: str
@@ -30,6 +31,7 @@ class ExpertCut:
     children: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    replaced: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def after(self) -> int:
@@ -54,6 +56,10 @@ class ExpertCut:
         ('mlp.experts.1.up.weight', None, 'mlp.gate')
         """
         return self.modules.renamed(name) if self.children else name
+
+    def renumbered(self, table: torch.Tensor) -> torch.Tensor:
+        """A table of expert ids with the numbers that experts have afterwards."""
+        return renumbered(table, self.kept, self.before, self.replaced)
 
     def moved(self, new_name: Callable[[str], str]) -> ExpertCut:
         """The same cut in a model whose modules and tensors have new names."""
@@ -89,16 +95,19 @@ def remove_experts(model: nn.Module, cuts: Iterable[ExpertCut]) -> None:
         for name in cut.tables:
             table = tensors[name]
             if table.device.type != "meta":
-                table.copy_(renumbered(table, cut.kept, cut.before))
+                table.copy_(cut.renumbered(table))
         for path, attribute in cut.attributes:
             setattr(model.get_submodule(path), attribute, cut.after)
 
 
-def renumbered(table: torch.Tensor, kept: np.ndarray, before: int) -> torch.Tensor:
+def renumbered(
+    table: torch.Tensor, kept: np.ndarray, before: int, replaced: Mapping[int, int] | None = None
+) -> torch.Tensor:
     """A table of expert ids ``[..., k]`` after a removal: kept experts under their new numbers.
 
     An entry that names a removed expert takes the next kept one, in ascending order from there and round again. It
-    skips those that its row names already, so that the ids of a row stay distinct.
+    skips those that its row names already, so that the ids of a row stay distinct. ``replaced`` names kept experts that
+    take the place of removed ones whatever else a row names.
 
     >>> renumbered(torch.tensor([[0, 1], [2, 3], [1, 2]]), np.array([0, 2, 3]), 4).tolist()
     [[0, 1], [1, 2], [2, 1]]
@@ -106,6 +115,8 @@ def renumbered(table: torch.Tensor, kept: np.ndarray, before: int) -> torch.Tens
     count = len(kept)
     numbers = torch.full((before,), -1, dtype=torch.int64)
     numbers[torch.as_tensor(kept)] = torch.arange(count)
+    for removed, expert in (replaced or {}).items():
+        numbers[removed] = numbers[expert]
     following = torch.as_tensor(np.searchsorted(kept, np.arange(before))) % count
     old = table.detach().cpu().long().reshape(-1, table.shape[-1] if table.dim() > 1 else 1)
     new = numbers[old]

@@ -10,7 +10,7 @@ import torch
 from moeverify.models.folder.assembly import Assembly
 from moeverify.models.folder.blocks import put_together
 from moeverify.pruning.plan.apply import slice_kept
-from moeverify.pruning.plan.expert_cut import ExpertCut, renumbered
+from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Plan
 
@@ -40,8 +40,7 @@ class Cutter:
         if fold is not None:
             kept = fold.of(kept)
         if name in self._tables:
-            cut = self._tables[name]
-            kept = renumbered(kept, cut.kept, cut.before)
+            kept = self._tables[name].renumbered(kept)
         return kept
 
 

@@ -14,6 +14,8 @@ from moeverify.errors import PlanError, PruningRefused
 from moeverify.models.zoo import build_zoo
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.pruning.checkpoint.plan_file import PlanDocument, document_plan
+from moeverify.pruning.plan.expert_cut import ExpertCut
+from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.step.carry_out import carry_out
 
 IDS = torch.arange(32).view(2, 16)
@@ -92,3 +94,25 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlanError, match="cannot read"):
         PlanDocument.read(tmp_path / "binary")
+
+
+@pytest.mark.parametrize("replaced", [{}, {1: 0, 3: 2}])
+def test_who_takes_the_place_of_removed_experts_is_read_back(made, replaced):
+    model, _, _ = made
+    cut = ExpertCut("mlp", "mlp.experts", 4, np.array([0, 2]), tables=("mlp.ids",), replaced=replaced)
+    plan = Plan((), {("norm", 0): np.array([0])}, sizes={("norm", 0): 2}, experts=(cut,))
+    text = document_plan(model, plan).to_json()
+    again = PlanDocument.from_json(text)
+    assert again.plan.experts[0].replaced == replaced
+    assert again.to_json() == text
+
+
+@pytest.mark.parametrize("pairs", [[[1, 3]], [[0, 2]], [[1, 0], [1, 2]], [[9, 0]]])
+def test_only_kept_experts_take_the_place_of_removed_ones(made, pairs):
+    model, _, _ = made
+    cut = ExpertCut("mlp", "mlp.experts", 4, np.array([0, 2]), tables=("mlp.ids",))
+    plan = Plan((), {("norm", 0): np.array([0])}, sizes={("norm", 0): 2}, experts=(cut,))
+    data = json.loads(document_plan(model, plan).to_json())
+    data["experts"][0]["replaced"] = pairs
+    with pytest.raises(PlanError, match="mlp replaces removed experts, each once, by others than those it keeps"):
+        PlanDocument.from_json(json.dumps(data))

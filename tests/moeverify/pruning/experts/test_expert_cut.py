@@ -56,3 +56,9 @@ def test_ids_of_removed_experts_become_kept_ones_that_the_row_does_not_name():
 
 def test_a_vector_of_ids_has_one_for_each_token():
     assert renumbered(torch.tensor([0, 1, 2]), np.array([0, 2]), 3).tolist() == [0, 1, 1]
+
+
+def test_a_plan_may_name_who_takes_the_place_of_a_removed_expert():
+    table = torch.tensor([[0, 1], [2, 3], [3, 1]])
+    cut = ExpertCut("", "experts", 4, np.array([0, 2]), replaced={1: 0, 3: 2})
+    assert cut.renumbered(table).tolist() == [[0, 0], [1, 1], [1, 0]]
