@@ -1,5 +1,7 @@
 """Right prunings of transformers models that no check may fail: common tables, helpers, models inside models."""
 
+import copy
+
 import pytest
 import torch
 from judged import problems, verdicts
@@ -9,12 +11,15 @@ from transformers import (
     NllbMoeForConditionalGeneration,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from moeverify.models.roles import find_roles
 from moeverify.subjects.moe import prune_moe, prune_moe_experts
+from moeverify.verdict import Status
 
 GENERATOR = torch.Generator().manual_seed(0)
 PAIR = {
@@ -91,3 +96,24 @@ def test_a_subject_that_loses_the_configuration_fails(attribute):
 
     found = verdicts(qwen(), {"input_ids": PAIR["input_ids"]}, prune, ("config-in-step",))
     assert "has lost the configuration" in problems(found)["config-in-step"]
+
+
+def test_experts_of_an_encoder_and_a_decoder_are_all_judged():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2, "num_experts": 3}
+    layers = {"num_layers": 2, "num_sparse_encoder_layers": 1, "num_decoder_layers": 2, "num_sparse_decoder_layers": 1}
+    config = SwitchTransformersConfig(**sizes, **layers, expert_capacity=32, decoder_start_token_id=0)
+    checks = ("expert-isolation", "forward-every-expert", "router-intact", "masked-equivalence", "config-in-step")
+    found = verdicts(SwitchTransformersForConditionalGeneration(config), PAIR, checks=checks)
+    assert problems(found) == {}
+    assert len(found["forward-every-expert"].evidence["tokens"]) == 6
+
+
+def test_experts_that_no_choice_of_the_router_runs_are_told_with_the_layer(nllb):
+    """The release takes zeros and ones of the chosen experts for their numbers, so that only two of them ever run."""
+    model = copy.deepcopy(nllb)
+    found = verdicts(model, PAIR, checks=("forward-every-expert", "masked-equivalence"))
+    assert {v.status for v in found.values()} == {Status.INCONCLUSIVE}
+    assert "the scores of its router were raised for it, and the forward of model.encoder.layers.0.ffn ran others" in (
+        found["forward-every-expert"].message
+    )
