@@ -5,7 +5,7 @@ from benchmarks.planning import main, measure, table
 
 def test_a_small_model_is_measured():
     point = measure("unknown", 2, 4)
-    assert {"forward", "everyone", "at_once", "trace", "scores", "first", "later"} <= point.keys()
+    assert {"forward", "everyone", "at_once", "trace", "scores", "first", "later", "other"} <= point.keys()
     text = table([point], [{"command": "--help", "seconds": 0.2, "libraries": 0.1}])
     assert "| unknown | 2 x 4 |" in text
     assert "| `moeverify --help` | 0.20 | 0.10 |" in text

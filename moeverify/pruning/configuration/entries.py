@@ -31,9 +31,20 @@ def differing(shapes: Shapes, wanted: Shapes) -> list[Dim]:
     ]
 
 
-def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: Shapes) -> list[tuple[int, Entries]]:
-    """Changes of one move, each with the number of wrong dimensions that it would correct according to the slopes."""
-    scales = {Fraction(a, b) for n, shape in now.items() for a, b in zip(shape, base[n], strict=True) if a != b} | {1}
+def _scales(base: Shapes, now: Shapes) -> set[Fraction]:
+    """Factors by which dimensions have been scaled, 1 included."""
+    changed = {pair for name, shape in now.items() for pair in zip(shape, base[name], strict=True)}
+    return {Fraction(new, old) for new, old in changed if new != old} | {Fraction(1)}
+
+
+def _proposals(
+    move: Move, values: Entries, sizes: tuple[Shapes, Shapes, Shapes], scales: Iterable[Fraction]
+) -> list[tuple[int, Entries]]:
+    """Changes of one move, each with the number of wrong dimensions that it would correct according to the slopes.
+
+    ``sizes``: the original's, the present ones and the wanted ones. ``scales``: factors between the first two.
+    """
+    base, now, wanted = sizes
     votes: Counter[Fraction] = Counter()
     inverse: Counter[Fraction] = Counter()
     for (name, dim), slope in move.slopes.items():
@@ -57,7 +68,7 @@ def _proposals(move: Move, values: Entries, base: Shapes, now: Shapes, wanted: S
     return result
 
 
-def _inverse_part(missing: int, part: int, scales: Iterable[Fraction | int]) -> set[Fraction]:
+def _inverse_part(missing: int, part: int, scales: Iterable[Fraction]) -> set[Fraction]:
     """Factors for an entry that divides a size. Example: 64 channels in 4 heads give keys of 16.
 
     ``part``: the quotient in the original model. ``scales``: factors by which other entries have scaled it.
@@ -161,11 +172,12 @@ def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iter
     """
     probe, bad = sizes.probe, set(step.wrong)
     values = {**probe.values, **step.entries}
+    shapes, scales = (sizes.base, step.now, wanted), _scales(sizes.base, step.now)
     options = [
         (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
         for number, move in enumerate(sizes.moves)
         if number not in banned and not probe.holds(move)
-        for votes, change in _proposals(move, values, sizes.base, step.now, wanted)
+        for votes, change in _proposals(move, values, shapes, scales)
     ]
     for *_, number, change in sorted(options, key=lambda option: option[:3]):
         entries = {**step.entries, **change}

@@ -6,9 +6,10 @@ alone, with the rule as the reason, or refused if the user asked for it by name.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moeverify.coupling.classify import ROLES, PruningClass
@@ -52,6 +53,18 @@ def express(
     ``wanted`` holds the classes to be pruned. Counts that are changed stay multiples of ``round_to`` where possible.
     Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep its wanted count.
     """
+    insisted = set(named)
+    if probe.short:
+        with contextlib.suppress(PruningRefused):
+            found = _express(probe, wanted, round_to, insisted)
+            if not found.adjustments and probe.confirms(found.entries, wanted_shapes(probe.base, wanted)):
+                return found
+        # Layers that stand for others refuse nothing, and change no count.
+        probe.build_in_full()
+    return _express(probe, wanted, round_to, insisted)
+
+
+def _express(probe: Probe, wanted: Counts, round_to: int | None, insisted: Collection[PruningClass]) -> Expression:
     found = _solve(probe, wanted)
     counts = dict(wanted)
     reasons: dict[PruningClass, str] = {}
@@ -67,7 +80,6 @@ def express(
     adjustments = tuple(
         Adjustment(c, wanted[c], kept, Reason(reasons.get(c, ""))) for c, kept in counts.items() if kept != wanted[c]
     )
-    insisted = set(named)
     for adjustment in adjustments:
         if adjustment.pruning_class in insisted:
             raise PruningRefused(str(adjustment))

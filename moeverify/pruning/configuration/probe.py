@@ -22,8 +22,10 @@ from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, configured_part, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
+from moeverify.pruning.configuration.built import Built
 from moeverify.pruning.configuration.factors import Dim, FixedFactors
-from moeverify.pruning.configuration.remembered import Built, Remembered, remembered
+from moeverify.pruning.configuration.remembered import Remembered, remembered
+from moeverify.pruning.configuration.short_builds import ShortBuilds
 from moeverify.pruning.plan.plan import Path
 
 Entries = dict[Path, int]
@@ -65,7 +67,9 @@ class Move:
 
 
 class Probe:
-    """Builds skeletons of one model under changed configurations, and caches them.
+    """Builds skeletons of one model under changed configurations, and caches what they are.
+
+    Trials of a deep model build a few layers of each kind only (``short_builds.py``).
 
     ``fixed``: sizes of factors that must stay (see ``fixed_factors``). ``apart``: layers that no configuration
     describes, since the user added them with pruning functions of their own. ``views``: views of cut dimensions, which
@@ -86,17 +90,17 @@ class Probe:
         self.fixed = fixed or FixedFactors()
         self.document = doc.document_of(self.config)
         self.base = self._shapes_of(model)
-        self.built = 0
+        self._confirmed: dict[tuple, nn.Module] = {}
         self._remembered = Remembered() if self.part else remembered(self._architecture())
         try:
-            original = self.build({})
+            self.original = self._remembered.original or self.build({})
         except Exception as error:
             raise PruningRefused(
                 f"{type(self.config).__name__} cannot build the model again ({left_by(error)}); "
                 "without that no pruned size can be written into it"
             ) from error
-        self.original = original
-        shapes = self._shapes_of(original)
+        self._remembered.original = self.original
+        shapes = self._shapes_of(self.original)
         wrong = [n for n in self.base.keys() | shapes.keys() if self.base.get(n) != shapes.get(n)]
         if wrong:
             raise PruningRefused(
@@ -114,8 +118,9 @@ class Probe:
         return {n: shape for n, shape in shapes if n.startswith(self._prefix) and not n.startswith(self.apart)}
 
     def build(self, entries: Mapping[Path, int]) -> nn.Module:
-        """The skeleton with changed entries. Raises what the architecture raises."""
-        self.built += 1
+        """The whole skeleton with changed entries. Raises what the architecture raises."""
+        if (confirmed := self._confirmed.pop(_key(entries), None)) is not None:
+            return confirmed
         return self.built_from(doc.config_from(self.config, doc.with_entries(self.document, entries)))
 
     def built_from(self, config: Any) -> nn.Module:
@@ -161,7 +166,43 @@ class Probe:
         messages = dict.fromkeys(self._remembered.rules.values())
         return [rule for rule in messages if any(word.search(rule) for word in words)]
 
+    @property
+    def short(self) -> bool:
+        """Whether what is known was concluded from layers that stand for others."""
+        return not self._remembered.in_full and self._short_builds.worthwhile
+
+    @property
+    def _short_builds(self) -> ShortBuilds:
+        known = self._remembered
+        if known.short_builds is None:
+            known.short_builds = ShortBuilds(self.original, self.base, self._prefix)
+        return known.short_builds
+
+    def confirms(self, entries: Mapping[Path, int], shapes: Shapes) -> bool:
+        """Whether the whole skeleton has these shapes. It is kept for the next ``build`` of the same entries."""
+        try:
+            built = self.build(entries)
+        except Exception:
+            return False
+        if self._shapes_of(built) != shapes:
+            return False
+        self._confirmed = {_key(entries): built}
+        return True
+
+    def build_in_full(self) -> None:
+        """Forget what was concluded from few layers, and build all of them from now on."""
+        self._remembered.in_full = True
+        self._remembered.built.clear()
+        self._remembered.rules.clear()
+        for name in ("pins", "values", "_all_moves", "moves", "silent_moves"):
+            vars(self).pop(name, None)
+
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
+        by_layer = any(str(key).isdigit() for path in entries for key in path)
+        if self.short and not by_layer:  # what one layer is told, no other stands for
+            short = self._short_builds.build(lambda: self.build(entries), self._shapes_of)
+            if short is not None:
+                return short
         try:
             model = self.build(entries)
         except Exception as error:  # a configuration that the architecture does not accept

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from torch import nn
+
 from moeverify.models.forward import Example
-from moeverify.models.skeleton import Attribute, Shapes
-
-
-@dataclass(frozen=True)
-class Built:
-    """Result of building a skeleton: all shapes, and the plain attributes ``(module, name)`` that differ from the
-    original's.
-    """
-
-    shapes: Shapes
-    attributes: Mapping[Attribute, Any]
-
-    @property
-    def has_constants(self) -> bool:
-        """Whether a floating-point attribute differs: a constant that the architecture derives from a size."""
-        return any(isinstance(value, float) for value in self.attributes.values())
+from moeverify.pruning.configuration.built import Built
+from moeverify.pruning.configuration.short_builds import ShortBuilds
 
 
 @dataclass(eq=False)
 class Remembered:
     """Cached results for one architecture.
 
-    ``built``: shapes and attributes by changed entries. ``rules``: error messages by the entries that were refused.
-    ``forwards``: recorded forwards of the unchanged model, by example and by what else they depend on.
+    ``original``: the skeleton without changes. ``short_builds``: builds of it with few layers. ``in_full``: no layer
+    stands for others. ``built``: what came out. ``rules``: messages of what was refused. ``forwards``: recorded
+    forwards of the unchanged model, by the example that they were called with and what else they depend on.
     """
 
+    original: nn.Module | None = None
+    short_builds: ShortBuilds | None = None
+    in_full: bool = False
     built: dict[tuple, Built | None] = field(default_factory=dict)
     rules: dict[tuple, str] = field(default_factory=dict)
     forwards: WeakKeyDictionary[Example, dict[Hashable, Any]] = field(default_factory=WeakKeyDictionary)

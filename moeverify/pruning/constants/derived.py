@@ -16,6 +16,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused, TraceError
+from moeverify.models.alike_layers import shortened, standing_for_all
 from moeverify.models.forward import Example
 from moeverify.models.moe_layer import ancestors
 from moeverify.models.roles import FoundRoles
@@ -24,7 +25,6 @@ from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.absorb import absorb_all
-from moeverify.pruning.constants.alike import shortened, standing_for_all
 from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
 from moeverify.pruning.constants.views import View, changed_views
 from moeverify.pruning.plan.folds import Fold
@@ -118,7 +118,8 @@ class DerivedNumbers:
 
         The result is cached by architecture and new entries. ``False`` also if a shortened forward fails.
         """
-        before, after = self.probe.original, update.after
+        # As a whole, so that layers are not told apart by their precision.
+        before, after = (_in_precision_of(self.probe.model, built) for built in (self.probe.original, update.after))
         apart = {layer.container for layer in self.roles.layers}
         kept = standing_for_all(before, after, apart)
         if not kept:

@@ -1,4 +1,4 @@
-"""Layers that repeat: a forward with one of each kind computes with the same numbers as the whole model.
+"""Layers that repeat: what is seen of one of each kind holds for the whole model.
 
 Layers of one kind have modules of the same types with the same attributes and shapes, apart from their own number. They
 have the same entries in the configuration's lists by layer. The first two and the last of each kind stay, so that rules
@@ -29,20 +29,37 @@ def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] 
     ``other`` is the same model in other sizes: layers are alike if they are so in both. ``apart`` are paths of lists
     that hold no layers one after the other, such as experts.
     """
-    result = {}
-    for path, layers in _outermost_lists(model):
+    found = {}
+    for path, groups in alike_layers((model, other), apart).items():
+        kept = sorted(number for group in groups for number in standing_for(group))
+        if 2 * len(kept) <= sum(map(len, groups)):
+            found[path] = kept
+    return found
+
+
+def standing_for(group: Sequence[int]) -> list[int]:
+    """The layers of one kind that stand for all of it: the first two and the last."""
+    return sorted({*group[:2], group[-1]})
+
+
+def alike_layers(models: Sequence[nn.Module], apart: Collection[str] = ()) -> dict[str, list[list[int]]]:
+    """By the path of each outermost list of layers, the numbers of the layers of each kind; short lists are left out.
+
+    Layers are of one kind if they are so in each of ``models``, the same model in several sizes.
+    """
+    found = {}
+    for path, layers in _outermost_lists(models[0]):
         if path in apart or len(layers) < _FEW:
             continue
-        theirs = other.get_submodule(path)
-        if not isinstance(theirs, nn.ModuleList) or len(theirs) != len(layers):
+        lists = [layers, *(model.get_submodule(path) for model in models[1:])]
+        if any(not isinstance(one, nn.ModuleList) or len(one) != len(layers) for one in lists):
             continue
+        kinds = [_kinds(model, one) for model, one in zip(models, lists, strict=True)]
         groups: dict[Hashable, list[int]] = defaultdict(list)
-        for number, kinds in enumerate(zip(_kinds(model, layers), _kinds(other, theirs), strict=True)):
-            groups[kinds].append(number)
-        kept = sorted({number for group in groups.values() for number in (*group[:2], group[-1])})
-        if len(kept) <= len(layers) // 2:
-            result[path] = kept
-    return result
+        for number, kind in enumerate(zip(*kinds, strict=True)):
+            groups[kind].append(number)
+        found[path] = list(groups.values())
+    return found
 
 
 @contextlib.contextmanager
@@ -68,7 +85,7 @@ def _outermost_lists(module: nn.Module, path: str = "") -> Iterator[tuple[str, n
             yield from _outermost_lists(child, inside)
 
 
-def _kinds(model: nn.Module, layers: nn.ModuleList) -> list[Hashable]:
+def _kinds(model: nn.Module, layers: Any) -> list[Hashable]:
     """One key per layer, equal for layers of one kind."""
     attributes = [dict(_attributes(layer)) for layer in layers]
     shared = attributes[0].keys()
