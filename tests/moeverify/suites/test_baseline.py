@@ -40,7 +40,7 @@ def changed(edit):
         (lambda g: g.append(group("Z", {"z:0": "u"})), ["group Z is new (model m)"]),
     ],
 )  # fmt: skip
-def test_differences_name_the_check_and_both_verdicts(edit, lines):
+def test_differences_name_group_member_and_model(edit, lines):
     assert changed(edit) == lines
 
 

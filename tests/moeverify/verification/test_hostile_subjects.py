@@ -1,7 +1,5 @@
 """Whatever a subject does to its process, the run ends with a verdict on it, and goes on with the next case."""
 
-import time
-
 import hostile_subjects
 import pytest
 
@@ -61,9 +59,7 @@ def test_no_way_out_is_a_pass(workers, subject, message):
 
 @pytest.mark.parametrize("subject", ["changes_group_and_hangs", "stops_the_fork_server"])
 def test_limits_hold_wherever_a_subject_moves(workers, subject):
-    begin = time.monotonic()
     verdicts = run(workers, subject, seconds=3)
-    assert time.monotonic() - begin < 60
     assert verdicts["terminates"].status is Status.TIMEOUT
 
 
