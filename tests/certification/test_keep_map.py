@@ -39,14 +39,8 @@ SLOW = (
     "without-prefix-mixtral",
 )
 
-PER_LAYER = (
-    "num_hidden_layers",
-    "layer_types",
-    "mlp_layer_types",
-    "layers_block_type",
-    "mlp_only_layers",
-    "moe_layers",
-)
+# A number of a layer that is gone, left in a list such as moe_layers, changes nothing, and no plan sets it.
+PER_LAYER = ("num_hidden_layers", "layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")
 
 
 def weights(folder):
