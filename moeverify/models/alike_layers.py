@@ -1,8 +1,8 @@
-"""Layers that repeat: what is seen of one of each kind holds for the whole model.
+"""Layers that repeat, and the few representatives of each kind that a shortened model runs or builds.
 
 Layers of one kind have modules of the same types with the same attributes and shapes, apart from their own number. They
-have the same entries in the configuration's lists by layer. The first two and the last of each kind stay, so that rules
-by depth still show. Examples: "every other layer", or a scale that grows with depth.
+have the same entries in the configuration's lists by layer. Representatives are the first two and the last of a kind,
+so that rules by depth still show. Examples: "every other layer", or a scale that grows with depth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Fewer layers than this are not worth it.
+# A list with fewer layers is not shortened.
 _FEW = 6
 _INTERNAL = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, type(None))
@@ -23,27 +23,27 @@ _PLAIN = (bool, int, float, str, type(None))
 _Attribute = tuple[str, str]
 
 
-def standing_for_all(model: nn.Module, other: nn.Module, apart: Collection[str] = ()) -> dict[str, list[int]]:
-    """By the path of each outermost list of layers, the numbers of layers that stand for all others.
+def representative_layers(model: nn.Module, other: nn.Module, apart: Collection[str] = ()) -> dict[str, list[int]]:
+    """Numbers of the representatives in each outermost list of layers, by the path of the list.
 
     ``other`` is the same model in other sizes: layers are alike if they are so in both. ``apart`` are paths of lists
-    that hold no layers one after the other, such as experts.
+    whose modules do not run in turn, such as experts. Left out: lists with more representatives than other layers.
     """
     found = {}
     for path, groups in alike_layers((model, other), apart).items():
-        kept = sorted(number for group in groups for number in standing_for(group))
+        kept = sorted(number for group in groups for number in representatives(group))
         if 2 * len(kept) <= sum(map(len, groups)):
             found[path] = kept
     return found
 
 
-def standing_for(group: Sequence[int]) -> list[int]:
-    """The layers of one kind that stand for all of it: the first two and the last."""
+def representatives(group: Sequence[int]) -> list[int]:
+    """Representatives of the layers of one kind: the first two and the last."""
     return sorted({*group[:2], group[-1]})
 
 
 def alike_layers(models: Sequence[nn.Module], apart: Collection[str] = ()) -> dict[str, list[list[int]]]:
-    """By the path of each outermost list of layers, the numbers of the layers of each kind; short lists are left out.
+    """Numbers of the layers of each kind, by the path of each outermost list of layers; short lists are left out.
 
     Layers are of one kind if they are so in each of ``models``, the same model in several sizes.
     """
@@ -107,7 +107,7 @@ def _tensors(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _attributes(layer: nn.Module) -> Iterator[tuple[_Attribute, Hashable]]:
-    """Types and attributes of all modules of a layer; an object that is not plain data is only like itself."""
+    """Types and attributes of all modules of a layer; an object that is not plain data equals only itself."""
     for path, module in layer.named_modules():
         yield (path, "type of module"), id(type(module))
         for name, value in vars(module).items():

@@ -29,10 +29,9 @@ def document_of(config: Any) -> Document:
 
 
 def config_from(config: Any, document: Document) -> Any:
-    """A configuration of the same class with the entries of ``document``, made as transformers makes it from
-    ``config.json``.
+    """A configuration of the same class, built from ``document`` as transformers builds it from ``config.json``.
 
-    Exceptions of the class, for entries that it does not accept, are not caught.
+    Raises whatever the class raises for entries that it does not accept.
     """
     made = type(config).from_dict(copy.deepcopy(document))
     for private in PRIVATE:

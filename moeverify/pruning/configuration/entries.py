@@ -176,7 +176,7 @@ def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iter
     options = [
         (move.constants or not bad.issuperset(move.slopes), -votes, number, change)
         for number, move in enumerate(sizes.moves)
-        if number not in banned and not probe.holds(move)
+        if number not in banned and not probe.changes_fixed_factor(move)
         for votes, change in _proposals(move, values, shapes, scales)
     ]
     for *_, number, change in sorted(options, key=lambda option: option[:3]):

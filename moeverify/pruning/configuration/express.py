@@ -48,7 +48,7 @@ def wanted_shapes(base: Shapes, counts: Counts) -> Shapes:
 def express(
     probe: Probe, wanted: Counts, *, round_to: int | None = None, named: Iterable[PruningClass] = ()
 ) -> Expression:
-    """Counts nearest to ``wanted`` that a configuration gives.
+    """Counts nearest to ``wanted`` that a configuration can express.
 
     ``wanted`` holds the classes to be pruned. Counts that are changed stay multiples of ``round_to`` where possible.
     Raises ``PruningRefused`` if a class among ``named`` (asked for by name) cannot keep its wanted count.
@@ -59,7 +59,7 @@ def express(
             found = _express(probe, wanted, round_to, insisted)
             if not found.adjustments and probe.confirms(found.entries, wanted_shapes(probe.base, wanted)):
                 return found
-        # Layers that stand for others refuse nothing, and change no count.
+        # A short build alone refuses nothing and changes no count.
         probe.build_in_full()
     return _express(probe, wanted, round_to, insisted)
 

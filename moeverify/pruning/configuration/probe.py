@@ -51,7 +51,7 @@ class Move:
 
     @property
     def name(self) -> str:
-        """The entries as users write them."""
+        """The entries as users write them, e.g. ``num_heads with head_dim``."""
         return " with ".join(doc.name_of(path) for path in (*self.up, *self.down))
 
     def scaled(self, values: Mapping[Path, int], numerator: int, denominator: int) -> Entries | None:
@@ -67,9 +67,9 @@ class Move:
 
 
 class Probe:
-    """Builds skeletons of one model under changed configurations, and caches what they are.
+    """Builds skeletons of one model under changed configurations, and caches their shapes and attributes.
 
-    Trials of a deep model build a few layers of each kind only (``short_builds.py``).
+    Trials of a deep model build representative layers only (``short_builds.py``).
 
     ``fixed``: sizes of factors that must stay (see ``fixed_factors``). ``apart``: layers that no configuration
     describes, since the user added them with pruning functions of their own. ``views``: views of cut dimensions, which
@@ -124,7 +124,7 @@ class Probe:
         return self.built_from(doc.config_from(self.config, doc.with_entries(self.document, entries)))
 
     def built_from(self, config: Any) -> nn.Module:
-        """The skeleton under a configuration, in a copy without weights of what wraps the configured part."""
+        """The skeleton under a configuration, inside a weightless copy of the larger model if there is one."""
         built = skeleton(self.model.get_submodule(self.part), config)
         if not self.part:
             return built
@@ -168,7 +168,7 @@ class Probe:
 
     @property
     def short(self) -> bool:
-        """Whether what is known was concluded from layers that stand for others."""
+        """Whether trials build representative layers only, so that their results need a build in full."""
         return not self._remembered.in_full and self._short_builds.worthwhile
 
     @property
@@ -179,7 +179,7 @@ class Probe:
         return known.short_builds
 
     def confirms(self, entries: Mapping[Path, int], shapes: Shapes) -> bool:
-        """Whether the whole skeleton has these shapes. It is kept for the next ``build`` of the same entries."""
+        """Whether a build in full has these shapes. The next ``build`` of the same entries returns that skeleton."""
         try:
             built = self.build(entries)
         except Exception:
@@ -190,7 +190,7 @@ class Probe:
         return True
 
     def build_in_full(self) -> None:
-        """Forget what was concluded from few layers, and build all of them from now on."""
+        """Discard the results of short builds, and build all layers from now on."""
         self._remembered.in_full = True
         self._remembered.built.clear()
         self._remembered.rules.clear()
@@ -199,7 +199,7 @@ class Probe:
 
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
         by_layer = any(str(key).isdigit() for path in entries for key in path)
-        if self.short and not by_layer:  # what one layer is told, no other stands for
+        if self.short and not by_layer:  # an entry of one layer has no representative
             short = self._short_builds.build(lambda: self.build(entries), self._shapes_of)
             if short is not None:
                 return short
@@ -263,13 +263,12 @@ class Probe:
         """Moves: changes of entries that change shapes, the most far-reaching first."""
         return tuple(sorted((m for m in self._all_moves if m.slopes), key=lambda move: -len(move.slopes)))
 
-    def holds(self, move: Move) -> bool:
-        """Whether a move changes the size of a factor that must stay, such as that of each head."""
+    def changes_fixed_factor(self, move: Move) -> bool:
+        """Whether a move changes the size of a factor that must stay, such as the head size."""
         return any(self.fixed.fixes(self.values[path], move.slopes, self.base) for path in move.up)
 
     def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
-        """Attributes that hold the size of a factor which must stay but change under ``entries``, with the size to
-        keep.
+        """Attributes that hold the size of a fixed factor and change under ``entries``, with the size to keep.
 
         Needed since a projection may keep its shape while its heads become more and smaller.
         """
@@ -283,7 +282,7 @@ class Probe:
 
     @cached_property
     def _fixed_in(self) -> dict[str, set[int]]:
-        """By module: sizes of factors that must stay, in its own parameters or those of the layers in it."""
+        """Sizes of fixed factors by module: those of its own parameters and of its direct children's."""
         found: dict[str, set[int]] = {}
         for name, dim in self.fixed.sizes:
             owner = name.rpartition(".")[0]
@@ -297,7 +296,7 @@ class Probe:
         return tuple(m for m in self._all_moves if m.attributes and not m.slopes)
 
     def _pairs(self, path: Path, others: Iterable[Path]) -> list[Move]:
-        """Moves of an entry that is not accepted alone with one other."""
+        """Moves that double an entry which the architecture refuses alone, and double or halve one other with it."""
         result = []
         for other in dict.fromkeys(others):
             if other == path:

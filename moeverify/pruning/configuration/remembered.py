@@ -19,9 +19,10 @@ from moeverify.pruning.configuration.short_builds import ShortBuilds
 class Remembered:
     """Cached results for one architecture.
 
-    ``original``: the skeleton without changes. ``short_builds``: builds of it with few layers. ``in_full``: no layer
-    stands for others. ``built``: what came out. ``rules``: messages of what was refused. ``forwards``: recorded
-    forwards of the unchanged model, by the example that they were called with and what else they depend on.
+    ``original``: the skeleton without changes. ``short_builds``: its builds with representative layers only.
+    ``in_full``: whether all layers are built. ``built``: results by changed entries, ``None`` if refused. ``rules``:
+    the architecture's error messages by refused entries. ``forwards``: recorded forwards of the unchanged model, by
+    example and by everything else that they depend on.
     """
 
     original: nn.Module | None = None

@@ -1,8 +1,7 @@
-"""Skeletons of deep models, built with a few layers of each kind and none of the others.
+"""Skeletons of deep models, built with a few representative layers of each kind and empty modules for the others.
 
-While the architecture builds itself, layers that others stand for become empty modules. What the standing layers are
-under changed entries, all layers of their kind are. Nothing is concluded where standing layers of one kind differ from
-each other, or where the layers are made in another order: then the whole model has to be built.
+Under changed entries a layer has the shapes and attributes of its representatives. The whole model has to be built
+where representatives of one kind differ from each other, or where layers are constructed in another order.
 
 Example: a model of 48 alike layers is built with the layers 0, 1 and 47.
 """
@@ -17,33 +16,33 @@ from typing import Any
 
 from torch import nn
 
-from moeverify.models.alike_layers import alike_layers, standing_for
+from moeverify.models.alike_layers import alike_layers, representatives
 from moeverify.models.skeleton import Attribute, Shapes, changed_attributes
 from moeverify.pruning.configuration.built import Built
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Path of a layer, and paths of the layers that stand for all of its kind."""
+    """Path of a layer, and paths of the representatives of its kind."""
 
     path: str
-    standing: tuple[str, ...]
+    representatives: tuple[str, ...]
 
     @property
     def built(self) -> bool:
-        """Whether it is one of the standing layers."""
-        return self.path in self.standing
+        """Whether it is one of the representatives."""
+        return self.path in self.representatives
 
-    def in_standing(self, name: str) -> str:
-        """The name of something in this layer as the first standing layer has it."""
-        return name if self.built else self.standing[0] + name.removeprefix(self.path)
+    def in_representative(self, name: str) -> str:
+        """The same tensor or module in the first representative; the name itself if the layer is one."""
+        return name if self.built else self.representatives[0] + name.removeprefix(self.path)
 
 
 class ShortBuilds:
-    """Builds of one architecture in which few layers stand for all others.
+    """Builds an architecture with representative layers only, and derives shapes and attributes of all others.
 
-    ``original``: the whole skeleton. ``base``: the shapes in it that count, by name. ``prefix``: where that lies which
-    is built from a configuration.
+    ``original``: the skeleton with all layers. ``base``: shapes of the tensors to derive, by name. ``prefix``: path of
+    the part that a configuration builds, such as ``language_model.``; empty for the whole model.
     """
 
     def __init__(self, original: nn.Module, base: Shapes, prefix: str = "") -> None:
@@ -53,8 +52,8 @@ class ShortBuilds:
         for path, layer in self._layers.items():
             self._by_type[type(self._modules[path])].append(layer)
         self._owners = {name: self._layer_of(name) for name in (*base, *self._modules)}
-        sources = {n: n if layer is None else layer.in_standing(n) for n, layer in self._owners.items()}
-        # Where each name is read that may lie in a layer that is not built.
+        sources = {n: n if layer is None else layer.in_representative(n) for n, layer in self._owners.items()}
+        # Tensors and modules by name, each with its counterpart in a layer that is built.
         self._tensors = {name: sources[name] for name in base}
         self._paths = {path: sources[path] for path in self._modules}
         self._names = {name for name in base if sources[name] == name}
@@ -65,9 +64,9 @@ class ShortBuilds:
         return 0 < 2 * sum(layer.built for layer in self._layers.values()) <= len(self._layers)
 
     def build(self, make: Callable[[], nn.Module], shapes_of: Callable[[nn.Module], Shapes]) -> Built | None:
-        """What ``make`` builds in full; ``None`` if the standing layers do not tell.
+        """Shapes and attributes of the model that ``make`` builds; ``None`` if the representatives do not show them.
 
-        ``None`` as well where ``make`` raises, or the parameters have other names.
+        ``None`` as well if ``make`` raises, or if the parameters have other names.
         """
         try:
             with _empty(self._by_type) as made:
@@ -88,14 +87,14 @@ class ShortBuilds:
         return next((self._layers[path] for path in paths if path in self._layers), None)
 
     def _in_place(self, model: nn.Module, made: Mapping[type, Sequence[nn.Module]]) -> bool:
-        """Whether the layers were made in the order of the original's layers, and no others."""
+        """Whether exactly the original's layers were constructed, in its order. ``made``: new modules by type."""
         modules = dict(model.named_modules())
         return all(
             [modules.get(layer.path) for layer in layers] == made[kind] for kind, layers in self._by_type.items()
         )
 
     def _agree(self, shapes: Shapes, attributes: Mapping[Attribute, Any]) -> bool:
-        """Whether the standing layers of each kind are still alike."""
+        """Whether the representatives of each kind are still alike."""
         content: dict[str, dict[Any, Any]] = defaultdict(dict)
         for name, shape in shapes.items():
             if (layer := self._owners[name]) is not None:
@@ -103,11 +102,11 @@ class ShortBuilds:
         for (path, name), value in attributes.items():
             if (layer := self._owners[path]) is not None:
                 content[layer.path][path.removeprefix(layer.path), name] = value
-        standing = {layer.standing for layer in self._layers.values()}
-        return all(content[path] == content[paths[0]] for paths in standing for path in paths)
+        kinds = {layer.representatives for layer in self._layers.values()}
+        return all(content[path] == content[paths[0]] for paths in kinds for path in paths)
 
     def _in_all(self, attributes: Mapping[Attribute, Any]) -> dict[Attribute, Any]:
-        """The changed attributes of all layers, module by module."""
+        """Changed attributes of all modules; those of a layer are copied from its representative."""
         by_module: dict[str, dict[str, Any]] = defaultdict(dict)
         for (path, name), value in attributes.items():
             by_module[path][name] = value
@@ -115,18 +114,18 @@ class ShortBuilds:
 
 
 def _layers(model: nn.Module) -> Iterator[_Layer]:
-    """The layers of all long lists, in the order of each list."""
+    """Layers of all lists that are long enough to shorten, in the order of each list."""
     for path, groups in alike_layers([model]).items():
-        standing = {n: tuple(f"{path}.{s}" for s in standing_for(group)) for group in groups for n in group}
-        for number in sorted(standing):
-            yield _Layer(f"{path}.{number}", standing[number])
+        built = {n: tuple(f"{path}.{s}" for s in representatives(group)) for group in groups for n in group}
+        for number in sorted(built):
+            yield _Layer(f"{path}.{number}", built[number])
 
 
 @contextlib.contextmanager
 def _empty(layers: Mapping[type, Sequence[_Layer]]) -> Iterator[dict[type, list[nn.Module]]]:
-    """A context in which the n-th module of a type is empty unless the n-th of ``layers`` stands for others.
+    """A context in which the n-th new module of a type is empty unless the n-th of ``layers`` is a representative.
 
-    Yields the modules that are made, by type and in order.
+    Yields the new modules by type, in the order of construction.
     """
     made: dict[type, list[nn.Module]] = {kind: [] for kind in layers}
     with contextlib.ExitStack() as stack:
@@ -137,7 +136,7 @@ def _empty(layers: Mapping[type, Sequence[_Layer]]) -> Iterator[dict[type, list[
 
 @contextlib.contextmanager
 def _intercepted(kind: type, built: Sequence[bool], made: list[nn.Module]) -> Iterator[None]:
-    """A context in which each new module of exactly this type is noted, and is empty unless it is to be built."""
+    """A context that records new modules of exactly this type; the n-th is empty unless ``built[n]``."""
     own, original = "__init__" in vars(kind), kind.__init__  # type: ignore[misc]
 
     def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:

@@ -47,9 +47,9 @@ def _is_size(value: Any) -> bool:
 
 
 def plan_update(probe: Probe, entries: Entries, wanted: Shapes) -> ConfigUpdate:
-    """The update for ``entries``, after a check that a written and loaded configuration builds the same sizes.
+    """The update for ``entries``, once the configuration builds the same sizes after it was saved and loaded.
 
-    Raises ``PruningRefused`` if it does not: an entry that the class works out anew while loading.
+    Raises ``PruningRefused`` otherwise. Example: a class that computes an entry anew while loading.
     """
     after = probe.build(entries)
     config: Any = after.get_submodule(probe.part).config

@@ -16,7 +16,7 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused, TraceError
-from moeverify.models.alike_layers import shortened, standing_for_all
+from moeverify.models.alike_layers import representative_layers, shortened
 from moeverify.models.forward import Example
 from moeverify.models.moe_layer import ancestors
 from moeverify.models.roles import FoundRoles
@@ -121,7 +121,7 @@ class DerivedNumbers:
         # As a whole, so that layers are not told apart by their precision.
         before, after = (_in_precision_of(self.probe.model, built) for built in (self.probe.original, update.after))
         apart = {layer.container for layer in self.roles.layers}
-        kept = standing_for_all(before, after, apart)
+        kept = representative_layers(before, after, apart)
         if not kept:
             return False
         known = self.probe.forwards_of(self.example)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 import moeverify as mv
-from moeverify.models.alike_layers import shortened, standing_for_all
+from moeverify.models.alike_layers import representative_layers, shortened
 from moeverify.models.forward import Example
 from moeverify.pruning.constants import derived
 
@@ -107,27 +107,27 @@ def test_what_some_layers_derive_is_taken_over_in_each_of_them(monkeypatch, rule
 
 
 def test_the_first_two_and_the_last_of_each_kind_stay():
-    assert standing_for_all(deep(), deep()) == {"layers": [0, 1, 8]}
-    assert standing_for_all(deep("attribute"), deep("attribute")) == {"layers": [0, 1, 5, 8]}
-    assert standing_for_all(deep(), deep(), apart={"layers"}) == {}
+    assert representative_layers(deep(), deep()) == {"layers": [0, 1, 8]}
+    assert representative_layers(deep("attribute"), deep("attribute")) == {"layers": [0, 1, 5, 8]}
+    assert representative_layers(deep(), deep(), apart={"layers"}) == {}
 
 
 def test_layers_that_differ_in_the_other_model_are_of_several_kinds():
     other = deep()
     for number in range(LAYERS):
         other.layers[number].down = nn.Linear(12 + number, 8)
-    assert standing_for_all(deep(), other) == {}
-    assert standing_for_all(other, deep()) == {}
+    assert representative_layers(deep(), other) == {}
+    assert representative_layers(other, deep()) == {}
 
 
 def test_an_object_that_is_not_plain_data_is_only_like_itself():
     model = deep()
     for layer in model.layers:
         layer.shared = model.embed.weight
-    assert standing_for_all(model, model) == {"layers": [0, 1, 8]}
+    assert representative_layers(model, model) == {"layers": [0, 1, 8]}
     for layer in model.layers:
         layer.table = torch.randn(2)
-    assert standing_for_all(model, model) == {}
+    assert representative_layers(model, model) == {}
 
 
 def test_a_shortened_model_keeps_the_numbers_and_is_whole_again():
