@@ -11,9 +11,12 @@ from functools import cached_property
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.counting import kernel_multiple, units_left
 from moeverify.checks.evidence.expressible import Dim, EntryValue, ExpressibleCounts
-from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.ignored import dimensions_that_stay, ignored_tensors
+from moeverify.checks.evidence.router_tensors import experts_now, router_axes
+from moeverify.checks.evidence.stayed import id_tables
 from moeverify.coupling.classify import PruningClass, classify
 from moeverify.coupling.solving.solve import Member
+from moeverify.models.moe_layer import MoELayer
 from moeverify.models.skeleton import has_config
 
 # Torch-Pruning's round_to and whole heads leave a few units of play.
@@ -54,8 +57,22 @@ class Request:
         self.after = {source: shapes[name] for source, name in self.now.items()}
 
     def ratio(self, pruning_class: PruningClass) -> float:
-        """The share asked for; a class of the judge's own trace has the role that it has there."""
-        return self.context.ratio_of(self._role(pruning_class))
+        """The share asked for, none of what was to be ignored; a class of the judge's own trace has its role there."""
+        return 0.0 if _places(pruning_class) & self.ignored else self.context.ratio_of(self._role(pruning_class))
+
+    @cached_property
+    def ignored(self) -> frozenset[Dim]:
+        """Dimensions that were to stay because their layer or parameter was to be ignored."""
+        return dimensions_that_stay(self.context.original, self.context.ignore)
+
+    def experts_wanted(self, layer: MoELayer) -> int:
+        """Number of experts that a layer was to keep: all of them where a part of one, or the router, was ignored."""
+        tensors = ignored_tensors(self.context.original, self.context.ignore)
+        own = {*layer.stacks, *router_axes(self.context.original, layer), *id_tables(self.context.original, layer)}
+        routers = tuple(f"{router}." for router in layer.routers)
+        if any(name in own or name.startswith(routers) or layer.owner(name) is not None for name in tensors):
+            return len(layer.experts)
+        return units_left(len(layer.experts), self.context.ratio_of("experts"))
 
     def asked(self, pruning_class: PruningClass) -> Asked:
         """Units that a class may keep without an excuse."""

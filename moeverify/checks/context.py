@@ -70,7 +70,8 @@ class Context:
     of the source. ``outcome`` is the subject's report on its groups (empty for a plain function). ``subject`` is the
     function itself, for checks that let it prune again; ``tokenizer`` is where the source's tokenizer is loaded from,
     ``None`` if it has none. What a check puts into ``facts`` is kept with the case for the report. ``ratios`` are
-    pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for.
+    pruning ratios by role where they differ from ``pruning_ratio``; ``round_to`` is the rounding that was asked for,
+    and ``ignore`` the paths of layers whose outputs were to stay, and of parameters that were to stay whole.
     ``live_outputs`` are what the subject's own model computed, by length of the input (``EXAMPLE_LENGTH`` for the
     example as it is); ``None`` if ``pruned`` is that model. ``saved`` is where the subject's process saved it.
     ``rules`` name experts, routers and shared experts; ``None`` for the usual names. ``certify`` judges a folder
@@ -91,6 +92,7 @@ class Context:
     facts: dict[str, Any] = field(default_factory=dict)
     ratios: Mapping[str, float] = field(default_factory=dict)
     round_to: int | None = None
+    ignore: tuple[str, ...] = ()
     live_outputs: Mapping[int, Mapping[str, torch.Tensor]] | None = None
     saved: Saved | None = None
     rules: Roles | None = None

@@ -20,7 +20,8 @@ def ratio_honoured(context: Context) -> Finding:
     """Proves that each prunable class lost the share that was asked for its role, counted in the pruned weights.
 
     Sizes may be rounded down to a multiple of four, of what was asked for by ``round_to``, or of what the model's
-    kernels need. At least one head group stays. A role with the ratio 0 loses nothing. Where whole experts were asked
+    kernels need. At least one head group stays. A role with the ratio 0 loses nothing, and
+    neither do the outputs of layers that were to be ignored. Where whole experts were asked
     for, every MoE layer must have lost that share of them. A dimension that shrank without a group must match one of
     the ratios asked for, within a tenth and the rounding. Exception: attention.
 
@@ -30,7 +31,7 @@ def ratio_honoured(context: Context) -> Finding:
     without a configuration. They excuse at most half of the classes; beyond that the verdict is inconclusive.
     """
     request = Request(context)
-    wrong = [*_claims(request), *_classes(request), *_without_group(request), *_experts(request)]
+    wrong = [*_ignored(request), *_claims(request), *_classes(request), *_without_group(request), *_experts(request)]
     if wrong:
         first = wrong[0]
         text = (
@@ -53,9 +54,21 @@ def ratio_honoured(context: Context) -> Finding:
     text = f"{counted} dimensions keep {1 - context.pruning_ratio:g} of their units, up to rounding"
     if context.ratios:
         text += "".join(f", {role} {1 - ratio:g}" for role, ratio in context.ratios.items())
+    if request.ignored:
+        text += f"; {len(request.ignored)} stay, as --ignore asks"
     if adjusted:
         text += f"; {len(adjusted)} classes adjusted, such as {adjusted[0]}"
     return passed(text, adjusted=adjusted)
+
+
+def _ignored(request: Request) -> Iterator[dict[str, Any]]:
+    """Dimensions of ignored layers and parameters that did not stay."""
+    for name, dim in sorted(request.ignored):
+        before = request.before[name][dim]
+        now = request.after[name][dim] if name in request.after else 0
+        if now != before:
+            text = f"{name} dim {dim} keeps {now} of {before}, although --ignore asks for all of them"
+            yield {"claim": text, "parameter": name, "dim": dim, "before": before, "after": now, "wanted": before}
 
 
 def _claims(request: Request) -> Iterator[dict[str, Any]]:
@@ -113,7 +126,7 @@ def _shrunk_alone(request: Request) -> Iterator[tuple[str, int, int, int]]:
 def _experts(request: Request) -> Iterator[dict[str, Any]]:
     context = request.context
     for layer in context.roles.layers if "experts" in context.ratios else ():
-        wanted, now = units_left(len(layer.experts), context.ratio_of("experts")), experts_now(context.pruned, layer)
+        wanted, now = request.experts_wanted(layer), experts_now(context.pruned, layer)
         if now != wanted:
             yield {"parameter": f"{layer.name} (experts)", "before": len(layer.experts), "after": now,
                    "wanted": wanted}  # fmt: skip

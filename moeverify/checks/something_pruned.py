@@ -1,5 +1,6 @@
 """``something-pruned``"""
 
+from moeverify.checks.asked import Request
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.coupling.classify import classify
@@ -8,8 +9,8 @@ from moeverify.coupling.couplings import trace_couplings
 
 @check("something-pruned")
 def something_pruned(context: Context) -> Finding:
-    """Proves that the model has fewer parameters than before, and that routed experts lost some wherever our trace
-    finds channels that could go. Experts that injected dependencies tie to one another have no such channels.
+    """Proves that the model has fewer parameters than before, and that routed experts lost some wherever that was asked
+    for and our trace finds channels that could go. Experts that injected dependencies tie to one another have none.
 
     Inconclusive if the subject's plan leaves those of a layer alone with a reason, which is not proved here.
 
@@ -37,11 +38,23 @@ def something_pruned(context: Context) -> Finding:
 
 
 def _with_channels(context: Context, containers: list[str]) -> list[str]:
-    """Containers whose routed experts have channels of their own."""
+    """Containers whose routed experts were to lose channels, or whole experts, and have channels of their own."""
     couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
     classes = classify(context.original, couplings.classes, context.roles)
-    members = [m.parameter for c in classes if c.role == "routed_experts" for m in c.coupling.members]
-    return [name for name in containers if any(m.startswith(name + ".") for m in members)]
+    request = Request(context)
+    own = [c for c in classes if c.role == "routed_experts"]
+    layers = context.roles.layers if "experts" in context.ratios else ()
+    fewer = {layer.container for layer in layers if request.experts_wanted(layer) < len(layer.experts)}
+    return [
+        name
+        for name in containers
+        if any(
+            member.parameter.startswith(f"{name}.")
+            for pruning_class in own
+            if name in fewer or request.ratio(pruning_class) > 0
+            for member in pruning_class.coupling.members
+        )
+    ]
 
 
 def _left_alone(context: Context, containers: list[str]) -> str:

@@ -13,7 +13,7 @@ NAMED = 3
 # Reason and remedy; ``{it}`` stands for the tensors.
 _TRAINING = (
     "only a training forward uses {it}, in which the outputs differ; cut {it} with the channels that the layer reads, "
-    "or leave the layer out with ignored_layers"
+    "or leave the layer out (--ignore PATH)"
 )
 _TWIN = "no forward uses {it}; take {it} out of the model, or give example inputs that use {it}"
 _TOKENS = "no token reached {it}; give example inputs that the router sends there"

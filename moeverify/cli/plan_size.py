@@ -41,6 +41,7 @@ def plan_size_command(
         pruning_ratio=given,
         ratios=selection.ratios,
         round_to=selection.round_to,
+        ignore=selection.ignore,
         roles=selection.rules(),
         expert_parallel=expert_parallel,
         speed=gib_per_second,

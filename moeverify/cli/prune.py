@@ -19,7 +19,6 @@ def prune_command(
     source: SourceName,
     options: dict[str, Any],
     save_model: Annotated[Path | None, typer.Option(help="Folder for the pruned checkpoint.")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="A layer whose outputs stay; again for more.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Only write the plan to this file; nothing is pruned.")] = None,
     save_statistics: Annotated[
         Path | None, typer.Option(help="File for the experts' statistics on --calibration.")
@@ -70,7 +69,7 @@ def prune_command(
             ratios=selection.ratios,
             importance=selection.importance or "magnitude",
             round_to=selection.round_to,
-            ignored_layers=ignore or ("lm_head",),
+            ignored_layers=("lm_head", *selection.ignore),
             roles=selection.rules(),
             seed=seed,
             dtype=dtype,

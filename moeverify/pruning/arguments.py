@@ -59,7 +59,7 @@ def expert_request(
     *,
     scheduler: Callable[[float, int], Sequence[float]],
     steps: int,
-    ignored: Sequence[nn.Module],
+    ignored: Sequence[nn.Module | nn.Parameter],
 ) -> ExpertRequest | None:
     """The request for whole experts; ``None`` without one."""
     ratio = request.experts

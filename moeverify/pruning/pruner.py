@@ -178,7 +178,7 @@ class MoEPruner:
             self.example,
             scheduler=iterative_pruning_ratio_scheduler,
             steps=iterative_steps,
-            ignored=self.ignored_layers,
+            ignored=[*self.ignored_layers, *self.ignored_params],
         )
         self._selection = Selection(
             self.DG,

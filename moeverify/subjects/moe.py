@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch_pruning as tp
 from torch import nn
 
 from moeverify.coupling.classify import ROLES, PruningClass
+from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
@@ -22,6 +23,7 @@ def make_moe_pruner(
     pruning_ratio: float,
     *,
     round_to: int | None = 4,
+    ignore: Sequence[str] = (),
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
     importance: Any = None,
@@ -30,7 +32,8 @@ def make_moe_pruner(
 ) -> MoEPruner:
     """The guide's basic call, with ``ratios`` for single roles and another ``importance`` than the weights' norm.
 
-    ``expert_criterion`` and ``calibration`` rank whole experts.
+    ``ignore`` names layers and parameters beside the head that stay. ``expert_criterion`` and ``calibration`` rank
+    whole experts.
     """
     head = getattr(model, "lm_head", None)
     return MoEPruner(
@@ -38,7 +41,7 @@ def make_moe_pruner(
         example_inputs,
         importance=importance or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean"),
         pruning_ratio=pruning_ratio,
-        ignored_layers=[head] if head is not None else [],
+        ignored_layers=[*([] if head is None else [head]), *named_parts(model, ignore)],
         round_to=round_to,
         roles=roles,
         ratios=ratios,
@@ -54,6 +57,7 @@ def prune_moe(
     pruning_ratio: float,
     seed: int,
     round_to: int | None = 4,
+    ignore: Sequence[str] = (),
     roles: Roles | None = None,
     ratios: Mapping[str, float] | None = None,
     importance: Any = None,
@@ -67,6 +71,7 @@ def prune_moe(
         example_inputs,
         pruning_ratio,
         round_to=round_to,
+        ignore=ignore,
         roles=roles,
         ratios=ratios,
         importance=importance,
@@ -84,6 +89,7 @@ def prune_moe_experts(
     pruning_ratio: float,
     seed: int,
     round_to: int | None = 4,
+    ignore: Sequence[str] = (),
     roles: Roles | None = None,
     importance: Any = None,
 ) -> Pruned:
@@ -91,7 +97,14 @@ def prune_moe_experts(
     torch.manual_seed(seed)
     others = {role: 0 for role in ROLES if role != "routed_experts"}
     pruner = make_moe_pruner(
-        model, example_inputs, pruning_ratio, round_to=round_to, roles=roles, ratios=others, importance=importance
+        model,
+        example_inputs,
+        pruning_ratio,
+        round_to=round_to,
+        ignore=ignore,
+        roles=roles,
+        ratios=others,
+        importance=importance,
     )
     plan = pruner.step()
     return _answer(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))

@@ -1,9 +1,9 @@
-"""Options of a run that reach the subject: ratios by role, rounding, importance, criterion, calibration data."""
+"""Options of a run that reach the subject: what is removed, what stays, and what ranks it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeverify.base.foreign import foreign_code
@@ -14,6 +14,7 @@ from moeverify.subjects.protocol import Subject, keyword_parameters
 _FLAGS = {
     "ratios": "--ratio",
     "round_to": "--round-to",
+    "ignore": "--ignore",
     "importance": "--importance",
     "expert_criterion": "--expert-criterion",
     "calibration": "--calibration and --statistics",
@@ -26,6 +27,8 @@ def given_options(
     importance: str | None,
     expert_criterion: str | None = None,
     calibration: Any = None,
+    *,
+    ignore: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The options that were given; importance and criterion are made from their names.
 
@@ -36,6 +39,8 @@ def given_options(
         options["ratios"] = dict(ratios)
     if round_to is not None:
         options["round_to"] = round_to
+    if ignore:
+        options["ignore"] = tuple(ignore)
     if importance is not None:
         from moeverify.pruning.choice.importances import importance_named
 

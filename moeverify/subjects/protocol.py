@@ -8,7 +8,7 @@ in place. It has no groups, and is judged by every check that needs only the res
 * the function returns a ``Pruned`` with its groups;
 * the function returns a model: that one is judged, and not the one that it was given.
 
-Options of a run (``ratios``, ``round_to``, ``roles``, ...) reach a function that has a parameter of that name.
+Options of a run (``ratios``, ``round_to``, ``ignore``, ...) reach a function that has a parameter of that name.
 
 A function ``prune(base_folder, out_folder, *, pruning_ratio, seed)`` prunes checkpoints; see ``folders``. Whatever else
 a function returns is ignored.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from moeverify.base.foreign import left_by
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.coupling.tracing.trace import MODEL_OUTPUT
 from moeverify.errors import MoEVerifyError, SourceError
+from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles
 
 
@@ -46,6 +47,7 @@ def prune_stock(
     pruning_ratio: float,
     seed: int,
     round_to: int | None = 4,
+    ignore: Sequence[str] = (),
     roles: Roles | None = None,
     importance: Any = None,
 ) -> Any:
@@ -59,7 +61,7 @@ def prune_stock(
         global_pruning=False,
         output_transform=lambda out: getattr(out, "logits", out),
         pruning_ratio=pruning_ratio,
-        ignored_layers=output_layers(model, example_inputs, roles),
+        ignored_layers=[*output_layers(model, example_inputs, roles), *named_parts(model, ignore)],
         round_to=round_to,
     )
 

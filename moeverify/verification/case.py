@@ -75,7 +75,9 @@ class Case(Settings, Named):
             seed=self.seed,
             tokenizer=self._tokenizer(),
         )
-        return given_options(self.ratios, self.round_to, self.importance, self.expert_criterion, ranked_by)
+        return given_options(
+            self.ratios, self.round_to, self.importance, self.expert_criterion, ranked_by, ignore=self.ignore
+        )
 
     def _tokenizer(self) -> str | None:
         from moeverify.models.sources import tokenizer_of

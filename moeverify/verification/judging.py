@@ -19,16 +19,16 @@ from moeverify.checks.context import Context, Saved
 from moeverify.checks.registry import Check
 from moeverify.checks.whole_layers import not_comparable
 from moeverify.errors import ExpansionsExceeded, MoEVerifyError, SourceError
-from moeverify.models.device import require_weights
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.roles import Roles
-from moeverify.models.sources import LoadedModel, load_source, parse_dtype
+from moeverify.models.sources import LoadedModel
 from moeverify.subjects import Pruned, Subject
 from moeverify.verdict import CaseFacts, Status
 from moeverify.verification.case import Case, verdict_of
 from moeverify.verification.certified import certified
 from moeverify.verification.events import CaseFinished, Listener, StageReached, VerdictReached
 from moeverify.verification.facts import NO_LAYER, model_facts, outcome_facts
+from moeverify.verification.loading import load_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +45,7 @@ class Base:
 def load_base(case: Case, loaded: LoadedModel | None = None, rules: Roles | None = None) -> Base:
     """The source of a case, with ``rules`` in place of its own. Raises ``SourceError`` if it cannot be loaded."""
     rules = rules or case.rules()
-    loaded = loaded or load_source(
-        case.source,
-        seed=case.seed,
-        dtype=parse_dtype(case.dtype),
-        trust_remote_code=case.trust_remote_code,
-        device=case.device,
-        engine_ready=case.engine_ready,
-    )
-    require_weights(loaded.model)
+    loaded = load_model(case, loaded)
     with foreign_code(f"{case.source} cannot be copied", SourceError):
         inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
         original = copy.deepcopy(loaded.model)
@@ -84,6 +76,7 @@ def judge(
         quality=case.quality.or_local(base.loaded.tasks),
         ratios=case.ratios,
         round_to=case.round_to,
+        ignore=case.ignore,
         live_outputs=live_outputs,
         saved=saved,
         rules=base.rules,

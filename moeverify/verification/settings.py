@@ -28,6 +28,14 @@ def _write_words(flag: str) -> Any:
     return lambda names: [flag, ",".join(names)] if names else []
 
 
+def _read_repeated(name: str) -> Any:
+    return lambda values: tuple(values[name] or ())
+
+
+def _write_repeated(flag: str) -> Any:
+    return lambda texts: [word for text in texts for word in given(flag, text)]
+
+
 def _write_checks(names: tuple[str, ...]) -> list[str]:
     from moeverify.checks import default_names
 
@@ -92,7 +100,7 @@ class Settings:
     ``ratios`` holds pruning ratios by role, where they differ from ``pruning_ratio``. ``roles`` holds naming patterns
     of experts, routers and shared experts. ``checks`` is empty for the checks that run by default. ``round_to`` and
     ``importance`` are ``None`` for the subject's own. ``calibration`` and ``statistics`` are files, of which one may be
-    given, for criteria and importances that rank by data.
+    given, for criteria and importances that rank by data. ``ignore`` holds paths of layers and parameters that stay.
     """
 
     subject: str = option("moe", f"The pruner: {forms.SUBJECTS}.")
@@ -111,6 +119,10 @@ class Settings:
         _QUALITY_DEFAULT, "", *_QUALITY, read=_read_quality, write=written_words)  # fmt: skip
     ratios: Mapping[str, float] = option({}, "", *_RATIOS, read=_read_ratios, write=_write_ratios)
     round_to: int | None = option(None, "Keep multiples of this many channels; the subject's own.", kind=int, low=1)
+    ignore: tuple[str, ...] = option(
+        (), "", Option("ignore", str, None, "A layer whose outputs stay, or a parameter, by path; again for more.",
+                       repeated=True, metavar="PATH"),
+        read=_read_repeated("ignore"), write=_write_repeated("--ignore"))  # fmt: skip
     importance: str | None = option(
         None, f"What is worth keeping: {forms.IMPORTANCES}; the subject's own.")  # fmt: skip
     expert_criterion: str | None = option(
@@ -142,8 +154,7 @@ class Settings:
     load: tuple[str, ...] = option(
         (), "", Option("load", str, None, "Python module that adds checks, rules or faults; again for more.",
                        repeated=True, metavar="MODULE"),
-        read=lambda values: tuple(values["load"] or ()),
-        write=lambda names: [word for name in names for word in given("--load", name)])  # fmt: skip
+        read=_read_repeated("load"), write=_write_repeated("--load"))  # fmt: skip
     expect_fail: tuple[str, ...] = option(
         (), "", Option("expect_fail", str, "", "Checks that must fail, separated by commas."),
         read=_read_words("expect_fail"), write=_write_words("--expect-fail"))  # fmt: skip
@@ -255,7 +266,7 @@ def _from_json(name: str, value: Any) -> Any:
 OPTIONS = options_of(Settings)
 # Options that say what is removed, which `prune` has as well.
 SELECTION = (
-    "pruning_ratio", *(o.name for o in _RATIOS), "round_to", "importance", "expert_criterion", "calibration",
+    "pruning_ratio", *(o.name for o in _RATIOS), "round_to", "ignore", "importance", "expert_criterion", "calibration",
     "calibration_samples", "calibration_length", "statistics", *(o.name for o in _ROLES), "load",
 )  # fmt: skip
 _DEFAULT = Settings()

@@ -73,6 +73,7 @@ def verify(
     pruning_ratio: float = DEFAULT_RATIO,
     ratios: Mapping[str, float] | None = None,
     round_to: int | None = None,
+    ignore: Iterable[str] = (),
     importance: str | None = None,
     expert_criterion: str | None = None,
     calibration: str | Path | None = None,
@@ -118,8 +119,9 @@ def verify(
         example_inputs: inputs of a model that is given as an object.
         pruning_ratio: share of the channels to remove; 0.5, or 0 beside a ratio for whole experts.
         ratios: pruning ratios by role, where they differ; 0 leaves a role alone. The subject needs a parameter of this
-            name, as for ``round_to``, ``importance``, ``expert_criterion`` and ``calibration``.
+            name, as for ``round_to``, ``ignore``, ``importance``, ``expert_criterion`` and ``calibration``.
         round_to: keep multiples of this many channels.
+        ignore: paths of layers whose outputs stay, and of parameters that stay whole.
         importance: name of an importance, or ``module:attribute``.
         expert_criterion: what ranks whole experts: the name of a criterion, or ``module:function``.
         calibration: text, ``.jsonl`` or a saved data set that experts or channels are ranked by.
@@ -169,6 +171,7 @@ def verify(
         pruning_ratio=channel_ratio(pruning_ratio, ratios or {}),
         ratios=ratios or {},
         round_to=round_to,
+        ignore=tuple(ignore),
         importance=importance,
         expert_criterion=expert_criterion,
         calibration=None if calibration is None else str(calibration),

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from moeverify.errors import PruningRefused, UsageError
+from moeverify.errors import PruningRefused
+from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles
 from moeverify.models.skeleton import has_config
 from moeverify.models.sources import LoadedModel
@@ -58,7 +59,7 @@ class PruneArguments:
             ratios=self.ratios,
             round_to=self.round_to,
             roles=self.roles,
-            ignored_layers=ignored_layers(loaded.model, self.ignored_layers),
+            ignored_layers=_ignored(loaded.model, self.ignored_layers),
             **self.more,
         )
 
@@ -80,16 +81,9 @@ class PruneArguments:
         return tuple(self.check_plan_for(model.config.to_dict(), plan.entries))
 
 
-def ignored_layers(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """The layers of these names. Raises ``UsageError`` for one that is not there, unless it is the usual head."""
-    layers = []
-    for name in names:
-        try:
-            layers.append(model.get_submodule(name))
-        except AttributeError:
-            if name != "lm_head":
-                raise UsageError(f"the model has no layer {name!r} to ignore") from None
-    return layers
+def _ignored(model: nn.Module, paths: Sequence[str]) -> list[nn.Module | nn.Parameter]:
+    """The layers and parameters of these paths; the usual head may be missing. Raises ``UsageError`` for others."""
+    return named_parts(model, [path for path in paths if path != "lm_head" or hasattr(model, "lm_head")])
 
 
 def bring_companions(origin: Path, folder: Path) -> list[str]:

@@ -67,7 +67,7 @@ def prune_checkpoint(
         ratios: pruning ratios by role, where they differ; 0 leaves a role alone.
         importance: name of an importance, ``module:attribute``, or an importance of Torch-Pruning.
         round_to: keep multiples of this many channels.
-        ignored_layers: paths of layers whose outputs stay.
+        ignored_layers: paths of layers whose outputs stay, and of parameters that stay whole.
         roles: names of experts, routers and shared experts where the usual ones do not find them.
         seed: seed of what is drawn.
         dtype: precision of the result; the checkpoint's own if not given.

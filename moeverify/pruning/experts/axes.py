@@ -68,6 +68,12 @@ class CountedLayer:
         own = {*self.layer.stacks}
         return (*dict.fromkeys(a.parameter for a in self.axes if a.parameter not in own), *self.tables)
 
+    def concerns(self, tensor: str) -> bool:
+        """Whether a tensor lies in an expert or a router, or follows the count of experts."""
+        if tensor in self.layer.stacks or tensor in self.companions or self.layer.owner(tensor) is not None:
+            return True
+        return any(tensor.startswith(f"{router}.") for router in self.layer.routers)
+
 
 def listed_children(layer: MoELayer) -> tuple[str, ...]:
     """Names of listed experts inside their container; empty for another layout."""

@@ -29,7 +29,7 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class ExpertRequest:
-    """A share of the experts to remove, common or by layer name, what ranks them, and modules to be left alone.
+    """A share of the experts to remove, common or by layer name, what ranks them, and what is to be left alone.
 
     ``schedule`` gives for a ratio the one after each of ``steps``; ``initial`` holds the numbers before the first.
     ``together`` ranks the experts of all layers by one threshold, so that layers may keep unequal numbers.
@@ -38,7 +38,7 @@ class ExpertRequest:
 
     ratio: float | Mapping[str, float]
     score: Criterion
-    ignored: frozenset[nn.Module] = frozenset()
+    ignored: frozenset[nn.Module | nn.Parameter] = frozenset()
     schedule: Callable[[float], Sequence[float]] | None = None
     steps: int = 1
     together: bool = False
@@ -89,10 +89,11 @@ class ExpertRequest:
         return self.schedule(self.ratio)[self.step]
 
     def _left_alone(self, model: nn.Module, layout: ExpertLayout) -> set[str]:
-        """Layers whose experts or routers are among the modules that the user ignores."""
-        return {
-            c.layer.name
-            for c in layout.layers
-            for path in (c.layer.container, *c.layer.experts, *c.layer.routers)
-            if "[" not in path and model.get_submodule(path) in self.ignored
+        """Layers of whose experts or routers the user ignores a part."""
+        names = {
+            f"{path}.{leaf}" if path else leaf
+            for path, module in model.named_modules(remove_duplicate=False)
+            for leaf, tensor in (*module._parameters.items(), *module._buffers.items())
+            if module in self.ignored or (isinstance(tensor, nn.Parameter) and tensor in self.ignored)
         }
+        return {counted.layer.name for counted in layout.layers if any(map(counted.concerns, names))}

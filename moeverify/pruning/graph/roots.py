@@ -52,6 +52,9 @@ def is_ignored(
         cuts_outputs = end.output or not isinstance(end.node.module, nn.Module)
         if layers and cuts_outputs and nodes.owner(member.parameter) in layers:
             return True
+        tied = nodes.aliases((member.parameter, member.dim)) if layers else ()
+        if any(other.output and other.node.module in layers for other in tied):
+            return True
     return False
 
 

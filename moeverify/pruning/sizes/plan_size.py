@@ -7,7 +7,7 @@ no difference for sizes, so the first ones do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from moeverify.models.engines.limit import Limit, exceeded
 from moeverify.models.engines.table import LIMITS
 from moeverify.models.forward import Example
 from moeverify.models.full_size import load_full_size
+from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles, find_roles
 from moeverify.models.sources import LoadedModel
 from moeverify.pruning.configuration import Probe
@@ -97,6 +98,7 @@ def plan_size(
     pruning_ratio: float | None = None,
     ratios: Mapping[str, Any] | None = None,
     round_to: int | None = None,
+    ignore: Sequence[str] = (),
     roles: Roles | None = None,
     expert_parallel: int = 1,
     speed: float = DEFAULT_SPEED,
@@ -104,16 +106,16 @@ def plan_size(
 ) -> PlannedSize:
     """Sizes that pruning by these ratios gives, from a ``config.json``, a folder, a hub name or ``zoo:TYPE``.
 
-    ``pruning_ratio`` is 0 unless given: what ``ratios`` does not name stays. ``speed`` is that of the disk in GiB a
-    second. Raises ``SourceError`` for a configuration that gives no model, ``PruningRefused`` for numbers that are
-    illegal or that the configuration cannot express.
+    ``pruning_ratio`` is 0 unless given: what ``ratios`` does not name stays, and so do the outputs of layers in
+    ``ignore``. ``speed`` is that of the disk in GiB a second. Raises ``SourceError`` for a configuration that gives no
+    model, ``PruningRefused`` for numbers that are illegal or that the configuration cannot express.
     """
     with quiet_transformers():
         loaded = load_full_size(source, trust_remote_code=trust_remote_code)
         model = loaded.model
         plan = Plan((), {})
         if pruning_ratio or any(ratios.values() if ratios else ()):
-            plan = _plan(loaded, pruning_ratio or 0.0, ratios or {}, round_to, roles)
+            plan = _plan(loaded, pruning_ratio or 0.0, ratios or {}, round_to, ignore, roles)
         pruned = Probe(model).build(plan.entries) if plan.entries else model
     found = find_roles(model, roles)
     layout = expert_layout(model, found, Example(loaded.example_inputs)) if found.layers else None
@@ -153,7 +155,12 @@ def total(sizes: Mapping[str, Size]) -> Size:
 
 
 def _plan(
-    loaded: LoadedModel, pruning_ratio: float, ratios: Mapping[str, Any], round_to: int | None, roles: Roles | None
+    loaded: LoadedModel,
+    pruning_ratio: float,
+    ratios: Mapping[str, Any],
+    round_to: int | None,
+    ignore: Sequence[str],
+    roles: Roles | None,
 ) -> Plan:
     """The plan that the pruner makes without weights; the model's outputs stay, as in ``moeverify prune``."""
     return MoEPruner(
@@ -164,7 +171,7 @@ def _plan(
         ratios=ratios,
         round_to=round_to,
         roles=roles,
-        ignored_layers=_head(loaded.model),
+        ignored_layers=[*_head(loaded.model), *named_parts(loaded.model, ignore)],
         expert_criterion=lambda evidence: torch.arange(len(evidence.weights.flat), 0, -1),
     ).plan()
 

@@ -18,12 +18,10 @@ from torch import nn
 from moeverify.base.foreign import by_user, foreign_code, left_by
 from moeverify.checks.context import EXAMPLE_LENGTH, input_lengths
 from moeverify.errors import HandoverError, MoEVerifyError, SourceError
-from moeverify.models.device import require_weights
 from moeverify.models.drawn import Drawer
 from moeverify.models.forward import call_model
 from moeverify.models.offload import fetch_offloaded
 from moeverify.models.skeleton import has_config
-from moeverify.models.sources import load_source, parse_dtype
 from moeverify.models.state import same_start
 from moeverify.pruning.checkpoint.digest import digest_of
 from moeverify.subjects import Pruned
@@ -36,6 +34,7 @@ from moeverify.verification.handover.outcome import OWN, describe_outcome
 from moeverify.verification.handover.values import Writer
 from moeverify.verification.in_process import imported
 from moeverify.verification.judging import crash_of
+from moeverify.verification.loading import load_model
 from moeverify.verification.messages import Frames, pack
 
 if TYPE_CHECKING:
@@ -78,15 +77,7 @@ class _SubjectRun:
         send({"kind": "stage", "stage": IMPORT})
         self._subject = with_options(imported(case.subject, case.rules()), case.subject, case.subject_options())
         send({"kind": "stage", "stage": LOADING})
-        loaded = load_source(
-            case.source,
-            seed=case.seed,
-            dtype=parse_dtype(case.dtype),
-            trust_remote_code=case.trust_remote_code,
-            device=case.device,
-            engine_ready=case.engine_ready,
-        )
-        require_weights(loaded.model)
+        loaded = load_model(case)
         with foreign_code(f"{case.source} cannot be copied", SourceError):
             self._inputs = fetch_offloaded(loaded.model, loaded.example_inputs)
             self._digest = digest_of(loaded.model)

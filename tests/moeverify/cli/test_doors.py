@@ -48,6 +48,9 @@ def call(capfd, *words):
         (["prune", "zoo:mixtral", "--plan", "p", "--ratio", "nobody=0"], "unknown role 'nobody'"),
         (["verify", "stand_ins:two_layers", "--subject", "stand_ins:slow", "--round-to", "8"],
          "stand_ins:slow has no parameter 'round_to'; leave out --round-to"),
+        (["verify", "stand_ins:two_layers", "--subject", "stand_ins:slow", "--ignore", "a"],
+         "stand_ins:slow has no parameter 'ignore'; leave out --ignore"),
+        (["verify", "stand_ins:two_layers", "--ignore", "nowhere"], "no layer or parameter 'nowhere' to ignore"),
         (["verify", "stand_ins:two_layers", "--importance", "nobody"], "unknown importance 'nobody'"),
     ],
 )  # fmt: skip
@@ -157,7 +160,8 @@ def test_every_option_that_a_message_names_exists_where_the_message_appears():
 def test_verify_prune_and_the_plugin_take_the_same_selection():
     top = typer.main.get_command(app).commands
     flags = {option.flag for option in selected(SELECTION)}
-    assert {"--ratio", "--no-shared-experts", "--round-to", "--roles", "--importance", "--calibration"} <= flags
+    words = "--ratio --no-shared-experts --round-to --ignore --roles --importance --calibration"
+    assert set(words.split()) <= flags
     for door in ("verify", "prune"):
         assert flags <= {word for p in top[door].params for word in (*p.opts, *p.secondary_opts)}, door
     assert flags <= {option.flag for option in plugin.ALL}

@@ -135,7 +135,7 @@ def test_the_commands_prune_and_apply_the_plan(base, tmp_path, capsys):
         (["--save-model", "out", "--ratio", "heads"], "write ROLE=RATIO"),
         (["--save-model", "out", "--ratio", "noses=0.5"], "unknown role 'noses'"),
         (["--save-model", "out", "--importance", "taste"], "unknown importance 'taste'"),
-        (["--save-model", "out", "--ignore", "nowhere"], "no layer 'nowhere'"),
+        (["--save-model", "out", "--ignore", "nowhere"], "no layer or parameter 'nowhere'"),
         (["--save-model", "out", "--dtype", "int8"], "unknown dtype 'int8'"),
     ],
 )

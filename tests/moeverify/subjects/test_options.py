@@ -35,6 +35,7 @@ def call(function, **options):
 
 def test_an_option_that_was_not_given_is_not_passed():
     assert given_options({}, None, None) == {}
+    assert given_options({}, None, None, ignore=("head",)) == {"ignore": ("head",)}
     call(plain)
     call(two)
     assert taken == [{"ratios": None, "round_to": None}]
@@ -53,7 +54,12 @@ def test_a_function_of_any_keywords_gets_them_all():
 
 @pytest.mark.parametrize(
     ("option", "flag"),
-    [("ratios", "--ratio"), ("round_to", "--round-to"), ("calibration", "--calibration and --statistics")],
+    [
+        ("ratios", "--ratio"),
+        ("round_to", "--round-to"),
+        ("ignore", "--ignore"),
+        ("calibration", "--calibration and --statistics"),
+    ],
 )
 def test_an_option_without_a_parameter_is_refused(option, flag):
     with pytest.raises(UsageError, match=f"mine:prune has no parameter '{option}'; leave out {flag}"):

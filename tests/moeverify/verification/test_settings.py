@@ -8,13 +8,15 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import moeverify as mv
 from moeverify.base import forms
-from moeverify.base.options import options_of
+from moeverify.base.options import options_of, options_of_field
 from moeverify.cli import main
+from moeverify.cli.app import app
 from moeverify.errors import UsageError
 from moeverify.evaluation.settings import QualitySettings
 from moeverify.models.sources import DTYPES
@@ -48,6 +50,7 @@ SETTINGS = st.builds(
     ),
     ratios=st.dictionaries(st.sampled_from(forms.ROLES), RATIOS, max_size=3),
     round_to=st.none() | st.integers(1, 64),
+    ignore=st.sampled_from([(), ("lm_head",), ("-odd.0", "a layer.weight")]),
     importance=st.none() | st.sampled_from(["lamp", "my.module:Importance"]),
     expert_criterion=st.none() | st.sampled_from(["reap", "my.module:criterion"]),
     calibration=st.none() | st.sampled_from(["c4.jsonl", "./a folder/text.txt"]),
@@ -129,6 +132,57 @@ def test_the_plugin_takes_every_option():
     assert {o.name for o in OPTIONS} <= {o.name for o in plugin.ALL}
     assert options_of(Settings) == OPTIONS
     assert len({o.flag for o in OPTIONS}) == len(OPTIONS)
+
+
+# Another value than the default for each setting. A new setting belongs here, and so has all four places.
+CHANGED = {
+    "subject": "torch-pruning",
+    "pruning_ratio": 0.25,
+    "seed": 3,
+    "dtype": "float64",
+    "checks": ("shapes",),
+    "trust_remote_code": True,
+    "device": "auto",
+    "quality": QualitySettings(tasks=("arc_easy",)),
+    "ratios": {"hidden": 0.0},
+    "round_to": 8,
+    "ignore": ("lm_head",),
+    "importance": "lamp",
+    "expert_criterion": "reap",
+    "calibration": "c4.jsonl",
+    "calibration_samples": 7,
+    "calibration_length": 7,
+    "statistics": "reap.json",
+    "roles": {"experts": "^blades$"},
+    "skip_checks": ("reload",),
+    "timeout": 7.0,
+    "memory": 7.0,
+    "quality_timeout": 7.0,
+    "engines": ("vllm",),
+    "engine_timeout": 7.0,
+    "engine_ready": True,
+    "strict": True,
+    "load": ("mine",),
+    "expect_fail": ("reload",),
+}
+
+
+def test_every_setting_has_another_value_here():
+    assert {field.name for field in dataclasses.fields(Settings)} == set(CHANGED)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_has_its_options_its_words_and_its_place_in_the_report(field):
+    settings = Settings(**{field.name: CHANGED[field.name]})
+    assert settings != Settings()
+    flags = {o.flag for o in options_of_field(field)}
+    assert flags
+    assert flags <= {word for p in typer.main.get_command(app).commands["verify"].params for word in p.opts}
+    assert flags <= {o.flag for o in plugin.ALL}
+    added = [word for word in settings.words() if word not in Settings().words()]
+    assert flags & set(settings.words())
+    assert added, "the line says nothing of the value"
+    assert field.name in json.loads(json.dumps(settings.describe()))
 
 
 def test_words_in_help_are_those_that_the_modules_accept():
