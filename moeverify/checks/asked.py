@@ -49,7 +49,8 @@ class Request:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.rounding = max(ROUNDING, kernel_multiple(context.original), context.round_to or 1)
+        # A size that both ask for is a multiple of both.
+        self.rounding = max(ROUNDING, math.lcm(kernel_multiple(context.original), context.round_to or 1))
         self.before = {n: p.shape for n, p in context.original.named_parameters()}
         # Sizes of the pruned model by the original's names, and its own names.
         self.now = {context.source_names.get(n, n): n for n, _ in context.pruned.named_parameters()}

@@ -11,9 +11,9 @@ from moeverify.verification.in_process import run_case
 RATIOS = {"hidden": 0.0, "heads": 0.0, "routed_experts": 0.25, "shared_experts": 0.0}
 
 
-def verdict(subject, ratios=RATIOS, **settings):
+def verdict(subject, ratios=RATIOS, source="synthetic:listed", **settings):
     events = []
-    case = Case("synthetic:listed", "here", checks=("ratio-honoured",), ratios=ratios, **settings)
+    case = Case(source, "here", checks=("ratio-honoured",), ratios=ratios, **settings)
     run_case(case, events.append, subject=subject)
     return next(e.verdict for e in events if isinstance(e, VerdictReached))
 
@@ -51,4 +51,15 @@ def test_rounding_that_was_asked_for_is_allowed():
         return prune_moe(model, inputs, round_to=round_to, **options)
 
     found = verdict(rounds, {}, round_to=8, pruning_ratio=0.3)
+    assert found.status is Status.PASS, found.message
+
+
+def test_rounding_to_what_was_asked_for_and_what_the_kernel_takes_is_allowed():
+    """A kernel of float32 takes multiples of 4: with ``round_to`` 3 a hidden size of 64 keeps 36 for 40."""
+
+    def rounds(model, inputs, *, round_to, **options):
+        with pytest.warns(UserWarning, match="multiples of 12 instead of 3"):
+            return prune_moe(model, inputs, round_to=round_to, **options)
+
+    found = verdict(rounds, {}, source="zoo:mixtral", round_to=3, pruning_ratio=0.37)
     assert found.status is Status.PASS, found.message
