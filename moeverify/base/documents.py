@@ -1,6 +1,6 @@
-"""Documents that are read back: every one is hostile until it has passed its limits and its schema.
+"""Documents that are read back: untrusted until they pass their limits and their schema.
 
-A document may come from somebody else, or be what a killed run left. It is read here and nowhere else.
+A document may come from another person, or be left incomplete by a killed run. No other module reads documents.
 """
 
 from __future__ import annotations

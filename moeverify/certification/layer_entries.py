@@ -1,4 +1,4 @@
-"""Configuration entries of the model that only lost layers, told apart from those that sizes inside of layers need."""
+"""Configuration entries that the removal of whole layers changes, separated from those that other sizes change."""
 
 from __future__ import annotations
 

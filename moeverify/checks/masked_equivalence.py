@@ -250,9 +250,9 @@ class _Comparison:
                 del self.sight.unseen[part]
 
     def _train(self) -> None:
-        """Look at what only a training forward uses, on the inputs that were used.
+        """Compare modules that only a training forward uses, on the inputs drawn so far.
 
-        A difference there convicts nobody: models may compute otherwise in training, by numbers that follow a size.
+        A difference there is no failure: in training, numbers that follow a size may enter the computation.
         """
         seen, sight = self.seen, self.sight
         labels = [part.label for part in sight.unseen]

@@ -25,9 +25,9 @@ def traced_roles(
 
 
 def with_traced_layouts(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
-    """``roles`` with the routed experts that are found by what a forward divides, if it was traced.
+    """``roles`` with the expert-major experts that a trace shows; unchanged without a trace.
 
-    Where a module is named as experts and none are found in it, its note tells what the forward does with them.
+    If none are found in a module that is named as experts, its note describes what the forward does with it.
     """
     if couplings is None:
         return roles

@@ -1,4 +1,4 @@
-"""Lists of modules that lose entries, such as decoder layers or listed experts: names, numbers, what a rebuild says."""
+"""Lists of modules that lose entries, such as decoder layers or experts: names, numbers, check by a rebuild."""
 
 from __future__ import annotations
 

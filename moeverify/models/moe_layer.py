@@ -16,8 +16,8 @@ Layout = Literal["fused", "listed", "parallel", "rows"]
 class MoELayer:
     """One MoE layer: paths of its modules.
 
-    Where several layers use the same experts they are one, with the routers and shared experts of all of them.
-    ``layout`` is how the routed experts are kept. ``listed``: as modules of their own (``experts`` are their paths).
+    Layers that use the same experts are one ``MoELayer``, with the routers and shared experts of all.
+    ``layout`` is how the routed experts are stored. ``listed``: as modules of their own (``experts`` are their paths).
     ``parallel``: in several lists, one entry of each for every expert; ``members`` holds the paths of these entries,
     expert by expert, and they may be modules or parameters.
     ``fused``: in parameters ``[experts, ..., ...]`` that leave each expert its own channels. ``rows``: in matrices
@@ -78,7 +78,7 @@ class MoELayer:
 class FoundRoles:
     """All MoE layers of a model, in the order of its modules.
 
-    ``notes`` say what could not be found; ``unrecognised`` are the paths of modules named as experts whose layout is
+    ``notes``: text on what could not be found. ``unrecognised``: the paths of modules named as experts whose layout is
     not known. ``outside`` are modules inside a container of stacked experts that hold no stack themselves. Examples:
     its router, or a projection that all experts share. ``rules`` are those of the search.
     """

@@ -21,7 +21,7 @@ class Quantised:
     method: str
 
     def note(self, dtype: torch.dtype) -> str:
-        """One line that says how the stored precision is changed by loading."""
+        """One line on how loading changes the stored precision."""
         name = str(dtype).removeprefix("torch.")
         return f"stored quantised ({self.method}): dequantised to {name}; what is saved of it is not quantised"
 

@@ -31,9 +31,7 @@ _MARK = "installed.json"
 
 @dataclass(frozen=True)
 class Installation:
-    """State of an engine's installation: ``python`` runs its worker, or ``problem`` is the reason why none can.
-    ``python`` runs its worker, or ``problem`` says why none can.
-    """
+    """State of an engine's installation: ``python`` runs its worker, or ``problem`` is the reason why none can."""
 
     engine: Engine
     python: Path | None

@@ -1,6 +1,6 @@
-"""Fidelity of a conversion to GGUF: the metadata says what the tensors are, and no tensor is missing.
+"""Fidelity of a conversion to GGUF: the metadata agrees with the tensors, and no tensor is missing.
 
-Whatever the base's file does as well is the converter's way, and no fault of a pruning.
+A difference that the base's file shows too comes from the converter, not from the pruning.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Examined:
         return tuple(v for v in self.verdicts if v.status in PROBLEMS)
 
     def names_cause(self, verdict: Verdict) -> bool:
-        """Whether a check that was to catch this fault did so, and says the right cause.
+        """Whether a check that must catch this fault did so, and names its cause.
 
         Exception: of a fault that no input can show, it is enough not to approve it.
         """

@@ -34,7 +34,7 @@ class Certification(VerificationResult):
             return None
 
     def write_keep_map(self, path: str | Path) -> Path:
-        """Write the keep map as a plan for ``moeverify apply-plan``. Raises ``PlanError`` where no plan can say it."""
+        """Write the keep map as a plan for ``moeverify apply-plan``. Raises ``PlanError`` if no plan gives it."""
         assert self.evidence is not None
         return write_plan(self.evidence, Path(path))
 

@@ -33,9 +33,9 @@ _SHAPE = (2, 32)
 class Proof:
     """Relative error, effect of the mask, inputs compared, near-ties left out, experts that no token reached.
 
-    ``output`` differs most. ``wrong``: why outputs cannot be compared, e.g. other names or shapes. ``unseen`` are MoE
-    layers whose router could not be told which experts are gone: the reference is none then. ``sample`` names the
-    layers that ran where not all of them did.
+    ``output`` differs most. ``wrong``: why outputs cannot be compared, e.g. other names or shapes. ``unseen``: MoE
+    layers whose router could not be restricted to the kept experts, so that there is no reference. ``sample``: the
+    layers that ran, if not all did.
     """
 
     error: float = 0.0

@@ -9,7 +9,7 @@ from moeverify.models.engines.entries import ANY_EXPERTS, PER_TOKEN, is_number, 
 
 
 def contradictions(config: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
-    """Names of one entry that say different things here, and do not in the base."""
+    """Names of one entry that have different values here but not in the base."""
     theirs = {names for part in parts(base) for names in _differing(part)}
     for part in parts(config):
         for names in _differing(part):

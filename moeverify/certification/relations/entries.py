@@ -52,7 +52,7 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[s
 
 
 def gives_shapes(skeleton: Skeleton, entry: Entry) -> bool:
-    """Whether an entry has a say in shapes or names: set back to the base's value, they change."""
+    """Whether shapes or names change when an entry gets the base's value back."""
     other = with_entry(skeleton, entry.path, entry.before)
     return other is None or other.shapes != skeleton.shapes
 

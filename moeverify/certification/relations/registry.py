@@ -17,9 +17,7 @@ _WHEN: dict[str, Callable[[Options], bool]] = {}
 
 
 def relation(name: str, when: Callable[[Options], bool] = lambda options: True) -> Callable[[Relation], Relation]:
-    """Register a relation under its stable name; ``when`` returns whether the user's options ask for it. ``when`` tells
-    whether the user's options ask for it.
-    """
+    """Register a relation under its stable name; ``when`` returns whether the user's options ask for it."""
 
     def register(function: Relation) -> Relation:
         RELATIONS[name] = function
@@ -35,7 +33,7 @@ def relations_for(options: Options) -> dict[str, Relation]:
 
 
 def inconclusive(reason: str, **evidence: Any) -> Finding:
-    """The relation applies but cannot be seen; the reason says why and what would make it visible."""
+    """The relation applies but cannot be seen. ``reason``: why, and what would make it visible."""
     return Finding(Status.INCONCLUSIVE, reason, evidence)
 
 

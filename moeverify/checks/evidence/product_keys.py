@@ -3,8 +3,8 @@
 The best keys of each half are found first, then the best sums of two. A change of logits ``[..., experts]`` is carried
 over to the scores of the halves ``[..., keys]``: both keys of the expert that it forces stand far above the rest.
 
-Nothing in the scores tells which half they are of. It may be the number of the call, or the place in a leading
-dimension of two; an expert's number may count the first half in rows or in columns. Tokens take these readings in turn.
+The scores do not show which half they belong to. It may be the number of the call, or the index in a leading dimension
+of two. An expert's number may count the first half in rows or in columns. Tokens try these readings in turn.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def router_sizes(experts: int, groups: int = 1, topk_group: int = 1, expert_para
 
 
 def read_by(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each engine the entry that it takes the number of experts from, and what that says.
+    """The entry that each engine takes the number of experts from, and its value.
 
     >>> read_by({"num_experts": 8, "num_local_experts": 4})["llama.cpp"]
     {'entry': 'num_local_experts', 'experts': 4}

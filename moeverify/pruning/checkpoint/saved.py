@@ -14,7 +14,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrunedCheckpoint:
-    """Folder that was written, and the plan that made it; ``notes`` say what was dequantised, kept or left out."""
+    """Folder that was written, and the plan that made it; ``notes``: what was dequantised, kept or left out."""
 
     folder: Path
     document: PlanDocument

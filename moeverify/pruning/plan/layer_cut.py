@@ -1,4 +1,4 @@
-"""Whole layers that leave a model: which lists of modules are shortened, and what the configuration says then."""
+"""Whole layers that are dropped: the lists of modules to shorten, and the entries of the configuration."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from moeverify.models.module_lists import ListCut
 class LayerCut:
     """Layers that stay: the lists that lose entries, and the configuration's entries of the shorter model by path.
 
-    The entries give the shorter model with the base's sizes. What cuts inside of its layers change is said by the
-    plan's own entries.
+    The entries give the shorter model with the base's sizes. Entries that cuts inside of its layers change are the
+    plan's own.
     """
 
     lists: tuple[ListCut, ...]

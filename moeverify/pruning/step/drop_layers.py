@@ -1,4 +1,4 @@
-"""Drop whole layers: lists of modules become shorter, and the configuration says the model that is left."""
+"""Drop whole layers: shorten lists of modules, and update the configuration to the shorter model."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def without_layers(model: nn.Module, cut: LayerCut) -> nn.Module:
 
 
 def layer_update(model: nn.Module, cut: LayerCut) -> ConfigUpdate:
-    """The update of the configuration that says the shorter model.
+    """The update of the configuration to the shorter model.
 
-    Raises ``PruningRefused`` if it builds another one than ``model`` without these layers, or has an entry that this
-    does not need.
+    Raises ``PruningRefused`` if it does not build ``model`` without these layers, or if an entry is not needed for
+    that.
     """
     if not has_config(model):
         raise PruningRefused("layers are dropped from models with a configuration; shorten the lists of this one first")

@@ -224,7 +224,7 @@ def _with(chosen: Chosen, usual: Chosen) -> Chosen:
 
 
 def _described(trouble: Trouble, farthest: Trouble, assignment: Assignment) -> Trouble:
-    """The trouble without any attribute; its text also says why the attributes that came farthest do not help."""
+    """The trouble with no attribute changed; its text adds why the attributes that led farthest do not help."""
     if assignment.rivals:
         first, second = assignment.rivals
         text = f"{trouble.reason.text}; either of two attributes would do, {first} or {second}"

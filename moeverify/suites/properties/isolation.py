@@ -8,10 +8,10 @@ from moeverify.suites.properties.trial import NotApplicable, Trial, require
 
 @prop("isolation", groups=True)
 def isolation(trial: Trial) -> None:
-    """No group joins inner channels of two routed experts, unless the spec ties them; and then it is told.
+    """No group joins inner channels of two routed experts, unless the spec ties them; tied experts share one.
 
-    Hidden channels, which all experts share, do not count. Fused experts are told apart by the class: one that does
-    not say it holds each expert's channels separately joins them all.
+    Hidden channels, which all experts share, do not count. A class of fused experts joins them all, unless it states
+    that each expert's channels are separate.
     """
     classes = trial.classes()
     if not classes:

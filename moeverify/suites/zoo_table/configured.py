@@ -42,8 +42,8 @@ class Followers:
 def dims_that_follow(model: nn.Module, entries: Mapping[str, int]) -> frozenset[Dim] | None:
     """The parameter dimensions whose size differs when entries (dotted paths) take other values, together.
 
-    Tied parameters count once, under their first name. The size of a head stays, where the configuration can say
-    it. ``None`` if such a model cannot be built.
+    Tied parameters count once, under their first name. The size of a head stays, where the configuration can
+    express that. ``None`` if such a model cannot be built.
     """
     return _changed(model, _document(model), _paths(entries))
 

@@ -44,7 +44,7 @@ class Equivalence:
     """The outcome for one role.
 
     ``error`` is the greatest relative difference of any output from the masked model's, ``effect`` that of the masked
-    from the original one's; ``problem`` says why there is no outcome. ``rewritten`` marks a model whose modules use
+    from the original one's; ``problem``: why there is no outcome. ``rewritten`` marks a model whose modules use
     sizes from the configuration, which had to be corrected by one.
     """
 

@@ -37,7 +37,7 @@ NO_INNER_CHANNELS = {
 class Row:
     """One model type.
 
-    ``unknown`` are operations without a rule. ``hidden`` says whether every parameter dimension that follows the
+    ``unknown`` are operations without a rule. ``hidden``: whether every parameter dimension that follows the
     hidden size is in the hidden class, or why not. ``experts`` are the routed experts whose inner channels form a class
     of their own, ``experts_expected`` all there are. ``frozen`` counts frozen parameter dimensions by reason. ``real``
     is the type at its real size, if that was asked for.

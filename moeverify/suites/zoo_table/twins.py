@@ -21,9 +21,8 @@ Signature = tuple[str, frozenset[tuple[str, int, bool]]]
 class Twin:
     """A type at its real size.
 
-    ``same`` says whether its classes correspond to those of the shrunken model; ``note`` is why they do not, where the
-    sizes are from, or what failed. ``experts`` counts those of one MoE layer, ``seconds`` takes building, tracing and
-    solving.
+    ``same``: whether its classes correspond to those of the shrunken model. ``note``: why they do not, where the sizes
+    are from, or what failed. ``experts``: number in one MoE layer. ``seconds``: time to build, trace and solve.
     """
 
     parameters: int = 0

@@ -17,10 +17,10 @@ from moeverify.verification.limits import Limits
 
 @dataclass(frozen=True)
 class Work:
-    """The cases of a run, to be begun in order.
+    """The cases of a run, to be started in order.
 
-    ``limits`` gives those of a case. ``listen`` may be called from several threads. ``workers`` is the number of cases
-    at a time, ``None`` for as many as there is room for; ``address`` says where an executor finds its machines.
+    ``limits`` returns the limits of a case. ``listen`` is called with every event, maybe from several threads.
+    ``workers``: cases at a time, ``None`` for as many as there is room for. ``address``: the cluster of an executor.
     """
 
     cases: Sequence[Case]
