@@ -1,4 +1,4 @@
-"""Errors of ours: each gives in one line what is wrong and what to do next."""
+"""Errors of moeverify: each states in one line what is wrong and what to do next."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ class ReportError(MoEVerifyError):
 
 
 class ExpansionsExceeded(MoEVerifyError):
-    """A group of the subject grew past the limit of expansions; ``frames`` are where, innermost first."""
+    """A group of the subject grew past the limit of expansions; ``frames``: the call stack, innermost first."""
 
     def __init__(self, message: str, frames: Sequence[str] = ()) -> None:
         super().__init__(message)

@@ -220,7 +220,7 @@ class Request:
 
     @cached_property
     def _allowed(self) -> Mapping[Dim, tuple[float, float]]:
-        """Sizes that the ratios ask for, by the pruned model's names; no excuse counts."""
+        """Least and most sizes that the ratios alone allow, by the pruned model's names; excuses widen none."""
         plain = Request(self.context)
         plain.__dict__["excuses"] = {}
         return {(self.now[name], dim): sizes for (name, dim), sizes in plain.dims.items()}

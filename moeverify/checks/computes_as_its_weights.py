@@ -53,7 +53,7 @@ def computes_as_its_weights(context: Context) -> Finding:
 
 
 def _compared(context: Context, inputs: Any, live: Mapping[str, torch.Tensor]) -> tuple[dict[str, Any], str | None]:
-    """Evidence, and what differs in words: nothing if the rebuilt model computes ``live``."""
+    """Evidence, and the difference as text; ``None`` if the rebuilt model gives the outputs ``live``."""
     try:
         with torch.no_grad(), same_start(context.pruned, context.seed):
             mine = float_outputs(call_model(context.pruned, inputs, use_cache=False))

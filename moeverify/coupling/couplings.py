@@ -42,7 +42,7 @@ class CouplingMap:
 
     @cached_property
     def sums(self) -> Sums:
-        """Sums over experts' channels, each with its operation."""
+        """Operations of the trace that sum a channel over the experts, such as soft merging."""
         return Sums(self.trace, self.links)
 
     def sliced(self, coupling: CouplingClass) -> str | None:

@@ -24,7 +24,7 @@ LOCAL = "small"
 
 
 def is_local(settings: EvaluationSettings) -> bool:
-    """Whether all tasks come with us, so that nothing is fetched."""
+    """Whether all tasks are shipped with moeverify, so that nothing is downloaded."""
     return all(name == LOCAL or (TASKS / f"{name}.yaml").is_file() for name in settings.tasks)
 
 
@@ -76,7 +76,7 @@ def evaluate(model: nn.Module, tokenizer: Any, settings: EvaluationSettings) -> 
 
 @functools.cache
 def _manager(local: bool) -> Any:
-    """Our tasks, and unless they are enough lm-eval's own, whose index takes seconds to build."""
+    """lm-eval's task manager with our tasks; unless ``local``, also with lm-eval's own, which take seconds to index."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(TASKS), include_defaults=not local)
@@ -141,7 +141,7 @@ def _line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Only errors from lm-eval and datasets, no progress bars, no survey of the machine."""
+    """A context without progress bars, warnings and the description of the machine by lm-eval and datasets."""
     import datasets
     import lm_eval.evaluator
     from transformers.utils import logging as transformers_logging

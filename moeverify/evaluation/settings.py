@@ -85,7 +85,7 @@ class QualitySettings:
         return EvaluationSettings(self.tasks, self.num_fewshot, self.limit, seed, self.batch_size)
 
     def or_local(self, tasks: tuple[str, ...]) -> QualitySettings:
-        """These settings, or for a source with tasks of its own and none named, on those and with a curve."""
+        """These settings; if they name no tasks, with those of the source, and a limit and curve for small tasks."""
         if self.tasks or not tasks:
             return self
         limit = LOCAL_LIMIT if self.limit is None else self.limit

@@ -1,4 +1,4 @@
-"""Routed experts in matrices that a trace divides among as many parts as something beside them scores."""
+"""Routed experts in expert-major matrices, which a forward divides into as many parts as a router has outputs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ExpertMajor:
 
 
 def with_expert_major(model: nn.Module, found: FoundRoles, proposals: Iterable[ExpertMajor]) -> FoundRoles:
-    """Roles with a layer for each of ``proposals`` whose parts are scored by a router and are no expert's yet."""
+    """Roles with a new MoE layer for each proposal that a router scores and that no known expert overlaps."""
     search = RoleSearch(model, found.rules)
     layers = list(found.layers)
     for proposal in _joined(proposals):
@@ -58,7 +58,7 @@ def with_expert_major(model: nn.Module, found: FoundRoles, proposals: Iterable[E
 
 
 def _joined(proposals: Iterable[ExpertMajor]) -> list[ExpertMajor]:
-    """Proposals of one place and count as one: layers of the same experts. Left out: a parameter divided twice."""
+    """Proposals merged by place and count: layers of the same experts. Left out: a parameter divided twice."""
     joined: dict[tuple[str, int], dict[str, int]] = {}
     for proposal in proposals:
         axes = joined.setdefault((proposal.place, proposal.count), {})
@@ -79,7 +79,7 @@ def _taken(found: FoundRoles, layers: Iterable[MoELayer], proposal: ExpertMajor)
 
 
 def _layer(search: RoleSearch, proposal: ExpertMajor) -> MoELayer | None:
-    """The MoE layer of a proposal, if something in its place or around it has one output for each part."""
+    """The MoE layer of a proposal, if its module or the parent holds a router with one output for each part."""
     place = proposal.place
     while place and isinstance(search.modules[place], (*LISTS, nn.ParameterList, nn.ParameterDict, nn.Sequential)):
         place = parent(place)

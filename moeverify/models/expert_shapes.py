@@ -56,7 +56,7 @@ def _holds_alike(tree: ModelTree, path: str, *, nested: bool) -> bool:
 
 
 def inner_lists(tree: ModelTree, path: str) -> tuple[str, ...]:
-    """The lists in a list of lists of experts (clusters, tasks); none where its members are experts themselves."""
+    """The inner lists of a list of lists of experts (clusters, tasks); empty if its members are experts themselves."""
     members = tree.children.get(path, ())
     if not isinstance(tree.modules[path], LISTS) or not members:
         return ()
@@ -120,7 +120,7 @@ class Stacks:
 def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
     """Stacks of a module, or of small modules of the user's in it: at least two, all of one first size.
 
-    Attention keeps heads so, which are no experts, unless an attribute counts experts.
+    ``None`` for attention, whose stacks hold heads, unless an attribute counts experts.
     """
     holders = [path, *(child for child in tree.children.get(path, ()) if not tree.of_torch(child))]
     own = {name: p for holder in holders for name, p in tree.own(holder).items() if name in tree.first_names}
@@ -142,7 +142,7 @@ def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
 
 
 def counting_attribute(tree: ModelTree, path: str, count: int) -> str:
-    """An attribute of a module, or of the one around it, that is named as the number of experts and holds it."""
+    """Evidence from an attribute of a module or its parent that counts experts, such as ``num_experts``; else empty."""
     for owner in (path, parent(path)) if path else (path,):
         for name, value in vars(tree.modules[owner]).items():
             if type(value) is int and value == count and _COUNT.search(name) and not _NO_COUNT.search(name):
@@ -164,7 +164,10 @@ def _experts_of_heads(tree: ModelTree, path: str, count: int) -> str:
 
 
 def _table_of_ids(tree: ModelTree, path: str, count: int) -> str:
-    """A buffer of whole numbers below the count that names each expert: which one a token goes to."""
+    """Evidence from a table of expert ids: an integer buffer in which every id below ``count`` occurs.
+
+    Empty if there is none. Example: hash routing, which looks up the expert of a token id.
+    """
     for name, table in tree.modules[path]._buffers.items():
         if table is None or table.is_meta or table.is_floating_point() or table.dtype is torch.bool:
             continue

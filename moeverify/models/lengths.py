@@ -107,7 +107,7 @@ def resized(example: Any, sequence: Sequence, length: int, rows: int) -> Any:
         else:
             dims = [d for d, size in enumerate(value.shape) if size == old and (d > 0 or value.dim() == 1)]
         for dim in dims:
-            counted = value is not sequence.leading and _counts(value, dim)
+            counted = value is not sequence.leading and _is_range(value, dim)
             first = value.narrow(dim, 0, 1)
             value = value.index_select(dim, positions.to(value.device))
             if counted:
@@ -125,8 +125,8 @@ def resized(example: Any, sequence: Sequence, length: int, rows: int) -> Any:
     return tree_map(once, example)
 
 
-def _counts(value: torch.Tensor, dim: int) -> bool:
-    """Whether a tensor holds positions, one after the other."""
+def _is_range(value: torch.Tensor, dim: int) -> bool:
+    """Whether a tensor holds consecutive integers along ``dim``, as position ids do."""
     whole = not value.is_floating_point() and value.dtype is not torch.bool
     return whole and value.shape[dim] > 1 and bool((value.diff(dim=dim) == 1).all())
 

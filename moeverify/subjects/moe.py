@@ -1,4 +1,4 @@
-"""Our own pruner as a subject, called as the guide calls it."""
+"""Our own pruner as a subject, called as in the guides."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def make_moe_pruner(
     expert_criterion: Any = None,
     calibration: Any = None,
 ) -> MoEPruner:
-    """The guide's basic call, with ``ratios`` for single roles and another ``importance`` than the weights' norm.
+    """A ``MoEPruner`` as in the guides: L2 norms as importance, the output head ignored.
 
-    ``ignore`` names layers and parameters beside the head that stay. ``expert_criterion`` and ``calibration`` rank
-    whole experts.
+    ``ratios`` replace ``pruning_ratio`` for single roles. ``importance`` replaces the norms. ``ignore``: layers and
+    parameters beside the head that stay. ``expert_criterion`` and ``calibration`` rank whole experts.
     """
     head = getattr(model, "lm_head", None)
     return MoEPruner(
@@ -64,7 +64,7 @@ def prune_moe(
     expert_criterion: Any = None,
     calibration: Any = None,
 ) -> Pruned:
-    """Our own pruner, called as the guide calls it; the options are for models and users that need others."""
+    """Prune with a ``MoEPruner`` as in the guides; see ``make_moe_pruner`` for the options."""
     torch.manual_seed(seed)
     pruner = make_moe_pruner(
         model,

@@ -13,21 +13,21 @@ from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.coupling.solving.classes import Member
 from moeverify.models.folder.checkpoint import Checkpoint
 
-# Values of a unit that are looked at in one member, and members that are asked.
+# Values of a unit that are compared in one member, and the most members that are compared.
 SAMPLES, MEMBERS = 24, 8
 Part = tuple[int, int]  # (expert in the pruned folder, expert in the base)
 
 
 @dataclass(frozen=True)
 class _Keys:
-    """Keys of one member: of the base's units and of the pruned folder's."""
+    """Hashes of the units in one member: ``before`` in the base, ``after`` in the pruned folder."""
 
     before: np.ndarray
     after: np.ndarray
 
 
 class UnitMatcher:
-    """Finds which base unit each unit of the pruned folder is."""
+    """Matches each unit of the pruned folder to a unit of the base."""
 
     def __init__(self, base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> None:
         self.base, self.pruned, self.keep = base, pruned, keep
@@ -35,14 +35,14 @@ class UnitMatcher:
     def find(self, number: int, part: Part | None = None, *, trusting: bool = False) -> np.ndarray | None:
         """Base units of class ``number``, -1 where none fits; ``None`` if no member can be compared yet.
 
-        ``part`` is the expert whose slice is looked at. ``trusting`` takes dimensions that kept their size for
-        unchanged although they are not known yet.
+        ``part``: the expert whose slice is compared. ``trusting``: dimensions of unchanged size that are not matched
+        yet count as unchanged.
         """
         count = self.keep.count(number)
         keys: list[_Keys] = []
         for member in self._members(number):
             if part is None and len(keys) > 1 and self._is_stack(member):
-                break  # a stack of all experts is read whole for nothing where other members tell
+                break  # other members suffice; a stack of all experts would be read as a whole
             try:
                 keys.append(self._keys(number, member, part, trusting))
             except (Unknown, IndexError):
@@ -92,7 +92,7 @@ class UnitMatcher:
     def _others(
         self, name: str, dims: Sequence[int], part: Part | None, trusting: bool
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Sampled positions of the other dimensions, after and before."""
+        """Positions sampled along ``dims``: a tensor for each in the pruned folder, then the same ones in the base."""
         generator = np.random.default_rng(len(name))
         after, before = [], []
         for dim in dims:
@@ -125,7 +125,7 @@ def _sampled(values: torch.Tensor, axis: int, others: Sequence[torch.Tensor], at
 
 
 def combine(keys: Sequence[_Keys], count: int) -> np.ndarray:
-    """The units that all members agree on; where they do not, those that most of them name."""
+    """Base units that match in all members together; a majority of the members decides on the others."""
     before, after = np.zeros_like(keys[0].before), np.zeros_like(keys[0].after)
     for turn, item in enumerate(keys):
         weight = np.uint64(2 * turn + 0x9E3779B97F4A7C15 | 1)
@@ -139,6 +139,7 @@ def combine(keys: Sequence[_Keys], count: int) -> np.ndarray:
 
 
 def _by_vote(keys: Sequence[_Keys], units: np.ndarray) -> np.ndarray:
+    """``units`` with each -1 replaced by the base unit that most members match, if any does."""
     votes = []
     for item in keys:
         if len(item.after) == len(item.before):

@@ -71,12 +71,12 @@ def _rows(keep: KeepMap, name: str, dim: int, number: int, positions: np.ndarray
     return np.stack(rows)
 
 
-def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module, *, elsewhere: Collection[str] = ()) -> dict[str, Change]:
+def mask(model: nn.Module, keep: KeepMap, pruned: nn.Module, *, unloaded: Collection[str] = ()) -> dict[str, Change]:
     """Mask ``model`` in place; what must happen to the logits of routers is returned by MoE layer.
 
-    ``elsewhere`` are weights that are not in the model; who reads them masks them.
+    ``unloaded``: weights whose values are read from a file later; the reader masks them.
     """
-    mask_removed(model, kept_positions(keep), pruned, elsewhere=elsewhere)
+    mask_removed(model, kept_positions(keep), pruned, unloaded=unloaded)
     changes: dict[str, Change] = {}
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for number, layer in enumerate(keep.structure.roles.layers):

@@ -65,7 +65,7 @@ def make_sides(evidence: Evidence, *, at_least: int = STREAMED_VALUES) -> Sides:
     pruned, _ = streamed_model(evidence.pruned, device, stream, at_least=at_least)
     pruned_roles = evidence.pruned_roles
     hide(stream, masked, apart, kept_positions(evidence.keep))
-    changes = mask(masked, evidence.keep, pruned, elsewhere=apart)
+    changes = mask(masked, evidence.keep, pruned, unloaded=apart)
     leave_out_layers(masked, evidence.keep)
     sample = None
     if evidence.options.oracle == "sample":

@@ -20,11 +20,11 @@ def untouched(evidence: Evidence) -> Finding:
     items = [item for item in evidence.compared if item.role == "other"]
     odd = [item for item in items if item.relation is not Relation.MOVED or item in classes.reported]
     odd = [item for item in odd if item.relation not in (*PURE, Relation.ROUNDED, Relation.ZEROED)]
-    if odd and not (all(_made_up_for(classes, item) for item in odd) and outputs_are_right(evidence)):
+    if odd and not (all(_undone_elsewhere(classes, item) for item in odd) and outputs_are_right(evidence)):
         return inconclusive(f"{odd[0].where}: {odd[0].detail or odd[0].relation.value}", differences=show(odd))
     return passed(f"{len(items)} tensors outside of experts and routers are the base's")
 
 
-def _made_up_for(classes: Classes, item: Compared) -> bool:
-    """Whether outputs can show that a difference changes nothing."""
+def _undone_elsewhere(classes: Classes, item: Compared) -> bool:
+    """Whether another tensor can undo a difference, so that right outputs excuse it: a scale, or another order."""
     return item.relation is Relation.SCALED or item in classes.reordered

@@ -1,7 +1,7 @@
 """Test whether a configuration can express other sizes, to verify a subject's claim that it cannot.
 
-One whole number of the configuration is scaled at a time, and the model built again without weights. Shares no code
-with the pruner.
+One integer of the configuration is scaled at a time, and the model is built again without weights. Shares no code with
+the pruner.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ MOST_PARAMETERS = 1 << 27
 
 @dataclass(frozen=True)
 class EntryValue:
-    """An entry, and the value with which the configuration gives what was asked.
+    """An entry, and a value of it that gives the sizes asked for.
 
-    ``runs``: whether the model computes alike with it; ``None`` if that was not tried.
+    ``runs``: whether the model runs with it and uses the same scalar constants; ``None`` if that was not tried.
     """
 
     entry: str
@@ -42,7 +42,7 @@ class EntryValue:
 
 @dataclass(eq=False)
 class ExpressibleCounts:
-    """Counts that other values of one entry would give; caches the models that it builds."""
+    """Search for entries that give a class another count; caches the models that it builds."""
 
     model: nn.Module
     inputs: Any
@@ -60,7 +60,7 @@ class ExpressibleCounts:
 
         ``dims`` are the class's dimensions with their present sizes. Whatever else the entry changes must land within
         ``allowed``, no constant of the architecture may change, and the model must run. With ``whole_units`` (heads)
-        only an entry that is the count itself will do: one of another meaning may give the same shapes.
+        the entry must hold the count itself, e.g. ``num_attention_heads``: another may give the same shapes.
         """
         for count in wanted:
             share = Fraction(count, kept)
@@ -93,7 +93,7 @@ class ExpressibleCounts:
         return self._built[path, value]
 
     def _config_of(self, document: Mapping[str, Any]) -> Any:
-        """The configuration of a document, with the kernels that the model computes with: no document holds them."""
+        """The configuration of a document, with the model's choice of kernels, which no document holds."""
         config = type(self._config).from_dict(copy.deepcopy(document))
         for name in ("_attn_implementation", "_experts_implementation"):
             if (chosen := getattr(self._config, name, None)) is not None:
@@ -117,7 +117,7 @@ class ExpressibleCounts:
         return True
 
     def _same_constants(self, built: nn.Module) -> bool:
-        """Whether no floating-point attribute of a module follows from the entry."""
+        """Whether all floating-point attributes of modules are as before, so that none is derived from the entry."""
         now = skeleton(self.model, self._config)
         pairs = zip(now.modules(), built.modules(), strict=False)
         return all(
@@ -128,13 +128,14 @@ class ExpressibleCounts:
         )
 
     def _runs_alike(self, built: nn.Module) -> bool | None:
-        """Whether a model of these sizes runs, with the numbers that the present one uses; ``None`` if not tried."""
+        """Whether a model of these sizes runs with the same scalar constants; ``None`` if that cannot be tried."""
         if sum(p.numel() for p in self.model.parameters()) > MOST_PARAMETERS:
             return None
         now, other = (self._numbers_used(m.config) for m in (self.model, built))
         return None if now is None else now == other
 
     def _numbers_used(self, config: Any) -> set[float] | None:
+        """Scalars that a forward under ``config`` uses; ``None`` if the model does not run."""
         kind: Any = type(self.model)
         example = next(self.model.parameters())
         numbers = _Numbers()
@@ -150,7 +151,7 @@ class ExpressibleCounts:
 
 
 def _numbers(document: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
-    """Whole numbers of a configuration that may be sizes."""
+    """Integers of a configuration that may be sizes, with their paths."""
     items = document.items() if isinstance(document, Mapping) else enumerate(document)
     for key, value in items:
         if isinstance(value, Mapping | list | tuple):
@@ -160,7 +161,7 @@ def _numbers(document: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
 
 
 class _Numbers(TorchDispatchMode):
-    """Records numbers that are combined with floating-point tensors."""
+    """Records the scalars that pointwise operations combine with floating-point tensors."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types

@@ -4,7 +4,7 @@ A unit of a group is set to zero in all its places, and norms leave it out. Then
 more, whatever value it had: its gradient is zero. Three things follow:
 
 * a place of the unit that still has a gradient is in use by something that stays: it does not belong there;
-* a place outside the unit that has lost its gradient is read or written by nobody any more: it is missing;
+* a place outside the unit that has lost its gradient is no longer read or written: it is missing;
 * a part of the unit that is without gradient when only that part is set to zero could have gone alone.
 
 Every float output counts. Activations with dead zones are replaced meanwhile (see ``leaky``), unless the model gives
@@ -62,12 +62,12 @@ class Gradients:
 
     @cached_property
     def largest(self) -> float:
-        """The largest of all gradients."""
+        """The largest absolute gradient of all parameters."""
         return max((float(g.max()) for g in self.values.values() if g.numel()), default=0.0)
 
     @property
     def finite(self) -> bool:
-        """Whether all gradients are numbers."""
+        """Whether no gradient is NaN or infinite."""
         return all(bool(gradient.isfinite().all()) for gradient in self.values.values())
 
     def along(self, name: str, dim: int) -> torch.Tensor | None:
@@ -90,9 +90,9 @@ class Laboratory:
         self.drawn: dict[int, Any] = {}
         self.leaky = self._runs_leaky()
         self.sizes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        # Which expert gets tokens depends on everything; such a dimension says nothing of channels.
+        # Which expert gets tokens depends on everything; a dimension that counts experts is no evidence on channels.
         self.counts_experts: set[tuple[str, int]] = set()
-        # Dimensions along which experts come in turn, with their number: each may be reached or not.
+        # Expert-major dimensions, with the number of experts: each expert may be reached or not.
         self.in_turn: dict[tuple[str, int], int] = {}
         stacks: set[str] = set()
         for layer in roles.layers:
@@ -117,7 +117,7 @@ class Laboratory:
     def gradients(self, zeroed: Zeroed, first: int = 0, inputs: int = INPUTS, noise: int | None = None) -> Gradients:
         """Gradients of a random mixture of the outputs with ``zeroed`` set to zero, summed over several inputs.
 
-        ``noise``: seed of a change of every weight by as much as its size.
+        ``noise``: seed of random noise, as large as the weights, that is added to them.
         """
         model = copy.deepcopy(self.model)
         if noise is not None:
@@ -135,13 +135,17 @@ class Laboratory:
         return Gradients(whole, self.stacks)
 
     def live(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
-        """Boolean array of the positions that have a gradient."""
+        """Boolean array of the positions that have a gradient in ``under``.
+
+        The scale is that of ``free``, by default the gradients with nothing zeroed. ``None`` if the tensor has no
+        gradient above rounding there.
+        """
         return self._compare(name, dim, under, free or self.free, lambda g, scale: g > LIVE * scale)
 
     def lost(self, name: str, dim: int, under: Gradients, free: Gradients | None = None) -> np.ndarray | None:
-        """Positions that had a gradient when all was free, and have none now, while others still have one.
+        """Boolean array of the positions with a gradient in ``free`` and none in ``under``.
 
-        ``free`` are the gradients to compare with; by default those of the model as it is.
+        Exception: where most positions have lost it, none counts. ``free`` and ``None``: as in ``live``.
         """
         free = free or self.free
         before, now = self.live(name, dim, free, free), self.live(name, dim, under, free)
@@ -149,8 +153,8 @@ class Laboratory:
         if before is None or now is None or dead is None:
             return None
         gone = before & dead
-        # Where nearly all is lost the tokens went elsewhere, or a layer norm of two channels lets no gradient through:
-        # an expert that is not reached tells nothing.
+        # Where most is lost, tokens went to other experts, or a layer norm of two channels lets no gradient through:
+        # an expert without tokens is no evidence.
         shape = (self.in_turn[name, dim], -1) if (name, dim) in self.in_turn else gone.shape
         stays, was = (before & now).reshape(shape), before.reshape(shape)
         reached = stays.sum(-1, keepdims=True) * 2 >= was.sum(-1, keepdims=True)
@@ -158,7 +162,7 @@ class Laboratory:
         return lost
 
     def any_live(self, zeroed: Zeroed, under: Gradients) -> bool:
-        """Whether any of the places has a gradient."""
+        """Whether any zeroed position has a gradient in ``under``."""
         masks = ((self.live(*key, under), gone) for key, gone in zeroed.items())
         return any(live is not None and bool((live & gone).any()) for live, gone in masks)
 
@@ -233,7 +237,7 @@ class Laboratory:
         gradient, reference = under.along(name, dim), free.along(name, dim)
         if gradient is None or reference is None:
             return None
-        # A tensor whose gradients are all rounding (a router's that chooses one expert with weight one) tells nothing.
+        # Gradients that are all rounding are no evidence: a router's that chooses one expert with weight one.
         if float(reference.amax()) <= NEGLIGIBLE * free.largest:
             return None
         mask: np.ndarray = test(gradient, reference.amax()).cpu().numpy()
@@ -274,7 +278,7 @@ class ChosenUnit:
     zeroed: Zeroed
 
     def buffers(self) -> dict[tuple[str, int], np.ndarray]:
-        """The positions ``[k]`` of the unit in buffers, by name and dimension."""
+        """Positions of the unit in buffers, an index array ``[k]`` by name and dimension."""
         return {(m.parameter, m.dim): m.positions[self.number] for m in self.group.coupling.members if m.buffer}
 
 
@@ -310,7 +314,7 @@ def without(zeroed: Zeroed, part: Zeroed) -> Zeroed:
 
 
 def places(name: str, dim: int, mask: np.ndarray) -> list[str]:
-    """Readable places where ``mask`` (``[n]`` or ``[experts, n]``) is true."""
+    """Text for each position where ``mask`` (``[n]`` or ``[experts, n]``) is true."""
     if mask.ndim == 1:
         return [f"{name} dim {dim} position {p}" for p in np.flatnonzero(mask)]
     return [f"{name}[{e}] dim {dim} position {p}" for e, p in np.argwhere(mask)]

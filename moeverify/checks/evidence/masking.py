@@ -214,14 +214,14 @@ def mask_removed(
     kept: Mapping[tuple[str, int], Kept],
     pruned: nn.Module | None = None,
     *,
-    elsewhere: Collection[str] = (),
+    unloaded: Collection[str] = (),
 ) -> Statistics:
     """Set every removed channel of ``model`` to zero, in place; returns what ``mask_norms`` returns.
 
-    ``elsewhere`` are tensors whose values are not in the model; the code that reads them masks them.
+    ``unloaded``: tensors whose values are read from a file later; the reader masks them.
     """
     tensors = tensors_of(model)
     for (name, dim), part in kept.items():
-        if name in tensors and name not in elsewhere and tensors[name].is_floating_point():
+        if name in tensors and name not in unloaded and tensors[name].is_floating_point():
             zero_removed(tensors[name], dim, _by_original_expert(part, kept.get((name, 0)), len(tensors[name])))
     return mask_norms(model, kept, pruned)

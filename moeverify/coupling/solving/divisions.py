@@ -18,7 +18,7 @@ Strides = tuple[int, int]  # inner and outer
 
 
 def state_common_factors(relations: Relations) -> None:
-    """Add the relations that follow from several views of one dimension, up to a fixed point."""
+    """Add the equalities and products that follow from several views of one dimension, up to a fixed point."""
     finder = UnionFind(relations)
     known = -1
     while (stated := len(relations.equals) + len(relations.products)) > known:
@@ -40,6 +40,7 @@ def _by_whole(products: Iterable[Product], finder: UnionFind) -> Iterator[list[P
 
 
 def _factors(relations: Relations, product: Product) -> Iterator[tuple[Strides, int]]:
+    """Factors of a product, each with the strides between which it lies."""
     inner = 1
     for factor in reversed(product.factors):
         outer = inner * relations.sizes[factor]
@@ -54,7 +55,10 @@ def _merge(relations: Relations, finder: UnionFind, first: int, second: int, ope
 
 
 def _state_parts(relations: Relations, finder: UnionFind) -> None:
-    """Add a product for each factor that another view of the same dimension divides."""
+    """Add a product for each factor that another view of the same dimension divides further.
+
+    Example: a dimension is viewed as ``(2, 6)`` and as ``(4, 3)``. Then ``6`` is ``(2, 3)`` and ``4`` is ``(2, 2)``.
+    """
     sizes = relations.sizes
     stated = {(finder.find(p.whole), tuple(sizes[f] for f in p.factors)): p.factors for p in relations.products}
     for products in _by_whole(relations.products, finder):

@@ -37,9 +37,9 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class _Seen(NamedTuple):
-    """Record of a tensor. ``layout``: its place in its storage."""
+    """Record of a tensor, deleted through ``reference`` when the tensor is. ``storage``: address of its storage."""
 
-    alive: weakref.ref[torch.Tensor]
+    reference: weakref.ref[torch.Tensor]
     dims: tuple[int, ...]
     shape: torch.Size
     storage: int
@@ -47,7 +47,7 @@ class _Seen(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """An output of an operation: the operation's number and the position among its outputs."""
+    """Output of an operation, by the operation's number and its position among the outputs."""
 
     dims: tuple[int, ...]
     operation: int
@@ -82,7 +82,7 @@ class Recorder(TorchDispatchMode):
         self._produced: list[_Made] = []
         self._reads: dict[int, int] = {}
         self._escaped: set[int] = set()
-        # Parts of what was produced that stand for another expert's too, with the way from its dimensions to theirs.
+        # Ranges of ``_produced`` from the run of one expert, with a map to the dimensions of another one's copy.
         self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
         parameters, buffers = _named_tensors(model)
         for name, tensor in (*parameters, *buffers):
@@ -115,9 +115,9 @@ class Recorder(TorchDispatchMode):
         new = dims is None
         if dims is None:
             dims = self.relations.new_dims(tensor.shape)
-        alive = weakref.ref(tensor, lambda _: self._known.pop(key, None))
+        reference = weakref.ref(tensor, lambda _: self._known.pop(key, None))
         layout = (int(tensor.storage_offset()), tensor.shape, tensor.stride(), tensor.dtype)
-        seen = self._known[key] = _Seen(alive, dims, tensor.shape, where, layout)
+        seen = self._known[key] = _Seen(reference, dims, tensor.shape, where, layout)
         if new and tensor.numel():
             self._views[where].append((layout, dims, name))
         return seen
@@ -158,7 +158,7 @@ class Recorder(TorchDispatchMode):
 
     @property
     def made_dims(self) -> list[tuple[int, tuple[int, ...]]]:
-        """Dimensions of every newly made result, with the number of the operation that made it."""
+        """Pairs: number of an operation, and dimensions of a tensor that it made."""
         return [(made.operation, made.dims) for made in self._produced]
 
     @property
@@ -222,7 +222,7 @@ class Recorder(TorchDispatchMode):
                 if position and name in SPARE:
                     continue  # serves the backward pass
                 self._produced.append(_Made(seen.dims, number, position, seen.storage))
-        # What an operation leaves as it was need not be looked up again.
+        # An operation that writes to no argument leaves the records of its tensors valid.
         dims_of = self.dims_of if changes else lambda tensor: here.get(id(tensor)) or self.dims_of(tensor)
         call = Call(name, tuple(args), dict(kwargs), outputs, dims_of)
         stated = self._stated()
@@ -236,14 +236,14 @@ class Recorder(TorchDispatchMode):
         return result
 
     def _stated(self) -> tuple[int, ...]:
-        """Numbers of the relations whose reason may be told to a user, with the line that asked for them."""
+        """Counts of the kinds of relations whose line of code a user may see."""
         relations = self.relations
         return len(relations.freezes), len(relations.segments), len(relations.products)
 
     def _problem(self, rule: Rule, call: Call) -> str:
-        """Apply a rule and return how it failed; empty if it did not.
+        """Apply a rule, and return its error as text; empty if it succeeds.
 
-        Relations that it stated before the failure stay, since they can only add couplings.
+        Relations that it stated before an error stay, since they can only add couplings.
         """
         try:
             rule(call, self.relations)

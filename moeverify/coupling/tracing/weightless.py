@@ -27,8 +27,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from moeverify.coupling.tracing.loops import Loops
 from moeverify.models.folder.stored_tensor import StoredTensor
 
-# So many rows an imagined selection has, or all there are: enough for programs that put a few tokens into a block, and
-# more than one, since a dimension of size 1 relates to nothing.
+# Rows of an invented selection, or fewer if there are fewer: enough for programs that put a few tokens into a block.
+# Never one, since a dimension of size 1 relates to nothing.
 CHOSEN = 8
 
 
@@ -123,8 +123,8 @@ def _without_log() -> Iterator[None]:
 class Imagination:
     """Runs operations on fake tensors, and makes up results that depend on data. ``made_up`` counts them by operation.
 
-    Masks are all true, choices have ``CHOSEN`` positions, numbers are 1. Exceptions: sizes of parts sum to their whole,
-    and the condition of a ``while`` is false the second time.
+    Examples: ``nonzero`` and a boolean mask select ``CHOSEN`` positions, ``item()`` gives 1 or ``True``. Exceptions:
+    made-up sizes of a split sum to the dimension, and the condition of a ``while`` is false the second time.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Imagination:
         self._loops = Loops()
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operation. Raises what PyTorch raises for data-dependent ones that have no imagined answer."""
+        """Run one operation. Raises what PyTorch raises for data-dependent ones without an entry in ``_ANSWERS``."""
         if func is torch.ops.aten.split_with_sizes.default and self.made_up:
             args = _parts(*args, **kwargs)
         try:
@@ -175,7 +175,7 @@ def _masked_select(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _index(tensor: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
-    """Index a tensor. A mask is replaced by lists of indices, one for each of its dimensions."""
+    """Index a tensor, with each boolean mask replaced by made-up indices for its dimensions."""
     listed: list[torch.Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):

@@ -41,7 +41,7 @@ class Blocks:
         self._memory = Memory()
 
     def read(self, name: str) -> torch.Tensor:
-        """The values of a tensor; a task in turns waits here until its block is held."""
+        """The values of a tensor; a task in turns waits here until its block is the current one."""
         block = block_of(name)
         if block != self.held:
             if self.turns.inside:
@@ -55,13 +55,13 @@ class Blocks:
         return self._values[name]
 
     def hold(self, block: str) -> None:
-        """Give back what is held, and let values of ``block`` be read."""
+        """Make ``block`` the current one, and free the values of the one before."""
         if block != self.held:
             self._values.clear()
             self.held = block
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Free all values; no block is the current one then."""
         self._values.clear()
         self._memory.give_back()
         self.held = ""

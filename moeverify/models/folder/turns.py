@@ -1,8 +1,8 @@
-"""Tasks in turns: what many tasks need is read once, block by block, and all of them use it before the next block.
+"""Cooperative scheduler of tasks that read a checkpoint block by block.
 
 A block is a part of a checkpoint that fits into memory, such as a layer. A task is a function in a thread of its own.
-Where it needs a block that is not held, it waits. One task runs at a time; the block is exchanged when no task can go
-on with the one that is held. So a task needs no knowledge of blocks or of other tasks.
+It waits where it needs another block than the current one. One task runs at a time. When none can go on with the
+current block, the next one takes its place. So tasks need no knowledge of the order of blocks, nor of each other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True)
 class Task:
-    """Work that begins when the block ``begin`` is held."""
+    """Function that starts when ``begin`` is the current block."""
 
     begin: str
     work: Callable[[], None]
@@ -27,8 +27,8 @@ class _Stopped(BaseException):
 
 
 @dataclass(eq=False)
-class _Running:
-    """A task on its way: ``waits_for`` is the block that it needs next, empty when it is done."""
+class _TaskState:
+    """State of a task. ``waits_for``: name of the block that it needs next, empty once the task has ended."""
 
     task: Task
     waits_for: str
@@ -38,13 +38,13 @@ class _Running:
 
 
 class Turns:
-    """Runs tasks in turns; ``hold`` exchanges the block that is held, ``order`` is the order of blocks in the files."""
+    """Runs tasks in turns. ``hold`` makes a block the current one; ``order`` gives each its position in the files."""
 
     def __init__(self, hold: Callable[[str], None], order: Mapping[str, int]) -> None:
         self._hold = hold
         self._order = order
         self._back = threading.Semaphore(0)
-        self._current: _Running | None = None
+        self._current: _TaskState | None = None
         self._stopping = False
 
     @property
@@ -53,7 +53,7 @@ class Turns:
         return self._current is not None and self._current.thread is threading.current_thread()
 
     def wait_for(self, block: str) -> None:
-        """Wait until a block is held; to be called by a task."""
+        """Wait until a block is the current one; to be called by a task."""
         mine = self._current
         assert mine is not None
         mine.waits_for = block
@@ -64,7 +64,7 @@ class Turns:
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Run all tasks; raises the first error of one, after the others have ended."""
-        waiting = [_Running(task, task.begin) for task in tasks]
+        waiting = [_TaskState(task, task.begin) for task in tasks]
         block: str | None = None
         try:
             while waiting:
@@ -77,13 +77,13 @@ class Turns:
         finally:
             self._stop(waiting)
 
-    def _next_block(self, block: str | None, waiting: Sequence[_Running]) -> str:
-        """The next one in the order of the files that somebody waits for, from the first again after the last."""
+    def _next_block(self, block: str | None, waiting: Sequence[_TaskState]) -> str:
+        """The next block in file order that a task waits for; starts over after the last one."""
         here = -1 if block is None else self._order[block]
         wanted = sorted({one.waits_for for one in waiting}, key=lambda name: self._order[name])
         return next((name for name in wanted if self._order[name] > here), wanted[0])
 
-    def _resume(self, one: _Running) -> None:
+    def _resume(self, one: _TaskState) -> None:
         """Let one task run until it waits again or ends."""
         self._current = one
         if one.thread is None:
@@ -98,7 +98,7 @@ class Turns:
         if one.error is not None:
             raise one.error
 
-    def _run_one(self, one: _Running) -> None:
+    def _run_one(self, one: _TaskState) -> None:
         try:
             with torch.no_grad():  # a mode of the thread
                 one.task.work()
@@ -109,7 +109,7 @@ class Turns:
         one.waits_for = ""
         self._back.release()
 
-    def _stop(self, waiting: Sequence[_Running]) -> None:
+    def _stop(self, waiting: Sequence[_TaskState]) -> None:
         self._stopping = True
         for one in waiting:
             if one.thread is not None and one.waits_for:

@@ -1,4 +1,4 @@
-"""Whole numbers that a model's modules keep: in attributes, or inside the settings objects that attributes hold."""
+"""Slots: integer attributes of modules, and integers inside the settings objects that attributes hold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OWN_OF_MODULES = frozenset(vars(nn.Module()))
 
 @dataclass(frozen=True)
 class Slot:
-    """A place that holds a whole number: ``steps`` lead to it from the module at the path ``module``.
+    """A place that holds an integer: ``steps`` lead to it from the module at the path ``module``.
 
     ``Slot("blocks.0.attn", ("n_head",))`` is an attribute, ``Slot("", ("config", "n_embd"))`` an entry of an object or
     mapping, ``Slot("mixer", ("sizes", 2))`` an element of a list.
@@ -62,7 +62,7 @@ def value_of(model: nn.Module, slot: Slot) -> Any:
 
 
 def slots_of(model: nn.Module) -> Iterator[tuple[Slot, int]]:
-    """Every slot with its value; an object that several modules share is visited once.
+    """Every slot of a model with its value; a settings object that several modules share is visited once.
 
     Layers of torch with parameters of their own are left out: their sizes follow their weights.
     """
@@ -129,7 +129,7 @@ def _plain(kind: type) -> dict[Step, Any]:
 
 
 def _attributes(owner: Any) -> dict[str, Any]:
-    """Attributes of an object and whole numbers of its classes, properties excluded."""
+    """Attributes of an object and integers of its classes, properties excluded."""
     result: dict[str, Any] = {}
     for kind in reversed(type(owner).__mro__):
         if kind not in (object, nn.Module) and not kind.__module__.startswith("torch."):

@@ -23,11 +23,11 @@ _VIEWS = frozenset(f"aten.{name}" for name in RESHAPES)
 
 @dataclass(frozen=True)
 class View:
-    """One view that divides a dimension.
+    """A view that divides a dimension, e.g. ``view(batch, length, 4, -1)``.
 
-    ``number`` of ``count``: which of the views that its module takes. ``factors``: sizes of the factors, ``None`` for
-    the one that is cut. ``places``: parameter dimensions that hold the divided one. ``step``, ``line``: where a forward
-    that divides differently does so.
+    ``number`` of ``count``: its position among the views of its module. ``factors``: sizes of the factors, ``None`` for
+    the one that is cut. ``places``: parameter dimensions that the view divides. ``step``, ``line``: set by
+    ``changed_views``, the operation and line of code that divide differently after the cut.
     """
 
     module: str
@@ -48,7 +48,7 @@ class View:
 
 
 def views_of(couplings: CouplingMap) -> tuple[View, ...]:
-    """Views that divide a dimension which may be cut, from a trace."""
+    """Views in a trace that divide a prunable dimension of a parameter."""
     trace, links = couplings.trace, couplings.links
     relations = trace.relations
     where: dict[int, int] = {}
@@ -93,6 +93,7 @@ def changed_views(views: Sequence[View], before: Forward, after: Forward) -> lis
 
 
 def _by_module(forward: Forward) -> dict[str, list[int]]:
+    """Step numbers of the views of each module."""
     result: dict[str, list[int]] = defaultdict(list)
     for number, step in enumerate(forward.steps):
         if step.operation in _VIEWS:

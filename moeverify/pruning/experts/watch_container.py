@@ -40,7 +40,7 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
             (t for t in tensors if t.is_floating_point() and index is not None and t.shape == index.shape), None
         )
         if index is None or weights is None or len(tensors) != 3:
-            return _blocks(original, args, kwargs, counted, sums, calls, tokens_given)
+            return _dense(original, args, kwargs, counted, sums, calls, tokens_given)
         hidden = next(t for t in tensors if t is not index and t is not weights)
 
         def call(tokens: torch.Tensor, chosen: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def watch_container(model: nn.Module, counted: CountedLayer, sums: Sums, calls: 
 
 
 def _together(hidden: torch.Tensor, index: torch.Tensor) -> list[slice]:
-    """Columns of choices that one call computes: all, unless that is too much or tokens are not in rows."""
+    """Slices of the ``k`` choices, one for each call: a single one if memory allows and tokens are rows."""
     in_rows = hidden.dim() == 2 and len(hidden) == len(index)
     each = max(1, _MOST_VALUES // max(hidden.numel(), 1)) if in_rows else 1
     return [slice(first, min(first + each, index.shape[1])) for first in range(0, index.shape[1], each)]
@@ -106,7 +106,7 @@ def _alone(call: Callable, hidden: torch.Tensor, chosen: torch.Tensor, weights: 
 
 
 def _check_linear(call: Callable, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, where: str) -> None:
-    """Refuse experts whose common output is not the weighted sum of their single ones."""
+    """Refuse a container whose output is not the weighted sum of its experts' outputs, on a few tokens."""
     if hidden.dim() != 2:
         return _check_rows(call, hidden, index, weights, where)
     few = slice(0, _CHECKED_TOKENS)
@@ -124,7 +124,7 @@ def _check_rows(call: Callable, hidden: torch.Tensor, index: torch.Tensor, weigh
         raise PruningRefused(f"the output of {where} is not the weighted sum of its experts{REMEDY}")
 
 
-def _blocks(
+def _dense(
     original: Callable,
     args: tuple,
     kwargs: dict,
@@ -133,7 +133,10 @@ def _blocks(
     calls: dict[str, int],
     tokens: torch.Tensor | None,
 ) -> Any:
-    """Experts that each get every token, weighted beforehand: a block of rows for one after the other (llama4)."""
+    """Run experts that each get every token, times its router weight, and add their statistics (llama4).
+
+    The container's argument is ``[experts * tokens, width]``: all tokens of expert 0, then all of expert 1, and so on.
+    """
     name, count = counted.layer.container, counted.count
     values = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
     if len(values) != 1 or tokens is None or values[0].shape != (count * len(tokens), tokens.shape[-1]):

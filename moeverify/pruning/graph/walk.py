@@ -217,7 +217,7 @@ class Walk:
             if open_frames and not back:
                 expansion.cycles += 1
                 expansion.last_cycle = self._path(path, edge)
-            target, rows = self._fresh(expansion, open_frames, edge.target, target, rows)
+            target, rows = self._unvisited(expansion, open_frames, edge.target, target, rows)
             if not len(target):
                 continue
             entered = self._enter(expansion, edge.target, target, frame.roots[rows], edge, expert)
@@ -250,11 +250,12 @@ class Walk:
         carried = set() if "visited" in self.guards else set(positions.tolist())
         return _Frame(node, positions, roots, iter(edges), via, expert, carried)
 
-    def _fresh(
+    def _unvisited(
         self, expansion: Expansion, open_frames: list[_Frame], node: int, positions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions that a node has not seen yet, and their rows; of root positions that meet in one, the first is
-        kept.
+        """Positions of a node that the walk has not visited, and the rows of the open frame that they come from.
+
+        Where two rows lead to one position, the first is kept.
         """
         if "visited" in self.guards:
             seen = expansion.roots.get(node)

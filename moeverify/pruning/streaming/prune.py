@@ -1,4 +1,4 @@
-"""From folder to pruned folder without holding the model; a run that is killed goes on where it was."""
+"""Prune a folder into another without the whole model in memory; a killed run resumes where it was."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from moeverify.pruning.streaming.progress import Meter
 from moeverify.pruning.streaming.scoring import LayerByLayer
 from moeverify.pruning.streaming.writing import FolderWriter, parameters, start_over
 
-# Their scores follow from the weights alone. Classes that derive from them may read more.
+# Importances that read weights alone. Subclasses may read more.
 _BY_WEIGHTS = (GroupMagnitudeImportance, MagnitudeImportance, LAMPImportance, RandomImportance)
 # Arguments of MoEPruner that need no model in memory.
 _STREAMED = {"expert_criterion", "calibration", "prune_shared_experts", "expert_ranking", "max_expansions"}
@@ -37,7 +37,7 @@ _STREAMED |= {"global_pruning", "isomorphic", "max_pruning_ratio"}
 
 @dataclass(frozen=True)
 class Streamed:
-    """A run: the source by its name and folder, the type of its numbers, and where the pruned folder goes."""
+    """One streamed run: name and folder of the source, dtype, target folder, seed, progress callback."""
 
     source: str
     folder: Path

@@ -74,10 +74,10 @@ class Trial:
     def prune(
         self, model: nn.Module, *, spec: Spec | None = None, ratio: float | None = None, again: bool = False
     ) -> Pruned | None:
-        """Let the subject prune ``model`` in place. ``None`` if it is to prune ``again`` and finds nothing left.
+        """Let the subject prune ``model`` in place. ``None`` if, pruning ``again``, it finds nothing left to prune.
 
-        Our pruner gets the roles and leaves out the rounding, which tiny sizes do not bear. Raises ``PropertyFailed``
-        if the subject crashes or refuses, ``NotApplicable`` if one that cannot be told the roles refuses unusual names.
+        Our pruner gets the roles, and no rounding, which tiny sizes do not allow. Raises ``PropertyFailed`` if the
+        subject crashes or refuses. Exception: ``NotApplicable`` if names are unusual and the subject takes no roles.
         """
         ratio = self.pruning_ratio if ratio is None else ratio
         if self.subject == "moe":
