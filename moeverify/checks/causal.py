@@ -46,7 +46,7 @@ def causal(context: Context) -> Finding:
 
 @dataclass(frozen=True, eq=False)
 class _Example:
-    """Inputs with their ``ids``; ``starts`` are positions from which tokens change, in ``turns`` ways."""
+    """Inputs with their token ``ids``. Trials replace the tokens from each of ``starts`` on, ``turns`` times."""
 
     inputs: Mapping[str, Any]
     ids: torch.Tensor
@@ -134,7 +134,7 @@ class _Comparison:
     def _moved(
         self, name: str, before: Mapping[str, torch.Tensor], example: _Example, turns: int
     ) -> dict[int, list[_Change]]:
-        """Change of the outputs by the position from which tokens are others."""
+        """Changes of a model's outputs against ``before``, by the position from which tokens were replaced."""
         result: dict[int, list[_Change]] = {start: [] for start in example.starts}
         for start, turn in ((start, turn) for turn in range(turns) for start in example.starts):
             changed = _changed(example.ids, start, turn, self.special.to(example.ids.dtype))
@@ -148,14 +148,14 @@ class _Comparison:
                 rows = movement(tensor, after[output])
                 earlier, position = float(rows[:, :start].max()), int(rows[:, :start].amax(0).argmax())
                 result[start].append(_Change(output, earlier, position, float(rows[:, start:].max())))
-                # What the original mixes itself is no number to hold the pruned model against.
+                # An output that mixes tokens in the original gives no bound for the pruned model.
                 if name == "pruned" or earlier <= TOLERANCE:
                     self.worst[name, start] = max(self.worst.get((name, start), 0.0), earlier)
         return result
 
 
 class _NotTaken(Exception):
-    """The original raises on other tokens."""
+    """The original raises on replaced tokens."""
 
 
 @dataclass(frozen=True)

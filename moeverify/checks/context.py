@@ -220,10 +220,11 @@ class Context:
         return with_constants(self.original, plan.folds, plan.constants)
 
     def pairs(self) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Each tensor of the pruned model that the original has too: its original name, original (with ``folds``),
-        pruned. Tables of expert ids come in the original's numbering, experts that went replaced as in the pruned one.
+        """Tensors of both models: original name, the original's tensor (constants folded), the pruned model's tensor.
 
-        Exception: a buffer of the old shape that a forward changes, since the subject may have run one.
+        Tables of expert ids are given in the original's numbering. Exception: ids of removed experts are replaced as in
+        the pruned model's table. Left out: a buffer of unchanged shape that a forward writes, since the subject may
+        have run one.
         """
         before = tensors_of(self.folded)
         changing = {name for name in self.behaviour.changes if name in dict(self.original.named_buffers())}

@@ -33,7 +33,7 @@ def constant(call: Call, relations: Relations) -> None:
     "aten.randperm",
 )
 def counted(call: Call, relations: Relations) -> None:
-    """The value depends on the position: removing one would renumber the others."""
+    """Freeze results whose values depend on the position, such as ``eye``: a cut would renumber them."""
     relations.freeze_all(call.out, "values are generated from the position")
 
 

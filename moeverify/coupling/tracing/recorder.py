@@ -59,7 +59,7 @@ class Recorder(TorchDispatchMode):
     """Applies a rule to every operation while the forward runs.
 
     Tensors are held weakly, so that a traced forward keeps no activation longer than a plain one does. ``run``
-    executes an operation; a weightless trace puts its own in place.
+    executes an operation; a weightless trace passes its own.
     """
 
     def __init__(self, model: nn.Module, run: Callable[..., Any] | None = None) -> None:

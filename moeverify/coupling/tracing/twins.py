@@ -66,7 +66,7 @@ def _pairs(name: str, lists: Sequence[Sequence[str]]) -> Iterator[tuple[str, str
 
 @dataclass(frozen=True)
 class _Stated:
-    """Relations of an unused parameter: its dimensions with equal ones, and with what freezes them."""
+    """Relations of an unused parameter: pairs of equal dimensions, and pairs of a dimension and what freezes it."""
 
     equals: list[tuple[int, int]]
     freezes: list[tuple[int, Freeze]]

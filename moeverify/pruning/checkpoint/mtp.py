@@ -89,7 +89,7 @@ def keep_or_drop(model: nn.Module, source: Path, folder: Path, layers: LayerCut 
     if not unloaded.because:
         _copy({name: renamed(name, lists) or name for name in unloaded.names}, base, folder)
         return (f"{many} were kept as they are",)
-    entries = _announce_none(model, folder)
+    entries = _set_counts_to_zero(model, folder)
     none = f"; {' and '.join(entries)} set to 0" if entries else ""
     note = f"{many} were left out, since they no longer fit: {unloaded.because}{none}"
     warnings.warn(note, stacklevel=5)
@@ -132,8 +132,8 @@ def _index_of(folder: Path) -> dict[str, Any]:
     return {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, shard)}
 
 
-def _announce_none(model: nn.Module, folder: Path) -> list[str]:
-    """Set the counts of such layers to 0, in the model's configuration and in the file; return their names."""
+def _set_counts_to_zero(model: nn.Module, folder: Path) -> list[str]:
+    """Set counts of MTP layers to 0 in the configuration, in memory and in the file; return the entries' names."""
     names = []
     own: Any = model.config
     configs = [own, getattr(own, "text_config", None)]

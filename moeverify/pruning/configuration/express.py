@@ -112,7 +112,7 @@ def _components(probe: Probe, classes: Iterable[PruningClass]) -> list[list[Prun
 
 
 def _candidates(counts: Counts, round_to: int | None) -> list[dict[PruningClass, int]]:
-    """Common shares for all classes, the nearest to what was asked first, multiples of ``round_to`` before others."""
+    """Counts with one share for all classes: multiples of ``round_to`` first, then by distance to ``counts``."""
     sizes = {c: c.coupling.size for c in counts}
     steps = math.gcd(*sizes.values())
     share = sum(k / sizes[c] for c, k in counts.items()) / len(counts)

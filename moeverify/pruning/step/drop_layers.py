@@ -27,7 +27,7 @@ def drop_layers(model: nn.Module, cut: LayerCut) -> None:
 
 
 def without_layers(model: nn.Module, cut: LayerCut) -> nn.Module:
-    """A copy that has lost its layers and shares all parameters and buffers with ``model``."""
+    """A copy without the dropped layers, which shares all parameters and buffers with ``model``."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     short = copy.deepcopy(model, shared)
     drop_layers(short, cut)

@@ -19,7 +19,7 @@ class Meter:
         report(f"{stage} ({total / _GIB:.1f} GiB)")
 
     def add(self, nbytes: int) -> None:
-        """Count bytes that were worked on."""
+        """Add processed bytes, and report the progress from time to time."""
         self._done += nbytes
         now = time.monotonic()
         if now - self._last >= _SECONDS:
