@@ -89,7 +89,7 @@ def summary(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 def findings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Whether ``reap`` is as good as ``frequency``, and better than chance by more than two standard errors."""
-    said = []
+    sentences = []
     for ratio in sorted({line["ratio"] for line in lines}):
         at = {line["criterion"]: line for line in lines if line["ratio"] == ratio}
         if not {"reap", "frequency", "random"} <= at.keys():
@@ -98,7 +98,7 @@ def findings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         error = math.hypot(reap["error"], chance["error"])
         better = reap["mean"] - chance["mean"]
         rank = "at least as good as" if reap["mean"] >= other["mean"] else "worse than"
-        said.append(
+        sentences.append(
             f"ratio {ratio:g}: reap {reap['mean']:.3f} is {rank} frequency {other['mean']:.3f}; against "
             f"random {better:+.3f}, {better / error if error else math.inf:.1f} standard errors"
             + (
@@ -107,7 +107,7 @@ def findings(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                 else ""
             )
         )
-    return said
+    return sentences
 
 
 def table(lines: Sequence[Mapping[str, Any]], limit: int) -> str:

@@ -122,8 +122,8 @@ def row_of(
     for name, answer in mine.items():
         if name == BASE or mine[BASE].served:
             entry = _entry(place, item, name, mine, expected, base_gap)
-            told = {"told": True} if entry["word"] in WRONG and told_by_plan(place.engine, item, name) else {}
-            row[name] = {**entry, **told, "version": answer.version}
+            foreseen = {"told": True} if entry["word"] in WRONG and told_by_plan(place.engine, item, name) else {}
+            row[name] = {**entry, **foreseen, "version": answer.version}
     return row
 
 

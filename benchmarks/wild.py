@@ -113,8 +113,8 @@ def table(rows: Mapping[str, Mapping[str, Any]], packages: Mapping[str, str]) ->
         marks = (MARKS.get(data["checks"].get(check, ""), "") for check in checks)
         lines.append(f"| {name} | {' | '.join(marks)} |")
     lines += ["", "✓ pass, ✗ fail, ? inconclusive, – does not apply.", "", "## What failed or could not be seen", ""]
-    said = [f"- {n}, {check}: {text}" for n, data in rows.items() for check, text in data["messages"].items()]
-    lines += said or ["Nothing."]
+    problems = [f"- {n}, {check}: {text}" for n, data in rows.items() for check, text in data["messages"].items()]
+    lines += problems or ["Nothing."]
     lines += ["", "## What was left alone, and why", ""]
     lines += [f"- {n}: {text}" for n, data in rows.items() for text in data["adjusted"]] or ["Nothing."]
     return "\n".join(lines) + "\n"

@@ -41,9 +41,9 @@ class RoleSearch:
         notes, unrecognised = [], []
         for name in self.modules:
             if name and self._is(self.roles.experts, name) and name not in {layer.container for layer in layers}:
-                found = self._container(name)
-                layers += found
-                if not found and not any(parent(name) in ancestors(other.container) for other in layers):
+                in_container = self._container(name)
+                layers += in_container
+                if not in_container and not any(parent(name) in ancestors(other.container) for other in layers):
                     unrecognised.append(name)
         taken = {p for layer in layers for p in (layer.container, layer.name, *layer.shared_experts)} - {""}
         for name in self.modules:
@@ -106,8 +106,8 @@ class RoleSearch:
             return [self._layer(parent(name), inner, self._listed_experts(inner), "listed", f"{last(name)} around it")]
         inside = any(self._is(self.roles.routers, child) for child in self.tree.children.get(name, ()))
         layer = name if inside else parent(name)
-        found = self._stacked(layer, name) or self._parallel(layer, name)
-        return [found] if found is not None else []
+        moe_layer = self._stacked(layer, name) or self._parallel(layer, name)
+        return [moe_layer] if moe_layer is not None else []
 
     def _listed_experts(self, name: str) -> tuple[str, ...]:
         """The children of a list but for helpers, such as a dropout that all experts use.
@@ -322,8 +322,8 @@ class RoleSearch:
         own = {"listed": (layer.container,), "parallel": layer.holders}.get(layer.layout, layer.stacks)
         skip = {*own, *layer.shared_experts}
         scored = Scored(counts, inputs, frozenset(skip), layer.container[len(outermost) + 1 :] if nested else "")
-        if found := find_scorers(self.tree, region, scored):
-            return found
+        if scorers := find_scorers(self.tree, region, scored):
+            return scorers
         outer = parent(region)
         if not region or isinstance(self.modules[outer], LISTS):
             return Scorers()

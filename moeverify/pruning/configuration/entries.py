@@ -14,7 +14,7 @@ _PATHS = 4
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """Best entries of a search. ``wrong``: dimensions that do not have the wanted size under them."""
 
     entries: Entries
@@ -102,33 +102,33 @@ class _Sizes:
         return {**built.shapes, **now}
 
 
-def find_entries(probe: Probe, wanted: Shapes) -> Found:
+def find_entries(probe: Probe, wanted: Shapes) -> Solution:
     """Entries that give ``wanted``; each change is verified by building a skeleton.
 
     If fewer heads and smaller heads give the same shapes, the factors that must stay decide.
     """
-    found = _search(_Sizes(probe, {}), wanted)
-    if not found.wrong and (disturbed := probe.factors_disturbed(found.entries)):
+    solution = _search(_Sizes(probe, {}), wanted)
+    if not solution.wrong and (disturbed := probe.factors_disturbed(solution.entries)):
         other = _search(_Sizes(probe, disturbed), wanted)
         # An attribute may hold the number by chance; then there is no other way.
-        return found if other.wrong else other
-    return found
+        return solution if other.wrong else other
+    return solution
 
 
-def _search(sizes: _Sizes, wanted: Shapes) -> Found:
+def _search(sizes: _Sizes, wanted: Shapes) -> Solution:
     """Descent with retries: a move that breaks what no other move corrects is banned, and the search restarts."""
-    best: Found | None = None
+    best: Solution | None = None
     banned: set[int] = set()
     for _ in range(_PATHS):
-        found, taken = _descend(sizes, {**wanted, **sizes.kept}, banned)
-        if best is None or len(found.wrong) < len(best.wrong):
-            best = found
-        guilty = {n for n in taken if not set(found.wrong).isdisjoint(sizes.moves[n].slopes)}
-        if not found.wrong or not guilty:
+        solution, taken = _descend(sizes, {**wanted, **sizes.kept}, banned)
+        if best is None or len(solution.wrong) < len(best.wrong):
+            best = solution
+        guilty = {n for n in taken if not set(solution.wrong).isdisjoint(sizes.moves[n].slopes)}
+        if not solution.wrong or not guilty:
             break
         banned |= guilty
     assert best is not None
-    return best if best.wrong else Found(_keep_ratios(sizes.probe, best.entries), ())
+    return best if best.wrong else Solution(_keep_ratios(sizes.probe, best.entries), ())
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class _Step:
     move: int = -1
 
 
-def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, set[int]]:
+def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Solution, set[int]]:
     """Greedy descent: each move leaves fewer wrong dimensions, so it terminates. Also returns the moves taken.
 
     Moves that correct dimensions without breaking others go first: fewer heads rather than smaller heads, which would
@@ -163,7 +163,7 @@ def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Found, se
             break
         step = path[-1]
         taken.update(one.move for one in path)
-    return Found(step.entries, tuple(step.wrong)), taken
+    return Solution(step.entries, tuple(step.wrong)), taken
 
 
 def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:

@@ -16,7 +16,7 @@ from moeverify.coupling.classify import ROLES, PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.models.skeleton import Shapes
 from moeverify.pruning.configuration.document import name_of
-from moeverify.pruning.configuration.entries import Found, find_entries, without_needless
+from moeverify.pruning.configuration.entries import Solution, find_entries, without_needless
 from moeverify.pruning.configuration.probe import Dim, Entries, Probe
 from moeverify.pruning.plan.plan import Adjustment, Reason
 
@@ -56,26 +56,26 @@ def express(
     insisted = set(named)
     if probe.short:
         with contextlib.suppress(PruningRefused):
-            found = _express(probe, wanted, round_to, insisted)
-            if not found.adjustments and probe.confirms(found.entries, wanted_shapes(probe.base, wanted)):
-                return found
+            expression = _express(probe, wanted, round_to, insisted)
+            if not expression.adjustments and probe.confirms(expression.entries, wanted_shapes(probe.base, wanted)):
+                return expression
         # A short build alone refuses nothing and changes no count.
         probe.build_in_full()
     return _express(probe, wanted, round_to, insisted)
 
 
 def _express(probe: Probe, wanted: Counts, round_to: int | None, insisted: Collection[PruningClass]) -> Expression:
-    found = _solve(probe, wanted)
+    solution = _solve(probe, wanted)
     counts = dict(wanted)
     reasons: dict[PruningClass, str] = {}
-    if found.wrong:
+    if solution.wrong:
         for component in _components(probe, wanted):
             counts.update(_express_component(probe, {c: wanted[c] for c in component}, round_to, reasons))
-        found = _solve(probe, counts)
-        if found.wrong:  # the components do not go together: nothing of them is safe
+        solution = _solve(probe, counts)
+        if solution.wrong:  # the components do not go together: nothing of them is safe
             raise PruningRefused(
-                f"no configuration gives all the pruned sizes together: {_rule(probe, found)}; leave one of the roles "
-                "out (a ratio of 0)"
+                f"no configuration gives all the pruned sizes together: {_rule(probe, solution)}; leave one of the "
+                "roles out (a ratio of 0)"
             )
     adjustments = tuple(
         Adjustment(c, wanted[c], kept, Reason(reasons.get(c, ""))) for c, kept in counts.items() if kept != wanted[c]
@@ -84,10 +84,10 @@ def _express(probe: Probe, wanted: Counts, round_to: int | None, insisted: Colle
         if adjustment.pruning_class in insisted:
             raise PruningRefused(str(adjustment))
     shapes = wanted_shapes(probe.base, counts)
-    return Expression(counts, without_needless(probe, found.entries, shapes), adjustments)
+    return Expression(counts, without_needless(probe, solution.entries, shapes), adjustments)
 
 
-def _solve(probe: Probe, counts: Counts) -> Found:
+def _solve(probe: Probe, counts: Counts) -> Solution:
     return find_entries(probe, wanted_shapes(probe.base, counts))
 
 
@@ -135,10 +135,10 @@ def _express_component(
     Counts for all classes are tried first, then counts that leave some roles unpruned. The reason for each changed
     class is added to ``reasons``.
     """
-    found = _solve(probe, wanted)
-    if not found.wrong:
+    solution = _solve(probe, wanted)
+    if not solution.wrong:
         return dict(wanted)
-    rule = _rule(probe, found)
+    rule = _rule(probe, solution)
     untouched = {c: c.coupling.size for c in wanted}
     for left_alone in _subsets(wanted):
         kept = {c: k for c, k in wanted.items() if c not in left_alone}
@@ -171,9 +171,9 @@ def _subsets(wanted: Counts) -> list[Sequence[PruningClass]]:
     return subsets
 
 
-def _rule(probe: Probe, found: Found) -> str:
+def _rule(probe: Probe, solution: Solution) -> str:
     """Text with the entries that give no such sizes, and the architecture's own error message if there is one."""
-    name, dim = found.wrong[0]
+    name, dim = solution.wrong[0]
     entries = [move.name for move in probe.moves if (name, dim) in move.slopes]
     config = type(probe.config).__name__
     if not entries:

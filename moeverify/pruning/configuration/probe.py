@@ -222,15 +222,15 @@ class Probe:
         (``hidden_size`` beside ``d_model``).
         """
         aliases = getattr(type(self.config), "attribute_map", {})
-        found: dict[str, set[int]] = {}
+        values_of: dict[str, set[int]] = {}
         for module in self.original.modules():
             if type(module).__module__.startswith("torch."):
                 continue
             for name, value in vars(module).items():
                 if type(value) is int and value > 0 and not name.startswith("_") and name != "layer_idx":
-                    found.setdefault(name, set()).add(value)
+                    values_of.setdefault(name, set()).add(value)
         pins: Entries = {}
-        for name, values in found.items():
+        for name, values in values_of.items():
             if self.document.get(name) is not None or name in aliases or len(values) > 4:
                 continue
             for value in sorted(values):
@@ -273,22 +273,22 @@ class Probe:
         Needed since a projection may keep its shape while its heads become more and smaller.
         """
         built = self.try_entries(entries)
-        found: dict[Attribute, int] = {}
+        changed: dict[Attribute, int] = {}
         for (path, name), value in ({} if built is None else built.attributes).items():
             before = vars(self.original.get_submodule(path)).get(name)
             if type(before) is int and type(value) is int and before in self._fixed_in.get(path, ()):
-                found[path, name] = before
-        return found
+                changed[path, name] = before
+        return changed
 
     @cached_property
     def _fixed_in(self) -> dict[str, set[int]]:
         """Sizes of fixed factors by module: those of its own parameters and of its direct children's."""
-        found: dict[str, set[int]] = {}
+        certain: dict[str, set[int]] = {}
         for name, dim in self.fixed.sizes:
             owner = name.rpartition(".")[0]
             for path in (owner, owner.rpartition(".")[0]):
-                found.setdefault(path, set()).update(self.fixed.certain((name, dim)))
-        return found
+                certain.setdefault(path, set()).update(self.fixed.certain((name, dim)))
+        return certain
 
     @cached_property
     def silent_moves(self) -> tuple[Move, ...]:

@@ -40,8 +40,8 @@ _MOST_ARCHITECTURES = 4
 
 def remembered(key: Hashable) -> Remembered:
     """Cache of an architecture; the least recently used ones are dropped."""
-    found = _ARCHITECTURES.setdefault(key, Remembered())
+    architecture = _ARCHITECTURES.setdefault(key, Remembered())
     _ARCHITECTURES.move_to_end(key)
     while len(_ARCHITECTURES) > _MOST_ARCHITECTURES:
         _ARCHITECTURES.popitem(last=False)
-    return found
+    return architecture
