@@ -119,3 +119,18 @@ def test_an_embedding_counts_as_a_linear_layer():
     model = Table()
     with pytest.raises(PruningRefused, match="cuts no output of the root_module_types"):
         mv.MoEPruner(model, ids, pruning_ratio=0.5, root_module_types=[nn.Conv2d]).step()
+
+
+def test_of_tied_weights_either_name_is_left_alone():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.again = torch.nn.Linear(6, 8, bias=False), torch.nn.Linear(6, 8, bias=False)
+            self.again.weight, self.last = self.first.weight, torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x) + self.again(2 * x))
+
+    for ignored, cuts in ([], 1), (["first"], 0), (["again"], 0):
+        pruner = mv.MoEPruner(Tied(), torch.randn(2, 6), pruning_ratio=0.5, ignored_layers=ignored)
+        assert len(pruner.plan().cuts) == cuts, ignored

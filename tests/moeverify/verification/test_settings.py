@@ -185,6 +185,20 @@ def test_every_setting_has_its_options_its_words_and_its_place_in_the_report(fie
     assert field.name in json.loads(json.dumps(settings.describe()))
 
 
+def test_the_plugin_reads_what_is_to_be_ignored():
+    parser = pytest.Parser(_ispytest=True)
+    plugin.pytest_addoption(parser)
+    given = parser.parse(["--moeverify-ignore", "lm_head", "--moeverify-ignore=layers.0.mlp"])
+
+    class Config:
+        def getoption(self, flag):
+            return getattr(given, flag.removeprefix("--").replace("-", "_"))
+
+    settings = plugin.settings_of(Config())
+    assert settings.ignore == ("lm_head", "layers.0.mlp")
+    assert settings.words()[-4:] == ["--ignore", "lm_head", "--ignore", "layers.0.mlp"]
+
+
 def test_words_in_help_are_those_that_the_modules_accept():
     assert ", ".join((*IMPORTANCES, "module:attribute")) == forms.IMPORTANCES
     assert set(forms.DTYPES) == set(DTYPES)
