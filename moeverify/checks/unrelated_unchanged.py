@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from moeverify.checks.context import Context
-from moeverify.checks.registry import Finding, check, failed, passed
+from moeverify.checks.evidence.settings import Setting, origins, settings_of, written_by_forward
+from moeverify.checks.evidence.whole_numbers import sizes_before_and_after, unseen_numbers
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
 # Where a model came from and how it is stored, not how it computes.
@@ -23,7 +25,9 @@ def unrelated_unchanged(context: Context) -> Finding:
     A whole number is explained if with the base's value the model would have other shapes, or lose a relation between
     sizes that modules keep. So is one that changed as an explained one did (two entries for one size). Entries for
     training alone count too: dropout, coefficients of losses. Does not prove that an explained entry has the right
-    value; ``config-in-step`` and ``reload`` do. Whole numbers of a model without configuration are not judged.
+    value; ``config-in-step`` and ``reload`` do. Settings are read inside of containers and settings objects as well;
+    what a forward writes is none. A whole number of a model without configuration is inconclusive if it follows no size
+    and no output shows it. A module without weights must keep its class.
     """
     if not has_config(context.original) or not has_config(context.pruned):
         return _settings_alone(context)
@@ -52,37 +56,88 @@ def unrelated_unchanged(context: Context) -> Finding:
 def _settings_alone(context: Context) -> Finding:
     if has_config(context.original):
         return failed("the pruned model has no configuration any more")
-    return _settings(context) or passed("numbers and flags of all modules that are no sizes are the base's")
+    return _settings(context) or passed("settings of all modules are the base's, but for sizes")
 
 
 def _settings(context: Context) -> Finding | None:
-    """Floating-point numbers, flags and texts of modules that differ from the base's without a reason."""
-    base = dict(context.original.named_modules())
+    """Settings of modules, and modules without weights, that differ from the base's without a reason."""
+    base, pruned = dict(context.original.named_modules()), dict(context.pruned.named_modules())
+    origin = {path: source for path, source in origins(context.pruned, context.source_names).items() if source in base}
+    alike = {path for path, source in origin.items() if type(base[source]) is type(pruned[path])}
+    for path in sorted(origin.keys() - alike):
+        if _weightless(base[origin[path]]) and _weightless(pruned[path]) and not _renumbered(path, base, pruned):
+            was, now = type(base[origin[path]]).__name__, type(pruned[path]).__name__
+            return failed(f"{path} is of the class {now}, the base's of {was}, and no removal explains it", module=path)
+    by_place, after = settings_of(context.original), settings_of(context.pruned)
+    before = {
+        place: by_place[there]
+        for place in after
+        if place.module in alike and (there := place._replace(module=origin[place.module])) in by_place
+    }
     expected = _fresh(context)
     constants = context.outcome.plan.constants if context.outcome.plan is not None else {}
-    for path, module in context.pruned.named_modules():
-        if path not in base or type(base[path]) is not type(module):
-            continue
-        for name, value in vars(module).items():
-            old = vars(base[path]).get(name, value)
-            if name.startswith("_") or name == "training" or type(value) not in (float, bool, str) or value == old:
-                continue
-            if (path, name) in constants or expected.get((path, name)) == value:
-                continue
-            where = f"{path}.{name}".lstrip(".")
-            return failed(f"{where} is {value!r}, the base's {old!r}, and no removal explains it", attribute=where)
+    changed = {
+        place: (before[place], value)
+        for place, value in after.items()
+        if place in before and _differs(before[place], value)
+    }
+    for place, (_, new) in list(changed.items()):
+        if (place.module, place.attribute) in constants or expected.get(place, _ABSENT) == new:
+            del changed[place]
+    written = written_by_forward(context.original, context.example_inputs) if changed else set()
+    for place, (old, new) in changed.items():
+        if (origin[place.module], place.attribute) not in written:
+            return failed(f"{place} is {new!r}, the base's {old!r}, and no removal explains it", attribute=str(place))
+    if has_config(context.pruned):
+        return None
+    numbers = {
+        place: (before[place], after[place])
+        for place in before
+        if type(before[place]) is int and type(after[place]) is int and before[place] != after[place]
+        and not (origin[place.module] == place.module and _renumbered(place.module, base, pruned))
+    }  # fmt: skip
+    return _whole_numbers(context, numbers)
+
+
+def _whole_numbers(context: Context, changed: Mapping[Setting, tuple[int, int]]) -> Finding | None:
+    """Whole numbers of a model without configuration that changed where nothing that runs shows a reason."""
+    sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
+    unseen = unseen_numbers(context.pruned, changed, sizes, context.example_inputs, context.seed)
+    for place, (old, new) in unseen.items():
+        return inconclusive(
+            f"{place} is {new}, the base's {old}: no size that was cut went that way, and the example inputs give the "
+            "same outputs with either; leave it as it was, or give inputs on which it counts",
+            attribute=str(place), base=old, pruned=new,
+        )  # fmt: skip
     return None
 
 
-def _fresh(context: Context) -> dict[tuple[str, str], Any]:
-    """Attributes of modules of a model built from the pruned configuration."""
+def _differs(old: Any, new: Any) -> bool:
+    """Whether a value is another one. Whole numbers may be sizes, and so may what takes the place of one or of none."""
+    if type(new) is int and (old is None or type(old) is int):
+        return False
+    return type(old) is not int and old != new and not (old != old and new != new)
+
+
+def _weightless(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is None and next(module.buffers(), None) is None
+
+
+def _renumbered(path: str, base: Mapping[str, nn.Module], pruned: Mapping[str, nn.Module]) -> bool:
+    """Whether a list of modules on the way to ``path`` lost some, so that the numbers behind mean others."""
+    parts = path.split(".")
+    above = [".".join(parts[:n]) for n in range(len(parts))]
+    return any(len(list(base[p].children())) != len(list(pruned[p].children())) for p in above)
+
+
+def _fresh(context: Context) -> dict[Setting, Any]:
+    """Settings of a model built from the pruned configuration."""
     if not has_config(context.pruned):
         return {}
     try:
-        built = skeleton(context.pruned, context.pruned.config)
+        return settings_of(skeleton(context.pruned, context.pruned.config))
     except Exception:
         return {}  # config-in-step says so
-    return {(path, name): value for path, m in built.named_modules() for name, value in vars(m).items()}
 
 
 def _explained(context: Context, key: tuple[str | int, ...], old: int | str | None) -> bool:
