@@ -22,15 +22,14 @@ def embedding(call: Call, relations: Relations) -> None:
 @rule("aten._embedding_bag", "aten._embedding_bag_forward_only")
 def embedding_bag(call: Call, relations: Relations) -> None:
     """``[rows, n], [places], [bags] -> [bags, n]``: rows of each bag are summed, averaged or compared."""
-    weight, out = call.dims(0), call.out
+    weight = call.dims(0)
     relations.freeze(weight[0], "rows of an embedding are chosen by data")
-    relations.equal(weight[1], out[1])
     for tensor in call.tensors()[1:]:
         relations.freeze_all(call.dims_of(tensor), BY_DATA)
     for tensor in call.outputs:
         bags, *columns = call.dims_of(tensor)
         relations.freeze(bags, BY_DATA)
-        for column in columns:  # the largest have places for each column
+        for column in columns:  # of the result, and of the places of the largest values
             relations.equal(weight[1], column)
 
 
