@@ -242,6 +242,6 @@ def _freeze_untouched(trace: Trace, root: list[int], freezing: _Freezing) -> Non
         if size in sizes:
             reason = (
                 f"{sizes[size]} was not used by the example input and has this size; give inputs that use it, take "
-                "it out of the model, or let it stay as it is (prune --ignore PATH, ignored_layers of MoEPruner)"
+                "it out of the model, or leave its module alone (ignored_layers)"
             )
             freezing.start(root[dim], Freeze(dim, reason, relations.current))

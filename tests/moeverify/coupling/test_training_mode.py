@@ -61,7 +61,7 @@ def test_noise_of_a_router_follows_the_hidden_channels():
 
 def test_the_veto_names_its_cause_and_the_role_that_stays():
     model = net(noise=False)
-    match = r"hidden is left alone, 6 were asked: .*gate\.spread\.weight was not used .* list it in ignored_layers"
+    match = r"hidden is left alone, 6 were asked: .*gate\.spread\.weight was not used .* leave its module alone"
     with pytest.warns(UserWarning, match=match):
         plan = mv.MoEPruner(model, IDS, pruning_ratio=0.5).step()
     assert model.embed.embedding_dim == 12
