@@ -10,6 +10,7 @@ from moeverify.suites.properties.failure import Failure
 from synthetic_models import Spec
 
 
+@pytest.mark.slow  # four examples of the everyday suite need not hold a bias
 def test_the_smallest_falsifying_spec_is_saved_and_shown(tmp_path):
     log = PropertyLog()
     with pytest.raises(AssertionError, match="an expert with a bias") as caught:
