@@ -14,10 +14,11 @@ from moeverify.coupling.classify import classify
 from moeverify.coupling.couplings import trace_couplings
 from moeverify.errors import MoEVerifyError
 from moeverify.models.forward import Example
+from moeverify.models.module_lists import renamed
 from moeverify.models.roles import FoundRoles, find_roles
 from moeverify.pruning.experts.removal import ExpertLayout, expert_cuts, expert_layout, with_experts
 from moeverify.pruning.plan.apply import slice_kept
-from moeverify.pruning.plan.expert_cut import ExpertCut, renamed, renumbered
+from moeverify.pruning.plan.expert_cut import ExpertCut, renumbered
 from moeverify.pruning.plan.plan import Cut, make_plan
 
 Tensors = Mapping[str, torch.Tensor]

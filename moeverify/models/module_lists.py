@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -55,7 +55,14 @@ class ListCut:
         return f"{prefix}{self.children[int(place[0])]}{dot}{rest}" if len(place) else None
 
 
-def renamed(name: str, cuts: Iterable[ListCut]) -> str | None:
+class Renames(Protocol):
+    """A removal after which some parameters have other names, such as a ``ListCut``."""
+
+    def renamed(self, name: str) -> str | None:
+        """The name of a parameter afterwards; ``None`` if it is removed."""
+
+
+def renamed(name: str, cuts: Iterable[Renames]) -> str | None:
     """Name of a parameter after all cuts; ``None`` if it is removed."""
     for cut in cuts:
         new = cut.renamed(name)

@@ -14,6 +14,7 @@ from torch_pruning.dependency import Group
 from moeverify.coupling.classify import PruningClass, embedding_weights, is_attention, is_hidden
 from moeverify.coupling.solving.solve import CouplingClass, Member
 from moeverify.errors import BoundaryRefused, PruningRefused, UsageError
+from moeverify.models.module_lists import renamed
 from moeverify.pruning.choice.channel_groups import group_channels, mean_of_groups
 from moeverify.pruning.choice.ranking import Candidate
 from moeverify.pruning.choice.request import EACH, Request
@@ -21,7 +22,7 @@ from moeverify.pruning.choice.rounding import kept_units
 from moeverify.pruning.choice.scores import score_classes
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.graph.roots import has_root, is_ignored, signature, structure
-from moeverify.pruning.plan.expert_cut import ExpertCut, renamed
+from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.plan import Adjustment, Reason
 
 

@@ -72,16 +72,6 @@ class ExpertCut:
         )
 
 
-def renamed(name: str, cuts: Iterable[ExpertCut]) -> str | None:
-    """Name of a parameter after all cuts; ``None`` if it is removed."""
-    for cut in cuts:
-        new = cut.renamed(name)
-        if new is None:
-            return None
-        name = new
-    return name
-
-
 @torch.no_grad()
 def remove_experts(model: nn.Module, cuts: Iterable[ExpertCut]) -> None:
     """Shorten lists of experts, renumber the kept ones, and rewrite tables of expert ids, in place.

@@ -9,9 +9,9 @@ import numpy as np
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
-from moeverify.models import module_lists
+from moeverify.models.module_lists import renamed
 from moeverify.pruning.attributes.change import AttributeChange
-from moeverify.pruning.plan.expert_cut import ExpertCut, renamed
+from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.layer_cut import LayerCut
 
@@ -94,8 +94,7 @@ class Plan:
 
     def renamed(self, name: str) -> str | None:
         """The name of a parameter after the plan; ``None`` if it is removed."""
-        new = renamed(name, self.experts)
-        return new if new is None or self.layers is None else module_lists.renamed(new, self.layers.lists)
+        return renamed(name, (*self.experts, *(self.layers.lists if self.layers else ())))
 
     def shapes(self, base: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
         """Shapes of all tensors after the plan, under the names that they have then."""
@@ -111,7 +110,7 @@ class Plan:
         lists = self.layers.lists
 
         def moved(name: str) -> str:
-            new = module_lists.renamed(name, lists)
+            new = renamed(name, lists)
             if new is None:
                 raise KeyError(name)
             return new
