@@ -74,16 +74,15 @@ def _settings(context: Context) -> Finding | None:
         for place in after
         if place.module in alike and (there := place._replace(module=origin[place.module])) in by_place
     }
-    expected = _fresh(context)
+    changed = {place: (before[place], new) for place, new in after.items() if place in before}
+    changed = {place: (old, new) for place, (old, new) in changed.items() if _differs(old, new)}
+    expected = _fresh(context) if changed else {}
     constants = context.outcome.plan.constants if context.outcome.plan is not None else {}
     changed = {
-        place: (before[place], value)
-        for place, value in after.items()
-        if place in before and _differs(before[place], value)
+        place: (old, new)
+        for place, (old, new) in changed.items()
+        if (place.module, place.attribute) not in constants and expected.get(place, _ABSENT) != new
     }
-    for place, (_, new) in list(changed.items()):
-        if (place.module, place.attribute) in constants or expected.get(place, _ABSENT) == new:
-            del changed[place]
     written = written_by_forward(context.original, context.example_inputs) if changed else set()
     for place, (old, new) in changed.items():
         if (origin[place.module], place.attribute) not in written:
@@ -103,13 +102,14 @@ def _whole_numbers(context: Context, changed: Mapping[Setting, tuple[int, int]])
     """Whole numbers of a model without configuration that changed where nothing that runs shows a reason."""
     sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
     unseen = unseen_numbers(context.pruned, changed, sizes, context.example_inputs, context.seed)
-    for place, (old, new) in unseen.items():
-        return inconclusive(
-            f"{place} is {new}, the base's {old}: no size that was cut went that way, and the example inputs give the "
-            "same outputs with either; leave it as it was, or give inputs on which it counts",
-            attribute=str(place), base=old, pruned=new,
-        )  # fmt: skip
-    return None
+    if (first := next(unseen, None)) is None:
+        return None
+    place, old, new = first
+    return inconclusive(
+        f"{place} is {new}, the base's {old}: no size that was cut went that way, and the example inputs give the "
+        "same outputs with either; leave it as it was, or give inputs on which it counts",
+        attribute=str(place), base=old, pruned=new,
+    )  # fmt: skip
 
 
 def _differs(old: Any, new: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -25,20 +25,17 @@ class Sizes(NamedTuple):
 
 def unseen_numbers(
     pruned: nn.Module, changed: Mapping[Setting, tuple[int, int]], sizes: Sizes, inputs: Any, seed: int
-) -> dict[Setting, tuple[int, int]]:
-    """Those of ``changed`` that follow no size and change nothing that ``pruned`` computes on ``inputs``.
+) -> Iterator[tuple[Setting, int, int]]:
+    """Those of ``changed``, before and after, that follow no size and do not show in what ``pruned`` computes.
 
     A number follows a size if it went from one value to the other as a dimension or a list did. It does as well if it
     changed by the same factor and is no larger than a dimension.
     """
     factors = {Fraction(new, old) for old, new in sizes.pairs if old}
-    return {
-        place: (old, new)
-        for place, (old, new) in changed.items()
-        if (old, new) not in sizes.pairs
-        and not (0 < old <= sizes.largest and Fraction(new, old) in factors)
-        and _idle(pruned, place, old, inputs, seed)
-    }
+    for place, (old, new) in changed.items():
+        follows = (old, new) in sizes.pairs or (0 < old <= sizes.largest and Fraction(new, old) in factors)
+        if not follows and _idle(pruned, place, old, inputs, seed):
+            yield place, old, new
 
 
 def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapping[str, str]) -> Sizes:
