@@ -37,7 +37,7 @@ def model_and_inputs(images):
 
 
 # Attention over images of several sizes runs on data only: what cannot be looked for without it is told.
-@pytest.mark.filterwarnings("ignore:operations without a rule", "ignore:numbers that the forward derives")
+@pytest.mark.filterwarnings("ignore:operations without a rule", "ignore:constants that the forward derives")
 @pytest.mark.parametrize("images", [False, True])
 def test_routed_experts_of_the_text_part_go(images, tmp_path):
     model, inputs = model_and_inputs(images)

@@ -12,7 +12,7 @@ from moeverify.subjects.faults.spoil import Work
     "zoo:dbrx",
     {
         "expert-isolation": r"experts\[0\] also removes channels of .*experts\[1\]",
-        "coupling-minimal": r"its part in .*experts\[0\] could go alone",
+        "coupling-minimal": r"its part in .*experts\[0\] can be removed alone",
     },
 )
 def prune(model, example_inputs, *, pruning_ratio, seed):

@@ -6,7 +6,7 @@ from moeverify.subjects.faults.spoil import Work
 
 @fault(
     "synthetic:listed",
-    {"config-in-step": r"configuration says .*experts\.1\.\w+\.weight"},
+    {"config-in-step": r"configuration gives .*experts\.1\.\w+\.weight"},
 )
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """An open end is taken for a closed one: an expert loses one channel more than asked."""

@@ -7,7 +7,7 @@ from moeverify.subjects.moe import prune_moe
 @fault(
     "zoo:qwen2_moe",
     {
-        "config-in-step": r"configuration says .*experts",
+        "config-in-step": r"configuration gives .*experts",
         "reload": r"mismatched keys on reload|cannot load the saved model",
     },
 )

@@ -4,7 +4,7 @@ from moeverify.subjects.faults.registry import fault
 from moeverify.subjects.moe import prune_moe
 
 
-@fault("zoo:qwen3_moe", {"config-in-step": r"configuration says .*64"})
+@fault("zoo:qwen3_moe", {"config-in-step": r"configuration gives .*64"})
 def prune(model, example_inputs, *, pruning_ratio, seed):
     """The configuration keeps the old hidden size."""
     outcome = prune_moe(model, example_inputs, pruning_ratio=pruning_ratio, seed=seed)
