@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,9 +128,12 @@ def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
     sizes = {p.shape[0] for p in blocks.values()}
     if len(blocks) < 2 or len(sizes) != 1 or min(sizes) < 2:
         return None
-    if path not in (owners := {parent(name) for name in blocks}) and len(owners) == 1:
-        return None  # the layer is that module
+    owners = {parent(name) for name in blocks}
+    if path not in owners and (len(owners) == 1 or any(_whole(blocks, owner) for owner in owners)):
+        return None  # the layer is such a module
     (count,) = sizes
+    if _counted_second(tree, path, [tuple(p.shape) for p in blocks.values()], count):
+        return None
     evidence = counting_attribute(tree, path, count) or _table_of_ids(tree, path, count)
     attention = any(word in path.lower() for word in ("attn", "attention"))
     if not evidence and attention and not (evidence := _experts_of_heads(tree, path, count)):
@@ -139,6 +142,21 @@ def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
     biases = {n: p for n, p in own.items() if p.dim() == 2 and p.shape[0] == count and p.shape[1] in inner}
     biases = {n: p for n, p in biases.items() if re.search(r"bias|^b(_?\d|_?\w+)?$", last(n))}
     return Stacks(blocks | biases, count, evidence)
+
+
+def _whole(blocks: Mapping[str, torch.Tensor], owner: str) -> bool:
+    """Whether a module holds experts by itself: of two of its stacks one reads what the other gives."""
+    sizes = [set(p.shape[1:]) for name, p in blocks.items() if parent(name) == owner and min(p.shape[1:]) > 1]
+    return any(a == b for n, a in enumerate(sizes) for b in sizes[:n])
+
+
+def _counted_second(tree: ModelTree, path: str, shapes: Sequence[tuple[int, ...]], first: int) -> bool:
+    """Whether attributes count the second dimension of all stacks as experts, and not the first one.
+
+    Example: ``[inputs, experts, hidden]`` with ``n_experts`` of the second size.
+    """
+    (second, *others) = {shape[1] for shape in shapes}
+    return not others and not counting_attribute(tree, path, first) and bool(counting_attribute(tree, path, second))
 
 
 def counting_attribute(tree: ModelTree, path: str, count: int) -> str:

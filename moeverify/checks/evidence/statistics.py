@@ -153,14 +153,27 @@ class Statistics(TorchFunctionMode):
             sets = self._removed.get(x.shape[dim], ())
             if not sets:
                 continue
-            away = [d for d in range(x.dim()) if d != dim]
-            zero = ((x.detach() == 0).all(dim=tuple(away)) if away else x.detach() == 0).cpu().numpy()
+            zero = _zero_throughout(x, dim)
             if zero.all():
                 continue
             fitting = [removed for removed in sets if zero[removed].all()]
             if fitting:
                 return dim, max(fitting, key=lambda removed: (len(removed) == zero.sum(), len(removed)))
         return None
+
+
+def _zero_throughout(x: torch.Tensor, dim: int) -> np.ndarray:
+    """Boolean array of the positions of a dimension with nothing but zeros, also over what ``vmap`` maps over."""
+    x = x.detach()
+    wrapped = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(x):  # its values can only be read below the transform
+        mapped = wrapped.maybe_get_bdim(x) if wrapped.is_batchedtensor(x) else -1
+        dim += 0 <= mapped <= dim
+        x = wrapped.get_unwrapped(x)
+    away = tuple(d for d in range(x.dim()) if d != dim)
+    with torch._C._DisableFuncTorch():
+        zero: np.ndarray = ((x == 0).all(dim=away) if away else x == 0).cpu().numpy()
+    return zero
 
 
 def _without(x: torch.Tensor, dim: int, removed: np.ndarray) -> torch.Tensor:

@@ -105,10 +105,14 @@ def in_pairs(x):
     return (groups / groups.pow(2).mean(-1, keepdim=True).sqrt()).flatten(-2)
 
 
-WRITTEN = [lambda x: F.layer_norm(x, x.shape[-1:]), lambda x: F.rms_norm(x, x.shape[-1:]), by_hand, at_once]
+def each_row(x):
+    return torch.vmap(lambda row: F.layer_norm(row, row.shape[-1:]))(x)
 
 
-@pytest.mark.parametrize("how", WRITTEN, ids=["layer_norm", "rms_norm", "by hand", "var_mean"])
+WRITTEN = [lambda x: F.layer_norm(x, x.shape[-1:]), lambda x: F.rms_norm(x, x.shape[-1:]), by_hand, at_once, each_row]
+
+
+@pytest.mark.parametrize("how", WRITTEN, ids=["layer_norm", "rms_norm", "by hand", "var_mean", "vmap"])
 def test_norms_that_are_written_out(how):
     torch.manual_seed(0)
     found = verdict(Written(how), torch.randn(5, 6), keep([0, 3, 4, 6]))
