@@ -11,8 +11,8 @@ from torch import nn
 
 from moeverify.coupling.couplings import CouplingMap, trace_couplings
 from moeverify.coupling.division import divide
-from moeverify.models.expert_major import ExpertMajor, with_expert_major
-from moeverify.models.roles import FoundRoles, Roles, find_roles
+from moeverify.models.expert_major import ExpertMajor, with_expert_major, without
+from moeverify.models.roles import FoundRoles, MoELayer, Roles, find_roles
 
 
 def traced_roles(
@@ -27,12 +27,28 @@ def traced_roles(
 def with_traced_layouts(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
     """``roles`` with the expert-major experts that a trace shows; unchanged without a trace.
 
-    If none are found in a module that is named as experts, its note describes what the forward does with it.
+    Experts by structure that the forward reads in another way are none. If none are found in a module that is named as
+    experts, its note describes what the forward does with it.
     """
     if couplings is None:
         return roles
-    found = with_expert_major(model, roles, expert_major(couplings))
+    channels = _channels_outside(roles, couplings)
+    wrong = [layer for layer in roles.layers if any((name, 0) in channels for name in _by_a_bare_matrix(layer))]
+    found = with_expert_major(model, without(roles, wrong), expert_major(couplings))
     return replace(found, notes=tuple(_with_cause(note, found, couplings) for note in found.notes))
+
+
+def _by_a_bare_matrix(layer: MoELayer) -> tuple[str, ...]:
+    """Stacks that are experts since a bare parameter scores them, whose sizes may be read the other way round."""
+    return layer.stacks if layer.fused and not layer.routers and layer.router_parameters else ()
+
+
+def _channels_outside(roles: FoundRoles, couplings: CouplingMap) -> set[tuple[str, int]]:
+    """Dimensions that are coupled with a parameter outside of all MoE layers: channels, which count no experts."""
+    around = tuple(f"{layer.name}." if layer.name else "" for layer in roles.layers)
+    members = ([m for m in c.members if not m.buffer] for c in couplings.classes)
+    outside = (c for c in members if any(not m.parameter.startswith(around) for m in c))
+    return {(m.parameter, m.dim) for c in outside for m in c}
 
 
 def _with_cause(note: str, roles: FoundRoles, couplings: CouplingMap) -> str:

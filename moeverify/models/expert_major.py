@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from moeverify.models.model_tree import LISTS
 from moeverify.models.moe_layer import FoundRoles, MoELayer, ancestors, parent
-from moeverify.models.role_search import RoleSearch
-
-NO_EXPERTS = "no routed experts found"
+from moeverify.models.role_search import NO_EXPERTS, RoleSearch
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,21 @@ def with_expert_major(model: nn.Module, found: FoundRoles, proposals: Iterable[E
     notes += [f"{layer.container}: experts recognised by what the forward divides, not by name" for layer in new]
     layers.sort(key=lambda layer: order[layer.container])
     return replace(found, layers=tuple(layers), notes=tuple(notes), unrecognised=unrecognised)
+
+
+def without(found: FoundRoles, layers: Collection[MoELayer]) -> FoundRoles:
+    """Roles without layers whose stacks the forward reads as something else, with a note on each."""
+    if not layers:
+        return found
+    rest = tuple(layer for layer in found.layers if layer not in layers)
+    gone = tuple(f"{layer.container}: experts recognised" for layer in layers)
+    notes = [note for note in found.notes if not note.startswith(gone)]
+    notes += [
+        f"{layer.container}: the first dimension of {layer.stacks[0]} holds channels, no experts" for layer in layers
+    ]
+    if not rest:
+        notes.append(NO_EXPERTS)
+    return replace(found, layers=rest, notes=tuple(notes))
 
 
 def _joined(proposals: Iterable[ExpertMajor]) -> list[ExpertMajor]:

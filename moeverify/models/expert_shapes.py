@@ -134,7 +134,7 @@ def stacks_of(tree: ModelTree, path: str) -> Stacks | None:
     (count,) = sizes
     if _counted_second(tree, path, [tuple(p.shape) for p in blocks.values()], count):
         return None
-    evidence = counting_attribute(tree, path, count) or _table_of_ids(tree, path, count)
+    evidence = counts_experts(tree, path, count)
     attention = any(word in path.lower() for word in ("attn", "attention"))
     if not evidence and attention and not (evidence := _experts_of_heads(tree, path, count)):
         return None
@@ -168,6 +168,11 @@ def counting_attribute(tree: ModelTree, path: str, count: int) -> str:
     return ""
 
 
+def counts_experts(tree: ModelTree, path: str, count: int) -> str:
+    """Evidence from an attribute or a table of ids that there are so many experts; else empty."""
+    return counting_attribute(tree, path, count) or _table_of_ids(tree, path, count)
+
+
 def _experts_of_heads(tree: ModelTree, path: str, count: int) -> str:
     """Evidence of experts for each head: an attribute counts those of a head, a layer scores those of all heads."""
     scored = [
@@ -192,3 +197,19 @@ def _table_of_ids(tree: ModelTree, path: str, count: int) -> str:
         if table.numel() > count and table.unique().tolist() == list(range(count)):
             return f"{name} holds the numbers of {count} experts"
     return ""
+
+
+def same_matrices(tree: ModelTree, parameters: Sequence[str]) -> bool:
+    """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
+    owners = [tree.modules[parent(n)] for n in parameters]
+    shapes = {tuple(o.get_parameter(last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
+    return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
+
+
+def held_text(tree: ModelTree, path: str) -> str:
+    """What a module holds, in words: lists of parameters, or its first two parameters with their shapes."""
+    lists = [n for n in tree.children.get(path, ()) if isinstance(tree.modules[n], nn.ParameterList)]
+    if lists:
+        return f"lists of parameters ({last(lists[0])}, ...)"
+    own = list(tree.own(path).items())
+    return ", ".join(f"{last(leaf)} {list(tensor.shape)}" for leaf, tensor in own[:2]) or "something else"

@@ -12,18 +12,22 @@ from moeverify.models.expert_shapes import (
     Stacks,
     alike,
     counting_attribute,
+    counts_experts,
+    held_text,
     inner_lists,
     input_sizes,
     named_as_experts,
     one_after_the_other,
     parallel_lists,
+    same_matrices,
     stacks_of,
 )
 from moeverify.models.model_tree import LISTS, ModelTree, join
 from moeverify.models.moe_layer import FoundRoles, Layout, MoELayer, ancestors, last, parent
 from moeverify.models.role_rules import Roles, Rule, fits
-from moeverify.models.scorers import Scored, Scorers, chooses, find_scorers
+from moeverify.models.scorers import Scored, Scorers, chooses, find_scorers, outputs_of
 
+NO_EXPERTS = "no routed experts found; name them with --experts-pattern or Roles(experts=...)"
 _NAME = "its name"
 
 
@@ -57,27 +61,17 @@ class RoleSearch:
         layers.sort(key=lambda layer: order[layer.container])
         found_paths = {p for layer in layers for p in ancestors(layer.container)}
         unrecognised = [name for name in unrecognised if name not in found_paths]
-        notes += [
-            f"{name} is named as experts but holds {self._held(name)}, neither several modules nor stacked parameters"
-            for name in unrecognised
-        ]
+        form = "{} is named as experts but holds {}, neither several modules nor stacked parameters"
+        notes += [form.format(name, held_text(self.tree, name)) for name in unrecognised]
         notes += [
             f"{layer.name or layer.container}: no router found beside its experts"
             for layer in layers
             if not layer.routers and not layer.router_parameters
         ]
         if not layers:
-            notes.append("no routed experts found; name them with --experts-pattern or Roles(experts=...)")
+            notes.append(NO_EXPERTS)
         outside = frozenset(self._outside(layers))
         return FoundRoles(tuple(layers), tuple(notes), tuple(unrecognised), outside, self.roles)
-
-    def _held(self, name: str) -> str:
-        lists = [n for n in self.tree.children.get(name, ()) if isinstance(self.modules[n], nn.ParameterList)]
-        if lists:
-            return f"lists of parameters ({last(lists[0])}, ...)"
-        own = self.tree.own(name)
-        shapes = ", ".join(f"{last(leaf)} {list(tensor.shape)}" for leaf, tensor in list(own.items())[:2])
-        return shapes or "something else"
 
     def _outside(self, layers: Iterable[MoELayer]) -> Iterator[str]:
         """Modules inside containers of stacked experts that hold no stack."""
@@ -152,15 +146,9 @@ class RoleSearch:
                 and p.shape[0] % count == 0
                 and not isinstance(self.modules[parent(n)], nn.ParameterList)  # one entry for each expert instead
             )
-            if len(rows) >= 2 and self._same_matrices(rows):
+            if len(rows) >= 2 and same_matrices(self.tree, rows):
                 return self._layer(layer, container, _numbered(container, count), "rows", _NAME, rows)
         return None
-
-    def _same_matrices(self, parameters: tuple[str, ...]) -> bool:
-        """Whether parameters have one shape, and the linear layers of an ordinary MLP are not among them."""
-        owners = [self.modules[parent(n)] for n in parameters]
-        shapes = {tuple(o.get_parameter(last(n)).shape) for o, n in zip(owners, parameters, strict=True)}
-        return len(shapes) == 1 and not any(isinstance(owner, nn.Linear) for owner in owners)
 
     # Layers by structure.
 
@@ -181,13 +169,26 @@ class RoleSearch:
         if not name:
             return None
         if self._named(name, self.roles.routers):
-            return self._tables(name) or self._stacked(name, name) or self._parallel(name, name)
+            in_common = (self._tables(name), self._stacked(name, name))
+            return next(filter(self._shown, in_common), None) or self._parallel(name, name)
         if (tables := self._tables(name)) is not None and counting_attribute(self.tree, name, len(tables.experts)):
             return tables
         if (parallel := self._parallel(name, name)) is not None:
             return parallel
         stacks = stacks_of(self.tree, name)
         return None if stacks is None else self._of_stacks(name, stacks)
+
+    def _shown(self, layer: MoELayer | None) -> bool:
+        """Whether more than the name of a module such as ``gate`` makes what lies beside it experts.
+
+        That is a score for each of them, an attribute that counts them, a table of their ids, or a rule of the user's.
+        """
+        if layer is None:
+            return False
+        count = len(layer.experts)
+        scored = any(count in outputs_of(self.modules[router]) for router in layer.routers) or layer.router_parameters
+        given = self.roles.routers != Roles.routers
+        return bool(scored or given or counts_experts(self.tree, layer.container, count))
 
     def _of_list(self, name: str, evidence: str) -> MoELayer:
         """The layer of the experts in a list; one of several lists is a layer of its own."""

@@ -75,6 +75,12 @@ def find_scorers(tree: ModelTree, region: str, scored: Scored, *, named: bool = 
     return _of_this_list(found, region, scored)
 
 
+def outputs_of(router: nn.Module) -> set[int]:
+    """Sizes of what the matrices of a router may give: the outputs of linear layers, either size of bare ones."""
+    matrices = [(m, p) for m in router.modules() for p in m.parameters(recurse=False) if p.dim() == 2]
+    return {n for m, p in matrices for n in (p.shape[:1] if isinstance(m, nn.Linear) else p.shape)}
+
+
 def chooses(name: str) -> bool:
     """Whether a part of a path is named like a router, e.g. ``gate``."""
     parts = [part for part in name.lower().split(".") if not _GATED_MLP.search(part)]

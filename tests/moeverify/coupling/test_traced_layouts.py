@@ -267,3 +267,30 @@ def test_experts_of_heads_are_left_alone_since_a_head_adds_them_up(wrong):
     assert bool(problems(verdict)) == wrong
     assert verdict["masked-equivalence"].status is (Status.FAIL if wrong else Status.PASS)
     assert "aten.bmm in attention adds up the channels of all experts" in verdict["expert-isolation"].message
+
+
+class Turned(nn.Module):
+    """Stacks ``[model, experts, hidden]`` and a matrix ``[model, experts]``: by their sizes as many experts as DIM."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.block, self.head = nn.Linear(DIM, DIM), nn.Module(), nn.Linear(DIM, 3)
+        self.block.score = nn.Parameter(torch.randn(DIM, EXPERTS))
+        self.block.up, self.block.down = (nn.Parameter(torch.randn(DIM, EXPERTS, INNER)) for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x)
+        weights = (x @ self.block.score).softmax(-1)
+        hidden = torch.einsum("td,deh->teh", x, self.block.up).relu() * weights.unsqueeze(-1)
+        return self.head(x + torch.einsum("teh,deh->td", hidden, self.block.down))
+
+
+def test_a_dimension_that_is_coupled_with_hidden_channels_counts_no_experts():
+    assert len(find_roles(Turned()).experts) == DIM
+    roles, _ = found(Turned())
+    assert not roles.layers
+    assert "block: the first dimension of block.up holds channels, no experts" in roles.notes
+    assert any("no routed experts" in note for note in roles.notes)
+    result = mv.verify(Turned(), example_inputs=X)
+    assert not problems({verdict.check: verdict for verdict in result.verdicts})

@@ -127,3 +127,53 @@ def test_one_stack_is_enough_where_an_attribute_counts_experts(count):
     found = find_roles(nn.ModuleDict({"experts": Single(count), "gate": nn.Linear(12, 4)}))
     assert len(found.experts) == (count or 0)
     assert bool(found.unrecognised) is (count is None)
+
+
+class Gated(nn.Module):
+    """A gate beside two tensors of one size: channels, or factors, that are no experts unless the gate scores each."""
+
+    def __init__(self, kind, outputs):
+        super().__init__()
+        self.gate = nn.Linear(12, outputs)
+        if kind == "embeddings":
+            self.users, self.items = nn.Embedding(30, 12), nn.Embedding(30, 12)
+        else:
+            self.left, self.right = (nn.Parameter(torch.randn(3, 12, 8)) for _ in range(2))
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [("embeddings", 30), ("parameters", 3)])
+def test_a_gate_makes_experts_of_what_it_scores_one_by_one(kind, outputs):
+    (layer,) = find_roles(nn.ModuleDict({"body": Gated(kind, outputs)})).layers
+    assert (layer.routers, len(layer.experts)) == (("body.gate",), outputs)
+    assert not find_roles(nn.ModuleDict({"body": Gated(kind, 12)})).layers
+
+
+class Counted(nn.Module):
+    """Stacks ``[inputs, experts, hidden]``, scored by a bare matrix."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.up, self.down = (nn.Parameter(torch.randn(12, 5, 8)) for _ in range(2))
+        self.controller = nn.Parameter(torch.randn(12, 5))
+        vars(self).update(attributes)
+
+
+def test_stacks_whose_second_dimension_is_counted_are_not_read_by_the_first():
+    assert len(find_roles(nn.ModuleDict({"body": Counted()})).experts) == 12  # sizes alone: a trace knows better
+    assert not find_roles(nn.ModuleDict({"body": Counted(n_experts=5)})).layers
+
+
+class Both(nn.Module):
+    """Experts of an attention layer and of a feed-forward layer, as many, in one block."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Stacks("rows"), Stacks("columns")
+
+
+def test_modules_that_hold_experts_by_themselves_are_layers_of_their_own():
+    layers = find_roles(nn.ModuleDict({"body": Both()})).layers
+    assert [(layer.name, layer.router_parameters) for layer in layers] == [
+        ("body.first", ("body.first.centroids",)),
+        ("body.second", ("body.second.w_route",)),
+    ]
