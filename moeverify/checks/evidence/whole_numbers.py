@@ -39,26 +39,33 @@ def unseen_numbers(
 
 
 def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapping[str, str]) -> Sizes:
-    """Sizes of dimensions, and of modules that hold others. ``sources`` gives a parameter's name in the original."""
+    """Sizes of dimensions, and of modules that hold others. ``sources`` gives a parameter's name in the original.
+
+    Experts times channels is a size, too, in a stack or in a list of modules.
+    """
     shapes = {name: p.shape for name, p in original.named_parameters()}
-    pairs = {
-        pair
-        for name, p in pruned.named_parameters()
-        for pair in zip(shapes.get(sources.get(name, name), ()), p.shape, strict=False)
-    }
+    both = {name: (shapes.get(sources.get(name, name), ()), p.shape) for name, p in pruned.named_parameters()}
+    pairs = {pair for before, after in both.values() for pair in zip(before, after, strict=False)}
+    for before, after in both.values():
+        if len(before) == len(after) > 2:
+            pairs |= {(b * before[0], a * after[0]) for b, a in zip(before[1:], after[1:], strict=True)}
     modules = dict(original.named_modules())
     for path, module in pruned.named_modules():
         if path in modules:
-            pairs.add((len(list(modules[path].children())), len(list(module.children()))))
+            counts = len(list(modules[path].children())), len(list(module.children()))
+            pairs.add(counts)
+            if isinstance(module, nn.ModuleList):
+                inside = (both[f"{path}.{name}"] for name, _ in module.named_parameters() if f"{path}.{name}" in both)
+                pairs |= {(counts[0] * b, counts[1] * a) for old, new in inside for b, a in zip(old, new, strict=False)}
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     return Sizes(frozenset((old, new) for old, new in pairs if old != new), largest)
 
 
 def _idle(pruned: nn.Module, place: Setting, value: int, inputs: Any, seed: int) -> bool:
-    """Whether the pruned model computes the same, bit for bit, with another value of a setting."""
+    """Whether the pruned model computes the same, bit for bit, with another value of a setting, or cannot have it."""
     other = copy.deepcopy(pruned)
     if not _put(other, place, value):
-        return False
+        return True
     try:
         with torch.no_grad():
             with same_start(pruned, seed):
@@ -71,19 +78,28 @@ def _idle(pruned: nn.Module, place: Setting, value: int, inputs: Any, seed: int)
 
 
 def _put(model: nn.Module, place: Setting, value: int) -> bool:
-    """Set a setting; returns False inside of a tuple."""
-    holder: Any = model.get_submodule(place.module)
-    steps = (place.attribute, *place.steps)
-    for step in steps[:-1]:
-        holder = _inner(holder, step)
-    last = steps[-1]
-    if isinstance(holder, tuple):
+    """Set a setting; returns False inside of a container that cannot be changed or built anew."""
+    try:
+        _with(model.get_submodule(place.module), (place.attribute, *place.steps), value)
+    except (TypeError, AttributeError):
         return False
-    if isinstance(holder, dict | list):
-        holder[last] = value  # type: ignore[index]
-    else:
-        object.__setattr__(holder, str(last), value)
     return True
+
+
+def _with(holder: Any, steps: tuple[str | int, ...], value: int) -> Any:
+    """What holds a value at the end of ``steps``: the same object, or a new tuple."""
+    if not steps:
+        return value
+    step, *rest = steps
+    inner = _with(_inner(holder, step), tuple(rest), value)
+    if isinstance(holder, tuple):
+        entries = [inner if number == step else entry for number, entry in enumerate(holder)]
+        return type(holder)(*entries) if hasattr(holder, "_fields") else type(holder)(entries)
+    if isinstance(holder, Mapping | list):
+        holder[step] = inner  # type: ignore[index]
+    else:
+        object.__setattr__(holder, str(step), inner)
+    return holder
 
 
 def _inner(holder: Any, step: Any) -> Any:

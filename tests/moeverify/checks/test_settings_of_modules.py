@@ -19,6 +19,7 @@ class Settings:
     dropout: float = 0.1
     window: int = 4096
     coefficients: tuple = (0.01, 0.001)
+    windows: tuple = (4096, 8)
     losses: dict = dataclasses.field(default_factory=lambda: {"z": 0.001})
 
 
@@ -39,13 +40,18 @@ class Net(nn.Module):
         self.norm, self.dropout = nn.BatchNorm1d(12), nn.Dropout(0.1)
         self.gate, self.experts = nn.Linear(12, 4), nn.ModuleList([Expert(n) for n in range(4)])
         self.limit, self.rate = 4096, 0.9
+        self.inner = [expert.up.out_features for expert in self.experts]
+        self.in_all, self.forms = (
+            sum(self.inner),
+            {"up": self.experts[0].up.weight.shape, "half": (self.inner[0] // 2,)},
+        )
         self.entropy, self.load, self.seen = 0.0, None, {}
 
     def forward(self, x):
         gates = self.gate(self.norm(x.transpose(1, 2)).transpose(1, 2)).softmax(-1)
         self.entropy, self.load = float(gates.sum()), float(gates[..., 0].mean())
         self.seen["tokens"] = float(gates.max())
-        near = torch.arange(x.shape[1]) < min(self.limit, self.settings.window)
+        near = torch.arange(x.shape[1]) < min(self.limit, self.settings.window, *self.settings.windows)
         out = sum(gates[..., n, None] * expert(x) for n, expert in enumerate(self.experts)) * near[:, None]
         return x + F.dropout(self.dropout(out), self.settings.dropout, self.training)
 
@@ -121,13 +127,29 @@ def test_a_setting_that_only_training_reads(path, value, named):
     assert found.message.startswith(named)
 
 
-@pytest.mark.parametrize("path", ["limit", "settings.window"])
-def test_a_whole_number_that_no_input_shows_is_not_approved(path):
-    found = judged(replaced(path, 2048))
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("limit", 2048, "limit"),
+        ("settings.window", 2048, "settings.window"),
+        ("settings.windows", (2048, 8), "settings.windows[0]"),
+    ],
+)
+def test_a_whole_number_that_no_input_shows_is_not_approved(path, value, named):
+    found = judged(replaced(path, value))
     assert found.status is Status.INCONCLUSIVE, found.message
-    assert found.message.startswith(f"{path} is 2048, the base's 4096")
+    assert found.message.startswith(f"{named} is 2048, the base's 4096")
 
 
 def test_a_whole_number_that_outputs_show_is_left_to_the_outputs():
     found = judged(replaced("limit", 3))
+    assert found.status is Status.PASS, found.message
+
+
+def test_whole_numbers_that_follow_a_size_are_explained_wherever_they_are_kept():
+    def in_step(model):
+        model.inner, model.in_all = [8] * 4, 32
+        model.forms = {"up": model.experts[0].up.weight.shape, "half": (4,)}
+
+    found = judged(in_step)
     assert found.status is Status.PASS, found.message
