@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moeverify.base.collector import lasting
 from moeverify.base.files import describe_os_error
 from moeverify.base.foreign import ForeignExit, by_user, guarded_exits, left_by
 from moeverify.base.imports import importing
@@ -43,7 +44,7 @@ def command(name: str, *, needs: str, group: typer.Typer = app) -> Callable[[Cal
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
-            with importing():
+            with importing(), lasting():
                 import_module(needs)
             try:
                 return function(*arguments, **options)

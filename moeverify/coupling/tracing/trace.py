@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.collector import without_collector
 from moeverify.base.foreign import left_by
 from moeverify.coupling.relations import Trace
 from moeverify.coupling.solving.divisions import state_common_factors
@@ -27,7 +28,6 @@ from moeverify.models.forward import (
     module_paths,
     plain_operations,
     static_experts,
-    without_collector,
 )
 from moeverify.models.state import same_start
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
+from moeverify.base.collector import without_collector
 from moeverify.errors import SourceError
 from moeverify.models.checkpoints import load_configuration, one_line, quiet_transformers, token_inputs
 from moeverify.models.classes import model_class
@@ -54,6 +55,11 @@ def open_stored_model(name: str, folder: Path, dtype: torch.dtype, *, seed: int 
     Raises ``HeldInMemory`` for a folder that only the loader of transformers can read, ``SourceError`` for one that
     is no checkpoint.
     """
+    with without_collector():  # the model's code is imported
+        return _opened(name, folder, dtype, seed)
+
+
+def _opened(name: str, folder: Path, dtype: torch.dtype, seed: int) -> StoredModel:
     document = read_configuration(folder, name)
     if document["model_type"] == "synthetic_moe":
         import synthetic_models  # noqa: F401  registers the type

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.collector import without_collector
 from moeverify.base.foreign import left_by
 from moeverify.base.lines import line_of_error, line_of_running_code
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights
@@ -32,7 +33,6 @@ from moeverify.models.forward import (
     module_paths,
     plain_operations,
     static_experts,
-    without_collector,
 )
 from moeverify.models.state import same_start
 from moeverify.pruning.plan.plan import Reason

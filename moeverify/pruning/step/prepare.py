@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from moeverify.base.collector import without_collector
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import PruningRefused
-from moeverify.models.forward import Example, without_collector
+from moeverify.models.forward import Example
 from moeverify.models.skeleton import configured_part
 from moeverify.pruning.choice.candidates import Selection
 from moeverify.pruning.choice.ranking import Candidate, rank
