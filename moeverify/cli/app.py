@@ -44,7 +44,8 @@ def command(name: str, *, needs: str, group: typer.Typer = app) -> Callable[[Cal
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*arguments: Any, **options: Any) -> Any:
-            with importing(), lasting():
+            # Only once in a process: a later call would keep what it no longer uses.
+            with importing(), contextlib.nullcontext() if needs in sys.modules else lasting():
                 import_module(needs)
             try:
                 return function(*arguments, **options)
