@@ -34,6 +34,8 @@ class Loops:
             return False
         key = id(frame), frame.f_lineno
         self._asked[key] += 1
+        if self._asked[key] == 1:
+            return False
         limit = 1 if frame.f_lineno in _conditions(frame.f_code.co_filename) else _MANY
         return self._asked[key] > limit
 

@@ -138,13 +138,16 @@ class Imagination:
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
-            name = func._schema.name
-            answer = _ANSWERS.get(name)
-            if answer is None:
+            if func._schema.name not in _ANSWERS:
                 raise
-            self.made_up[name.replace("::", ".")] += 1
-            given = answer(*args, **kwargs)
-            return False if given is True and self._loops.goes_on() else given
+            return self.answer(func, args, kwargs)
+
+    def answer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A made-up result of an operation that depends on data."""
+        name = func._schema.name
+        self.made_up[name.replace("::", ".")] += 1
+        given = _ANSWERS[name](*args, **kwargs)
+        return False if given is True and self._loops.goes_on() else given
 
 
 def _parts(tensor: torch.Tensor, sizes: list[int], dim: int = 0) -> tuple[torch.Tensor, list[int], int]:

@@ -154,8 +154,13 @@ def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Solution,
     step = _Step(entries, now, differing(now, wanted))
     taken: set[int] = set()
     while step.wrong:
-        tried = list(_steps(sizes, step, wanted, banned))
-        path = next(([one] for one in tried if len(one.wrong) < len(step.wrong)), None)
+        tried: list[_Step] = []
+        path: list[_Step] | None = None
+        for one in _steps(sizes, step, wanted, banned):  # each is built, so no more than needed
+            tried.append(one)
+            if len(one.wrong) < len(step.wrong):
+                path = [one]
+                break
         if path is None and sizes.kept:
             pairs = ((one, two) for one in tried for two in _steps(sizes, one, wanted, banned | {one.move}))
             path = next(([one, two] for one, two in pairs if len(two.wrong) < len(step.wrong)), None)

@@ -24,8 +24,9 @@ from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, con
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.built import Built
 from moeverify.pruning.configuration.factors import Dim, FixedFactors
+from moeverify.pruning.configuration.reads import recorded_reads
 from moeverify.pruning.configuration.remembered import Remembered, remembered
-from moeverify.pruning.configuration.short_builds import ShortBuilds
+from moeverify.pruning.configuration.short_builds import OtherTensors, ShortBuilds
 from moeverify.pruning.plan.plan import Path
 
 Entries = dict[Path, int]
@@ -148,8 +149,8 @@ class Probe:
         return self._remembered.built[key]
 
     def forwards_of(self, example: Example) -> dict[Hashable, Any]:
-        """Cache of recorded forwards of the unchanged model on an example; callers read it and add to it."""
-        return self._remembered.forwards.setdefault(example, {})
+        """Cache of recorded forwards of the unchanged skeleton on an example; callers read it and add to it."""
+        return self._remembered.forwards_of(example)
 
     def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
         """Shapes under changed entries; ``None`` if the architecture does not accept the entries."""
@@ -200,7 +201,10 @@ class Probe:
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
         by_layer = any(str(key).isdigit() for path in entries for key in path)
         if self.short and not by_layer:  # an entry of one layer has no representative
-            short = self._short_builds.build(lambda: self.build(entries), self._shapes_of)
+            try:
+                short = self._short_builds.build(lambda: self.build(entries), self._shapes_of)
+            except OtherTensors:
+                return None
             if short is not None:
                 return short
         try:
@@ -233,12 +237,31 @@ class Probe:
         for name, values in values_of.items():
             if self.document.get(name) is not None or name in aliases or len(values) > 4:
                 continue
+            if not self._matters(name, values):
+                continue
             for value in sorted(values):
                 pinned = {**pins, (name,): value}
                 if self.shapes(pinned) == self.base and self.shapes({**pinned, (name,): 2 * value}) != self.base:
                     pins = pinned
                     break
         return pins
+
+    def _matters(self, name: str, values: Iterable[int]) -> bool:
+        """Whether an entry that the document lacks may change a build: modules or the configuration itself read it."""
+        if self._remembered.read is None:
+            self._remembered.built.pop(_key({}), None)
+            with recorded_reads(self.config) as names:
+                self.try_entries({})
+            self._remembered.read = frozenset(names)
+        return name in self._remembered.read or any(self._changes_others(name, 2 * value) for value in values)
+
+    def _changes_others(self, name: str, value: int) -> bool:
+        """Whether a configuration made with one more entry differs from this one in others."""
+        try:
+            made = doc.config_from(self.config, doc.with_entries(self.document, {(name,): value}))
+        except Exception:  # the build says why
+            return True
+        return {**doc.document_of(made), name: None} != {**self.document, name: None}
 
     @cached_property
     def values(self) -> Entries:

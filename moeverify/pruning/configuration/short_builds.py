@@ -38,6 +38,10 @@ class _Layer:
         return name if self.built else self.representatives[0] + name.removeprefix(self.path)
 
 
+class OtherTensors(Exception):
+    """A build that has parameters or buffers which the original lacks, such as those of more layers."""
+
+
 class ShortBuilds:
     """Builds an architecture with representative layers only, and derives shapes and attributes of all others.
 
@@ -56,6 +60,8 @@ class ShortBuilds:
         # Tensors and modules by name, each with its counterpart in a layer that is built.
         self._tensors = {name: sources[name] for name in base}
         self._paths = {path: sources[path] for path in self._modules}
+        tensors = original.named_parameters, original.named_buffers
+        self._everything = {name for named in tensors for name, _ in named(remove_duplicate=False)}
         self._names = {name for name in base if sources[name] == name}
 
     @property
@@ -66,16 +72,20 @@ class ShortBuilds:
     def build(self, make: Callable[[], nn.Module], shapes_of: Callable[[nn.Module], Shapes]) -> Built | None:
         """Shapes and attributes of the model that ``make`` builds; ``None`` if the representatives do not show them.
 
-        ``None`` as well if ``make`` raises, or if the parameters have other names.
+        ``None`` as well if ``make`` raises, or if the parameters have other names. Raises ``OtherTensors`` where a
+        build of all layers would have other parameters too.
         """
         try:
             with _empty(self._by_type) as made:
                 model = make()
         except Exception:  # the whole build says why
             return None
+        shapes = shapes_of(model)
+        if not shapes.keys() <= self._everything:
+            raise OtherTensors
         if not self._in_place(model, made):
             return None
-        shapes, attributes = shapes_of(model), changed_attributes(self._original, model)
+        attributes = changed_attributes(self._original, model)
         if shapes.keys() != self._names or not self._agree(shapes, attributes):
             return None
         return Built({name: shapes[source] for name, source in self._tensors.items()}, self._in_all(attributes))
@@ -125,6 +135,8 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
 def _empty(layers: Mapping[type, Sequence[_Layer]]) -> Iterator[dict[type, list[nn.Module]]]:
     """A context in which the n-th new module of a type is empty unless the n-th of ``layers`` is a representative.
 
+    The first module behind the last of ``layers`` is built too: its parameters show that there are more layers.
+
     Yields the new modules by type, in the order of construction.
     """
     made: dict[type, list[nn.Module]] = {kind: [] for kind in layers}
@@ -136,15 +148,18 @@ def _empty(layers: Mapping[type, Sequence[_Layer]]) -> Iterator[dict[type, list[
 
 @contextlib.contextmanager
 def _intercepted(kind: type, built: Sequence[bool], made: list[nn.Module]) -> Iterator[None]:
-    """A context that records new modules of exactly this type; the n-th is empty unless ``built[n]``."""
+    """A context that records new modules of exactly this type; the n-th is empty unless ``built[n]``. One more than
+    ``built`` is built, any further ones are empty.
+    """
     own, original = "__init__" in vars(kind), kind.__init__  # type: ignore[misc]
 
     def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         if type(self) is not kind:
             original(self, *args, **kwargs)
             return
+        number = len(made)
         made.append(self)
-        if len(made) > len(built) or built[len(made) - 1]:
+        if number == len(built) or (number < len(built) and built[number]):
             original(self, *args, **kwargs)
         else:
             nn.Module.__init__(self)

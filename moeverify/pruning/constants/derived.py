@@ -25,7 +25,8 @@ from moeverify.pruning.configuration.express import dims_of
 from moeverify.pruning.configuration.probe import Entries, Move, Probe
 from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.absorb import absorb_all
-from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
+from moeverify.pruning.constants.numbers import Forward, Number, changed_numbers
+from moeverify.pruning.constants.recorder import ForwardFailed, record_forward, record_on_meta
 from moeverify.pruning.constants.views import View, changed_views
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.plan import Reason
@@ -86,21 +87,27 @@ class DerivedNumbers:
             warnings.warn(f"constants that the forward derives from sizes were not searched for: {error}", stacklevel=2)
             return None
 
-    def _recorded_before(self, kept: Mapping[str, Sequence[int]]) -> Forward:
+    def _recorded_before(self, kept: Mapping[str, Sequence[int]], *, meta: bool = False) -> Forward:
         """Recorded forward of the unpruned skeleton, cached.
 
-        ``kept``: the layers that the skeleton is shortened to; if empty, it has all layers.
+        ``kept``: the layers that the skeleton is shortened to; if empty, it has all layers. ``meta``: recorded on the
+        meta device, and not on fake tensors.
         """
-        known, key = self.probe.forwards_of(self.example), self._key(kept)
+        known, key = self.probe.forwards_of(self.example), (meta, self._key(kept))
         if key not in known:
-            known[key] = record_forward(_in_precision_of(self.probe.model, self.probe.original), self.example)
+            known[key] = self._record(self.probe.original, meta=meta)
         return known[key]
 
+    def _record(self, skeleton: nn.Module, *, meta: bool) -> Forward:
+        record = record_on_meta if meta else record_forward
+        return record(_in_precision_of(self.probe.model, skeleton), self.example)
+
     def _key(self, kept: Mapping[str, Sequence[int]]) -> Hashable:
-        """Cache key of a forward: layers and dtypes; the cache itself is per architecture and example."""
+        """Cache key of a forward: layers, dtypes and code; the cache itself is per architecture and form of example."""
         model = self.probe.model
         types = tuple(tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
-        return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types
+        code = tuple(dict.fromkeys(type(module).forward for module in self.probe.original.modules()))
+        return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types, code
 
     def keep(self, update: ConfigUpdate) -> Derived:
         """Folds and obstacles for the constants that ``update`` changes in the forward; changes nothing itself.
@@ -108,36 +115,38 @@ class DerivedNumbers:
         Constants that a module attribute shows are handled elsewhere. Raises ``PruningRefused`` if the new model does
         not run.
         """
-        if self._few_layers_suffice(update) or self.before is None:
+        if self._nothing_changes(update) or self.before is None:
             return Derived()
-        return compare(self.before, self._after(update), self.probe.views, self.probe.model, self.roles)
+        return self._compared(self.before, self._after(update))
 
-    def _few_layers_suffice(self, update: ConfigUpdate) -> bool:
-        """Whether a model shortened to a few layers of each kind shows no changed number; then the whole model has
-        none.
+    def _nothing_changes(self, update: ConfigUpdate) -> bool:
+        """Whether cheaper forwards show that no number changes: of a few layers of each kind, on the meta device.
 
-        The result is cached by architecture and new entries. ``False`` also if a shortened forward fails.
+        ``False`` if they show a changed number or fail: the whole forward says what is wrong. If only the forward on
+        the meta device fails, one on fake tensors decides. What was shown is cached by architecture and new entries.
         """
         # As a whole, so that layers are not told apart by their precision.
         before, after = (_in_precision_of(self.probe.model, built) for built in (self.probe.original, update.after))
         apart = {layer.container for layer in self.roles.layers}
         kept = representative_layers(before, after, apart)
-        if not kept:
-            return False
         known = self.probe.forwards_of(self.example)
         sizes = (tuple(sorted(update.entries.items(), key=str)), tuple(shapes_of(after).items()))
         key = (self._key(kept), sizes, frozenset(apart), self.probe.views)
         if key in known:
             return True
-        try:
-            with shortened(before, kept), shortened(after, kept):
-                first = self._recorded_before(kept)
-                outcome = compare(first, self._after(update), self.probe.views, self.probe.model, self.roles)
-        except (TraceError, PruningRefused):
-            return False  # the whole forward says what is wrong
-        if outcome == Derived():
-            known[key] = outcome
+        with shortened(before, kept), shortened(after, kept):
+            for meta in (True, False) if kept else (True,):
+                try:
+                    outcome = self._compared(self._recorded_before(kept, meta=meta), self._after(update, meta=meta))
+                except (TraceError, PruningRefused):
+                    continue
+                if outcome == Derived():
+                    known[key] = outcome
+                break
         return key in known
+
+    def _compared(self, before: Forward, after: Forward) -> Derived:
+        return compare(before, after, self.probe.views, self.probe.model, self.roles)
 
     def deciding(self, obstacles: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that by themselves change one of the numbers in ``obstacles``."""
@@ -160,10 +169,10 @@ class DerivedNumbers:
                     result.append(move)
         return result
 
-    def _after(self, update: ConfigUpdate) -> Forward:
+    def _after(self, update: ConfigUpdate, *, meta: bool = False) -> Forward:
         with _attributes_as_before(update):
             try:
-                return record_forward(_in_precision_of(self.probe.model, update.after), self.example)
+                return self._record(update.after, meta=meta)
             except ForwardFailed as error:
                 raise DoesNotRun(error.where) from error
 

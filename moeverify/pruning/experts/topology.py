@@ -19,7 +19,7 @@ from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.folder.stored_tensor import StoredTensor
 from moeverify.models.forward import Example, eager_attention, module_paths
 from moeverify.models.roles import MoELayer
-from moeverify.pruning.constants.numbers import record_forward
+from moeverify.pruning.constants.recorder import record_forward
 from moeverify.pruning.experts.axes import TOP_K, CountedLayer
 
 GROUPS = ("num_group", "n_group", "num_expert_group", "n_groups", "num_expert_groups")

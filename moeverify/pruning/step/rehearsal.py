@@ -26,7 +26,8 @@ from moeverify.pruning.attributes.change import AttributeChange, set_attributes
 from moeverify.pruning.attributes.proposals import Proposal, proposals
 from moeverify.pruning.constants.constants import merged
 from moeverify.pruning.constants.derived import Derived, compare
-from moeverify.pruning.constants.numbers import Forward, ForwardFailed, Number, changed_numbers, record_forward
+from moeverify.pruning.constants.numbers import Forward, Number, changed_numbers
+from moeverify.pruning.constants.recorder import ForwardFailed, record_forward
 from moeverify.pruning.constants.views import View, changed_views, views_of
 from moeverify.pruning.plan.apply import apply_plan
 from moeverify.pruning.plan.plan import Plan, Reason

@@ -24,7 +24,8 @@ from moeverify.models.outputs import main_output
 from moeverify.models.roles import find_roles
 from moeverify.models.sources import LoadedModel
 from moeverify.pruning.constants.absorb import absorb_all
-from moeverify.pruning.constants.numbers import changed_numbers, record_forward
+from moeverify.pruning.constants.numbers import changed_numbers
+from moeverify.pruning.constants.recorder import record_forward
 from moeverify.pruning.plan.apply import apply_keep
 from moeverify.pruning.plan.folds import apply_folds
 from moeverify.suites.zoo_table.configured import (

@@ -7,7 +7,7 @@ from torch import nn
 import moeverify as mv
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.models.forward import Example
-from moeverify.pruning.constants.numbers import record_forward
+from moeverify.pruning.constants.recorder import record_forward
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 

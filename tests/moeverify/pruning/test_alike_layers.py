@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 import moeverify as mv
 from moeverify.models.alike_layers import representative_layers, shortened
 from moeverify.models.forward import Example
+from moeverify.pruning.configuration import remembered
 from moeverify.pruning.constants import derived
 
 LAYERS = 9
@@ -67,10 +68,13 @@ def deep(rule="none", **more):
 def lists_of(monkeypatch):
     """How many layers each recorded forward had."""
     seen = []
-    record = derived.record_forward
-    monkeypatch.setattr(
-        derived, "record_forward", lambda m, *a, **k: (seen.append(len(m.layers)), record(m, *a, **k))[1]
-    )
+
+    def noting(record):
+        return lambda model, example: (seen.append(len(model.layers)), record(model, example))[1]
+
+    remembered._ARCHITECTURES.clear()
+    for name in ("record_forward", "record_on_meta"):
+        monkeypatch.setattr(derived, name, noting(getattr(derived, name)))
     return seen
 
 
@@ -91,6 +95,29 @@ def test_one_of_each_kind_is_enough_where_nothing_changes(monkeypatch):
     assert seen == [3, 3]
     assert not plan.folds
     assert difference < 1e-12
+
+
+def test_another_ratio_records_only_the_forward_of_its_own_sizes(monkeypatch):
+    seen, model = lists_of(monkeypatch), deep()
+    for ratio in (0.5, 0.25, 0.5):
+        mv.MoEPruner(model, X, pruning_ratio=ratio, ratios={"hidden": 0.0}, ignored_layers=[model.head]).plan()
+    assert seen == [3, 3, 3]
+
+
+def test_a_forward_on_inputs_of_another_form_is_recorded_anew(monkeypatch):
+    seen, model = lists_of(monkeypatch), deep()
+    for inputs in (X, X[:2]):
+        mv.MoEPruner(model, inputs, pruning_ratio=0.5, ratios={"hidden": 0.0}, ignored_layers=[model.head]).plan()
+    assert seen == [3, 3, 3, 3]
+
+
+def test_a_class_whose_forward_was_changed_is_recorded_anew(monkeypatch):
+    seen, model = lists_of(monkeypatch), deep()
+    forward = type(model.layers[0]).forward
+    for _ in range(2):
+        mv.MoEPruner(model, X, pruning_ratio=0.5, ratios={"hidden": 0.0}, ignored_layers=[model.head]).plan()
+        monkeypatch.setattr(type(model.layers[0]), "forward", lambda self, x: forward(self, x))
+    assert seen == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(
@@ -179,14 +206,14 @@ def test_a_later_plan_of_the_same_sizes_records_nothing(monkeypatch):
     assert pruner.model.config.inner == 6
 
 
-def test_other_types_of_numbers_and_other_examples_are_recorded(monkeypatch):
+def test_other_types_of_numbers_are_recorded(monkeypatch):
     seen = lists_of(monkeypatch)
     model = deep()
     pruner = planner(model)
     pruner.plan()
     del seen[:]
-    planner(model).plan()  # another example
-    assert seen == [3, 3]
+    planner(model).plan()  # another example of the same form
+    assert seen == []
     model.float()  # a constant is rounded to the type of what it multiplies
     pruner.example = Example(X.float())
     del seen[:]

@@ -14,7 +14,8 @@ from moeverify.models.forward import Example
 from moeverify.models.roles import find_roles
 from moeverify.pruning.constants.absorb import absorb
 from moeverify.pruning.constants.derived import for_all_experts
-from moeverify.pruning.constants.numbers import changed_numbers, record_forward
+from moeverify.pruning.constants.numbers import changed_numbers
+from moeverify.pruning.constants.recorder import record_forward
 from moeverify.pruning.plan.folds import Fold
 from tests.support.own_scales import FOLDED, LEFT_ALONE, OwnScales, own_scales
 from tests.support.small_nets import TinyMoE, build
