@@ -79,7 +79,23 @@ class Assembly:
         """The values; with ``part`` one slice along dimension 0 of a tensor that is ``sliced``."""
         if part is None:
             return self._convert({p: [self.reader.tensor(s) for s in stored] for p, stored in self.sources.items()})
-        return self._convert({p: self._part(stored, part, self.reader.tensor) for p, stored in self.sources.items()})[0]
+        return self._convert(self._slices(part))[0]
+
+    def read_into(self, place: torch.Tensor, part: int) -> None:
+        """Write one slice into ``place``, which has its shape; what is only concatenated is copied once."""
+        tensors = self._slices(part)
+        operations = () if self.converter is None else self.converter.operations
+        if [type(operation).__name__ for operation in operations] == ["MergeModulelist", "Concatenate"]:
+            merge, join = operations
+            ordered = [tensors[p] for p in self.converter.source_patterns if p in tensors]
+            alike = len(ordered) == len(tensors) and all(values[0].dtype == place.dtype for values in ordered)
+            if alike and join.dim > 0 and _only_adds_a_dimension(merge, tensors):
+                torch.cat([values[0] for values in ordered], join.dim - 1, out=place)
+                return
+        place.copy_(self._convert(tensors)[0])
+
+    def _slices(self, part: int) -> dict[str, Any]:
+        return {p: self._part(stored, part, self.reader.tensor) for p, stored in self.sources.items()}
 
     def _part(
         self, stored: tuple[Stored, ...], part: int, read: Callable[[Stored], torch.Tensor]

@@ -12,6 +12,7 @@ from moeverify.models.folder.memory import Memory
 from moeverify.models.folder.turns import Turns
 
 _LARGE = 1 << 26  # bytes of a tensor beside which no memory is kept for another one
+Rows = tuple[int, int]  # a first position, and one after the last
 _LAYER = re.compile(r"^(.*?\.\d+)\.")
 
 
@@ -37,48 +38,90 @@ class Blocks:
         self.turns = Turns(self.hold, self.order)
         self.on_read: Callable[[int], None] = lambda nbytes: None
         self.held = ""
+        # Tensors that a single task reads, once: they are read in parts, and no part is kept.
+        self.passing: frozenset[str] = frozenset()
         self._values: dict[str, torch.Tensor] = {}
         self._memory = Memory()
+        self._passed: set[tuple[str, int]] = set()
+        self._last: tuple[tuple[str, Rows | None], torch.Tensor] | None = None
 
-    def read(self, name: str) -> torch.Tensor:
-        """The values of a tensor; a task in turns waits here until its block is the current one."""
+    def read(self, name: str, rows: Rows | None = None) -> torch.Tensor:
+        """The values of a tensor; with ``rows`` those from a first to before a last position of dimension 0.
+
+        A task in turns waits here until the tensor's block is the current one.
+        """
         block = block_of(name)
         if block != self.held:
             if self.turns.inside:
                 self.turns.wait_for(block)
             else:
                 self.hold(block)
+        if name not in self._values and name in self.passing:
+            part = self._in_passing(name, rows)
+            if part is not None:
+                return part
         if name not in self._values:
             assembly, dtype = self.tensors[name]
             self._values[name] = put_together(assembly, dtype, self._memory)
             self.on_read(assembly.nbytes)
-        return self._values[name]
+        values = self._values[name]
+        return values if rows is None else values[slice(*rows)]
+
+    def _in_passing(self, name: str, rows: Rows | None) -> torch.Tensor | None:
+        """Values that are kept until others are asked for; ``None`` for a tensor that has to be kept.
+
+        That is a stack that is wanted as a whole, or one of which a part is wanted again.
+        """
+        assembly, dtype = self.tensors[name]
+        parts = assembly.is_stack
+        key = (name, rows if parts else None)
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            wanted = {(name, part) for part in range(*rows)} if rows is not None and parts else {(name, -1)}
+            if wanted & self._passed or (parts and rows is None):
+                return None
+            self._passed |= wanted
+            self._last = key, put_together(assembly, dtype, self._memory, rows if parts else None)
+            self.on_read(assembly.nbytes * len(wanted) // (assembly.shape[0] if parts else 1))
+        values = self._last[1]
+        return values if rows is None or parts else values[slice(*rows)]
 
     def hold(self, block: str) -> None:
         """Make ``block`` the current one, and free the values of the one before."""
         if block != self.held:
-            self._values.clear()
+            self._forget()
             self.held = block
 
     def release(self) -> None:
         """Free all values; no block is the current one then."""
-        self._values.clear()
+        self._forget()
         self._memory.give_back()
         self.held = ""
 
+    def _forget(self) -> None:
+        self._values.clear()
+        self._passed.clear()
+        self._last = None
 
-def put_together(assembly: Assembly, dtype: torch.dtype, memory: Memory | None = None) -> torch.Tensor:
-    """A tensor in memory of its own; a stack expert by expert in ``memory``, so that its sources are in memory once."""
-    if assembly.converter is None or not assembly.is_stack:
+
+def put_together(
+    assembly: Assembly, dtype: torch.dtype, memory: Memory | None = None, rows: Rows | None = None
+) -> torch.Tensor:
+    """A tensor in memory of its own; a stack expert by expert in ``memory``, so that its sources are in memory once.
+
+    ``rows``: the experts of a stack that are wanted.
+    """
+    if rows is None and (assembly.converter is None or not assembly.is_stack):
         if memory is not None and assembly.nbytes > _LARGE:
             memory.give_back()
         whole = assembly.read()
         made = whole.to(dtype, copy=True, memory_format=torch.contiguous_format)
         assembly.reader.note_read(assembly.nbytes)
         return made
-    made = (memory or Memory()).empty(assembly.shape, dtype)
+    first, last = rows or (0, assembly.shape[0])
+    made = (memory or Memory()).empty((last - first, *assembly.shape[1:]), dtype)
     each = assembly.nbytes // assembly.shape[0]
-    for part in range(assembly.shape[0]):
-        made[part] = assembly.read(part)
+    for part in range(first, last):
+        assembly.read_into(made[part - first], part)
         assembly.reader.note_read(each)
     return made

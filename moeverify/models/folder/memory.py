@@ -44,7 +44,8 @@ class Memory:
         buffer = next((b for b in self._buffers if len(b.memory) == nbytes and not b.in_use), None)
         if buffer is None:
             self.give_back()
-            buffer = _Buffer(mmap.mmap(-1, nbytes))
+            # private: pages of shared memory cost half as much again
+            buffer = _Buffer(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             self._buffers.append(buffer)
         return buffer.tensor().view(dtype).view(tuple(shape))
 

@@ -147,7 +147,9 @@ def _put_stored(model: nn.Module, blocks: Blocks) -> None:
 def _stored_parameter(name: str, parameter: nn.Parameter, blocks: Blocks) -> nn.Parameter:
     _, dtype = blocks.tensors[name]
     shape_only = torch.empty(parameter.shape, dtype=dtype, device="meta")
-    stored = StoredTensor(shape_only, lambda: blocks.read(name))
+    stored = StoredTensor(
+        shape_only, lambda: blocks.read(name), read_rows=lambda first, last: blocks.read(name, (first, last))
+    )
     return nn.Parameter(stored, requires_grad=parameter.requires_grad and dtype.is_floating_point)
 
 

@@ -29,6 +29,8 @@ _VIEWS = frozenset(
         _aten.expand.default,
     }
 )
+_SAME = (_aten.detach.default, _aten.alias.default)
+ReadRows = Callable[[int, int], torch.Tensor]
 
 
 class StoredTensor(torch.Tensor):
@@ -40,6 +42,8 @@ class StoredTensor(torch.Tensor):
     shape_only: torch.Tensor
     read: Callable[[], torch.Tensor]
     views: tuple[Callable[[torch.Tensor], torch.Tensor], ...]
+    read_rows: ReadRows | None
+    rows: tuple[int, int] | None
 
     @staticmethod
     def __new__(
@@ -47,8 +51,14 @@ class StoredTensor(torch.Tensor):
         shape_only: torch.Tensor,
         read: Callable[[], torch.Tensor],
         views: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (),
+        read_rows: ReadRows | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> StoredTensor:
-        """``shape_only`` lies on the meta device; ``views`` are applied in turn to what ``read`` gives."""
+        """``shape_only`` lies on the meta device; ``views`` are applied in turn to what ``read`` gives.
+
+        With ``rows``, they are applied to ``read_rows(*rows)``: the positions of dimension 0 from the first to before
+        the last.
+        """
         made: StoredTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             shape_only.shape,
@@ -59,6 +69,7 @@ class StoredTensor(torch.Tensor):
             requires_grad=False,
         )
         made.shape_only, made.read, made.views = shape_only, read, views
+        made.read_rows, made.rows = read_rows, rows
         return made
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
@@ -81,12 +92,18 @@ class StoredTensor(torch.Tensor):
         kwargs = kwargs or {}
         if func in _VIEWS and isinstance(args[0], StoredTensor):
             first, rest = args[0], args[1:]
+            if func is _aten.slice.Tensor and first.read_rows is not None and not first.views:
+                rows = _rows(first.shape_only, first.rows, *rest)
+                if rows is not None:
+                    shape_only = func(first.shape_only, *rest)
+                    return StoredTensor(shape_only, first.read, (), first.read_rows, rows)
 
             def view(values: torch.Tensor) -> torch.Tensor:
                 viewed: torch.Tensor = func(values, *rest, **kwargs)
                 return viewed
 
-            return StoredTensor(view(first.shape_only), first.read, (*first.views, view))
+            views = first.views if func in _SAME else (*first.views, view)
+            return StoredTensor(view(first.shape_only), first.read, views, first.read_rows, first.rows)
         if func._schema.is_mutable and any(isinstance(a, StoredTensor) for a in args[:1]):
             raise MoEVerifyError(f"{func} would change a weight that stays in its file; load the model for that")
         return func(*tree_map(values_of, args), **tree_map(values_of, kwargs))
@@ -96,7 +113,23 @@ def values_of(value: Any) -> Any:
     """The values of a stored tensor as an ordinary one; anything else as it is."""
     if not isinstance(value, StoredTensor):
         return value
-    values = value.read()
+    values = value.read() if value.rows is None or value.read_rows is None else value.read_rows(*value.rows)
     for view in value.views:
         values = view(values)
     return values
+
+
+def _rows(
+    shape_only: torch.Tensor,
+    inside: tuple[int, int] | None,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> tuple[int, int] | None:
+    """The rows that a slice of the rows ``inside`` takes; ``None`` if it is no run along dimension 0."""
+    first, last, _ = slice(start, end).indices(shape_only.shape[0])
+    if dim != 0 or step != 1 or first >= last:
+        return None
+    offset = 0 if inside is None else inside[0]
+    return first + offset, last + offset

@@ -71,16 +71,22 @@ class ShardWriter:
             stream.write(self.header)
             stream.truncate(self.size)
 
-    def write(self, name: str, values: torch.Tensor) -> None:
-        """Write one tensor. Raises ``ValueError`` unless it has the type and shape that was announced."""
+    def write(self, name: str, values: torch.Tensor, row: int | None = None) -> None:
+        """Write one tensor, or its ``row`` along dimension 0.
+
+        Raises ``ValueError`` unless it has the type and shape that was announced.
+        """
         slot = self.slots[name]
-        if values.dtype != slot.dtype or tuple(values.shape) != slot.shape:
-            raise ValueError(
-                f"{name} is {values.dtype} {list(values.shape)}, announced was {slot.dtype} {list(slot.shape)}"
-            )
+        shape, begin = slot.shape, slot.begin
+        if row is not None:
+            if not 0 <= row < shape[0]:
+                raise ValueError(f"{name} has no row {row}, announced was {slot.dtype} {list(slot.shape)}")
+            shape, begin = shape[1:], begin + row * (slot.nbytes // shape[0])
+        if values.dtype != slot.dtype or tuple(values.shape) != shape:
+            raise ValueError(f"{name} is {values.dtype} {list(values.shape)}, announced was {slot.dtype} {list(shape)}")
         data = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
         with self.path.open("r+b", buffering=0) as stream:
-            position = slot.begin
+            position = begin
             while data:
                 done = os.pwrite(stream.fileno(), data[: 1 << 28], position)
                 data, position = data[done:], position + done

@@ -20,10 +20,13 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors of the model that are written together, by name, such as the projections of one joint matrix."""
+    """Tensors of the model that are written together, by name, such as the projections of one joint matrix.
+
+    ``converter`` is that of transformers which gives the tensors on disk; ``None`` if they are only renamed.
+    """
 
     names: tuple[str, ...]
-    converted: bool
+    converter: Any = None
 
 
 class Layout:
@@ -45,21 +48,24 @@ class Layout:
 
     def _grouped(self, state: Tensors) -> list[Group]:
         result: dict[tuple[str, bool], list[str]] = {}
+        matching: dict[tuple[str, bool], Any] = {}
         for name in state:
-            key, pattern = name, None
+            key, found = name, None
             for converter in self._converters:
                 key, pattern = converter.rename_source_key(key)
                 if pattern is not None:
+                    found = converter
                     break
-            result.setdefault((key, pattern is not None), []).append(name)
-        return [Group(tuple(names), converted) for (_, converted), names in result.items()]
+            result.setdefault((key, found is not None), []).append(name)
+            matching.setdefault((key, found is not None), found)
+        return [Group(tuple(names), matching[key]) for key, names in result.items()]
 
     def written(self, group: Group, values: Tensors) -> dict[str, torch.Tensor]:
         """The tensors of a group as they are stored, by their names on disk.
 
         Raises ``HeldInMemory`` if the conversion of transformers does not take them.
         """
-        if not group.converted:
+        if group.converter is None:
             (name,) = group.names
             for renaming in self._renamings:
                 name, _ = renaming.rename_source_key(name)

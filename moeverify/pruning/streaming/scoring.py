@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ class LayerByLayer:
             for piece in pieces:
                 piece.work()
         else:
-            self._blocks.turns.run([Task(self._first_block(piece), piece.work) for piece in pieces])
+            counts = Counter(name for piece in pieces for name in piece.parameters)
+            self._blocks.passing = frozenset(name for name, count in counts.items() if count == 1)
+            try:
+                self._blocks.turns.run([Task(self._first_block(piece), piece.work) for piece in pieces])
+            finally:
+                self._blocks.passing = frozenset()
         self._blocks.release()
 
     def forward(self, calls: Sequence[Callable[[], Any]]) -> None:

@@ -15,14 +15,16 @@ from moeverify.errors import PruningRefused, SourceError
 from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.folder.assembly import Assembly
 from moeverify.models.folder.blocks import put_together
+from moeverify.models.folder.memory import Memory
 from moeverify.models.folder.stored_model import HeldInMemory, StoredModel, open_stored_model
 from moeverify.pruning.checkpoint.digest import Digest
 from moeverify.pruning.configuration import ConfigUpdate
 from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.step.carry_out import carry_out
-from moeverify.pruning.streaming.cutting import Cutter, read_through
+from moeverify.pruning.streaming.cutting import Cutter, Seen, part_of
 from moeverify.pruning.streaming.journal import Journal
 from moeverify.pruning.streaming.layout import Group, Layout, Shards, divide
+from moeverify.pruning.streaming.places import Place, places_of
 from moeverify.pruning.streaming.progress import Meter
 
 _WORD = 8  # bytes of the numbers that are compared
@@ -38,6 +40,7 @@ class FolderWriter:
         self.layout = Layout(self.pruned, base.naming.conversions)
         self._twins = _twins(base.model)
         self._cutter = Cutter(plan)
+        self._memory = Memory()  # of what is read back
 
     def prepare(self) -> None:
         """Write configuration and headers, and make sure that they make a whole model together.
@@ -82,7 +85,10 @@ class FolderWriter:
                 new = self.plan.renamed(old)
                 group = group_of.get(new) if new is not None else None
                 if new is None or group is None or group.names[0] in done:
-                    read_through(assembly, dtype, digest.add)
+                    self._cutter.read_through(assembly, dtype, digest.add)
+                elif places := self._places(old, group):
+                    self._write_experts(old, new, places, digest.add)
+                    journal.note(group.names[0])
                 else:
                     held[new] = self._cutter.of(old, self._twins.get(old, ()), assembly, dtype, digest.add)
                     if held.keys() >= set(group.names):
@@ -96,8 +102,30 @@ class FolderWriter:
         for name, tensor in self.layout.written(group, values).items():
             self.shards.holder[name].write(name, tensor)
         for name in group.names:
-            if not _loads_as(*self.saved.blocks.tensors[name], values[name]):
-                raise PruningRefused(f"{name} loads from the pruned folder with other values than were cut")
+            _require(_loads_as(*self.saved.blocks.tensors[name], values[name]), name)
+
+    def _places(self, old: str, group: Group) -> list[list[Place]] | None:
+        """Where the experts of a stack are written one by one; ``None`` if it is written as a whole."""
+        (new, *others) = group.names
+        saved, _ = self.saved.blocks.tensors[new]
+        single = self.base.blocks.tensors[old][0].is_stack and saved.is_stack and not others
+        if not single or not self._cutter.only_cuts(old, self._twins.get(old, ())):
+            return None
+        return places_of(self.layout, group, saved.shape[0])
+
+    def _write_experts(self, old: str, new: str, places: list[list[Place]], seen: Seen) -> None:
+        """Write a stack expert by expert, and compare each with what loads."""
+        saved, dtype = self.saved.blocks.tensors[new]
+        twins = self._twins.get(old, ())
+        for expert, values in self._cutter.experts(old, twins, *self.base.blocks.tensors[old], seen):
+            for place in places[expert]:
+                self.shards.holder[place.name].write(place.name, place.of(values), place.row)
+            _require(_same_bits(part_of(saved, dtype, expert, self._memory), values), new)
+
+
+def _require(same: bool, name: str) -> None:
+    if not same:
+        raise PruningRefused(f"{name} loads from the pruned folder with other values than were cut")
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

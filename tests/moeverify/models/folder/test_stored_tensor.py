@@ -34,6 +34,23 @@ def test_views_of_stored_weights_read_nothing():
     assert source.reads == 1
 
 
+def test_slices_along_the_first_dimension_read_their_rows_alone():
+    source, asked = Source(torch.randn(8, 3, 5)), []
+
+    def rows(first, last):
+        asked.append((first, last))
+        return source.values[first:last]
+
+    stored = StoredTensor(torch.empty_like(source.values, device="meta"), source.read, read_rows=rows)
+    view = stored.detach()[2:7][1:-1].movedim(2, 1)[:, 1:4]
+    assert (asked, source.reads) == ([], 0)
+    assert torch.equal(view.abs(), source.values[3:6].movedim(2, 1)[:, 1:4].abs())
+    assert (asked, source.reads) == ([(3, 6)], 0)
+    for part in (slice(None, None, 2), slice(4, 2), (slice(None), slice(1, 2))):
+        assert torch.equal(stored[part].abs(), source.values[part].abs())
+    assert (asked, source.reads) == ([(3, 6)], 3)
+
+
 def test_operations_run_on_the_values():
     source = Source(torch.randn(4, 3))
     layer = nn.Linear(3, 4, bias=False, device="meta")
