@@ -18,6 +18,7 @@ EXPERTS_AT = {
     "attention_experts": "layer.attn",
     "grouped_einsum": "block.moe",
     "hierarchical_stacks": "layer.experts",
+    "mixture_of_tokens": "blocks.*.2",
 }
 
 

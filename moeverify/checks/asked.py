@@ -49,6 +49,8 @@ class Request:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        # Channels that are kept are a multiple of this.
+        self.step = 1
         # A size that both ask for is a multiple of both.
         self.rounding = max(ROUNDING, math.lcm(kernel_multiple(context.original), context.round_to or 1))
         self.before = {n: p.shape for n, p in context.original.named_parameters()}
@@ -81,7 +83,11 @@ class Request:
         wanted = units_left(pruning_class.coupling.size, ratio)
         if ratio == 0 or pruning_class.role == "heads":  # heads go whole, and a role that is left alone keeps all
             return Asked(max(wanted, 1), max(wanted, 1), wanted)
-        return Asked(max(wanted - self.rounding + 1, 1), wanted, wanted)
+        high = wanted // self.step * self.step
+        size = pruning_class.coupling.size
+        return (
+            Asked(max(wanted - self.rounding + 1, 1), high, wanted) if high or not wanted else Asked(size, size, wanted)
+        )
 
     @cached_property
     def excuses(self) -> Mapping[int, Excuse]:
@@ -192,6 +198,18 @@ class Request:
         kernel, asked = kernel_multiple(self.context.original), self.context.round_to or 1
         return {ROUNDING, kernel, asked, math.lcm(kernel, asked)}
 
+    @cached_property
+    def _kept_multiple(self) -> int:
+        """The largest multiple that the subject may have rounded to: it divides the kept channels of all classes."""
+        kept = set()
+        for pruning_class in self.context.outcome.classes:
+            for member in pruning_class.coupling.members if pruning_class.role != "heads" else ():
+                before, after = self.before.get(member.parameter, ()), self.after.get(member.parameter)
+                if not member.buffer and after is not None and member.positions.size == before[member.dim]:
+                    each = member.positions.shape[1] * self.experts_left(pruning_class, member)
+                    kept |= {after[member.dim] / each} - {pruning_class.coupling.size}
+        return max((m for m in self._multiples() if kept and not any(count % m for count in kept)), default=1)
+
     def _across_experts(self, pruning_class: PruningClass) -> bool:
         """Whether a class removes channels of two experts together, or fused experts must keep the same channels."""
         boundaries = {self.context.roles.boundary(name) for name in pruning_class.coupling.parameters} - {None}
@@ -214,15 +232,20 @@ class Request:
         }
         if not dims:
             return None
-        counts = range(asked.high, asked.low - 1, -1)
+        step = 1 if pruning_class.role == "heads" else self._kept_multiple
+        counts = [count for count in range(asked.high, asked.low - 1, -1) if count % step == 0]
         whole = pruning_class.role == "heads" or any(m.positions.shape[1] > 1 for m in pruning_class.coupling.members)
         return self._expressible.counts(dims, kept, counts, self._allowed, whole_units=whole)
 
     @cached_property
     def _allowed(self) -> Mapping[Dim, tuple[float, float]]:
-        """Least and most sizes that the ratios alone allow, by the pruned model's names; excuses widen none."""
+        """Least and most sizes that the ratios alone allow, by the pruned model's names; excuses widen none.
+
+        They are multiples of what the subject rounded to: an entry that gives others is not what was asked of it.
+        """
         plain = Request(self.context)
         plain.__dict__["excuses"] = {}
+        plain.step = self._kept_multiple
         return {(self.now[name], dim): sizes for (name, dim), sizes in plain.dims.items()}
 
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from moeverify.base.foreign import left_by
 from moeverify.base.memory import is_out_of_memory
@@ -43,7 +44,7 @@ def reload(context: Context) -> Finding:
     """
     model = context.pruned
     base = context.original
-    if not has_config(base) or not (hasattr(base, "lm_head") or hasattr(transformers, type(base).__name__)):
+    if not _reloadable(base):
         return skipped("not a model of transformers; there is no standard way to reload it")
     if not has_config(model):
         return failed("the pruned model has lost the configuration or the save_pretrained that the original has")
@@ -109,7 +110,7 @@ def reloaded(
         attention = getattr(model.config, "_attn_implementation", None) or "eager"
         threads = str(torch.get_num_threads())
         release_cached_memory()  # the fresh process needs it on the same device
-        code, log = load_afresh([str(folder), dtype, experts, attention, threads, str(device)])
+        code, log = load_afresh([str(folder), dtype, experts, attention, threads, str(device), _auto_class(model)])
         if code:
             last = (log.strip().splitlines() or ["no message"])[-1]
             if is_out_of_memory(log, code):
@@ -133,6 +134,22 @@ def reloaded(
                           f"of the largest (allowed {allowed:.0e})", difference=worst, tolerance=allowed)  # fmt: skip
     how = "bit for bit" if not limit else f"to {most:.1e} (allowed {limit:.0e} on {device.type})"
     return passed(f"a fresh process gives the same {', '.join(list(expected)[:3])} {how}, all keys accounted for")
+
+
+def _reloadable(base: nn.Module) -> bool:
+    """Whether a fresh process can load a model: by plain transformers, or by the code that its checkpoint brought."""
+    if not has_config(base):
+        return False
+    config: Any = base.config
+    known = config.model_type in (*CONFIG_MAPPING_NAMES, "synthetic_moe")
+    return hasattr(transformers, type(base).__name__) or (known and hasattr(base, "lm_head")) or bool(_auto_class(base))
+
+
+def _auto_class(model: nn.Module) -> str:
+    """The class of transformers that loads a model by code of its checkpoint, which runs here already; else empty."""
+    brought = type(model).__module__.startswith("transformers_modules.")
+    entries = getattr(model.config, "auto_map", None) or {} if brought else {}
+    return next((name for name in entries if name.startswith("AutoModel")), "")
 
 
 def _stored_as(model: nn.Module) -> str:

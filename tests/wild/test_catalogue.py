@@ -18,6 +18,7 @@ NOT_FOUND = {
     "conditional_convolutions",
     "grouped_einsum",
     "megatron_grouped",
+    "mixture_of_tokens",
 }
 HAND = wild_models(HAND_WRITTEN)
 

@@ -7,7 +7,7 @@ the pruner.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -54,7 +54,7 @@ class ExpressibleCounts:
         self._now = shapes_of(self.model)
         self._document = self._config.to_dict()
 
-    def counts(self, dims: Mapping[Dim, int], kept: int, wanted: range, allowed: Allowed, *,
+    def counts(self, dims: Mapping[Dim, int], kept: int, wanted: Iterable[int], allowed: Allowed, *,
                whole_units: bool) -> EntryValue | None:  # fmt: skip
         """An entry that gives a class one of the counts ``wanted`` instead of ``kept``; ``None`` if there is none.
 

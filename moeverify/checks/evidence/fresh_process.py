@@ -52,13 +52,16 @@ def floats(value):  # every floating-point tensor of an output, in order
         for field in dataclasses.fields(value):
             yield from floats(getattr(value, field.name))
 
-def load(folder, dtype, experts, attention, threads, device):
+def load(folder, dtype, experts, attention, threads, device, auto_class=""):
     torch.set_num_threads(int(threads))
     config = json.load(open(folder + "/model/config.json"))
     if config["model_type"] == "synthetic_moe":
         import synthetic_models
     kind = getattr(transformers, (config.get("architectures") or [""])[0], AutoModelForCausalLM)
     more = {"experts_implementation": experts} if experts else {}
+    if auto_class:  # code of the checkpoint's own, which the user lets run
+        kind = getattr(transformers, auto_class)
+        more["trust_remote_code"] = True
     if device != "cpu":
         more["device_map"] = device  # straight to where it belongs
     model, info = kind.from_pretrained(
@@ -121,8 +124,8 @@ else:
 
 
 def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
-    """Let a fresh process load what was saved: folder, dtype, experts and attention implementation, threads,
-    device.
+    """Let a fresh process load what was saved: folder, dtype, experts and attention implementation, threads, device,
+    and the class that loads a checkpoint with code of its own, else an empty text.
 
     Returns its exit status and its standard error.
     """

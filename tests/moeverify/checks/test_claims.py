@@ -14,6 +14,7 @@ from moeverify.models.zoo.build import randomise
 from moeverify.pruning.plan.plan import Adjustment, Reason
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
+from wild_models.handwritten import custom_code
 
 CLAIM = Reason("the configuration cannot say it")
 
@@ -72,6 +73,13 @@ def test_heads_that_no_entry_counts_anew_are_excused():
     found = judged(model, ids, prune_moe, pruning_ratio=0.25)
     assert found.status is Status.PASS, found.message
     assert any("heads" in said for said in found.evidence["adjusted"])
+
+
+def test_an_entry_that_gives_no_multiple_of_what_was_rounded_to_contradicts_no_claim():
+    """One entry gives routed and shared experts: 18 of 24 and 36 of 48 were asked for, and 16 and 32 are multiples."""
+    model, inputs = custom_code.make()
+    found = judged(model.eval(), inputs, prune_moe, pruning_ratio=0.25)
+    assert found.status is Status.PASS, found.message
 
 
 class Plain(nn.Module):

@@ -1,9 +1,11 @@
 """``reload`` compares bit for bit, and bits do not depend on where in memory weights happen to lie."""
 
 import copy
+import shutil
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import synthetic_models
 from moeverify.checks import CHECKS
@@ -14,6 +16,7 @@ from moeverify.models.zoo import build_zoo
 from moeverify.subjects import Pruned, prune_moe
 from moeverify.verdict import Status
 from synthetic_models import Spec
+from wild_models.handwritten import custom_code
 
 pytestmark = pytest.mark.usefixtures("reload_process")
 
@@ -131,3 +134,29 @@ def test_values_that_are_not_saved_are_held_against_the_pruning_alone_where_the_
     found = CHECKS["reload"](Context("m", original, model, inputs, outcome, 0.5, 0, "float32"))
     assert found.status is status
     assert ("the original reloads differently as well" in found.message) == (where == "both")
+
+
+def reloaded(original, inputs):
+    model = copy.deepcopy(original)
+    outcome = prune_moe(model, inputs, pruning_ratio=0.5, seed=0)
+    return CHECKS["reload"](Context("m", original, model, inputs, outcome, 0.5, 0, "float32"))
+
+
+def test_custom_code_that_no_fresh_process_knows_is_not_reloaded():
+    """Its class derives from transformers' and has an ``lm_head``, but transformers knows neither it nor its type."""
+    found = reloaded(*custom_code.make())
+    assert found.status is Status.SKIP, found.message
+
+
+def test_code_that_a_checkpoint_brings_is_used_again(tmp_path):
+    model, inputs = custom_code.make()
+    home = "modeling_nano_deep"
+    shutil.copy(custom_code.__file__, tmp_path / f"{home}.py")
+    model.config.auto_map = {
+        "AutoConfig": f"{home}.NanoDeepConfig",
+        "AutoModelForCausalLM": f"{home}.NanoDeepForCausalLM",
+    }
+    model.save_pretrained(tmp_path)
+    original = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    found = reloaded(original.eval(), inputs)
+    assert found.status is Status.PASS, found.message
