@@ -24,6 +24,12 @@ def traced_roles(
     return with_traced_layouts(model, found, couplings), couplings
 
 
+def roles_of(model: nn.Module, example_inputs: Any, roles: Roles | None = None) -> FoundRoles:
+    """Roles by names and by structure; the model is traced only where these show no experts."""
+    found = find_roles(model, roles)
+    return found if found.layers else traced_roles(model, example_inputs, roles=found)[0]
+
+
 def with_traced_layouts(model: nn.Module, roles: FoundRoles, couplings: CouplingMap | None) -> FoundRoles:
     """``roles`` with the expert-major experts that a trace shows; unchanged without a trace.
 

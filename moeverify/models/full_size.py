@@ -78,7 +78,9 @@ def _configuration(name: str, kind: str, rest: str, trust_remote_code: bool) -> 
     if kind == "folder":
         path = Path(rest)
         read_configuration(path, name)
-        rest = str(path if path.is_file() else path / "config.json")
+        file = path if path.is_file() else path / "config.json"
+        # Code of a checkpoint's own is looked up beside its configuration, and only in a folder.
+        rest = str(file.parent if trust_remote_code and file.name == "config.json" else file)
     return load_configuration(name, rest, trust_remote_code=trust_remote_code)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.expert_isolation import isolation
 from moeverify.coupling.classify import PruningClass
 from moeverify.errors import TraceError
@@ -100,7 +101,10 @@ def sizes_by_role(context: Context) -> list[dict[str, Any]]:
         # A class that shares its dimension with another one has no size of its own to be read off.
         if member is None or member.positions.size != before[member.parameter][member.dim]:
             continue
-        left = after[member.parameter][member.dim] // member.positions.shape[1]
+        each, layer = member.positions.shape[1], context.roles.layer_of(c.where)
+        if layer is not None and (member.parameter, member.dim) in c.in_turn:  # whole experts may have gone, too
+            each = each * experts_now(context.pruned, layer) // len(layer.experts)
+        left = after[member.parameter][member.dim] // max(each, 1)
         key = (c.role, re.sub(r"\d+", "0", c.where), c.coupling.size, left)
         rows.setdefault(key, []).append(c.where)
     return [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ import torch_pruning as tp
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.layouts import roles_of
 from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.forward import call_model, static_experts
-from moeverify.models.roles import Roles, find_roles
+from moeverify.models.roles import Roles
 from moeverify.pruning.choice.contractions import REMEDY, Energies, watch_products
 from moeverify.pruning.choice.routing_importance import evaluating
 
@@ -59,22 +61,21 @@ class CameraImportance:
         self.base = base or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
         self.peak = peak
         self._model = model
-        layers = find_roles(model, roles).layers
+        batches = iter(calibration)
+        if (first := next(batches, None)) is None:
+            raise UsageError("no calibration batch was given; pass at least one, such as {'input_ids': ids}")
+        layers = roles_of(model, first, roles).layers
         if not layers:
             raise UsageError("the model has no MoE layer, so there are no experts' channels to watch")
         self._energies = Energies()
-        batches = 0
         with contextlib.ExitStack() as stack:
             for layer in layers:
                 stack.enter_context(watch_products(model, layer, self._energies))
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluating(model))
             stack.enter_context(static_experts(model, "eager"))
-            for batch in calibration:
+            for batch in chain([first], batches):
                 call_model(model, batch, use_cache=False)
-                batches += 1
-        if not batches:
-            raise UsageError("no calibration batch was given; pass at least one, such as {'input_ids': ids}")
 
     def __call__(self, group: Any) -> torch.Tensor | None:
         """Scores of a Torch-Pruning group, by ``base``."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.layouts import roles_of
 from moeverify.errors import UsageError
 from moeverify.models.forward import call_model
-from moeverify.models.roles import MoELayer, Roles, find_roles
+from moeverify.models.roles import MoELayer, Roles
 
 
 class RoutingImportance:
@@ -59,24 +61,23 @@ class RoutingImportance:
     ) -> None:
         self.base = base or tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean")
         self.probes = probes
-        layers = find_roles(model, roles).layers
+        batches = iter(calibration)
+        if (first := next(batches, None)) is None:
+            raise UsageError("no calibration batch was given; pass at least one, such as {'input_ids': ids}")
+        layers = roles_of(model, first, roles).layers
         if not layers:
             raise UsageError("the model has no MoE layer, so there is no routing to know; use another importance")
         # (parameter, dim) -> squared contribution [size], or [experts, size] for fused experts
         self._squares: dict[tuple[str, int], torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
-        batches = 0
         handles = [model.get_submodule(layer.name).register_forward_hook(self._hook(model, layer)) for layer in layers]
         try:
             with torch.enable_grad(), evaluating(model):
-                for batch in calibration:
+                for batch in chain([first], batches):
                     call_model(model, batch, use_cache=False)
-                    batches += 1
         finally:
             for handle in handles:
                 handle.remove()
-        if not batches:
-            raise UsageError("no calibration batch was given; pass at least one, such as {'input_ids': ids}")
 
     def __call__(self, group: Any) -> torch.Tensor | None:
         """Scores of a Torch-Pruning group, by ``base``."""

@@ -139,10 +139,13 @@ def _counts(layer: MoELayer, base: Shapes, now: Shapes, changed: list[tuple[str,
     else:
         stacks = [name for name in layer.stacks if name in base]
         rest = count if layer.layout == "fused" else 0
-        more = bool(stacks) and all(
-            now.get(n, (0,))[0] == base[n][0] + (rest or base[n][0]) and now[n][1:] == base[n][1:] for n in stacks
-        )
+        more = bool(stacks) and all(now.get(n) == _longer(base[n], layer.axis(n), rest) for n in stacks)
     return more and any(name.startswith(tuple(f"{r}." for r in layer.routers)) for name, _ in changed)
+
+
+def _longer(shape: tuple[int, ...], dim: int, more: int) -> tuple[int, ...]:
+    """A shape with ``more`` positions in a dimension; twice as many if that is zero."""
+    return (*shape[:dim], shape[dim] + (more or shape[dim]), *shape[dim + 1 :])
 
 
 def _owner(name: str, sized: list[MoELayer], roles: FoundRoles) -> MoELayer:
@@ -178,7 +181,7 @@ def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxi
             f"dimension {dim} of {name} grows from {old} to {new} with twice the experts, in a way that is not "
             "known; leave whole experts out (ratios without `experts`)"
         )
-    if repeats > 1 and not (layer.layout == "rows" and name in layer.stacks and dim == 0):
+    if repeats > 1 and not (layer.layout == "rows" and name in layer.stacks and dim == layer.axis(name)):
         raise PruningRefused(
             f"dimension {dim} of {name} holds {repeats} positions for each expert, in an order that is not known; "
             "leave whole experts out (ratios without `experts`)"

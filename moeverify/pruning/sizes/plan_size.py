@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.coupling.layouts import roles_of
+from moeverify.errors import SourceError
 from moeverify.models.checkpoints import quiet_transformers
 from moeverify.models.engines.entries import router_sizes
 from moeverify.models.engines.limit import Limit, exceeded
@@ -22,7 +24,8 @@ from moeverify.models.engines.table import LIMITS
 from moeverify.models.forward import Example
 from moeverify.models.full_size import load_full_size
 from moeverify.models.left_alone import named_parts
-from moeverify.models.roles import Roles, find_roles
+from moeverify.models.roles import Roles
+from moeverify.models.skeleton import has_config
 from moeverify.models.sources import LoadedModel
 from moeverify.pruning.configuration import Probe
 from moeverify.pruning.configuration.document import name_of
@@ -113,16 +116,22 @@ def plan_size(
     with quiet_transformers():
         loaded = load_full_size(source, trust_remote_code=trust_remote_code)
         model = loaded.model
+        if not has_config(model):
+            raise SourceError(
+                f"{source} is a model without a configuration, from which sizes are computed; give a config.json, a "
+                "checkpoint folder, a hub name or zoo:TYPE, or look at the model with `moeverify inspect`"
+            )
         plan = Plan((), {})
         if pruning_ratio or any(ratios.values() if ratios else ()):
             plan = _plan(loaded, pruning_ratio or 0.0, ratios or {}, round_to, ignore, roles)
         pruned = Probe(model).build(plan.entries) if plan.entries else model
-    found = find_roles(model, roles)
+    found = roles_of(model, loaded.example_inputs, roles)
     layout = expert_layout(model, found, Example(loaded.example_inputs)) if found.layers else None
     routers = _routers(layout, plan)
     counts = sorted({router.count for router in routers})
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    before, after = sizes_by_role(model, found), sizes_by_role(_cast(pruned, model), find_roles(pruned, roles))
+    remaining = found if pruned is model else roles_of(pruned, loaded.example_inputs, roles)
+    before, after = sizes_by_role(model, found), sizes_by_role(_cast(pruned, model), remaining)
     return PlannedSize(
         source=source,
         model_type=kind,

@@ -14,7 +14,7 @@ from moeverify.models.roles import find_roles
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
 from tests.support.judged import problems, verdicts
-from wild_models.handwritten import megatron_grouped, mixture_of_heads
+from wild_models.handwritten import flat_custom_code, flattened, megatron_grouped, mixture_of_heads
 
 EXPERTS, DIM, INNER = 4, 8, 6
 X = torch.randn(12, DIM, generator=torch.Generator().manual_seed(3))
@@ -294,3 +294,30 @@ def test_a_dimension_that_is_coupled_with_hidden_channels_counts_no_experts():
     assert any("no routed experts" in note for note in roles.notes)
     result = mv.verify(Turned(), example_inputs=X)
     assert not problems({verdict.check: verdict for verdict in result.verdicts})
+
+
+def test_an_entry_that_counts_experts_in_columns_removes_them():
+    model, inputs = flat_custom_code.make()
+    result = mv.verify(model, example_inputs=inputs, ratios={"experts": 0.5})
+    assert not problems({verdict.check: verdict for verdict in result.verdicts})
+    sizes = {(s["role"], s["before"], s["after"]) for s in result.cases[0].facts["sizes"]}
+    assert ("routed_experts", 12, 12) in sizes
+
+
+@pytest.mark.parametrize("kind", [mv.CameraImportance, mv.RoutingImportance])
+def test_importances_of_experts_watch_what_only_a_trace_shows(kind):
+    model, inputs = flattened.make()
+    importance = kind(model.eval(), [inputs])
+    classes = mv.MoEDependencyGraph().build_dependency(model, inputs).classes
+    scores = [importance.score_class(c) for c in classes if c.role == "routed_experts"]
+    assert [s.shape for s in scores] == [(4, 16)] * 2
+    assert all(bool(s.sum() > 0) for s in scores)
+    if kind is mv.CameraImportance:
+        seen = []
+        model.moes[0].fc2.register_forward_pre_hook(lambda _, args: seen.append(args[0].square()))
+        with torch.no_grad():
+            model(*inputs)
+        energy = 0.1 * seen[0].sum(0) + 0.9 * seen[0].amax(0)
+        torch.testing.assert_close(
+            scores[0].view(-1).float(), energy * model.moes[0].fc2.weight.detach().square().sum(0)
+        )

@@ -1,6 +1,7 @@
 """Sizes that pruning gives, from a configuration alone, are those of the model that is really pruned."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from typer.testing import CliRunner
 
 import moeverify as mv
 from moeverify.cli import app
-from moeverify.errors import PruningRefused
+from moeverify.errors import PruningRefused, SourceError
 from moeverify.models.roles import find_roles
 from moeverify.pruning.experts.topology import Topology
 from moeverify.pruning.sizes.by_role import GIB, Size, largest_layer, sizes_by_role
 from moeverify.pruning.sizes.plan_size import outside, parallel_sizes, plan_size, total
 from moeverify.pruning.sizes.streaming_needs import streaming_needs
+from wild_models.handwritten import flat_custom_code
 
 SMALL = {
     "model_type": "deepseek_v3",
@@ -228,6 +230,25 @@ def test_the_command_prints_tables_and_json(tmp_path):
     assert data["streaming"]["speed"] == 2
     parts = [size["bytes"] for part, size in data["after"].items() if part != "total"]
     assert sum(parts) == data["after"]["total"]["bytes"]
+
+
+def test_a_model_without_a_configuration_is_refused():
+    with pytest.raises(SourceError, match="without a configuration"):
+        plan_size("wild_models.handwritten.flattened:make")
+
+
+def test_code_beside_a_configuration_is_run_if_the_user_lets_it(tmp_path):
+    """Its experts lie side by side in linear layers: only a trace shows them."""
+    model, _ = flat_custom_code.make()
+    shutil.copy(flat_custom_code.__file__, tmp_path / "modeling_flat.py")
+    model.config.auto_map = {
+        "AutoConfig": "modeling_flat.FlatConfig",
+        "AutoModelForCausalLM": "modeling_flat.FlatForCausalLM",
+    }
+    model.config.save_pretrained(tmp_path)
+    planned = plan_size(str(tmp_path), ratios={"experts": 0.5}, trust_remote_code=True)
+    assert planned.entries == {"num_experts": 2}
+    assert 2 * planned.after["routed_experts"].parameters == planned.before["routed_experts"].parameters + 2 * 32
 
 
 def test_nothing_asked_for_changes_nothing(tmp_path):
