@@ -13,7 +13,7 @@ def to_text(positions: Iterable[int]) -> str:
     >>> to_text([0, 1, 2, 5, 8, 9])
     '0-2,5,8-9'
     """
-    values = np.asarray(list(positions), dtype=np.int64)
+    values = np.asarray(positions if isinstance(positions, np.ndarray) else list(positions), dtype=np.int64)
     if not len(values):
         return ""
     breaks = np.flatnonzero(np.diff(values) != 1)
@@ -31,8 +31,9 @@ def from_text(text: str, most: int = 1 << 31) -> np.ndarray:
     ends = [(int(first), int(last or first)) for first, _, last in runs]
     if sum(last - first + 1 for first, last in ends) > most or any(last >= 1 << 31 for _, last in ends):
         raise ValueError(f"more positions than any dimension has: {text[:80]}")
-    parts = [np.arange(first, last + 1) for first, last in ends]
-    values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    if (np.diff(values) <= 0).any() or any(not len(part) for part in parts):
+    starts = np.array([first for first, _ in ends], dtype=np.int64)
+    lengths = np.array([last - first + 1 for first, last in ends], dtype=np.int64)
+    if (lengths <= 0).any() or (starts[1:] < (starts + lengths)[:-1]).any():
         raise ValueError(f"positions do not ascend: {text[:80]}")
-    return values
+    before = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import warnings
 import weakref
 
@@ -29,8 +30,11 @@ class Reader:
         if stored.nbytes == 0:
             return torch.empty(stored.shape, dtype=stored.torch_dtype)
         begin = stored.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        with stored.file.open("rb") as stream:
-            mapping = mmap.mmap(stream.fileno(), stored.end - begin, access=mmap.ACCESS_READ, offset=begin)
+        handle = os.open(stored.file, os.O_RDONLY)
+        try:
+            mapping = mmap.mmap(handle, stored.end - begin, access=mmap.ACCESS_READ, offset=begin)
+        finally:
+            os.close(handle)
         self._maps.add(mapping)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the bytes are not writable

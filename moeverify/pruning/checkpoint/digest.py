@@ -14,7 +14,7 @@ from moeverify.models.folder.stored_tensor import StoredTensor, values_of
 
 _KNOWN = "_digest_of_stored_weights"  # weights that stay in their files do not change
 _CHUNK = 1 << 26  # bytes hashed at a time
-_WAITING = 1 << 27  # bytes that may wait to be hashed before more are taken
+_WAITING = 1 << 25  # bytes that may wait to be hashed before more are taken
 
 
 class Digest:

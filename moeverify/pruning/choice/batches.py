@@ -17,6 +17,7 @@ from torch import nn
 from torch_pruning.dependency import Group
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.models.folder.stored_tensor import values_of
 from moeverify.pruning.choice.formulas import Formula
 from moeverify.pruning.choice.parts import Part, Source, ascending
 
@@ -259,7 +260,8 @@ def _some(tensors: torch.Tensor | list[torch.Tensor] | None, start: int, step: i
     if tensors is None:
         return None
     some = tensors[start : start + step]
-    return (some if isinstance(some, torch.Tensor) else torch.stack(some)).movedim(dim, 1)
+    # Weights in a file are read here, not again for each few of their channels.
+    return (values_of(some) if isinstance(some, torch.Tensor) else torch.stack(some)).movedim(dim, 1)
 
 
 def _reduced(items: Sequence[_Item], rows: int, reduction: str) -> torch.Tensor:

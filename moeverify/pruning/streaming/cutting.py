@@ -17,6 +17,8 @@ from moeverify.pruning.plan.plan import Plan
 
 Seen = Callable[[torch.Tensor], None]
 Cuts = Mapping[int, np.ndarray]
+# Types of the same size, for what moves values and does not compute.
+_WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Cutter:
@@ -114,11 +116,23 @@ def _cut_part(values: torch.Tensor, cuts: Cuts, part: int, place: torch.Tensor |
     inner = [(dim, kept) for dim, kept in cuts.items() if dim]
     inner.sort(key=lambda cut: -cut[1].ndim)
     for number, (dim, kept) in enumerate(inner, 1):
-        index = torch.as_tensor(kept[part] if kept.ndim == 2 else kept)
-        values = torch.index_select(values, dim - 1, index, out=place if number == len(inner) else None)
+        values = _taken(
+            values, dim - 1, kept[part] if kept.ndim == 2 else kept, place if number == len(inner) else None
+        )
     if place is not None and not inner:
         place.copy_(values)
     return values
+
+
+def _taken(values: torch.Tensor, dim: int, kept: np.ndarray, place: torch.Tensor | None) -> torch.Tensor:
+    """The positions ``kept`` along a dimension. NumPy takes columns several times as fast as PyTorch."""
+    whole = _WHOLE_NUMBERS.get(values.dtype.itemsize)
+    if dim == 0 or whole is None:
+        return torch.index_select(values, dim, torch.as_tensor(kept), out=place)
+    if place is None:
+        place = values.new_empty((*values.shape[:dim], len(kept), *values.shape[dim + 1 :]))
+    np.take(values.view(whole).numpy(), kept, axis=dim, out=place.view(whole).numpy())
+    return place
 
 
 def part_of(assembly: Assembly, dtype: torch.dtype, part: int, memory: Memory) -> torch.Tensor:
