@@ -55,7 +55,7 @@ class Classes:
 _WHOLE = 0.9
 _MOST = 0.5
 _NEAR = (Relation.CHANGED,)
-_MATCHED = (*PURE, Relation.ROUNDED, Relation.ZEROED, Relation.SCALED)
+_MATCHED = (*PURE, Relation.MIXED, Relation.ROUNDED, Relation.ZEROED, Relation.SCALED)
 
 
 def classify(
@@ -146,6 +146,9 @@ def _sort(
 ) -> None:
     if item.relation in PURE:
         return
+    if item.evidence.get("broken"):  # no training means that
+        faults.append(item)
+        return
     on_purpose = _of_all_siblings(item, siblings)
     if on_purpose is None:
         merged_expert = item.expert is not None and (item.base_name, item.expert) in merged
@@ -167,6 +170,8 @@ def _of_all_siblings(item: Compared, siblings: list[Compared]) -> bool | None:
     """
     if item.relation is Relation.MOVED:
         return False
+    if item.relation is Relation.MIXED:
+        return True
     if item.relation is Relation.ROUNDED:
         return _share(siblings, PURE) == 0 or _share(siblings, (Relation.ROUNDED,)) >= 0.5
     if item.relation is Relation.SCALED:
@@ -215,6 +220,7 @@ def _headline(
         (Relation.SCALED, Headline.RESCALED),
         (Relation.ROUNDED, Headline.CAST),
         (Relation.CAST, Headline.CAST),
+        (Relation.MIXED, Headline.CAST),
     ):
         if relation in relations:
             return headline

@@ -15,6 +15,7 @@ from moeverify.base.foreign import left_by
 from moeverify.certification.matching.compare import Compared, compare_all
 from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.matching.recover import recover
+from moeverify.certification.mixed_types import mark_mixed
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
 from moeverify.models.folder.checkpoint import Checkpoint, open_checkpoint
@@ -126,7 +127,8 @@ class Evidence:
     @once
     def compared(self) -> tuple[Compared, ...]:
         """Every tensor of the pruned folder against the base."""
-        return tuple(compare_all(self.base, self.pruned, self.keep))
+        types = {name: assembly.dtype for name, assembly in self.pruned.naming.tensors.items()}
+        return tuple(mark_mixed(compare_all(self.base, self.pruned, self.keep), types))
 
     @property
     def same_config(self) -> bool:

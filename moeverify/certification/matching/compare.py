@@ -29,6 +29,7 @@ class Relation(StrEnum):
 
     EQUAL = "equal"  # bit for bit
     CAST = "cast"  # the base's, converted to the type they are stored in
+    MIXED = "mixed"  # cast, to a shorter type than its siblings in other layers or experts are stored in
     ROUNDED = "rounded"  # the base's, rounded to a shorter type and stored in the longer one
     ZEROED = "zeroed"  # the base's, or zero
     SCALED = "scaled"  # the base's times one factor
@@ -237,6 +238,8 @@ def _differs(
     detail = f"{count:,} of {after.numel():,} values differ, first at {first}; relative change {change:.1e}"
     if not bool(after.isfinite().all()):
         relation, detail = Relation.UNRELATED, "holds values that are not finite"
+        if bool(expected.isfinite().all()):
+            return replace(one, relation=relation, detail=detail, evidence={"broken": True})
     return replace(one, relation=relation, detail=detail, change=change)
 
 

@@ -66,6 +66,8 @@ def _of_stack(base: Checkpoint, pruned: Checkpoint, name: str, source: str, expe
     mixtures = []
     for expert in experts:
         wanted = ours[expert].double()
+        if not bool(wanted.isfinite().all() and theirs.isfinite().all()):
+            continue  # no shares of experts give that
         shares = torch.linalg.lstsq(theirs.T, wanted[:, None]).solution[:, 0]
         residual = float((theirs.T @ shares - wanted).norm() / wanted.norm().clamp_min(1e-30))
         of = tuple((e, round(float(s), 4)) for e, s in enumerate(shares) if abs(float(s)) > _SHARE)

@@ -12,7 +12,7 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.matching.compare import Relation
 from moeverify.certification.oracle.stream import Stream
 
-_LOST = (Relation.CAST, Relation.ROUNDED)
+_LOST = (Relation.CAST, Relation.MIXED, Relation.ROUNDED)
 
 
 def roundings(evidence: Evidence) -> dict[str, torch.dtype]:

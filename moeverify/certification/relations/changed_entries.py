@@ -103,7 +103,9 @@ def _judge(evidence: Evidence, entry: Entry) -> tuple[str, str]:
             return "", ""  # the relation topology judges these
         if TOP_K.search(entry.key):
             return _top_k(evidence, entry)
-        return ("", "") if entry.key in PREDICTION else ("", str(entry))
+        if entry.key in PREDICTION:
+            return (f"{entry}: no removal adds prediction layers", "") if entry.after > entry.before else ("", "")
+        return "", str(entry)
     if isinstance(entry.before, float) or isinstance(entry.after, float):
         return _number(evidence, entry)
     if gives_shapes(evidence.pruned.skeleton, entry):

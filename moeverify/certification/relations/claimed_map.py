@@ -89,7 +89,8 @@ def _layer_number(container: str, default: int) -> int:
 
 
 def _plan(keep: KeepMap, data: Mapping[str, Any]) -> Iterator[str]:
-    sets = [from_text(runs) for runs in data["sets"]]
+    longest = max((size for shape in keep.base.values() for size in shape), default=0)
+    sets = [from_text(runs, longest) for runs in data["sets"]]
     for item in data["keep"]:
         name, dim, chosen = item["parameter"], item["dim"], item["set"]
         if name not in keep.base:

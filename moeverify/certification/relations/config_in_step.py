@@ -12,6 +12,7 @@ from moeverify.certification.classify import kind_of
 from moeverify.certification.evidence import Evidence, is_quantised
 from moeverify.certification.matching.lists import lengths
 from moeverify.certification.relations.changed_entries import PREDICTION, judge_entries
+from moeverify.certification.relations.end_tokens import other_ends
 from moeverify.certification.relations.engines import contradictions
 from moeverify.certification.relations.entries import is_count
 from moeverify.certification.relations.registry import inconclusive, more, relation
@@ -56,7 +57,9 @@ def config_in_step(evidence: Evidence) -> Finding:
         return failed(more(lines), problems=lines, unsure=unsure)
     if unsure:
         return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
-    return passed("the configuration implies every shape on disk and differs from the base's in sizes alone")
+    said = "the configuration implies every shape on disk and differs from the base's in sizes alone"
+    notes = list(other_ends(evidence))
+    return passed("; ".join([said, *notes]), notes=notes)
 
 
 def _is_plain(side: Checkpoint) -> bool:

@@ -12,9 +12,11 @@ from moeverify.models.folder.skeleton import Skeleton
 
 # Entries that no forward of a saved model reads.
 _NO_EFFECT = re.compile(
-    r"dropout|loss|init|jitter|use_cache|token_id|_name_or_path|version|dtype|gradient|^output_|return_dict|"
-    r"problem_type|label|chunk_size_feed|tokenizer|architectures|auto_map|pretraining_tp|quantization|torchscript|"
-    r"^name|is_encoder_decoder|cross_attention|tie_encoder|_attn_implementation|experts_implementation|task_specific"
+    r"dropout|loss|initializer|(^|_)init(_|$)|jitter|use_cache|_name_or_path|transformers_version|^(torch_)?dtype$|"
+    r"gradient|^output_|return_dict|problem_type|label|chunk_size_feed|tokenizer|architectures|auto_map|"
+    r"pretraining_tp|quantization|torchscript|^name|is_encoder_decoder|cross_attention|tie_encoder|"
+    r"_attn_implementation|experts_implementation|task_specific|"
+    r"^(bos|eos|pad|sep|cls|unk|mask|decoder_start|forced_\w+)_token_id$"
 )
 TOP_K = re.compile(r"(^|_)(top_?k|experts_per_tok(en)?|experts_per_token|selected_experts|moe_k)($|_experts$)")
 GROUPS = re.compile(r"^(n_groups?|num_expert_groups?|n_expert_groups?|moe_n_group|topk_groups?|moe_topk_group)$")

@@ -16,6 +16,9 @@ RELATIONS: dict[str, Relation] = {}
 _WHEN: dict[str, Callable[[Options], bool]] = {}
 
 
+_LONGEST = 600
+
+
 def relation(name: str, when: Callable[[Options], bool] = lambda options: True) -> Callable[[Relation], Relation]:
     """Register a relation under its stable name; ``when`` returns whether the user's options ask for it."""
 
@@ -38,9 +41,10 @@ def inconclusive(reason: str, **evidence: Any) -> Finding:
 
 
 def more(lines: list[str], first: int = 1) -> str:
-    """The first line, and how many more there are.
+    """The first line, and how many more there are. Names of strangers may be long: the line is cut.
 
     >>> more(["a is missing", "b is missing", "c is missing"])
     'a is missing (and 2 more)'
     """
-    return lines[0] + (f" (and {len(lines) - first} more)" if len(lines) > first else "")
+    line = lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][:_LONGEST]}..."
+    return line + (f" (and {len(lines) - first} more)" if len(lines) > first else "")

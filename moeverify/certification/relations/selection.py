@@ -39,6 +39,7 @@ def selection(evidence: Evidence) -> Finding:
     if classes.headline in _NOT_JUDGED:
         return inconclusive(_report(classes), differences=show(classes.reported), **facts)
     unmapped = [item for item in classes.reported if item.relation is Relation.UNMAPPED]
+    unmapped += [i for i in classes.reported if i.role == "experts" and i.relation is Relation.MIXED]
     if unmapped:
         return inconclusive(f"{unmapped[0].where}: {unmapped[0].detail}", differences=show(unmapped), **facts)
     if classes.headline is Headline.RESCALED and not outputs_are_right(evidence):

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from moeverify.base.documents import DocumentLimits, read_document
+from moeverify.base.files import stays_inside
 from moeverify.errors import FileError, SourceError
 from moeverify.models.folder.headers import Stored, read_header
+from moeverify.models.limits import check_sizes
 
 _LIMITS = DocumentLimits(not_finite=True)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -75,8 +77,9 @@ def resolve_folder(name: str | Path) -> Path:
 def take_inventory(folder: Path) -> Inventory:
     """Read the headers of a folder.
 
-    Raises ``SourceError`` if it is no checkpoint in the safetensors format. Everything else that is wrong with it
-    becomes a line in ``problems``.
+    Raises ``SourceError`` if it is no checkpoint in the safetensors format, if a file is a link out of the folder, or
+    if its configuration asks for more than any model has (transformers makes lists of that length). Everything else
+    that is wrong with it becomes a line in ``problems``.
     """
     try:
         present = sorted(p for p in folder.iterdir() if p.is_file())
@@ -85,7 +88,11 @@ def take_inventory(folder: Path) -> Inventory:
     files = [p for p in present if p.suffix == ".safetensors" and not p.name.startswith(_SECOND_COPIES)]
     if not files:
         raise SourceError(_no_safetensors(folder, present))
+    for file in (*files, folder / "config.json", folder / INDEX):
+        if file.exists() and not stays_inside(file, folder):
+            raise SourceError(f"{file} is a link out of the folder; put the file itself there (cp -L follows links)")
     config, problems = _read_config(folder)
+    check_sizes(config, str(folder / "config.json"))
     notes = [
         f"{p.name} is a second copy, which transformers does not read"
         for p in present

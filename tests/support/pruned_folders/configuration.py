@@ -29,6 +29,7 @@ wrong("normalised-top-k", "deepseek_v3", STEP, "norm_topk_prob")(config(norm_top
 wrong("top-k-lowered-without-need", "qwen3_moe", STEP, "num_experts_per_tok")(config(num_experts_per_tok=1))
 wrong("top-k-raised", "qwen3_moe", STEP, "num_experts_per_tok")(config(num_experts_per_tok=3))
 wrong("layer-kinds-changed", "gpt_oss", STEP, "layer_types")(config(layer_types=["full_attention"] * 3))
+wrong("prediction-layers-announced", "deepseek_v3", STEP, "no removal adds")(config(num_nextn_predict_layers=1))
 wrong("more-layers-announced", "mixtral", "layout", "missing")(config(num_hidden_layers=4))
 wrong("fewer-layers-announced", "mixtral", "layout", "no place")(config(num_hidden_layers=2))
 

@@ -47,6 +47,15 @@ def on_expert(change, *endings: str):
 
 
 wrong("expert-rescaled", "qwen3_moe", "selection", "rescaled")(on_expert(lambda x, all_: 1.1 * x, UP))
+
+
+def _with_nan(values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    values = values.clone()
+    values[1, 1] = float("nan")
+    return values
+
+
+wrong("expert-with-one-nan", "mixtral", "selection", "not finite")(on_expert(_with_nan, UP))
 wrong("expert-nudged", "deepseek_v3", "selection", "altered")(on_expert(lambda x, all_: x + 1e-4, DOWN))
 wrong("expert-random", "mixtral", "selection", "other values")(on_expert(lambda x, all_: other(x), DOWN))
 wrong("expert-lost-to-zero", "qwen3_moe", "selection", "other values")(on_expert(lambda x, all_: 0 * x, DOWN))
