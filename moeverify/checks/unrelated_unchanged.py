@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.plain_tensors import changed_tensors
 from moeverify.checks.evidence.settings import Setting, origins, settings_of, written_by_forward
-from moeverify.checks.evidence.whole_numbers import sizes_before_and_after, unseen_numbers
+from moeverify.checks.evidence.whole_numbers import Number, sizes_before_and_after, unseen_numbers
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
@@ -87,18 +88,53 @@ def _settings(context: Context) -> Finding | None:
     for place, (old, new) in changed.items():
         if (origin[place.module], place.attribute) not in written:
             return failed(f"{place} is {new!r}, the base's {old!r}, and no removal explains it", attribute=str(place))
+    in_base = {path: origin[path] for path in alike}
+    if (finding := _tensors(context, in_base, written)) is not None:
+        return finding
     if has_config(context.pruned):
-        return None
+        return _classes(origin, alike, base, pruned)
     numbers = {
         place: (before[place], after[place])
         for place in before
-        if type(before[place]) is int and type(after[place]) is int and before[place] != after[place]
+        if {type(before[place]), type(after[place])} <= {int, type(None)} and before[place] != after[place]
         and not (origin[place.module] == place.module and _renumbered(place.module, base, pruned))
     }  # fmt: skip
-    return _whole_numbers(context, numbers)
+    return _whole_numbers(context, numbers) or _classes(origin, alike, base, pruned)
 
 
-def _whole_numbers(context: Context, changed: Mapping[Setting, tuple[int, int]]) -> Finding | None:
+def _tensors(context: Context, in_base: Mapping[str, str], written: Collection[tuple[str, str]]) -> Finding | None:
+    """Plain tensors of modules that are not the base's, unless a forward writes them or an output shows them."""
+    changed = list(changed_tensors(context.original, context.pruned, in_base, context.example_inputs, context.seed))
+    if changed and not written:
+        written = written_by_forward(context.original, context.example_inputs)
+    changed = [item for item in changed if (in_base[item.module], item.attribute) not in written]
+    if retyped := next((item for item in changed if not item.what.startswith("holds")), None):
+        return failed(f"{retyped} {retyped.what}, and no removal explains it", attribute=str(retyped))
+    if idle := next((item for item in changed if item.idle), None):
+        return inconclusive(
+            f"{idle} {idle.what}, and the example inputs give the same outputs with either; leave it as it was, or "
+            "give inputs on which it counts",
+            attribute=str(idle),
+        )
+    return None
+
+
+def _classes(
+    origin: Mapping[str, str], alike: Collection[str], base: Mapping[str, nn.Module], pruned: Mapping[str, nn.Module]
+) -> Finding | None:
+    """Modules with weights whose class has a forward of its own: only what it computes in evaluation is compared."""
+    for path in sorted(origin.keys() - set(alike)):
+        was, now = type(base[origin[path]]), type(pruned[path])
+        if was.forward is not now.forward and not _renumbered(path, base, pruned):
+            return inconclusive(
+                f"{path or 'the model'} is of the class {now.__name__}, the base's of {was.__name__}: outputs in "
+                "evaluation are compared, those in training are not; keep the class to have it judged",
+                module=path,
+            )
+    return None
+
+
+def _whole_numbers(context: Context, changed: Mapping[Setting, tuple[Number, Number]]) -> Finding | None:
     """Whole numbers of a model without configuration that changed where nothing that runs shows a reason."""
     sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
     unseen = unseen_numbers(context.pruned, changed, sizes, context.example_inputs, context.seed)

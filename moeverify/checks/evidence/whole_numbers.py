@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from moeverify.models.forward import call_model
 from moeverify.models.outputs import float_outputs
 from moeverify.models.state import same_start
 
+Number = int | None
+
 
 class Sizes(NamedTuple):
     """``pairs``: sizes before and after of what became smaller. ``largest``: size of the largest dimension before."""
@@ -24,18 +26,24 @@ class Sizes(NamedTuple):
 
 
 def unseen_numbers(
-    pruned: nn.Module, changed: Mapping[Setting, tuple[int, int]], sizes: Sizes, inputs: Any, seed: int
-) -> Iterator[tuple[Setting, int, int]]:
+    pruned: nn.Module, changed: Mapping[Setting, tuple[Number, Number]], sizes: Sizes, inputs: Any, seed: int
+) -> Iterator[tuple[Setting, Number, Number]]:
     """Those of ``changed``, before and after, that follow no size and do not show in what ``pruned`` computes.
 
     A number follows a size if it went from one value to the other as a dimension or a list did. It does as well if it
-    changed by the same factor and is no larger than a dimension.
+    changed by the same factor and is no larger than a dimension. What takes the place of ``None`` follows a size if it
+    is one.
     """
     factors = {Fraction(new, old) for old, new in sizes.pairs if old}
     for place, (old, new) in changed.items():
-        follows = (old, new) in sizes.pairs or (0 < old <= sizes.largest and Fraction(new, old) in factors)
-        if not follows and _idle(pruned, place, old, inputs, seed):
+        if not _follows(old, new, sizes, factors) and _idle(pruned, place, old, inputs, seed):
             yield place, old, new
+
+
+def _follows(old: Number, new: Number, sizes: Sizes, factors: Collection[Fraction]) -> bool:
+    if old is None or new is None:
+        return new is not None and any(new == after for _, after in sizes.pairs)
+    return (old, new) in sizes.pairs or (0 < old <= sizes.largest and Fraction(new, old) in factors)
 
 
 def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapping[str, str]) -> Sizes:
@@ -61,23 +69,26 @@ def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapp
     return Sizes(frozenset((old, new) for old, new in pairs if old != new), largest)
 
 
-def _idle(pruned: nn.Module, place: Setting, value: int, inputs: Any, seed: int) -> bool:
+def _idle(pruned: nn.Module, place: Setting, value: Number, inputs: Any, seed: int) -> bool:
     """Whether the pruned model computes the same, bit for bit, with another value of a setting, or cannot have it."""
     other = copy.deepcopy(pruned)
-    if not _put(other, place, value):
-        return True
+    return not _put(other, place, value) or same_outputs(pruned, other, inputs, seed)
+
+
+def same_outputs(one: nn.Module, other: nn.Module, inputs: Any, seed: int) -> bool:
+    """Whether two models compute the same, bit for bit; ``False`` if one of them does not run."""
     try:
         with torch.no_grad():
-            with same_start(pruned, seed):
-                mine = float_outputs(call_model(pruned, inputs, use_cache=False))
+            with same_start(one, seed):
+                mine = float_outputs(call_model(one, inputs, use_cache=False))
             with same_start(other, seed):
                 theirs = float_outputs(call_model(other, inputs, use_cache=False))
     except Exception:
-        return False  # one of them does not run
+        return False
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def _put(model: nn.Module, place: Setting, value: int) -> bool:
+def _put(model: nn.Module, place: Setting, value: Number) -> bool:
     """Set a setting; returns False inside of a container that cannot be changed or built anew."""
     try:
         _with(model.get_submodule(place.module), (place.attribute, *place.steps), value)
@@ -86,7 +97,7 @@ def _put(model: nn.Module, place: Setting, value: int) -> bool:
     return True
 
 
-def _with(holder: Any, steps: tuple[str | int, ...], value: int) -> Any:
+def _with(holder: Any, steps: tuple[str | int, ...], value: Number) -> Any:
     """What holds a value at the end of ``steps``: the same object, or a new tuple."""
     if not steps:
         return value
