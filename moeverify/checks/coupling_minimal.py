@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
 
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.liveness import (
@@ -43,7 +46,7 @@ def coupling_minimal(context: Context) -> Finding:
     chosen = chosen_units(context.seed, laboratory, classes)
     if suspects := _suspects(laboratory, chosen):
         for unit in suspects:
-            if used := _in_use(laboratory, unit.zeroed):
+            if _in_use(laboratory, unit.zeroed) and (used := _in_use(laboratory, unit.zeroed, unit.buffers())):
                 return failed(
                     f"the group {unit.group.name} holds {used[0]}, which is still in use when the rest is gone",
                     group=unit.group.name,
@@ -97,13 +100,18 @@ def _suspects(laboratory: Laboratory, chosen: list[ChosenUnit]) -> list[ChosenUn
     ]
 
 
-def _in_use(laboratory: Laboratory, zeroed: Zeroed) -> list[str]:
+def _in_use(
+    laboratory: Laboratory, zeroed: Zeroed, buffers: Mapping[tuple[str, int], np.ndarray] | None = None
+) -> list[str]:
     """Positions in ``zeroed`` that still have a gradient with all of it at zero, and without which the rest keeps one.
 
     What reads a query head's output still has a gradient when the queries are zero, since attention is uniform then.
-    But it takes the effect from the queries, so it does belong there.
+    But it takes the effect from the queries, so it does belong there. ``buffers`` of the unit are zero as well: weights
+    in buffers, such as those of eight bits, write a channel as parameters do.
     """
-    under = laboratory.gradients(zeroed)
+    under = laboratory.gradients(zeroed, buffers=buffers)
+    if buffers and not under.finite:
+        under = laboratory.gradients(zeroed)  # a buffer that must not be zero
     used: Zeroed = {}
     for key, gone in sorted(zeroed.items()):
         live = laboratory.live(*key, under)

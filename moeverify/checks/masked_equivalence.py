@@ -220,7 +220,10 @@ class _Comparison:
         """Reason why a difference does not convict the pruned model; empty if it does."""
         if theirs.shapes != mine.shapes:
             at = next(iter(self.context.behaviour.draws), "one of its operations")
-            return f"the model draws random numbers in evaluation ({at}), and the pruned one draws other shapes"
+            return (
+                f"the model draws random numbers in evaluation ({at}), and the pruned one draws other shapes: no seed "
+                "makes them equal; give a model whose forward draws them in training alone (`if self.training:`)"
+            )
         if len(counted) == len(counts) and counted != counts:
             return (
                 "a mean, variance or norm that is written out over removed channels could not be cut down in the "

@@ -114,15 +114,27 @@ class Laboratory:
         }
         self.free = self.gradients({})
 
-    def gradients(self, zeroed: Zeroed, first: int = 0, inputs: int = INPUTS, noise: int | None = None) -> Gradients:
+    def gradients(
+        self,
+        zeroed: Zeroed,
+        first: int = 0,
+        inputs: int = INPUTS,
+        noise: int | None = None,
+        buffers: Mapping[tuple[str, int], np.ndarray] | None = None,
+    ) -> Gradients:
         """Gradients of a random mixture of the outputs with ``zeroed`` set to zero, summed over several inputs.
 
-        ``noise``: seed of random noise, as large as the weights, that is added to them.
+        ``noise``: seed of random noise, as large as the weights, that is added to them. ``buffers``: positions of
+        buffers that are set to zero as well.
         """
         model = copy.deepcopy(self.model)
         if noise is not None:
             _disturb(model, noise)
         _set_to_zero(model, zeroed)
+        with torch.no_grad():
+            for (name, dim), positions in (buffers or {}).items():
+                buffer = model.get_buffer(name)
+                buffer.index_fill_(dim, torch.as_tensor(positions, device=buffer.device), 0)
         parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)

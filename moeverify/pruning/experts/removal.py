@@ -45,10 +45,26 @@ def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> Expe
     Raises ``PruningRefused`` for a model without MoE layers or with something that is not understood.
     """
     if not roles.layers:
-        raise PruningRefused("the model has no MoE layer, so it has no experts to remove; name them with roles")
+        raise PruningRefused(_without_layers(model, roles))
     layers = by_configuration(model, roles) if has_config(model) else by_roles(model, roles)
     choices = watch_choices(model, example)
     return ExpertLayout(layers, {c.layer.name: topology_of(model, c, choices) for c in layers})
+
+
+def _without_layers(model: nn.Module, roles: FoundRoles) -> str:
+    """Why no experts can be removed from a model without known MoE layers. Weights of experts are parameters."""
+    named = [path for path in roles.unrecognised if path in dict(model.named_modules())]
+    held = [(f"{path}.{name}", b) for path in named for name, b in model.get_submodule(path).named_buffers()]
+    stacks = [name for name, buffer in held if buffer.dim() > 2]
+    if stacks:
+        return (
+            f"{stacks[0]} is a stack of weights in a buffer, and experts are known by their parameters; make it a "
+            "parameter, dequantised if it holds whole numbers, and remove experts before you quantise"
+        )
+    return (
+        "the model has no MoE layer that is known, so it has no experts to remove; name its experts with "
+        "--experts-pattern (roles=mv.Roles(...) in Python)"
+    )
 
 
 def choose(scores: torch.Tensor, kept: int, topology: Topology) -> np.ndarray:
