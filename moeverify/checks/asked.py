@@ -199,6 +199,12 @@ class Request:
         return {ROUNDING, kernel, asked, math.lcm(kernel, asked)}
 
     @cached_property
+    def _without_heads(self) -> Mapping[Dim, tuple[float, float]]:
+        """The same, but dimensions of heads stay: an entry that is no number of heads makes them narrower instead."""
+        heads = {(self.now.get(n, n), d) for c in self._judged if c.role == "heads" for n, d in _places(c)}
+        return {dim: sizes for dim, sizes in self._allowed.items() if dim not in heads}
+
+    @cached_property
     def _kept_multiple(self) -> int:
         """The largest multiple that the subject may have rounded to: it divides the kept channels of all classes."""
         kept = set()
@@ -235,7 +241,8 @@ class Request:
         step = 1 if pruning_class.role == "heads" else self._kept_multiple
         counts = [count for count in range(asked.high, asked.low - 1, -1) if count % step == 0]
         whole = pruning_class.role == "heads" or any(m.positions.shape[1] > 1 for m in pruning_class.coupling.members)
-        return self._expressible.counts(dims, kept, counts, self._allowed, whole_units=whole)
+        allowed = self._allowed if pruning_class.role == "heads" else self._without_heads
+        return self._expressible.counts(dims, kept, counts, allowed, whole_units=whole)
 
     @cached_property
     def _allowed(self) -> Mapping[Dim, tuple[float, float]]:

@@ -10,7 +10,12 @@ from torch import nn
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.plain_tensors import changed_tensors
 from moeverify.checks.evidence.settings import Setting, origins, settings_of, written_by_forward
-from moeverify.checks.evidence.whole_numbers import Number, sizes_before_and_after, unseen_numbers
+from moeverify.checks.evidence.whole_numbers import (
+    Number,
+    follows_and_shows,
+    sizes_before_and_after,
+    unseen_numbers,
+)
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
@@ -24,7 +29,8 @@ def unrelated_unchanged(context: Context) -> Finding:
     """Proves that the base's entries of the configuration and settings of modules stay, unless the removal explains it.
 
     A whole number is explained if with the base's value the model would have other shapes, or lose a relation between
-    sizes that modules keep. So is one that changed as an explained one did (two entries for one size). Entries for
+    sizes that modules keep. So is one that changed as an explained one did (two entries for one size), and one that
+    changed by the factor of a size if outputs show it (a number of heads that no shape shows). Entries for
     training alone count too: dropout, coefficients of losses. Does not prove that an explained entry has the right
     value; ``config-in-step`` and ``reload`` do. Settings are read inside of containers and settings objects as well;
     what a forward writes is none. A whole number of a model without configuration is inconclusive if it follows no size
@@ -41,6 +47,7 @@ def unrelated_unchanged(context: Context) -> Finding:
     kinds = (int, type(None), str)
     numbers = {key: pair for key, pair in values.items() if type(pair[0]) in kinds and type(pair[1]) is int}
     explained = {pair for key, pair in numbers.items() if _explained(context, key, pair[0])}
+    explained |= {pair for key, pair in numbers.items() if pair not in explained and _shown(context, key, *pair)}
     for key, (old, new) in values.items():
         if shorter and any(isinstance(part, int) for part in key):
             continue  # one entry a layer, and layers went
@@ -202,6 +209,14 @@ def _explained(context: Context, key: tuple[str | int, ...], old: int | str | No
                 if relation == value and value != old:  # such as query heads a key head: as in the base
                     return True
     return False
+
+
+def _shown(context: Context, key: tuple[str | int, ...], old: Any, new: int) -> bool:
+    if type(old) is not int:
+        return False
+    sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
+    inputs, seed = context.example_inputs, context.seed
+    return follows_and_shows(context.original, context.pruned, key, old, new, sizes, inputs, seed)
 
 
 def _entries(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from moeverify.checks.evidence.settings import Setting
+from moeverify.checks.evidence.settings import Setting, settings_of
 from moeverify.models.forward import call_model
 from moeverify.models.outputs import float_outputs
 from moeverify.models.state import same_start
@@ -44,6 +44,26 @@ def _follows(old: Number, new: Number, sizes: Sizes, factors: Collection[Fractio
     if old is None or new is None:
         return new is not None and any(new == after for _, after in sizes.pairs)
     return (old, new) in sizes.pairs or (0 < old <= sizes.largest and Fraction(new, old) in factors)
+
+
+def follows_and_shows(
+    original: nn.Module, pruned: nn.Module, entry: tuple[str | int, ...], old: int, new: int, sizes: Sizes,
+    inputs: Any, seed: int,
+) -> bool:  # fmt: skip
+    """Whether an entry of the configuration changed by the factor of a size, and outputs show which value it has.
+
+    Example: a number of heads that divides a width inside of a forward. With the base's value, in the configuration and
+    in the modules that keep it, the heads are narrower. Whether the new value is right, the outputs tell.
+    """
+    if not old or Fraction(new, old) not in {Fraction(after, before) for before, after in sizes.pairs if before}:
+        return False
+    other: Any = copy.deepcopy(pruned)
+    before = settings_of(original)
+    _with(other.config, entry, old)
+    for place, value in settings_of(pruned).items():
+        if type(value) is int and (before.get(place), value) == (old, new):
+            _put(other, place, old)
+    return not same_outputs(pruned, other, inputs, seed)
 
 
 def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapping[str, str]) -> Sizes:

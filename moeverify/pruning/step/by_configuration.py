@@ -5,6 +5,7 @@ Nothing is changed before a plan is complete.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,14 +14,17 @@ from moeverify.coupling.solving.cuts import CUT_BY_NUMBER
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.pruning.configuration import Probe, express, plan_update, shapes_of, wanted_shapes
-from moeverify.pruning.configuration.express import dims_of
+from moeverify.pruning.configuration.express import Expression, dims_of
 from moeverify.pruning.configuration.probe import Attribute, Entries, Move
+from moeverify.pruning.configuration.update import ConfigUpdate
 from moeverify.pruning.constants.constants import Constants, keep_constants, merged
 from moeverify.pruning.constants.derived import Derived, DerivedNumbers
 from moeverify.pruning.graph.graph import MoEDependencyGraph
 from moeverify.pruning.plan.plan import Plan, Reason
 from moeverify.pruning.step.leave_out import Counts, Fails
 from moeverify.pruning.step.settle import Judgement, Reasons
+
+_Updated = tuple[ConfigUpdate, Constants, Derived]
 
 
 class ByConfiguration:
@@ -58,12 +62,12 @@ class ByConfiguration:
         probe = self._probe
         try:
             expression = express(probe, counts, round_to=self._round_to)
-            update = plan_update(probe, expression.entries, wanted_shapes(shapes_of(probe.model), expression.counts))
-            constants = keep_constants(probe.model, update.constants(), self._example)
-            derived = self._numbers.keep(update)
+            update, constants, derived = self._updated(expression.entries, expression.counts)
+            if derived.views:
+                update, constants, derived = self._with_heads(expression) or (update, constants, derived)
         except PruningRefused as error:
             return Judgement(refused=error)
-        if reasons := self._blocking(counts, expression.entries, constants, derived):
+        if reasons := self._blocking(counts, update.entries, constants, derived):
             return Judgement(blocking=lambda: reasons)
         if obstacle := _first_obstacle(constants, derived):
             text = f"{obstacle} would change with the sizes, and no weight can take over the difference"
@@ -72,12 +76,33 @@ class ByConfiguration:
             return Judgement(refused=PruningRefused(str(derived.views[0].reason)))
         plan = replace(
             self._draft(expression.counts),
-            entries=expression.entries,
+            entries=update.entries,
             folds=merged([*constants.folds, *derived.folds]),
             constants=update.constants(),
             adjustments=expression.adjustments,
         )
         return Judgement(plan, update)
+
+    def _updated(self, entries: Entries, counts: Counts) -> _Updated:
+        """The update for ``entries``, and what becomes of the constants. Raises ``PruningRefused``."""
+        update = plan_update(self._probe, entries, wanted_shapes(shapes_of(self._probe.model), counts))
+        constants = keep_constants(self._probe.model, update.constants(), self._example)
+        return update, constants, self._numbers.keep(update)
+
+    def _with_heads(self, expression: Expression) -> _Updated | None:
+        """The update with a number of heads that no shape shows, if heads keep their width with it and not without it.
+
+        Example: ``n_embd`` gives all sizes, and the forward divides ``n_embd`` by ``n_head``.
+        """
+        values, given = self._probe.values, expression.entries
+        pairs = {(c.coupling.size, kept) for c, kept in expression.counts.items() if c.role == "heads"}
+        tried = [{path: kept} for size, kept in sorted(pairs) for path, n in values.items() if n == size != kept]
+        for more in (*tried, {path: kept for one in tried for path, kept in one.items()}):
+            with contextlib.suppress(PruningRefused):
+                update, constants, derived = self._updated({**given, **more}, expression.counts)
+                if not derived.views and not _first_obstacle(constants, derived):
+                    return update, constants, derived
+        return None
 
     def _blocking(self, counts: Counts, entries: Entries, constants: Constants, derived: Derived) -> Reasons:
         """Classes whose size changes a constant that no weight takes over, or the factors of a view; each with the

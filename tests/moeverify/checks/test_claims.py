@@ -14,7 +14,7 @@ from moeverify.models.zoo.build import randomise
 from moeverify.pruning.plan.plan import Adjustment, Reason
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
-from wild_models.handwritten import custom_code
+from wild_models.handwritten import custom_code, listed_settings
 
 CLAIM = Reason("the configuration cannot say it")
 
@@ -79,6 +79,14 @@ def test_an_entry_that_gives_no_multiple_of_what_was_rounded_to_contradicts_no_c
     """One entry gives routed and shared experts: 18 of 24 and 36 of 48 were asked for, and 16 and 32 are multiples."""
     model, inputs = custom_code.make()
     found = judged(model.eval(), inputs, prune_moe, pruning_ratio=0.25)
+    assert found.status is Status.PASS, found.message
+
+
+def test_an_entry_that_makes_heads_narrower_contradicts_no_claim():
+    """``n_embd = 16`` alone gives every shape that was asked for, but four heads of half the width."""
+    model, inputs = listed_settings.make()
+    subject = claiming(0.5, roles={"hidden", "heads"}, ratios={"hidden": 0, "heads": 0})
+    found = judged(model.eval(), inputs, subject)
     assert found.status is Status.PASS, found.message
 
 
