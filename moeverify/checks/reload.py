@@ -44,7 +44,7 @@ def reload(context: Context) -> Finding:
     """
     model = context.pruned
     base = context.original
-    if not _reloadable(base):
+    if not has_config(base) or not _reloadable(base):
         return skipped("not a model of transformers; there is no standard way to reload it")
     if not has_config(model):
         return failed("the pruned model has lost the configuration or the save_pretrained that the original has")
@@ -138,8 +138,6 @@ def reloaded(
 
 def _reloadable(base: nn.Module) -> bool:
     """Whether a fresh process can load a model: by plain transformers, or by the code that its checkpoint brought."""
-    if not has_config(base):
-        return False
     config: Any = base.config
     known = config.model_type in (*CONFIG_MAPPING_NAMES, "synthetic_moe")
     return hasattr(transformers, type(base).__name__) or (known and hasattr(base, "lm_head")) or bool(_auto_class(base))

@@ -71,7 +71,7 @@ def sizes_before_and_after(original: nn.Module, pruned: nn.Module, sources: Mapp
 
     Experts times channels is a size, too, in a stack or in a list of modules.
     """
-    shapes = {name: p.shape for name, p in original.named_parameters()}
+    shapes: dict[str, tuple[int, ...]] = {name: p.shape for name, p in original.named_parameters()}
     both = {name: (shapes.get(sources.get(name, name), ()), p.shape) for name, p in pruned.named_parameters()}
     pairs = {pair for before, after in both.values() for pair in zip(before, after, strict=False)}
     for before, after in both.values():
