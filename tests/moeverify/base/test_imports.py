@@ -10,7 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(params=["def (", "import nonexistent_thing", "raise RuntimeError('no such\\nkernel')", ""])
+@pytest.fixture(
+    params=[
+        "import nonexistent_thing",
+        *(pytest.param(t, marks=pytest.mark.nightly) for t in ("def (", "raise RuntimeError('no such\\nkernel')", "")),
+    ]
+)
 def broken(request, tmp_path):
     """A fork installed in place of Torch-Pruning: it cannot be parsed or imported, or lacks what we build on."""
     package = tmp_path / "site" / "torch_pruning"

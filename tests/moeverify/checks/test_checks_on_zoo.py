@@ -19,8 +19,22 @@ def collect(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("model_type", "dtype"),
+    [
+        ("qwen2_moe", "float32"),
+        ("mixtral", "bfloat16"),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in [
+                ("mixtral", "float32"),
+                ("qwen2_moe", "bfloat16"),
+                ("qwen3_moe", "float32"),
+                ("qwen3_moe", "bfloat16"),
+            ]
+        ),
+    ],
+)
 def test_our_pruner_passes_every_check(model_type, dtype):
     verdicts, facts = collect(Case(f"zoo:{model_type}", dtype=dtype, pruning_ratio=0.25, seed=1))
     assert list(verdicts) == list(default_names())

@@ -55,7 +55,7 @@ def test_a_model_on_two_devices_is_pruned_where_its_parts_lie():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
+@pytest.mark.parametrize("source", ["zoo:mixtral", pytest.param("synthetic:fairseq", marks=pytest.mark.nightly)])
 def test_every_check_passes_on_a_separate_device(source):
     found = run("checks", source)
     assert {name: said for name, said in found.items() if not said.startswith(("pass", "skip"))} == {}
@@ -64,14 +64,14 @@ def test_every_check_passes_on_a_separate_device(source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["zoo:mixtral", "synthetic:fairseq"])
+@pytest.mark.parametrize("source", ["zoo:mixtral", pytest.param("synthetic:fairseq", marks=pytest.mark.nightly)])
 def test_every_importance_ranks_on_a_separate_device(source):
     found = run("importances", source)
     assert set(found) == {*IMPORTANCES, "routing"} - {"camera"}
     assert all(after < before for before, after in found.values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["calibration", "couplings", "expert_criteria", "full_model", "groups", "planning"])
 def test_benchmarks_run_where_the_model_lies(name):
     found = run("benchmark", name)

@@ -74,7 +74,12 @@ def test_a_run_in_which_everything_was_skipped_says_why(capfd, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", ["verify --help", "zoo mixtral", "verify stand_ins:two_layers --checks terminates --report r"]
+    "words",
+    [
+        "verify --help",
+        pytest.param("zoo mixtral", marks=pytest.mark.nightly),
+        pytest.param("verify stand_ins:two_layers --checks terminates --report r", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_closed_pipe_ends_quietly(words, tmp_path):
     line = f"{{ {COMMAND} {words}; echo $? > code; }} | head -1"
