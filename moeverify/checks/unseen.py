@@ -22,6 +22,8 @@ _IDLE = (
     "no output depends on {it} although the forward uses {it}; give example inputs on which one does, or take {it} "
     "out of the model"
 )
+# Which buffers a forward reads is not recorded.
+_BUFFER = "no output depends on {it}; give example inputs on which one does, or take {it} out of the model"
 
 
 def why_unseen(unseen: Collection[Part], trace: Trace | None, unreached: Collection[str]) -> str:
@@ -54,6 +56,8 @@ def _reason(part: Part, trace: Trace | None, unreached: Collection[str]) -> str:
         return _TWIN
     if part.expert in unreached:
         return _TOKENS
+    if trace is not None and source in trace.buffers:
+        return _BUFFER
     return _UNUSED if trace is None or source in trace.untouched else _IDLE
 
 

@@ -104,3 +104,30 @@ def test_experts_that_a_steered_router_does_not_reach(reads):
     assert "the scores of its router were raised for it, and the forward of moe ran others" in message
     assert "--routers-pattern" not in message
     assert "were cut and no token reached them; give" in found["masked-equivalence"].message
+
+
+class Counted(nn.Module):
+    """Experts with a count of their tokens, a buffer that this forward does not read."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Linear(12, 4), nn.ModuleList(mlp() for _ in range(4))
+        self.register_buffer("load", torch.zeros(4))
+
+    def forward(self, x):
+        weights = self.gate(x).softmax(-1)
+        return sum(weights[:, n, None] * expert(x) for n, expert in enumerate(self.experts))
+
+
+def test_a_buffer_is_not_called_used():
+    def remove(model, example_inputs, *, pruning_ratio, seed, ratios):
+        kept = [0, 2, 3]
+        model.experts = nn.ModuleList(model.experts[n] for n in kept)
+        model.gate.weight = nn.Parameter(model.gate.weight.detach()[kept])
+        model.gate.bias = nn.Parameter(model.gate.bias.detach()[kept])
+        model.gate.out_features, model.load = 3, model.load[kept]
+
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 12)
+    found = verdicts(Counted(), inputs, remove, checks=["masked-equivalence"], ratios={"experts": 0.25})
+    assert found["masked-equivalence"].message.startswith("equal, but load was cut and no output depends on it; give")
