@@ -16,7 +16,7 @@ _NO_EFFECT = re.compile(
     r"gradient|^output_|return_dict|problem_type|label|chunk_size_feed|tokenizer|architectures|auto_map|"
     r"pretraining_tp|quantization|torchscript|^name|is_encoder_decoder|cross_attention|tie_encoder|"
     r"_attn_implementation|experts_implementation|task_specific|"
-    r"^(bos|eos|pad|sep|cls|unk|mask|decoder_start|forced_\w+)_token_id$"
+    r"^(bos|eos|eod|pad|sep|cls|unk|mask|decoder_start|forced_\w+)_token_id$"
 )
 TOP_K = re.compile(r"(^|_)(top_?k|experts_per_tok(en)?|experts_per_token|selected_experts|moe_k)($|_experts$)")
 GROUPS = re.compile(r"^(n_groups?|num_expert_groups?|n_expert_groups?|moe_n_group|topk_groups?|moe_topk_group)$")
