@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -64,10 +64,15 @@ def shapes_of(model: nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def changed_attributes(before: nn.Module, after: nn.Module) -> dict[Attribute, Any]:
-    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value."""
-    plain = int | float | str | tuple | list | None
-    modules = dict(before.named_modules())
+def changed_attributes(
+    before: nn.Module, after: nn.Module, modules: Mapping[str, nn.Module] | None = None
+) -> dict[Attribute, Any]:
+    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value.
+
+    ``modules``: those of ``before`` by name, if they are known.
+    """
+    plain = (int, float, str, tuple, list, type(None))
+    modules = dict(before.named_modules()) if modules is None else modules
     changes = {}
     for path, module in after.named_modules():
         old = vars(modules[path]) if path in modules else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,18 +33,19 @@ class OnMeta(Imagination):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[Hashable, tuple[type, _Results] | None] = {}
+        self._known: dict[Hashable, tuple[type, _Results]] = {}
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Raises what PyTorch raises, such as where devices are mixed."""
-        if _asks_for_data(func, args):
+        name, repeatable = _facts(func)
+        if _asks_for_data(name, args):
             return self.answer(func, args, kwargs)
-        if func._schema.is_mutable or any(r.alias_info is not None for r in func._schema.returns):
+        if not repeatable:
             return super().__call__(func, args, kwargs)
-        key = (func, _key(args), _key(tuple(kwargs.items())))
         try:
+            key = (func, _key(args), _key(tuple(kwargs.items())))
             known = self._known.get(key)
-        except TypeError:  # an argument that cannot be hashed
+        except TypeError:  # an argument that is no key
             return super().__call__(func, args, kwargs)
         if known is not None:
             kind, results = known
@@ -56,21 +58,28 @@ class OnMeta(Imagination):
         return result
 
 
-def _asks_for_data(func: Any, args: tuple[Any, ...]) -> bool:
+@cache
+def _facts(func: Any) -> tuple[str, bool]:
+    """Name of an operation, and whether it makes new tensors and changes none."""
+    schema = func._schema
+    return schema.name, not schema.is_mutable and all(r.alias_info is None for r in schema.returns)
+
+
+def _asks_for_data(name: str, args: tuple[Any, ...]) -> bool:
     """Whether the result depends on values of a meta tensor."""
-    name = func._schema.name
     if name == "aten::index":
         return any(index is not None and index.is_meta and index.dtype in _MASKS for index in args[1])
     return name in _OF_DATA and any(isinstance(a, torch.Tensor) and a.is_meta for a in args)
 
 
 def _key(value: Any) -> Hashable:
-    """Key of an argument: what a result on the meta device depends on."""
+    """Key of an argument: what a result on the meta device depends on. Raises ``TypeError`` if there is none."""
     if isinstance(value, torch.Tensor):
-        # The number in a tensor that is not on the meta device may decide on the type of the result.
-        return (tuple(value.shape), value.stride(), value.dtype) if value.is_meta else object()
+        if not value.is_meta:  # the number in it may decide on the type of the result
+            raise TypeError
+        return value.shape, value.stride(), value.dtype
     if isinstance(value, list | tuple):
-        return tuple(_key(part) for part in value)
+        return tuple([_key(part) for part in value])
     return type(value), value
 
 

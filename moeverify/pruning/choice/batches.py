@@ -163,8 +163,7 @@ def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> to
 def _items(stack: Stack, column: slice, formula: Formula) -> Iterator[_Item]:
     """The items of a stack: its weights, and the biases that the importance counts as well."""
     source = stack.first
-    ordered = [ascending(positions[:, column]) for positions in source.positions]
-    places, units = (torch.as_tensor(np.stack(arrays), device=source.device) for arrays in zip(*ordered, strict=True))
+    places, units = (torch.as_tensor(a, device=source.device) for a in _ordered(source.positions[:, :, column]))
     if source.layer is None:
         assert source.parameter is not None
         dim = source.dim if source.slices else source.dim + 1
@@ -187,6 +186,14 @@ def _items(stack: Stack, column: slice, formula: Formula) -> Iterator[_Item]:
             yield _item(scores, places, units)
     else:
         yield from _asked(source, places, units, formula)
+
+
+def _ordered(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions ``[rows, units, n]`` in ascending order, and the unit of each, both ``[rows, units * n]``."""
+    if positions.shape[0] == positions.shape[2] == 1 and (np.diff(positions[0, :, 0]) > 0).all():
+        return positions[:, :, 0].copy(), np.arange(positions.shape[1])[None]  # as most are
+    places, units = zip(*map(ascending, positions), strict=True)
+    return np.stack(places), np.stack(units)
 
 
 def _has_gradients(gradients: Sequence[torch.Tensor | None], formula: Formula) -> bool:
@@ -247,10 +254,8 @@ def _local(
         pieces = []
         for first in range(0, here.shape[1], rows):
             values_here, slope_here = (None if t is None else t[:, first : first + rows] for t in (here, slope))
-            if copied:
-                values_here, slope_here = (None if t is None else t.contiguous() for t in (values_here, slope_here))
             assert values_here is not None
-            pieces.append(formula.scores(values_here, slope_here))
+            pieces.append(formula.scores(values_here, slope_here, copied=copied))
         result.append(torch.cat(pieces, 1) if len(pieces) > 1 else pieces[0])
     return torch.cat(result) if len(result) > 1 else result[0]
 

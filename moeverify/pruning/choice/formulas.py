@@ -82,9 +82,18 @@ class Formula:
         """Whether the importance scores layers of this type."""
         return isinstance(layer, tuple(self.importance.target_types))
 
-    def scores(self, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
-        """Scores ``[matrices, channels]`` of values ``[matrices, channels, ...]``."""
-        return self.local(self.importance, values, gradients)
+    def scores(self, values: torch.Tensor, gradients: torch.Tensor | None, *, copied: bool = False) -> torch.Tensor:
+        """Scores ``[matrices, channels]`` of values ``[matrices, channels, ...]``.
+
+        ``copied``: whether the importance copies what it takes, so that it sums over contiguous memory.
+        """
+        if not copied:
+            return self.local(self.importance, values, gradients)
+        if self.local is _magnitude and self.importance.p == 2 and type(values) is torch.Tensor:
+            squares = torch.empty(values.shape, dtype=values.dtype, device=values.device)
+            return _sum_inside(torch.square(values, out=squares))  # written in order: no copy of its own
+        slopes = None if gradients is None else gradients.contiguous()
+        return self.local(self.importance, values.contiguous(), slopes)
 
     def normalized(self, rows: torch.Tensor) -> torch.Tensor:
         """Each row of ``[experts, channels]`` normalised by itself."""

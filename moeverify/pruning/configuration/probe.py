@@ -24,6 +24,7 @@ from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, con
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.configuration.built import Built
 from moeverify.pruning.configuration.factors import Dim, FixedFactors
+from moeverify.pruning.configuration.pins import found_pins
 from moeverify.pruning.configuration.reads import recorded_reads
 from moeverify.pruning.configuration.remembered import Remembered, remembered
 from moeverify.pruning.configuration.short_builds import OtherTensors, ShortBuilds
@@ -193,8 +194,7 @@ class Probe:
     def build_in_full(self) -> None:
         """Discard the results of short builds, and build all layers from now on."""
         self._remembered.in_full = True
-        self._remembered.built.clear()
-        self._remembered.rules.clear()
+        self._remembered.forget_builds()
         for name in ("pins", "values", "_all_moves", "moves", "silent_moves"):
             vars(self).pop(name, None)
 
@@ -219,49 +219,20 @@ class Probe:
 
     @cached_property
     def pins(self) -> Entries:
-        """Entries that set explicitly what the architecture otherwise derives, such as the size of a head.
+        """Entries that set explicitly what the architecture otherwise derives, such as the size of a head."""
+        if self._remembered.pins is None:
+            self._remembered.pins = found_pins(self)
+        return dict(self._remembered.pins)
 
-        An entry that is absent or empty takes the value that modules of the model hold under its name. Exceptions:
-        entries that change nothing, entries that build another model, and aliases of an entry in the document
-        (``hidden_size`` beside ``d_model``).
-        """
-        aliases = getattr(type(self.config), "attribute_map", {})
-        values_of: dict[str, set[int]] = {}
-        for module in self.original.modules():
-            if type(module).__module__.startswith("torch."):
-                continue
-            for name, value in vars(module).items():
-                if type(value) is int and value > 0 and not name.startswith("_") and name != "layer_idx":
-                    values_of.setdefault(name, set()).add(value)
-        pins: Entries = {}
-        for name, values in values_of.items():
-            if self.document.get(name) is not None or name in aliases or len(values) > 4:
-                continue
-            if not self._matters(name, values):
-                continue
-            for value in sorted(values):
-                pinned = {**pins, (name,): value}
-                if self.shapes(pinned) == self.base and self.shapes({**pinned, (name,): 2 * value}) != self.base:
-                    pins = pinned
-                    break
-        return pins
-
-    def _matters(self, name: str, values: Iterable[int]) -> bool:
-        """Whether an entry that the document lacks may change a build: modules or the configuration itself read it."""
+    @cached_property
+    def names_read(self) -> frozenset[str]:
+        """Names of all attributes that a build of the unchanged model asks of configurations."""
         if self._remembered.read is None:
             self._remembered.built.pop(_key({}), None)
             with recorded_reads(self.config) as names:
                 self.try_entries({})
             self._remembered.read = frozenset(names)
-        return name in self._remembered.read or any(self._changes_others(name, 2 * value) for value in values)
-
-    def _changes_others(self, name: str, value: int) -> bool:
-        """Whether a configuration made with one more entry differs from this one in others."""
-        try:
-            made = doc.config_from(self.config, doc.with_entries(self.document, {(name,): value}))
-        except Exception:  # the build says why
-            return True
-        return {**doc.document_of(made), name: None} != {**self.document, name: None}
+        return self._remembered.read
 
     @cached_property
     def values(self) -> Entries:
@@ -270,6 +241,11 @@ class Probe:
 
     @cached_property
     def _all_moves(self) -> tuple[Move, ...]:
+        if self._remembered.moves is None:
+            self._remembered.moves = self._found_moves()
+        return tuple(self._remembered.moves)
+
+    def _found_moves(self) -> tuple[Move, ...]:
         moves, refused = [], []
         for path, value in self.values.items():
             doubled = {**self.pins, path: 2 * value}

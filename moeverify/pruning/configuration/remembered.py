@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from moeverify.models.forward import Example
 from moeverify.pruning.configuration.built import Built
 from moeverify.pruning.configuration.short_builds import ShortBuilds
+from moeverify.pruning.plan.plan import Path
 
 # Inputs of other kinds may hold anything.
 _PLAIN = (torch.Tensor, int, float, bool, str, type(None))
@@ -29,8 +30,8 @@ class Remembered:
     ``original``: the skeleton without changes. ``short_builds``: its builds with representative layers only.
     ``in_full``: whether all layers are built. ``built``: results by changed entries, ``None`` if refused. ``rules``:
     the architecture's error messages by refused entries. ``read``: names that a build asks of configurations.
-    ``forwards``: recorded forwards of the unchanged skeleton, by the form of the example and by everything else that
-    they depend on.
+    ``pins``, ``moves``: what the builds say of each entry (see ``Probe``). ``forwards``: recorded forwards of the
+    unchanged skeleton, by the form of the example and by everything else that they depend on.
     """
 
     original: nn.Module | None = None
@@ -39,8 +40,16 @@ class Remembered:
     built: dict[tuple, Built | None] = field(default_factory=dict)
     rules: dict[tuple, str] = field(default_factory=dict)
     read: frozenset[str] | None = None
+    pins: Mapping[Path, int] | None = None
+    moves: Sequence[Any] | None = None
     forwards: OrderedDict[Hashable, dict[Hashable, Any]] = field(default_factory=OrderedDict)
     _by_example: WeakKeyDictionary[Example, dict[Hashable, Any]] = field(default_factory=WeakKeyDictionary)
+
+    def forget_builds(self) -> None:
+        """Drop all that trials of entries have shown."""
+        self.built.clear()
+        self.rules.clear()
+        self.pins = self.moves = None
 
     def forwards_of(self, example: Example) -> dict[Hashable, Any]:
         """Cache of recorded forwards on one example, shared by examples of the same form."""

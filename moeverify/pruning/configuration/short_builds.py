@@ -76,7 +76,7 @@ class ShortBuilds:
         build of all layers would have other parameters too.
         """
         try:
-            with _empty(self._by_type) as made:
+            with _empty(self._by_type) as made, _one_generation_config():
                 model = make()
         except Exception:  # the whole build says why
             return None
@@ -85,7 +85,7 @@ class ShortBuilds:
             raise OtherTensors
         if not self._in_place(model, made):
             return None
-        attributes = changed_attributes(self._original, model)
+        attributes = changed_attributes(self._original, model, self._modules)
         if shapes.keys() != self._names or not self._agree(shapes, attributes):
             return None
         return Built({name: shapes[source] for name, source in self._tensors.items()}, self._in_all(attributes))
@@ -129,6 +129,22 @@ def _layers(model: nn.Module) -> Iterator[_Layer]:
         built = {n: tuple(f"{path}.{s}" for s in representatives(group)) for group in groups for n in group}
         for number in sorted(built):
             yield _Layer(f"{path}.{number}", built[number])
+
+
+@contextlib.contextmanager
+def _one_generation_config() -> Iterator[None]:
+    """A context in which transformers models get an empty generation configuration, which has no sizes."""
+    try:
+        from transformers import GenerationConfig
+    except ImportError:
+        yield
+        return
+    own, empty = vars(GenerationConfig)["from_model_config"], GenerationConfig()
+    GenerationConfig.from_model_config = staticmethod(lambda *_, **__: empty)  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        GenerationConfig.from_model_config = own  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

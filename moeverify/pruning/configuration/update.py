@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class ConfigUpdate:
         modules, changes = dict(self.before.named_modules()), self._changes.items()
         return {(path, n): (getattr(modules[path], n), v) for (path, n), v in changes if isinstance(v, float)}
 
-    @property
+    @cached_property
     def _changes(self) -> dict[Attribute, Any]:
         return changed_attributes(self.before, self.after)
 

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import nn
 
 from moeverify.coupling.classify import PruningClass
@@ -100,12 +101,11 @@ class DerivedNumbers:
 
     def _record(self, skeleton: nn.Module, *, meta: bool) -> Forward:
         record = record_on_meta if meta else record_forward
-        return record(_in_precision_of(self.probe.model, skeleton), self.example)
+        return record(self._in_precision(skeleton), self.example)
 
     def _key(self, kept: Mapping[str, Sequence[int]]) -> Hashable:
         """Cache key of a forward: layers, dtypes and code; the cache itself is per architecture and form of example."""
-        model = self.probe.model
-        types = tuple(tensor.dtype for tensor in (*model.parameters(), *model.buffers()))
+        types = tuple(self._dtypes.values())
         code = tuple(dict.fromkeys(type(module).forward for module in self.probe.original.modules()))
         return tuple((path, tuple(numbers)) for path, numbers in kept.items()), types, code
 
@@ -126,7 +126,7 @@ class DerivedNumbers:
         the meta device fails, one on fake tensors decides. What was shown is cached by architecture and new entries.
         """
         # As a whole, so that layers are not told apart by their precision.
-        before, after = (_in_precision_of(self.probe.model, built) for built in (self.probe.original, update.after))
+        before, after = map(self._in_precision, (self.probe.original, update.after))
         apart = {layer.container for layer in self.roles.layers}
         kept = representative_layers(before, after, apart)
         known = self.probe.forwards_of(self.example)
@@ -147,6 +147,18 @@ class DerivedNumbers:
 
     def _compared(self, before: Forward, after: Forward) -> Derived:
         return compare(before, after, self.probe.views, self.probe.model, self.roles)
+
+    def _in_precision(self, skeleton: nn.Module) -> nn.Module:
+        """The skeleton in the model's dtypes, since a constant is rounded to the dtype of the tensor it multiplies."""
+        for name, tensor in (*skeleton.named_parameters(), *skeleton.named_buffers()):
+            if tensor.dtype != self._dtypes.get(name, tensor.dtype):
+                tensor.data = tensor.data.to(self._dtypes[name])
+        return skeleton
+
+    @cached_property
+    def _dtypes(self) -> dict[str, torch.dtype]:
+        model = self.probe.model
+        return {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
     def deciding(self, obstacles: Sequence[Number], entries: Entries) -> list[Move]:
         """The moves among changed ``entries`` that by themselves change one of the numbers in ``obstacles``."""
@@ -175,15 +187,6 @@ class DerivedNumbers:
                 return self._record(update.after, meta=meta)
             except ForwardFailed as error:
                 raise DoesNotRun(error.where) from error
-
-
-def _in_precision_of(model: nn.Module, built: nn.Module) -> nn.Module:
-    """The skeleton in the model's dtypes, since a constant is rounded to the dtype of the tensor it multiplies."""
-    wanted = {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    for name, tensor in (*built.named_parameters(), *built.named_buffers()):
-        if tensor.dtype != wanted.get(name, tensor.dtype):
-            tensor.data = tensor.data.to(wanted[name])
-    return built
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ class _Recorder(TorchDispatchMode):
         inputs: dict[int | str, int] = {}
         numbers: dict[int | str, float] = {}
         ints: dict[str, int] = {}
-        name = func._schema.name.split("::")[1]
+        name, operation, mutable = _facts(func)
         given: tuple[tuple[int | str, Any], ...] = (*enumerate(args), *kwargs.items())
         for position, value in given:
             if name == "lift_fresh":
@@ -113,16 +113,17 @@ class _Recorder(TorchDispatchMode):
                 if type(part) is int:
                     ints[_argument(func, position, place)] = part
         result = self._run(func, args, kwargs)
-        shared = self._shared_with_written(func, args, kwargs) if func._schema.is_mutable else []
+        shared = self._shared_with_written(func, args, kwargs) if mutable else []
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        leaves = [result] if isinstance(result, torch.Tensor) else tree_leaves(result)
+        made = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if made and not any(leaf.is_floating_point() or leaf.dtype is torch.bool for leaf in made):
             numbers = {}  # positions are computed, not what the model computes
-        outputs = tuple(self.value_of(leaf, changed=func._schema.is_mutable) for leaf in made)
+        outputs = tuple(self.value_of(leaf, changed=mutable) for leaf in made)
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
         module = self.modules[-1] if self.modules else ""
         line = line_of_running_code() if numbers or name in RESHAPES or name in _CUTS else ""
-        self._note(Step(f"{func.namespace}.{name}", module, inputs, numbers, outputs, line, ints))
+        self._note(Step(operation, module, inputs, numbers, outputs, line, ints))
         return result
 
     def _refuse_constant(self, tensor: torch.Tensor) -> None:
@@ -154,6 +155,13 @@ class _Recorder(TorchDispatchMode):
             if isinstance(leaf, torch.Tensor):
                 self.forward.readers[self.value_of(leaf)].append(_OUTSIDE)
         return self.forward
+
+
+@cache
+def _facts(func: Any) -> tuple[str, str, bool]:
+    """Name of an operation without and with its namespace, and whether it changes a tensor."""
+    name = func._schema.name.split("::")[1]
+    return name, f"{func.namespace}.{name}", func._schema.is_mutable
 
 
 def _parts(position: int | str, value: Any) -> Iterator[tuple[int | str, Any]]:

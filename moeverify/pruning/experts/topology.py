@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -135,8 +136,8 @@ def topology_of(model: nn.Module, counted: CountedLayer, choices: frozenset[Choi
     groups, chosen, scored = _groups(model, layer, count, mine)
     sizes = {a.size for a in counted.axes if a.parameter not in layer.stacks and a.repeats == 1} | {count}
     top_k = [c.k for c in mine if c.sizes[-1] in sizes and c.sizes[-2:] != (groups, count // groups)]
-    tensors = dict([*model.named_buffers(), *model.named_parameters()])
-    top_k += [tensors[name].shape[-1] for name in counted.tables if tensors[name].dim() > 1]
+    tables = [attrgetter(name)(model) for name in counted.tables]
+    top_k += [table.shape[-1] for table in tables if table.dim() > 1]
     top_k = top_k or _attributes(model, layer, TOP_K)
     return Topology(count, max(top_k, default=1), groups, chosen, scored)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -38,12 +39,16 @@ class Cut:
 
     def lost(self, member: Member, expert: int | None = None) -> np.ndarray:
         """Positions that a member loses, ascending; with ``expert`` those that this expert loses in its slice."""
-        everything = np.arange(self.before)
         if self.kept.ndim == 1:
-            return np.sort(member.positions[np.setdiff1d(everything, self.kept)].ravel())
+            return np.sort(member.positions[self._gone[0]].ravel())
         experts = range(len(self.kept)) if expert is None else (expert,)
-        parts = [self.pruning_class.of_expert(member, e)[np.setdiff1d(everything, self.kept[e])] for e in experts]
+        parts = [self.pruning_class.of_expert(member, e)[self._gone[e]] for e in experts]
         return np.sort(np.concatenate(parts).ravel())
+
+    @cached_property
+    def _gone(self) -> list[np.ndarray]:
+        """Units that go, ascending: once, or by expert."""
+        return [others(self.before, kept) for kept in np.atleast_2d(self.kept)]
 
     def as_first(self, member: Member) -> np.ndarray:
         """Positions that a member would lose if every expert lost the channel numbers that the first one loses,
@@ -51,8 +56,7 @@ class Cut:
 
         Used for renumbering: afterwards the channels of all experts have the same numbers.
         """
-        first = self.kept if self.kept.ndim == 1 else self.kept[0]
-        return np.sort(member.positions[np.setdiff1d(np.arange(self.before), first)].ravel())
+        return np.sort(member.positions[self._gone[0]].ravel())
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,13 @@ class Plan:
         )
 
 
+def others(size: int, positions: np.ndarray) -> np.ndarray:
+    """All positions of a dimension but some, ascending."""
+    rest = np.ones(size, dtype=bool)
+    rest[positions] = False
+    return np.flatnonzero(rest)
+
+
 def make_plan(
     cuts: Sequence[Cut], sizes: Mapping[tuple[str, int], int], adjustments: Sequence[Adjustment] = ()
 ) -> Plan:
@@ -144,7 +155,7 @@ def make_plan(
             else:
                 removed.setdefault(key, []).append(cut.lost(member))
     for key, parts in removed.items():
-        keep[key] = np.setdiff1d(np.arange(sizes[key]), np.concatenate(parts))
+        keep[key] = others(sizes[key], np.concatenate(parts))
     return Plan(tuple(cuts), keep, tuple(adjustments), {key: sizes[key] for key in keep})
 
 

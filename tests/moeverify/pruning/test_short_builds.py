@@ -73,7 +73,7 @@ def trials(model, entries):
     for full in (False, True):
         probe = Probe(model)
         probe._remembered.in_full = full
-        probe._remembered.built.clear()
+        probe._remembered.forget_builds()
         before = Layer.made
         found.append((probe.try_entries(entries), Layer.made - before))
     return found
@@ -118,9 +118,9 @@ def test_what_a_single_layer_does_otherwise_is_found_before_a_plan_is_made():
     assert trials(model, {("inner",): 24})[0] != trials(model, {("inner",): 24})[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShortBuilds, "worthwhile", False)
-        Probe(model)._remembered.built.clear()
+        Probe(model)._remembered.forget_builds()
         expected = plan(model)
-    Probe(model)._remembered.built.clear()
+    Probe(model)._remembered.forget_builds()
     found = plan(model)
     assert found.entries == expected.entries
     assert list(map(str, found.adjustments)) == list(map(str, expected.adjustments))
