@@ -160,12 +160,17 @@ def test_without_overwrite_a_folder_stays(old):
     assert (old / "weights").read_text() == "old"
 
 
-def test_the_source_and_what_holds_it_are_refused(old):
+def test_the_source_what_holds_it_and_what_lies_in_it_are_refused(old):
     for target in (old, old.parent, old / ".", old.parent / "." / "out"):
         with pytest.raises(UsageError, match="source"):
             check_target(target, overwrite=True, source=old)
+    for target in (old / "out", old / "deep" / "out"):
+        with pytest.raises(UsageError, match="inside the source"):
+            check_target(target, source=old)
     link = old.parent / "link"
     link.symlink_to(old)
+    with pytest.raises(UsageError, match="inside the source"):
+        check_target(old / "out", source=link)
     with pytest.raises(UsageError, match="source"):
         check_target(link, overwrite=True, source=old)
     with pytest.raises(UsageError, match="source"):

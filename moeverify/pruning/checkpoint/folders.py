@@ -46,8 +46,8 @@ def check_target(
 
     What a run of the same ``request`` left is kept, to go on from there.
 
-    Raises ``UsageError`` if the path exists, is or holds the ``source``, or has a parent that cannot be written. It is
-    also raised for a mount point or the current folder, which cannot be replaced as a whole.
+    Raises ``UsageError`` if the path exists, is, holds or lies in the ``source``, or has a parent that cannot be
+    written. It is also raised for a mount point or the current folder, which cannot be replaced as a whole.
     """
     given = Path(path).expanduser()
     with file_errors(f"write {given}"):
@@ -78,6 +78,8 @@ def _check_place(given: Path, target: Path, source: str | Path | None) -> None:
     base = Path(os.path.realpath(Path(source).expanduser())) if source is not None else None
     if base is not None and base.exists() and (target == base or target in base.parents):
         raise UsageError(f"{given} is the source or holds it; choose another folder")
+    if base is not None and base.is_dir() and base in target.parents:
+        raise UsageError(f"{given} lies inside the source, which stays as it is; choose a folder outside of {source}")
 
 
 def _staging(target: Path) -> Path:
