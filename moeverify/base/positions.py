@@ -36,4 +36,5 @@ def from_text(text: str, most: int = 1 << 31) -> np.ndarray:
     if (lengths <= 0).any() or (starts[1:] < (starts + lengths)[:-1]).any():
         raise ValueError(f"positions do not ascend: {text[:80]}")
     before = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    values: np.ndarray = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+    return values

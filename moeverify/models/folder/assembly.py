@@ -84,7 +84,7 @@ class Assembly:
     def read_into(self, place: torch.Tensor, part: int) -> None:
         """Write one slice into ``place``, which has its shape; what is only concatenated is copied once."""
         tensors = self._slices(part)
-        operations = () if self.converter is None else self.converter.operations
+        operations: list[Any] = [] if self.converter is None else list(self.converter.operations)
         if [type(operation).__name__ for operation in operations] == ["MergeModulelist", "Concatenate"]:
             merge, join = operations
             ordered = [tensors[p] for p in self.converter.source_patterns if p in tensors]
