@@ -40,7 +40,7 @@ def forward_every_expert(context: Context) -> Finding:
     What the original does as well, on the same inputs, is no fault of the pruned model.
     """
     if not context.roles.layers:
-        return without_layers(context.roles)
+        return without_layers(context.roles, explained_by="expert-isolation")
     return _Exercise(context).finding()
 
 

@@ -33,7 +33,7 @@ def router_intact(context: Context) -> Finding:
     should. ``masked-equivalence`` judges whether the whole computes what it must.
     """
     if not context.roles.layers:
-        return without_layers(context.roles)
+        return without_layers(context.roles, explained_by="expert-isolation")
     stayed = kept_experts(context)
     routers = 0
     for layer in context.roles.layers:

@@ -1,5 +1,6 @@
 """Experts side by side in plain linear layers: found by what the forward divides, and by the router that weighs it."""
 
+import copy
 import linecache
 
 import pytest
@@ -191,6 +192,10 @@ def test_a_layout_that_is_not_understood_is_left_alone_with_the_line_and_the_rem
     assert "is frozen" in note
     line = int(note.rpartition("megatron_grouped.py:")[2].rstrip(")"))
     assert "self.weight1.view(" in linecache.getline(megatron_grouped.__file__, line)
+    verdict = verdicts(copy.deepcopy(model), inputs, checks=("expert-isolation", "router-intact"), pruning_ratio=0.5)
+    assert note in verdict["expert-isolation"].message
+    assert verdict["router-intact"].status is Status.INCONCLUSIVE
+    assert verdict["router-intact"].message.endswith("expert-isolation says why")
     for layer in model.decoder["layers"]:
         experts, count, hidden = layer.mlp.experts, 4, 32
         experts.weight1 = nn.Parameter(experts.weight1.detach().view(count, hidden, -1))
