@@ -7,11 +7,15 @@ import torch
 
 from benchmarks.wild import experts_pruned, row, table
 from moeverify.coupling.layouts import traced_roles
+from moeverify.errors import PruningRefused
 from moeverify.models.forward import call_model
+from moeverify.pruning.pruner import MoEPruner
 from moeverify.report.result import VerificationResult
 from moeverify.verdict import CaseFacts, Status, Verdict
+from tests.support.judged import verdicts
 from wild_models import WildModel, wild_models
 from wild_models.catalogue import HAND_WRITTEN
+from wild_models.handwritten import recurrent_experts, unequal_experts
 
 # Layouts of which the roles are not found; their channels are pruned all the same where they can be.
 NOT_FOUND = {
@@ -68,3 +72,17 @@ def test_the_table_lists_what_was_found_pruned_and_left():
     assert f"- {model.name}, causal: not seen" in text
     assert f"- {model.name}: heads is left alone" in text
     assert "2 (listed), 1, 0 | 40% | routed_experts | 1 inconclusive, 2 pass" in text
+
+
+def test_a_router_with_noise_weights_of_zero_tells_which_experts_stayed():
+    """Rows of zeros fit any expert: the gate's own weights decide."""
+    model, inputs = recurrent_experts.make()
+    found = verdicts(model, inputs, checks=("masked-equivalence", "router-intact"), ratios={"experts": 0.25})
+    assert found["router-intact"].status is Status.PASS
+    assert found["masked-equivalence"].message.startswith("equal")  # the noise of training has another shape
+
+
+def test_an_expert_without_weights_is_no_crash():
+    model, inputs = unequal_experts.make()
+    with pytest.raises(PruningRefused, match=r"blocks.0.experts.3 has no weights to score it by"):
+        MoEPruner(model.eval(), inputs, ratios={"experts": 0.25}, pruning_ratio=0).plan()

@@ -26,10 +26,12 @@ def stayed_experts(
             result[layer.name] = stayed
             continue
         tensors, axes = router_tensors(original, layer), router_axes(original, layer)
-        # The largest tensor tells best, a matrix: values of a bias may repeat.
-        for name in sorted(tensors, key=lambda n: tensors[n].numel()):
-            if (rows := kept.get((name, axes[name]))) is not None and (rows.positions >= 0).all():
-                stayed = [int(p) for p in rows.positions.ravel() if p < len(layer.experts)]
+        found = {
+            n: rows for n in tensors if (rows := kept.get((n, axes[n]))) is not None and (rows.positions >= 0).all()
+        }
+        # The largest tensor tells best, a matrix: values of a bias may repeat, and noise weights are zero at first.
+        for rows in (found[n] for n in sorted(found, key=lambda n: (found[n].exact, tensors[n].numel()))):
+            stayed = [int(p) for p in rows.positions.ravel() if p < len(layer.experts)]
         result[layer.name] = stayed
     return result
 

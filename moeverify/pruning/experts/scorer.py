@@ -201,7 +201,12 @@ class _Vectors(Sequence[torch.Tensor]):
         expert %= len(self)
         if self._counted.layer.layout == "listed":
             module = self._model.get_submodule(self._counted.layer.experts[expert])
-            return torch.cat([p.detach().float().flatten() for p in module.parameters()])
+            if not (weights := [p.detach().float().flatten() for p in module.parameters()]):
+                raise PruningRefused(
+                    f"{self._counted.layer.experts[expert]} has no weights to score it by; leave whole experts out "
+                    "(ratios without `experts`)"
+                )
+            return torch.cat(weights)
         rows = [
             tensor.detach().movedim(axis.dim, 0)[expert * axis.repeats : (expert + 1) * axis.repeats]
             for tensor, axis in self._stacks
