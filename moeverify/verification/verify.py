@@ -165,6 +165,10 @@ def verify(
         assert result.ok, result.summary
 
     """
+    if callable(sources) and not isinstance(sources, nn.Module):
+        raise UsageError(
+            f"a source is a name or a torch.nn.Module, not {_name_of(sources)}; name the function as module:function"
+        )
     isolated = not isinstance(sources, nn.Module) and isinstance(subject, str)
     settings = Settings(
         subject=subject if isinstance(subject, str) else importable_name(subject) or _name_of(subject),

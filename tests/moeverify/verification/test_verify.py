@@ -90,6 +90,14 @@ def test_wrong_calls_are_refused_before_anything_runs(arguments, message):
         mv.verify("stand_ins:two_layers", **arguments)
 
 
+def test_a_function_is_no_source_and_says_how_to_name_it():
+    def make():
+        """A factory that nobody calls."""
+
+    with pytest.raises(UsageError, match="name the function as module:function"):
+        mv.verify(make)
+
+
 def test_checks_keep_the_order_of_the_report():
     assert select_checks(["shapes", "terminates"]) == ("terminates", "shapes")
     assert "reload" not in select_checks(None, ["reload"])
