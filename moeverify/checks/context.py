@@ -151,6 +151,16 @@ class Context:
             return None
 
     @cached_property
+    def couplings_by_roles(self) -> CouplingMap:
+        """Our own trace of the original by ``roles``: ``couplings`` itself, unless those changed the lists of experts.
+
+        Nothing else of the roles enters a trace. Raises ``MoEVerifyError`` where the original cannot be traced.
+        """
+        if self.couplings is not None and _listed(self.roles) == _listed(self._found_roles):
+            return self.couplings
+        return trace_couplings(self.original, self.example_inputs, roles=self.roles)
+
+    @cached_property
     def drawer(self) -> Drawer:
         """Draws further inputs that the original accepts."""
         return Drawer(self.original, self.example_inputs)
@@ -235,3 +245,8 @@ class Context:
             layer = self.id_tables.get(source)
             ids = comparable_ids(before[source], tensor, self.stayed[layer.name]) if layer else None
             yield (source, *(ids or (before[source], tensor)))
+
+
+def _listed(roles: FoundRoles) -> list[tuple[str, ...]]:
+    """The lists of experts that a trace runs on the tokens of their siblings."""
+    return [layer.experts for layer in roles.layers if layer.layout == "listed"]

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, failed
-from moeverify.coupling.couplings import trace_couplings
 from moeverify.coupling.solving.solve import CouplingClass
 from moeverify.errors import MoEVerifyError
 
@@ -45,7 +44,7 @@ def reference(context: Context) -> tuple[list[Unit], str] | None:
     if context.outcome.of_trace:
         return None
     try:
-        couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
+        couplings = context.couplings_by_roles
     except MoEVerifyError:
         return None
     return [unit for c in couplings.classes for unit in units_of(c)], "moeverify's trace"

@@ -4,7 +4,6 @@ from moeverify.checks.asked import Request
 from moeverify.checks.context import Context
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.coupling.classify import classify
-from moeverify.coupling.couplings import trace_couplings
 
 
 @check("something-pruned")
@@ -39,8 +38,7 @@ def something_pruned(context: Context) -> Finding:
 
 def _with_channels(context: Context, containers: list[str]) -> list[str]:
     """Containers whose routed experts were to lose channels, or whole experts, and have channels of their own."""
-    couplings = trace_couplings(context.original, context.example_inputs, roles=context.roles)
-    classes = classify(context.original, couplings.classes, context.roles)
+    classes = classify(context.original, context.couplings_by_roles.classes, context.roles)
     request = Request(context)
     own = [c for c in classes if c.role == "routed_experts"]
     layers = context.roles.layers if "experts" in context.ratios else ()

@@ -74,5 +74,5 @@ def _changes_others(probe: Trials, entries: Mapping[Path, int]) -> bool:
         made = doc.config_from(probe.config, doc.with_entries(probe.document, entries))
     except Exception:  # the build says why
         return True
-    more = {path[0]: None for path in entries}
+    more: dict[str, Any] = {str(path[0]): None for path in entries}
     return {**doc.document_of(made), **more} != {**probe.document, **more}

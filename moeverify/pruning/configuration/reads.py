@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def recorded_reads(config: Any) -> Iterator[set[str]]:
 
 @contextlib.contextmanager
 def _recording(kind: type, names: set[str]) -> Iterator[None]:
-    own, original = "__getattribute__" in vars(kind), kind.__getattribute__
+    own, original = "__getattribute__" in vars(kind), cast(Any, kind).__getattribute__
     kind.__getattribute__ = _noting(original, names)  # type: ignore[method-assign,assignment]
     try:
         yield

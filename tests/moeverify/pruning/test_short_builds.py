@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 
 import moeverify as mv
 from moeverify.pruning.configuration.probe import Probe
@@ -110,6 +111,19 @@ def test_every_entry_of_a_deep_model_means_the_same():
     assert not probe.short
     assert short == (probe.moves, probe.silent_moves, probe.values)
     assert {("hidden_size",), ("moe_intermediate_size",)} <= {path for move in probe.moves for path in move.up}
+
+
+def test_one_more_layer_shows_that_a_build_has_other_tensors(monkeypatch):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 12, "vocab_size": 32}
+    sizes |= {"num_experts": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0}
+    probe = Probe(Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_hidden_layers=11)))
+    probe._remembered.forget_builds()
+    made, original = [], Qwen3MoeAttention.__init__
+    monkeypatch.setattr(
+        Qwen3MoeAttention, "__init__", lambda self, *a, **k: (made.append(self), original(self, *a, **k))[1]
+    )
+    assert probe.try_entries({("num_hidden_layers",): 22}) is None
+    assert len(made) == 4
 
 
 def test_what_a_single_layer_does_otherwise_is_found_before_a_plan_is_made():
