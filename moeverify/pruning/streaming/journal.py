@@ -18,7 +18,7 @@ from moeverify.base.versions import versions
 from moeverify.pruning.checkpoint.folders import JOURNAL
 from moeverify.pruning.checkpoint.plan_file import PlanDocument
 
-_SECONDS = 5.0  # as much work may be lost by a kill
+_SECONDS = 1.0  # as much work may be lost by a kill
 
 
 def request_of(folder: Path, arguments: Mapping[str, Any]) -> str:
