@@ -15,7 +15,7 @@ from moeverify.verdict import CaseFacts, Status, Verdict
 from tests.support.judged import verdicts
 from wild_models import WildModel, wild_models
 from wild_models.catalogue import HAND_WRITTEN
-from wild_models.handwritten import recurrent_experts, unequal_experts
+from wild_models.handwritten import recurrent_experts, token_counts, unequal_experts
 
 # Layouts of which the roles are not found; their channels are pruned all the same where they can be.
 NOT_FOUND = {
@@ -86,3 +86,9 @@ def test_an_expert_without_weights_is_no_crash():
     model, inputs = unequal_experts.make()
     with pytest.raises(PruningRefused, match=r"blocks.0.experts.3 has no weights to score it by"):
         MoEPruner(model.eval(), inputs, ratios={"experts": 0.25}, pruning_ratio=0).plan()
+
+
+def test_a_plan_to_remove_experts_leaves_what_a_forward_counts():
+    model, inputs = token_counts.make()
+    MoEPruner(model.eval(), inputs, ratios={"experts": 0.25}, pruning_ratio=0).plan()
+    assert all(not bool(b.any()) for n, b in model.named_buffers() if n.endswith("tokens_per_expert"))

@@ -20,6 +20,7 @@ from moeverify.errors import PruningRefused, TraceError
 from moeverify.models.folder.stored_tensor import StoredTensor
 from moeverify.models.forward import Example, eager_attention, module_paths
 from moeverify.models.roles import MoELayer
+from moeverify.models.state import same_start
 from moeverify.pruning.constants.recorder import record_forward
 from moeverify.pruning.experts.axes import TOP_K, CountedLayer
 
@@ -121,8 +122,8 @@ def watch_choices(model: nn.Module, example: Example) -> frozenset[Choice]:
     training = [module for module in model.modules() if module.training]
     try:
         model.eval()
-        with eager_attention(model), module_paths(model, watch.running), watch:
-            example(model)
+        with same_start(model), eager_attention(model), module_paths(model, watch.running), watch:
+            example(model)  # a forward may count tokens in buffers
     finally:
         for module in training:
             module.training = True
