@@ -127,10 +127,11 @@ class Context:
         return source_names(self.original, self.pruned, self.roles)
 
     @cached_property
-    def router_matrices(self) -> Mapping[str, str]:
-        """MoE layer → name in the pruned model of the matrix that gives its logits in the original."""
+    def router_matrices(self) -> Mapping[str, tuple[str, ...]]:
+        """MoE layer → names in the pruned model of the matrices that give its logits in the original."""
         now = {source: name for name, source in self.source_names.items()}
-        return {layer: now.get(name, name) for layer, name in router_matrices(self.original, self.roles).items()}
+        found = router_matrices(self.original, self.roles)
+        return {layer: tuple(now.get(name, name) for name in names) for layer, names in found.items()}
 
     @cached_property
     def behaviour(self) -> Behaviour:

@@ -17,6 +17,7 @@ from moeverify.checks.evidence.cut import agrees_with_router, cut_parts
 from moeverify.checks.evidence.folding import folded_values
 from moeverify.checks.evidence.forces import PARTS, Change
 from moeverify.checks.evidence.kept import is_part, kept_part, tensors_of
+from moeverify.checks.evidence.limits import Limits, other_capacity
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.readers import Readers, agree, shown
 from moeverify.checks.evidence.routing import Routing
@@ -170,19 +171,22 @@ class _Comparison:
         if force is not None:
             self.seen.forced.append(f"{force.layer}: expert {force.expert}")
         before = self._run(self.full, "the original in float64", inputs, self._changes(force, {}), roles)[0]
-        expected, other, theirs = self._run(
-            self.masked,
-            "the masked original, which the pruned model is compared with,",
-            inputs,
-            self._changes(force, self.forbidden),
-            roles,
-        )
+        experts = max((len(x.experts) for x in roles.layers), default=0)
+        admitted, admits = Limits(experts), Limits(experts)
+        with admitted:
+            expected, other, theirs = self._run(
+                self.masked,
+                "the masked original, which the pruned model is compared with,",
+                inputs,
+                self._changes(force, self.forbidden),
+                roles,
+            )
         counted = list(self.statistics.counts)
         mine = self._pruned_routing(force)
         counts, draws = Statistics(), Draws()
         try:
             with self.sight.gradients() as take, same_start(self.pruned, seed), torch.enable_grad():
-                with mine, counts, draws:
+                with mine, counts, draws, admits:
                     got = float_outputs(call_model(self.pruned, inputs, use_cache=False))
                 take(got, seed)
                 got = {name: tensor.detach().clone() for name, tensor in got.items()}
@@ -202,7 +206,7 @@ class _Comparison:
         if not found.wrong and other.margin < NEAR_TIE:
             self.seen.near_ties += 1
             return None
-        if reason := self._excuse(theirs, draws, counted, counts.counts, other):
+        if reason := self._excuse(theirs, draws, counted, counts.counts, other, other_capacity(admitted, admits)):
             return inconclusive(f"{difference(found)}, but {reason}", relative_error=found.error)
         return failed(difference(found), output=found.worst, **self._evidence(found.error))
 
@@ -216,7 +220,9 @@ class _Comparison:
         except Exception as error:
             raise _DoesNotRun(model, name, error) from error
 
-    def _excuse(self, theirs: Draws, mine: Draws, counted: list[int], counts: list[int], other: Routing) -> str:
+    def _excuse(
+        self, theirs: Draws, mine: Draws, counted: list[int], counts: list[int], other: Routing, capacity: str
+    ) -> str:
         """Reason why a difference does not convict the pruned model; empty if it does."""
         if theirs.shapes != mine.shapes:
             at = next(iter(self.context.behaviour.draws), "one of its operations")
@@ -232,7 +238,7 @@ class _Comparison:
         unseen = [name for name in self.forbidden if name not in other.seen]
         if unseen:
             return f"the router of {unseen[0]} could not be kept from removed experts; name it with --routers-pattern"
-        return ""
+        return capacity if self.forbidden else ""
 
     def _perturb(self) -> None:
         """Perturb parameters that have no gradient, on the inputs used before; those that change an output count as

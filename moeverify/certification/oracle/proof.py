@@ -95,10 +95,14 @@ class _Forced:
     after: tuple[tuple[_Target, Change], ...] = ()
 
 
-def _matrices_now(evidence: Evidence, matrices: Mapping[str, str]) -> dict[str, str]:
-    """The router matrix of each layer by the pruned folder's names."""
-    now = {evidence.keep.to_pruned(layer): evidence.keep.to_pruned(name) for layer, name in matrices.items()}
-    return {layer: name for layer, name in now.items() if layer is not None and name is not None}
+def _matrices_now(evidence: Evidence, matrices: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The router matrices of each layer by the pruned folder's names."""
+    now = {}
+    for layer, names in matrices.items():
+        there, mine = evidence.keep.to_pruned(layer), [evidence.keep.to_pruned(name) for name in names]
+        if there is not None and (kept := tuple(name for name in mine if name is not None)):
+            now[there] = kept
+    return now
 
 
 def _experts(evidence: Evidence) -> dict[str, _Target]:

@@ -68,23 +68,42 @@ class _Part:
     equal: bool
 
 
-def _split(name: str, new: np.ndarray, old: np.ndarray, stacked: bool) -> Iterable[_Part]:
-    """Split a stack whose inner dimensions shrank into one part per expert, since each expert may keep other channels.
+def _is_split(new: np.ndarray, old: np.ndarray, stacked: bool) -> bool:
+    """Whether a tensor is split into experts: a stack whose inner dimensions shrank. Each may keep other channels.
 
     A 3-D tensor always counts as a stack, which does no harm otherwise. A matrix counts only if ``stacked``: the
     bias ``[experts, n]`` of fused experts.
     """
-    if not (new.ndim == 3 or stacked) or new.shape[1:] == old.shape[1:]:
-        yield _Part(name, new, old, None, *locate(new, old))
-        return
-    sources = np.arange(len(old))
+    return (new.ndim == 3 or stacked) and new.shape[1:] != old.shape[1:]
+
+
+def _split(name: str, new: np.ndarray, old: np.ndarray, sources: np.ndarray) -> Iterable[_Part]:
+    """One part for each expert of a stack. ``sources``: its number in the original, or -1 if that is not known."""
     if len(new) < len(old):
-        sources = vote(new, old, [0])[0][0]
         first_new, first_old = new.reshape(len(new), -1)[:, 0], old.reshape(len(old), -1)[:, 0]
         yield _Part(name, first_new, first_old, None, {0: sources}, set(), bool((sources >= 0).all()))
     for number, source in enumerate(sources):
         if source >= 0:
             yield _Part(name, new[number], old[source], number, *locate(new[number], old[source]))
+
+
+def _sources(whole: _Part, settled: Sequence[_Settled], partners: Partners) -> np.ndarray:
+    """Experts of a stack in the original: by its values, and where these do not tell (zeros), as in a neighbour."""
+    voted = whole.positions[0]
+    known = voted >= 0
+    hints = islice(_hints(whole, 0, settled, partners), MAX_HINTS)
+    return next((hint for hint in hints if np.array_equal(hint[known], voted[known])), voted)
+
+
+def _settled(parts: Iterable[_Part]) -> list[_Settled]:
+    """Dimensions whose positions are sure."""
+    return [
+        _Settled(part.name, dim, part.expert, part.old.shape[dim], positions)
+        for part in parts
+        if part.equal
+        for dim, positions in part.positions.items()
+        if dim not in part.unsure
+    ]
 
 
 def _stacked(original: nn.Module, name: str, experts: int) -> bool:
@@ -172,6 +191,7 @@ def recover_kept(
     """
     before = tensors_of(original)
     parts: list[_Part] = []
+    stacks: list[_Part] = []
     for name, tensor in tensors_of(pruned).items():
         name = name if names is None else names.get(name, name)
         source = before.get(name)
@@ -183,27 +203,31 @@ def recover_kept(
             or any(a > b for a, b in zip(tensor.shape, source.shape, strict=True))
         ):
             continue
-        parts += _split(name, bits(tensor), bits(source), _stacked(original, name, len(source)))
-    settled = [
-        _Settled(part.name, dim, part.expert, part.old.shape[dim], positions)
-        for part in parts
-        if part.equal
-        for dim, positions in part.positions.items()
-        if dim not in part.unsure
-    ]
+        new, old = bits(tensor), bits(source)
+        if not _is_split(new, old, _stacked(original, name, len(source))):
+            parts.append(_Part(name, new, old, None, *locate(new, old)))
+        elif len(new) == len(old):
+            parts += _split(name, new, old, np.arange(len(old)))
+        else:
+            stacks.append(_Part(name, new, old, None, *vote(new, old, [0]), equal=False))
+    partners = partners or {}
+    # Stacks whose values tell their experts come first, since the others follow them.
+    for whole in sorted(stacks, key=lambda stack: (stack.positions[0] < 0).any()):
+        parts += _split(whole.name, whole.new, whole.old, _sources(whole, _settled(parts), partners))
+    settled = _settled(parts)
     for part in parts:
         if part.unsure or not part.equal:
-            _settle(part, settled, partners or {})
+            _settle(part, settled, partners)
     result: dict[tuple[str, int], Kept] = {}
-    stacks: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
+    rows_of: dict[tuple[str, int], list[tuple[np.ndarray, bool]]] = {}
     for part in parts:
         for dim, positions in part.positions.items():
             exact = part.equal and dim not in part.unsure
             if part.expert is None:
                 result[part.name, dim] = Kept(positions, exact)
             else:
-                stacks.setdefault((part.name, dim + 1), []).append((positions, exact))
-    for key, rows in stacks.items():
+                rows_of.setdefault((part.name, dim + 1), []).append((positions, exact))
+    for key, rows in rows_of.items():
         table = np.stack([positions for positions, _ in rows])
         same = bool((table == table[0]).all())
         result[key] = Kept(table[0] if same else table, all(exact for _, exact in rows))

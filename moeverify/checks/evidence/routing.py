@@ -52,16 +52,25 @@ class _Call:
     halves: HalfChoices = field(default_factory=HalfChoices)
 
 
-def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, str]:
-    """MoE layer → name of the parameter or buffer whose product with a token gives the router's logits."""
+def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, tuple[str, ...]]:
+    """MoE layer → names of the parameters or buffers whose products with a token give logits, one for each router.
+
+    Layers that share their experts are one, with the routers of all; a layer may also have one router for each task.
+    """
     names = {}
     for layer in roles.layers:
         tensors = router_tensors(model, layer)
         matrices = [n for n, t in tensors.items() if is_matrix(t)]
         matrices = matrices or [n for n, t in tensors.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
-        if matrices:
+        plain = [n for n in matrices if "noise" not in n.rpartition(layer.name)[2]]
+        of_router: dict[str, list[str]] = {}
+        for name in plain or matrices:
+            of_router.setdefault(next((r for r in layer.routers if f"{name}.".startswith(f"{r}.")), ""), []).append(
+                name
+            )
+        if of_router:
             # A router may have a second one, for its noise; the logits are those of the plainly named.
-            names[layer.name] = min(matrices, key=lambda n: (len(n), n))
+            names[layer.name] = tuple(min(several, key=lambda n: (len(n), n)) for several in of_router.values())
     return names
 
 
@@ -73,7 +82,7 @@ class Routing(TorchFunctionMode):
     indexer that are cut off at zero. ``seen`` names the layers whose logits passed by, ``chosen`` those whose scores
     were changed at a choice instead. Experts behind product keys are chosen in two halves, which are changed apart.
 
-    ``matrices`` names the matrix of each layer that gives its logits, as ``router_matrices`` found them in the
+    ``matrices`` names the matrices of each layer that give its logits, as ``router_matrices`` found them in the
     original. A pruned one may be left with a single channel, and then looks like a list of scales.
     """
 
@@ -82,7 +91,7 @@ class Routing(TorchFunctionMode):
         model: nn.Module,
         roles: FoundRoles,
         change: Mapping[str, Change] | None = None,
-        matrices: Mapping[str, str] | None = None,
+        matrices: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.change = dict(change or {})
@@ -100,11 +109,11 @@ class Routing(TorchFunctionMode):
         for layer in roles.layers:
             spare = spare_classes(model, layer).values()
             self._sizes[layer.name] |= {len(layer.experts) + number for number in spare if number > 0}
-            name = named.get(layer.name, "")
-            matrix = tensor_of(model, name)
-            if matrix is not None:
-                axis = router_axes(model, layer).get(name)
-                self._matrices[id(matrix)] = _Matrix(matrix, layer.name, axis)
+            for name in named.get(layer.name, ()):
+                matrix = tensor_of(model, name)
+                if matrix is not None:
+                    axis = router_axes(model, layer).get(name)
+                    self._matrices[id(matrix)] = _Matrix(matrix, layer.name, axis)
 
     def __enter__(self) -> Self:
         for name in self.change:

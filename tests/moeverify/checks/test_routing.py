@@ -35,7 +35,7 @@ def test_logits_are_changed_where_the_originals_are_though_a_single_channel_is_l
     (layer,) = roles.layers
     names = router_matrices(model, roles)
     router = model.get_submodule(layer.routers[0])
-    assert names == {layer.name: f"{layer.routers[0]}.weight"}
+    assert names == {layer.name: (f"{layer.routers[0]}.weight",)}
     router.hidden_layer = torch.nn.Linear(router.hidden_layer.in_features, 1)
     router.weight = torch.nn.Parameter(router.weight[:, :1].detach().clone())
     with Routing(model, roles, {layer.name: towards(2)}, names) as routing:
