@@ -62,7 +62,7 @@ def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, tuple[str,
         tensors = router_tensors(model, layer)
         matrices = [n for n, t in tensors.items() if is_matrix(t)]
         matrices = matrices or [n for n, t in tensors.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
-        plain = [n for n in matrices if "noise" not in n.rpartition(layer.name)[2]]
+        plain = [n for n in matrices if "noise" not in n.removeprefix(layer.name)]
         of_router: dict[str, list[str]] = {}
         for name in plain or matrices:
             of_router.setdefault(next((r for r in layer.routers if f"{name}.".startswith(f"{r}.")), ""), []).append(
