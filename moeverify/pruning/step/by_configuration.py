@@ -98,6 +98,8 @@ class ByConfiguration:
         pairs = {(c.coupling.size, kept) for c, kept in expression.counts.items() if c.role == "heads"}
         tried = [{path: kept} for size, kept in sorted(pairs) for path, n in values.items() if n == size != kept]
         for more in (*tried, {path: kept for one in tried for path, kept in one.items()}):
+            if self._probe.shapes({**given, **more}) is None:
+                continue
             with contextlib.suppress(PruningRefused):
                 update, constants, derived = self._updated({**given, **more}, expression.counts)
                 if not derived.views and not _first_obstacle(constants, derived):
