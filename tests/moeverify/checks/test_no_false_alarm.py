@@ -67,7 +67,7 @@ def test_every_check_passes_on_the_right_pruner(spec, ratio):
 ZOO_CASES = max(4, settings().max_examples // 10)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_check_passes_on_zoo_models():
     """Types in turn, at ratios, precisions and seeds drawn anew each night."""
     draw = random.Random(time.time_ns() if NIGHTLY else 11)

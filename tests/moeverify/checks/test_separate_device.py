@@ -107,7 +107,7 @@ def test_every_benchmark_runs_there_or_says_why_not():
     assert commands - documents == {*marks.args[1], *NOT_THERE}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_certification_runs_both_models_there():
     """Channels, experts and hidden channels; a table of expert ids; dropped layers with biases; a cast; a fault."""
     right = ["everything-at-once-qwen3_moe", "id-table-remapped-deepseek_v4", "layers-and-their-kinds-gpt_oss"]

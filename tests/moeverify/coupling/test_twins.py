@@ -41,7 +41,11 @@ def test_more_full_size_types_have_the_classes_of_their_twins(model_type):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model_type", ["dbrx", "gemma4", "inkling2_text", "jetmoe", "lfm2_moe", "qwen3_moe", "qwen3_next", "qwen4_exp"]
+    "model_type",
+    [
+        *("dbrx", "gemma4", "inkling2_text", "jetmoe", "lfm2_moe", "qwen3_moe", "qwen3_next"),
+        pytest.param("qwen4_exp", marks=pytest.mark.nightly),
+    ],
 )
 def test_twins_whose_layers_differ(model_type):
     found = twin(model_type)

@@ -84,7 +84,7 @@ def test_a_broken_pruner_fails_with_evidence_and_a_line_to_reproduce(consumer, t
     assert "2 xfailed" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_properties_show_the_smallest_spec_and_a_line_to_replay(consumer, tmp_path):
     words = ["--moeverify-subject", "acme_pruner:broken", "--moeverify-sources", "zoo:mixtral"]
     done = consumer(*words, "-k", "specs and masked-equivalence")
@@ -95,7 +95,7 @@ def test_properties_show_the_smallest_spec_and_a_line_to_replay(consumer, tmp_pa
     assert (tmp_path / "reports/falsified/masked-equivalence.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_roles_are_given_as_on_the_command_line(consumer, tmp_path):
     (tmp_path / "roles.toml").write_text('[roles]\nexperts = "^nobody$"\nrouters = "^chooser$"\n')
     words = [
