@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.choices import Router, routers_of
-from moeverify.checks.evidence.router_tensors import experts_now
+from moeverify.checks.evidence.router_tensors import experts_now, spare_classes
 from moeverify.checks.registry import Finding, check, failed, passed, skipped
 from moeverify.checks.removed_experts import kept_experts
 from moeverify.checks.unrecognised import NO_LAYER
@@ -15,6 +17,7 @@ from moeverify.models.engines.entries import router_sizes
 from moeverify.models.engines.limit import Limit, exceeded
 from moeverify.models.engines.table import LIMITS
 from moeverify.models.exercise import run_all
+from moeverify.models.moe_layer import MoELayer
 
 
 @check("topology")
@@ -29,7 +32,8 @@ def topology(context: Context) -> Finding:
     layers = context.roles.layers
     if not layers:
         return skipped(NO_LAYER)
-    before = routers_of(context.original, context.roles, lambda model: run_all(model, context.example_inputs))
+    seen = routers_of(context.original, context.roles, lambda model: run_all(model, context.example_inputs))
+    before = {x.name: seen[x.name] for x in layers if x.name in seen and _of_experts(context.original, x, seen[x.name])}
     if not before:
         return skipped("no router chooses experts by topk")
     try:
@@ -55,6 +59,11 @@ def topology(context: Context) -> Finding:
     text = f"{len(layers)} MoE layers choose as before among {' or '.join(map(str, numbers))} experts"
     grave = [f"note: {limit}" for limit in limits if limit.effect != "slower"]
     return passed("; ".join([text, *grave]), notes=[str(limit) for limit in limits], experts=numbers)
+
+
+def _of_experts(original: nn.Module, layer: MoELayer, router: Router) -> bool:
+    """Whether the scores are those of experts and of classes without weights, and not those of tokens for an expert."""
+    return router.scores - len(layer.experts) in {0, *spare_classes(original, layer).values()}
 
 
 def _problem(old: Router, new: Router | None, count: int, now: int) -> str:

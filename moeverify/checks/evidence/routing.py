@@ -65,9 +65,8 @@ def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, tuple[str,
         plain = [n for n in matrices if "noise" not in n.removeprefix(layer.name)]
         of_router: dict[str, list[str]] = {}
         for name in plain or matrices:
-            of_router.setdefault(next((r for r in layer.routers if f"{name}.".startswith(f"{r}.")), ""), []).append(
-                name
-            )
+            router = next((r for r in layer.routers if f"{name}.".startswith(f"{r}.")), "")
+            of_router.setdefault(router, []).append(name)
         if of_router:
             # A router may have a second one, for its noise; the logits are those of the plainly named.
             names[layer.name] = tuple(min(several, key=lambda n: (len(n), n)) for several in of_router.values())

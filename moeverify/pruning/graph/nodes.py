@@ -82,6 +82,8 @@ class Nodes:
         """``axes`` gives for a parameter's identity the one dimension along which it may be cut."""
         self._model, self._functions, self._trace = model, functions, trace
         self._given_axes = axes
+        # Found while all modules are there: a removed expert takes its buffers along.
+        self._loose_buffers = {name for name in trace.buffers if not site_of(model, name, 0).is_layer}
         self.names: dict[Any, str] = {module: name for name, module in model.named_modules()}
         self.names.update({parameter: name for name, parameter in model.named_parameters()})
         self._modules = dict(model.named_modules(remove_duplicate=False))  # a layer may have several names
@@ -263,9 +265,7 @@ class Nodes:
 
     def is_loose_buffer(self, name: str) -> bool:
         """A buffer that no layer's pruning function covers."""
-        if name not in self._trace.buffers:
-            return False
-        return not site_of(self._model, name, 0).is_layer
+        return name in self._loose_buffers
 
     def _node(self, target: Any, name: str) -> Node:
         node = Node(target, None, name)

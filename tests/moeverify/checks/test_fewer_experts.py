@@ -8,6 +8,7 @@ from torch import nn
 
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
+from wild_models.handwritten import multi_gate
 
 EXPERTS = {"ratios": {"experts": 0.25}, "pruning_ratio": 0.25}
 
@@ -72,7 +73,7 @@ class Net(nn.Module):
 def judged(admit, subject=prune_moe):
     torch.manual_seed(0)
     ids = {"input_ids": torch.randint(0, 30, (2, 16))}
-    return verdicts(Net(admit), ids, subject, ("masked-equivalence", "untouched-identical"), **EXPERTS)
+    return verdicts(Net(admit), ids, subject, ("masked-equivalence", "topology", "untouched-identical"), **EXPERTS)
 
 
 def test_every_router_of_shared_experts_is_kept_from_removed_ones():
@@ -93,6 +94,14 @@ def test_a_wrong_second_router_fails():
 
 @pytest.mark.parametrize("admit", [first_come, experts_choose])
 def test_a_capacity_that_follows_the_number_of_experts_is_no_fault(admit):
-    found = judged(admit)["masked-equivalence"]
-    assert found.status is Status.INCONCLUSIVE, found.message
-    assert "admits another number of tokens (10 where it was 8)" in found.message
+    found = judged(admit)
+    said = found["masked-equivalence"]
+    assert said.status is Status.INCONCLUSIVE, said.message
+    assert "admits another number of tokens (10 where it was 8)" in said.message
+    assert found["topology"].status is Status.SKIP  # as many tokens as before are chosen among, whatever the experts
+
+
+def test_experts_with_buffers_of_their_own_go():
+    """The statistics of a BatchNorm go with its expert, and channels of the others are cut in the same step."""
+    model, inputs = multi_gate.make()
+    assert problems(verdicts(model, inputs, checks=("terminates", "masked-equivalence", "shapes"), **EXPERTS)) == {}
