@@ -11,7 +11,7 @@ from torch import nn
 
 from moeverify.base.foreign import left_by
 from moeverify.checks.context import Context
-from moeverify.checks.evidence.agreement import agreement
+from moeverify.checks.evidence.agreement import OF_EACH_EXPERT, agreement, of_each_expert
 from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.cut import agrees_with_router, cut_parts
 from moeverify.checks.evidence.folding import folded_values
@@ -106,6 +106,7 @@ class _Comparison:
         self.statistics = mask_removed(self.masked, context.kept, context.pruned)
         self.stayed = kept_experts(context)
         self.forbidden = forbid(self.masked, context.roles, self.stayed)
+        self.counts = {(len(x.experts), len(self.stayed[x.name])) for x in context.roles.layers if self.forbidden}
         route_as_pruned(self.masked, context)
         parts = cut_parts(self.pruned, context.source_names, context.kept, context.roles, self.stayed)
         self.parts = parts
@@ -193,6 +194,11 @@ class _Comparison:
         except Exception as error:
             raise _DoesNotRun(self.pruned, "the pruned model", error) from error
         found = agreement(got, expected, before)
+        if found.wrong and (names := of_each_expert(got, expected, self.counts)):
+            outputs = ({n: t for n, t in o.items() if n not in names} for o in (got, expected, before))
+            found = agreement(*outputs)
+            if not found.wrong and found.error < TOLERANCE:
+                return inconclusive(f"{names[0]} {OF_EACH_EXPERT}", relative_error=found.error)
         if not found.wrong and found.error < TOLERANCE:
             if found.blind:
                 return inconclusive(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,10 @@ from moeverify.models.outputs import scale_of
 Outputs = Mapping[str, torch.Tensor]
 # An output that shrank (keys of a cache, logits of a router) is a selection of the reference's, to this precision.
 _SELECTED = 1e-9
+OF_EACH_EXPERT = (
+    "has an entry for each expert, of which the layers keep different ones, and is not compared; leave it out of what "
+    "the model returns"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,20 @@ def agreement(got: Outputs, expected: Outputs, before: Outputs) -> Agreement:
             "the model returns no floating-point tensor" if not got else "no output of the original is finite"
         )
     return Agreement(error, worst, effect, "", blind)
+
+
+def of_each_expert(got: Outputs, expected: Outputs, counts: Collection[tuple[int, int]]) -> list[str]:
+    """Outputs that became smaller as the experts did, ``counts`` before and after, and select none of the reference.
+
+    Example: loads of all layers in one tensor ``[layers, experts]``, of which each layer keeps other experts.
+    """
+    names = []
+    for name in got.keys() & expected.keys():
+        mine, reference = got[name], expected[name]
+        if mine.dim() == reference.dim() and mine.shape != reference.shape and _selection(mine, reference) is None:
+            changed = {(old, new) for old, new in zip(reference.shape, mine.shape, strict=True) if old != new}
+            names += [name] if changed <= set(counts) else []
+    return sorted(names)
 
 
 def _selection(mine: torch.Tensor, reference: torch.Tensor) -> tuple[int, torch.Tensor] | None:

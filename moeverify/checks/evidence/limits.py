@@ -12,7 +12,7 @@ _COMPARISONS = {_aten.lt.Scalar, _aten.le.Scalar, _aten.gt.Scalar, _aten.ge.Scal
 
 
 class Limits(TorchDispatchMode):
-    """Records, in order, the whole numbers that values are compared with, and how many of a dimension are chosen.
+    """Records whole numbers that values are compared with, and how many are chosen or taken from a list of positions.
 
     A choice along a dimension no longer than ``experts`` is one of experts or of their groups, and not recorded.
     """
@@ -20,17 +20,19 @@ class Limits(TorchDispatchMode):
     def __init__(self, experts: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's modes have no types
         self.experts = experts
-        self.numbers: list[int] = []
+        self.numbers: dict[int, None] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _COMPARISONS and type(args[1]) is int:
-            self.numbers.append(args[1])
+            self.numbers[args[1]] = None
+        elif func is _aten.slice.Tensor and args[0].dim() == 1 and args[0].dtype is torch.int64:
+            self.numbers |= {number: None for number in args[2:4] if type(number) is int and 0 < number < len(args[0])}
         elif func is _aten.topk.default:
             dim = args[2] if len(args) > 2 else -1
             if args[0].dim() and args[0].shape[dim] > self.experts:
-                self.numbers.append(args[1])
+                self.numbers[args[1]] = None
         return func(*args, **(kwargs or {}))
 
 
@@ -39,11 +41,11 @@ def other_capacity(before: Limits, after: Limits) -> str:
 
     The forward works out from the number of experts how many tokens each of them takes.
     """
-    pairs = zip(before.numbers, after.numbers, strict=False)
-    numbers = next(((a, b) for a, b in pairs if a != b), None)
-    if numbers is None or len(before.numbers) != len(after.numbers):
+    was = next((number for number in before.numbers if number not in after.numbers), None)
+    now = next((number for number in after.numbers if number not in before.numbers), None)
+    if was is None or now is None:
         return ""
     return (
-        f"with fewer experts the forward admits another number of tokens ({numbers[1]} where it was {numbers[0]}), as "
+        f"with fewer experts the forward admits another number of tokens ({now} where it was {was}), as "
         "no mask of the original does; give a model whose capacity leaves out no token"
     )
