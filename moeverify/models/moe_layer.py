@@ -105,6 +105,11 @@ class FoundRoles:
         return tuple(s for layer in self.layers for s in layer.shared_experts)
 
     @cached_property
+    def experts_in_stack(self) -> dict[str, int]:
+        """Number of routed experts by the name of each parameter that holds all experts of a layer."""
+        return {name: len(layer.experts) for layer in self.layers if layer.fused for name in layer.stacks}
+
+    @cached_property
     def _boundaries(self) -> dict[str, str]:
         result: dict[str, str] = {}
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""Classes whose experts are scored at once: stacks slice by slice in one operation, alike listed experts as one stack.
+"""Classes scored at once: stacks slice by slice in one operation, alike layers and listed experts as one stack.
 
 A *row* is what an importance would be called for: a class, one expert of a class, or one class among alike ones.
 """
@@ -73,7 +73,7 @@ class Batch:
 
 
 def batches_of(classes: Mapping[int, tuple[PruningClass, Sequence[Source]]]) -> list[Batch]:
-    """The classes in batches: alike classes of listed experts together, every other class alone."""
+    """The classes in batches: alike classes of linear layers together, every other class alone."""
     alike: dict[Any, list[int]] = {}
     for number, (pruning_class, sources) in classes.items():
         alike.setdefault(_likeness(pruning_class, sources) or number, []).append(number)
@@ -90,7 +90,7 @@ def _likeness(pruning_class: PruningClass, sources: Sequence[Source]) -> Any:
     """Key that is equal for classes whose linear layers have the same shapes and positions; ``None`` to score one
     alone.
     """
-    if pruning_class.experts or pruning_class.role != "routed_experts":
+    if pruning_class.experts:
         return None
     result = []
     for source in sources:
@@ -147,23 +147,40 @@ def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> to
     single = any(stack.width == 1 for stack in stacks)
     added_up = formula.reduction in ("sum", "mean")
     items: list[_Item] = []
+    result: list[torch.Tensor] = []
     for stack in sorted(stacks, key=lambda stack: stack.width > 1):
         apart = batch.rows > 1 and stack.first.slices and not stack.first.each
-        if apart or stack.first.span or not (single or stack.width <= FEW_POSITIONS):
+        if apart or stack.first.span:
             raise NoBatch
-        whole = single and added_up
-        columns = [slice(None)] if whole else [slice(n, n + 1) for n in range(stack.width)]
-        for column in columns:
-            items += _items(stack, column, formula)
-    if not items:
-        return None
-    return formula.normalized(_reduced(items, batch.rows, formula.reduction)).float()[:, : batch.size]
+        positions = stack.first.positions
+        if single and added_up:
+            items += _items(stack, positions, formula)
+        elif single or stack.width <= FEW_POSITIONS:
+            for number in range(stack.width):
+                items += _items(stack, positions[:, :, number : number + 1], formula)
+        else:  # a head: position by position, then averaged
+            result += _position_scores(stack, batch, formula)
+    if items:
+        result.append(formula.normalized(_reduced(items, batch.rows, formula.reduction)).float()[:, : batch.size])
+    return torch.stack(result).mean(0) if result else None
 
 
-def _items(stack: Stack, column: slice, formula: Formula) -> Iterator[_Item]:
-    """The items of a stack: its weights, and the biases that the importance counts as well."""
+def _position_scores(stack: Stack, batch: Batch, formula: Formula) -> Iterator[torch.Tensor]:
+    """Each unit's mean over its positions, ``[rows, units]``, if the importance scores the stack."""
+    places = stack.first.positions.reshape(len(stack.first.positions), -1)
+    if items := list(_items(stack, np.sort(places)[:, :, None], formula)):
+        scores = formula.normalized(_reduced(items, batch.rows, formula.reduction)).float()
+        order = torch.as_tensor(np.argsort(places, kind="stable"), device=scores.device).expand(batch.rows, -1)
+        yield torch.empty_like(scores).scatter_(1, order, scores).view(batch.rows, batch.size, -1).mean(2)
+
+
+def _items(stack: Stack, positions: np.ndarray, formula: Formula) -> Iterator[_Item]:
+    """The items of a stack: its weights, and the biases that the importance counts as well.
+
+    ``positions``: those to score, ``[rows, units, n]``.
+    """
     source = stack.first
-    places, units = (torch.as_tensor(a, device=source.device) for a in _ordered(source.positions[:, :, column]))
+    places, units = (torch.as_tensor(a, device=source.device) for a in _ordered(positions))
     if source.layer is None:
         assert source.parameter is not None
         dim = source.dim if source.slices else source.dim + 1

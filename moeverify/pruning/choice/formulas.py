@@ -25,6 +25,8 @@ _EPSILON = 1e-8
 _SETTINGS = ("p", "group_reduction", "normalizer", "bias", "multivariable")
 # Methods that a formula stands for beside ``__call__``.
 _STEPS = ("_reduce", "_normalize", "_lamp")
+# Memory for the scores of single weights.
+_Out = torch.Tensor | None
 
 
 def _sum_inside(values: torch.Tensor) -> torch.Tensor:
@@ -32,20 +34,20 @@ def _sum_inside(values: torch.Tensor) -> torch.Tensor:
     return values.sum(tuple(range(2, values.dim()))) if values.dim() > 2 else values
 
 
-def _magnitude(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
+def _magnitude(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None, out: _Out) -> torch.Tensor:
     power = importance.p
-    return _sum_inside(values.square() if power == 2 else values.abs().pow(power))
+    return _sum_inside(torch.square(values, out=out) if power == 2 else torch.abs(values, out=out).pow_(power))
 
 
-def _taylor(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
+def _taylor(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None, out: _Out) -> torch.Tensor:
     assert gradients is not None
-    products = values * gradients
-    return _sum_inside(products).abs() if importance.multivariable else _sum_inside(products.abs())
+    products = torch.mul(values, gradients, out=out)
+    return _sum_inside(products).abs_() if importance.multivariable else _sum_inside(products.abs_())
 
 
-def _hessian(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
+def _hessian(importance: Any, values: torch.Tensor, gradients: torch.Tensor | None, out: _Out) -> torch.Tensor:
     assert gradients is not None
-    return _sum_inside(values**2 * gradients)
+    return _sum_inside(torch.square(values, out=out).mul_(gradients))
 
 
 # By the method that scores a group: scores ``[matrices, channels]`` of values ``[matrices, channels, ...]``.
@@ -87,13 +89,12 @@ class Formula:
 
         ``copied``: whether the importance copies what it takes, so that it sums over contiguous memory.
         """
-        if not copied:
-            return self.local(self.importance, values, gradients)
-        if self.local is _magnitude and self.importance.p == 2 and type(values) is torch.Tensor:
-            squares = torch.empty(values.shape, dtype=values.dtype, device=values.device)
-            return _sum_inside(torch.square(values, out=squares))  # written in order: no copy of its own
-        slopes = None if gradients is None else gradients.contiguous()
-        return self.local(self.importance, values.contiguous(), slopes)
+        out = None
+        if copied and type(values) is torch.Tensor:  # written in order: no copy of its own
+            out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
+        elif copied:
+            values, gradients = values.contiguous(), None if gradients is None else gradients.contiguous()
+        return self.local(self.importance, values, gradients, out)
 
     def normalized(self, rows: torch.Tensor) -> torch.Tensor:
         """Each row of ``[experts, channels]`` normalised by itself."""

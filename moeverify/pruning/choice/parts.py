@@ -107,7 +107,7 @@ def sources_of(graph: MoEDependencyGraph, pruning_class: PruningClass) -> list[S
     nothing else.
     """
     result: dict[tuple, Source] = {}
-    stacks = {name: len(layer.experts) for layer in graph.found_roles.layers if layer.fused for name in layer.stacks}
+    stacks = graph.found_roles.experts_in_stack
     for member, end in graph.nodes.ends(pruning_class.coupling):
         target = end.node.module
         if end.key in result:

@@ -11,6 +11,7 @@ from torch import nn
 from torch_pruning import _helpers
 from torch_pruning.dependency import Dependency, Group, Node
 from torch_pruning.pruner.importance import FPGMImportance
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
@@ -115,6 +116,28 @@ def test_each_expert_has_the_scores_that_torch_pruning_gives_it(experts, monkeyp
         wanted = torch.stack([importance(group_of(model.experts.matrices(n))) for n in range(EXPERTS)])
         assert scores.shape == (EXPERTS, INNER)
         assert torch.allclose(scores, wanted, rtol=1e-6, atol=0, equal_nan=True), vars(importance)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_alike_layers_have_the_scores_that_each_of_them_has_by_itself(bias, monkeypatch):
+    """Heads have many positions in each of four projections, of which some are listed out of order."""
+    settings = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 4}
+    settings |= {"num_key_value_heads": 2, "head_dim": 4, "vocab_size": 20, "attention_bias": bias, "mlp_bias": bias}
+    model = build(LlamaForCausalLM, LlamaConfig(**settings))
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": torch.arange(6).view(1, 6)})
+    classes = [c for c in graph.classes if c.role in ("heads", "dense_mlp")]
+    assert len(classes) == 6
+    for importance in (*importances(), tp.importance.GroupMagnitudeImportance(bias=bias)):
+        with monkeypatch.context() as patch:
+            patch.setattr("moeverify.pruning.choice.scores.formula_of", lambda _: None)
+            wanted = score_classes(graph, classes, importance)
+        with monkeypatch.context() as patch:
+            patch.setattr("moeverify.pruning.choice.scores._one_by_one", None)  # not taken
+            found = score_classes(graph, classes, importance)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-6, atol=0, equal_nan=True), vars(importance)
 
 
 def test_a_stack_may_hold_more_than_the_experts():
