@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -101,6 +101,29 @@ class _Sizes:
         now = {f"{p}::{n}": (built.attributes.get((p, n), size),) for (p, n), size in self.attributes.items()}
         return {**built.shapes, **now}
 
+    def expected(self, entries: Entries) -> Shapes | None:
+        """Sizes under changed entries as the slopes of single entries give them; ``None`` if they do not."""
+        sizes = {name: list(shape) for name, shape in self.base.items()}
+        by_entry = {move.up[0]: move for move in self.moves if len(move.up) == 1 and not move.down}
+        for path, value in entries.items():
+            before = self.probe.values[path]
+            if value == before:
+                continue
+            if path not in by_entry:
+                return None
+            for (name, dim), slope in by_entry[path].slopes.items():
+                size, old = sizes[name][dim], self.base[name][dim]
+                if slope == old:  # the entry is a factor of this size
+                    new, rest = divmod(size * value, before)
+                elif slope == -old // 2:  # its inverse is
+                    new, rest = divmod(size * before, value)
+                else:  # the entry is a part of it
+                    new, rest = divmod(size * before + slope * (value - before), before)
+                if rest or new < 1:
+                    return None
+                sizes[name][dim] = new
+        return {name: tuple(shape) for name, shape in sizes.items()}
+
 
 def find_entries(probe: Probe, wanted: Shapes) -> Solution:
     """Entries that give ``wanted``; each change is verified by building a skeleton.
@@ -116,11 +139,18 @@ def find_entries(probe: Probe, wanted: Shapes) -> Solution:
 
 
 def _search(sizes: _Sizes, wanted: Shapes) -> Solution:
-    """Descent with retries: a move that breaks what no other move corrects is banned, and the search restarts."""
+    """Descent with retries: a move that breaks what no other move corrects is banned, and the search restarts.
+
+    First comes a descent that builds nothing: one build then shows whether the slopes led to the wanted sizes.
+    """
+    goal = {**wanted, **sizes.kept}
+    expected, _ = _descend(sizes, goal, set(), sizes.expected)
+    if not expected.wrong and (now := sizes.under(expected.entries)) is not None and not differing(now, goal):
+        return Solution(_keep_ratios(sizes.probe, expected.entries), ())
     best: Solution | None = None
     banned: set[int] = set()
     for _ in range(_PATHS):
-        solution, taken = _descend(sizes, {**wanted, **sizes.kept}, banned)
+        solution, taken = _descend(sizes, goal, banned, sizes.under)
         if best is None or len(solution.wrong) < len(best.wrong):
             best = solution
         guilty = {n for n in taken if not set(solution.wrong).isdisjoint(sizes.moves[n].slopes)}
@@ -141,28 +171,31 @@ class _Step:
     move: int = -1
 
 
-def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Solution, set[int]]:
+def _descend(
+    sizes: _Sizes, wanted: Shapes, banned: set[int], under: Callable[[Entries], Shapes | None]
+) -> tuple[Solution, set[int]]:
     """Greedy descent: each move leaves fewer wrong dimensions, so it terminates. Also returns the moves taken.
 
     Moves that correct dimensions without breaking others go first: fewer heads rather than smaller heads, which would
     change the softmax scale. Moves that change a factor which must stay are excluded. A dimension that one move breaks,
     another may correct, e.g. an expansion factor of the hidden size. If no single move helps, pairs are tried.
+    ``under`` gives the sizes under changed entries.
     """
     entries: Entries = dict(sizes.probe.pins)
-    now = sizes.under(entries)
+    now = under(entries)
     assert now is not None
     step = _Step(entries, now, differing(now, wanted))
     taken: set[int] = set()
     while step.wrong:
         tried: list[_Step] = []
         path: list[_Step] | None = None
-        for one in _steps(sizes, step, wanted, banned):  # each is built, so no more than needed
+        for one in _steps(sizes, step, wanted, banned, under):  # each is built, so no more than needed
             tried.append(one)
             if len(one.wrong) < len(step.wrong):
                 path = [one]
                 break
         if path is None and sizes.kept:
-            pairs = ((one, two) for one in tried for two in _steps(sizes, one, wanted, banned | {one.move}))
+            pairs = ((one, two) for one in tried for two in _steps(sizes, one, wanted, banned | {one.move}, under))
             path = next(([one, two] for one, two in pairs if len(two.wrong) < len(step.wrong)), None)
         if path is None:
             break
@@ -171,7 +204,9 @@ def _descend(sizes: _Sizes, wanted: Shapes, banned: set[int]) -> tuple[Solution,
     return Solution(step.entries, tuple(step.wrong)), taken
 
 
-def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iterator[_Step]:
+def _steps(
+    sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int], under: Callable[[Entries], Shapes | None]
+) -> Iterator[_Step]:
     """States that one more move leads to. First come moves that change wrong dimensions alone, then those that correct
     most.
     """
@@ -186,7 +221,7 @@ def _steps(sizes: _Sizes, step: _Step, wanted: Shapes, banned: set[int]) -> Iter
     ]
     for *_, number, change in sorted(options, key=lambda option: option[:3]):
         entries = {**step.entries, **change}
-        if (now := sizes.under(entries)) is not None:
+        if (now := under(entries)) is not None:
             yield _Step(entries, now, differing(now, wanted), number)
 
 

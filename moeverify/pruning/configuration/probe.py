@@ -95,19 +95,25 @@ class Probe:
         self._confirmed: dict[tuple, nn.Module] = {}
         self._remembered = Remembered() if self.part else remembered(self._architecture())
         try:
-            self.original = self._remembered.original or self.build({})
+            self.original = self._remembered.original or self._built_as_it_is()
         except Exception as error:
             raise PruningRefused(
                 f"{type(self.config).__name__} cannot build the model again ({left_by(error)}); "
                 "without that no pruned size can be written into it"
             ) from error
-        self._remembered.original = self.original
         shapes = self._shapes_of(self.original)
         wrong = [n for n in self.base.keys() | shapes.keys() if self.base.get(n) != shapes.get(n)]
         if wrong:
             raise PruningRefused(
                 f"the model's weights do not agree with its own configuration ({min(wrong)}); load or build it afresh"
             )
+
+    def _built_as_it_is(self) -> nn.Module:
+        """The skeleton without changes, cached with the names that its build reads."""
+        with recorded_reads(self.config) as names:
+            self._remembered.original = self.build({})
+        self._remembered.read = frozenset(names)
+        return self._remembered.original
 
     def _architecture(self) -> Hashable:
         """Key of everything that the shapes of a skeleton depend on, except for changed entries."""
@@ -199,6 +205,8 @@ class Probe:
             vars(self).pop(name, None)
 
     def _built(self, entries: Mapping[Path, int]) -> Built | None:
+        if not entries:
+            return Built(self.base, {})
         by_layer = any(str(key).isdigit() for path in entries for key in path)
         if self.short and not by_layer:  # an entry of one layer has no representative
             try:
@@ -224,14 +232,9 @@ class Probe:
             self._remembered.pins = found_pins(self)
         return dict(self._remembered.pins)
 
-    @cached_property
+    @property
     def names_read(self) -> frozenset[str]:
         """Names of all attributes that a build of the unchanged model asks of configurations."""
-        if self._remembered.read is None:
-            self._remembered.built.pop(_key({}), None)
-            with recorded_reads(self.config) as names:
-                self.try_entries({})
-            self._remembered.read = frozenset(names)
         return self._remembered.read
 
     @cached_property

@@ -39,7 +39,7 @@ class Remembered:
     in_full: bool = False
     built: dict[tuple, Built | None] = field(default_factory=dict)
     rules: dict[tuple, str] = field(default_factory=dict)
-    read: frozenset[str] | None = None
+    read: frozenset[str] = frozenset()
     pins: Mapping[Path, int] | None = None
     moves: Sequence[Any] | None = None
     forwards: OrderedDict[Hashable, dict[Hashable, Any]] = field(default_factory=OrderedDict)

@@ -1,10 +1,11 @@
 """Configuration in step by probing: what the entries mean, what they can say, and constants that follow from sizes."""
 
 import copy
+import itertools
 
 import pytest
 import torch
-from everyday import everyday
+from everyday import everyday, not_only_by_night
 from releases import needs
 from transformers import DbrxForCausalLM
 
@@ -12,7 +13,7 @@ import moeverify as mv
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import call_model
 from moeverify.models.zoo import build_zoo
-from moeverify.pruning.configuration import Probe, apply_update, plan_update
+from moeverify.pruning.configuration import Probe, apply_update, entries, plan_update
 from moeverify.pruning.configuration.document import integers, name_of, with_entries
 from moeverify.pruning.configuration.entries import find_entries
 from moeverify.pruning.constants.constants import keep_constants, merged
@@ -56,6 +57,44 @@ def test_entries_for_wanted_shapes(factor):
     found = find_entries(probe, wanted)
     assert found.wrong == ()
     assert found.entries["hidden_size",] == 64 // factor
+
+
+SEARCHED = ("mixtral", "deepseek_v3", "jamba", "qwen3_next", "dbrx")
+
+
+@pytest.mark.parametrize("name", not_only_by_night(SEARCHED, ["mixtral"]))
+def test_entries_by_the_slopes_alone_are_those_of_a_search_that_builds_every_step(name, monkeypatch):
+    needs(name)
+    probe = Probe(build_zoo(name))
+    halved = [m for m in probe.moves if len(m.up) == 1 and not m.down and probe.values[m.up[0]] % 2 == 0]
+    compared = 0
+    for one, two in itertools.combinations(halved, 2):
+        wanted = probe.shapes({**probe.pins, **{m.up[0]: probe.values[m.up[0]] // 2 for m in (one, two)}})
+        if wanted is None:
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(entries._Sizes, "expected", lambda self, entries: self.base)
+            careful = find_entries(probe, wanted)
+        assert find_entries(probe, wanted) == careful
+        compared += not careful.wrong
+    assert compared > 3
+
+
+def test_a_search_builds_once_where_the_slopes_lead_to_the_wanted_shapes(monkeypatch):
+    model = build_zoo("mixtral")
+    probe = Probe(model)
+    moves = {move.up[0][0]: move for move in probe.moves}
+    wanted = {n: list(shape) for n, shape in probe.base.items()}
+    for name in ("hidden_size", "intermediate_size"):
+        for tensor, dim in moves[name].slopes:
+            wanted[tensor][dim] //= 2
+    probe._remembered.built.clear()  # what other tests built of this architecture
+    built = []
+    build = Probe.build
+    monkeypatch.setattr(Probe, "build", lambda self, entries: (built.append(entries), build(self, entries))[1])
+    found = find_entries(probe, {name: tuple(shape) for name, shape in wanted.items()})
+    assert found.wrong == ()
+    assert built == [found.entries]
 
 
 def test_weights_that_do_not_belong_to_the_configuration_are_refused():
