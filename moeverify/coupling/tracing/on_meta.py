@@ -18,6 +18,13 @@ from moeverify.coupling.tracing.weightless import Imagination
 
 _OF_DATA = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::bincount")
 _MASKS = (torch.bool, torch.uint8)
+# Operations on elements that keep a floating-point dtype. PyTorch finds the shapes of their results in Python, which
+# costs as much as a small operation with weights.
+ELEMENT_BY_ELEMENT = frozenset(
+    {"add", "cos", "div", "exp", "gelu", "mul", "neg", "pow"}
+    | {"relu", "rsqrt", "sigmoid", "silu", "sin", "sqrt", "sub", "tanh"}
+)
+_OWN = (torch.Tensor, torch.nn.Parameter)
 # Shape, stride and dtype of each result.
 _Results = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
 
@@ -51,6 +58,12 @@ class OnMeta(Imagination):
             kind, results = known
             made = [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in results]
             return made[0] if kind is torch.Tensor else kind(made)
+        if (
+            name.removeprefix("aten::") in ELEMENT_BY_ELEMENT
+            and (result := _element_by_element(args, kwargs)) is not None
+        ):
+            self._known[key] = torch.Tensor, ((tuple(result.shape), result.stride(), result.dtype),)
+            return result
         result = super().__call__(func, args, kwargs)
         if _is_new(result, args, kwargs):
             several = result if isinstance(result, tuple | list) else (result,)
@@ -70,6 +83,20 @@ def _asks_for_data(name: str, args: tuple[Any, ...]) -> bool:
     if name == "aten::index":
         return any(index is not None and index.is_meta and index.dtype in _MASKS for index in args[1])
     return name in _OF_DATA and any(isinstance(a, torch.Tensor) and a.is_meta for a in args)
+
+
+def _element_by_element(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The result of an operation on contiguous tensors of one floating dtype and numbers; ``None`` for any others."""
+    tensors = [value for value in args if isinstance(value, torch.Tensor)]
+    plain = all(type(value) in (int, float) or isinstance(value, torch.Tensor) for value in args)
+    if not plain or not tensors or kwargs.keys() - {"alpha"}:
+        return None
+    dtype = tensors[0].dtype
+    if not all(t.is_meta and type(t) in _OWN and t.dtype == dtype and t.is_contiguous() for t in tensors):
+        return None
+    if not dtype.is_floating_point:
+        return None
+    return torch.empty(torch.broadcast_shapes(*(t.shape for t in tensors)), dtype=dtype, device="meta")
 
 
 def _key(value: Any) -> Hashable:

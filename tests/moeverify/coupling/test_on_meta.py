@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from moeverify.coupling.tracing import on_meta
 from moeverify.coupling.tracing.on_meta import OnMeta
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.models.forward import Example
@@ -95,6 +96,40 @@ def test_numbers_of_another_type_are_no_operation_that_ran_before():
     x, ours = torch.ones(2, dtype=torch.int64, device="meta"), OnMeta()
     kinds = [ours(torch.ops.aten.add.Scalar, (x, number), {}).dtype for number in (1, 1.0, 1)]
     assert kinds == [torch.int64, torch.float32, torch.int64]
+
+
+@pytest.mark.parametrize("name", sorted(on_meta.ELEMENT_BY_ELEMENT))
+def test_the_result_of_an_operation_on_elements_has_the_form_that_pytorch_gives_it(name):
+    """The shortcut, and what it must leave to PyTorch: other layouts, dtypes and mixtures of them."""
+    wide, tall, row = (torch.empty(shape, device="meta") for shape in ((2, 3, 4), (3, 1), (4,)))
+    first = [
+        wide,
+        tall,
+        row,
+        wide[0],
+        wide.bfloat16(),
+        wide.transpose(0, 1),
+        wide.long(),
+        torch.empty((), device="meta"),
+    ]
+    second = [*first, 2, 2.5, True]
+    packet = getattr(torch.ops.aten, name)
+    overloads = {"default": [()], "Tensor": [(b,) for b in first], "Scalar": [(n,) for n in second[len(first) :]]}
+    overloads |= {"Tensor_Scalar": overloads["Scalar"], "Tensor_Tensor": overloads["Tensor"]}
+    compared = 0
+    for overload, more in overloads.items():
+        if overload not in packet.overloads():
+            continue
+        function = getattr(packet, overload)
+        for args in ((a, *rest) for a in first for rest in more):
+            try:
+                wanted = function(*args)
+            except RuntimeError:
+                continue
+            compared += 1
+            for ours in run(function, *args):
+                assert (ours.shape, ours.stride(), ours.dtype) == (wanted.shape, wanted.stride(), wanted.dtype), args
+    assert compared
 
 
 def test_views_share_memory_each_time():
