@@ -9,13 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from moeverify.base.entries import EntryPath, with_entries
 from moeverify.base.foreign import left_by
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, is_count
 from moeverify.errors import PlanError
 from moeverify.models.folder.skeleton import Skeleton, skeleton_of
 from moeverify.models.module_lists import ListCut, differences, shorten
-
-EntryPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,7 @@ def _differences(base: Skeleton, entries: Mapping[EntryPath, Any], short: Any, c
 
 def _build(base: Skeleton, entries: Mapping[EntryPath, Any]) -> Any:
     """The base's model under changed entries, or the line with which its class refuses them."""
-    document = copy.deepcopy(base.config.to_dict())
-    for path, value in entries.items():
-        owner = document
-        for key in path[:-1]:
-            owner = owner[key]
-        owner[path[-1]] = value
+    document = with_entries(base.config.to_dict(), entries)
     try:
         return skeleton_of(type(base.config).from_dict(document)).model
     except Exception as error:  # configuration classes raise what they like

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from moeverify.base.entries import EntryPath
 from moeverify.base.files import write_text
 from moeverify.base.positions import to_text
 from moeverify.base.versions import versions
 from moeverify.certification.classify import Headline, is_permuted
 from moeverify.certification.evidence import Evidence
-from moeverify.certification.layer_entries import Entries, EntryPath, split_entries
+from moeverify.certification.layer_entries import Entries, split_entries
 from moeverify.certification.matching.compare import is_table
 from moeverify.certification.matching.keys import as_bits
 from moeverify.certification.matching.lists import lengths

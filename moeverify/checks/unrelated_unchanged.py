@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from moeverify.base.entries import EntryPath, name_of
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.plain_tensors import changed_tensors
 from moeverify.checks.evidence.settings import Setting, origins, settings_of, written_by_forward
@@ -52,7 +53,7 @@ def unrelated_unchanged(context: Context) -> Finding:
         if shorter and any(isinstance(part, int) for part in key):
             continue  # one entry a layer, and layers went
         if key not in numbers or (old, new) not in explained:
-            name = _name(key)
+            name = name_of(key)
             return failed(
                 f"the configuration says {name} = {new!r}, the base {old!r}, and no removal explains it",
                 entry=name, base=old, pruned=new,
@@ -183,7 +184,7 @@ def _fresh(context: Context) -> dict[Setting, Any]:
         return {}  # config-in-step says so
 
 
-def _explained(context: Context, key: tuple[str | int, ...], old: int | str | None) -> bool:
+def _explained(context: Context, key: EntryPath, old: int | str | None) -> bool:
     """Whether the pruned configuration with the base's value builds other shapes, or loses a relation of the base."""
     config: Any = context.pruned.config
     document = config.to_dict()
@@ -211,7 +212,7 @@ def _explained(context: Context, key: tuple[str | int, ...], old: int | str | No
     return False
 
 
-def _shown(context: Context, key: tuple[str | int, ...], old: Any, new: int) -> bool:
+def _shown(context: Context, key: EntryPath, old: Any, new: int) -> bool:
     if type(old) is not int:
         return False
     sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
@@ -219,7 +220,7 @@ def _shown(context: Context, key: tuple[str | int, ...], old: Any, new: int) -> 
     return follows_and_shows(context.original, context.pruned, key, old, new, sizes, inputs, seed)
 
 
-def _entries(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _entries(document: Any, path: EntryPath = ()) -> Iterator[tuple[EntryPath, Any]]:
     items = document.items() if isinstance(document, Mapping) else enumerate(document)
     for key, value in items:
         if isinstance(value, Mapping | list | tuple):
@@ -235,7 +236,3 @@ def _layers(model: nn.Module) -> int:
 
 def _of_experts(modules: nn.ModuleList) -> bool:
     return "expert" in type(modules).__name__.lower() or any("expert" in type(m).__name__.lower() for m in modules)
-
-
-def _name(key: tuple[str | int, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")

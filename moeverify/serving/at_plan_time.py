@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from moeverify.base.entries import EntryPath, with_entries
 from moeverify.errors import PruningRefused
 from moeverify.models.engines.entries import sizes_of
 from moeverify.models.engines.limit import Limit, exceeded_by, nearest, note
 from moeverify.serving.registry import Engine
 
-Entries = Mapping[tuple[str | int, ...], Any]
+Entries = Mapping[EntryPath, Any]
 Judge = Callable[[Mapping[str, Any], Entries], list[str]]
 # Sizes that a ratio of a role changes.
 _ROLES = {"experts": "experts", "hidden": "hidden", "expert_channels": "routed_experts"}
@@ -47,24 +48,3 @@ def _ratios(limit: Limit, before: Mapping[str, Any], after: Mapping[str, Any]) -
     if role is None or not near:
         return ""
     return ": " + " or ".join(f"--ratio {role}={1 - kept / size:.4g}" for kept in near)
-
-
-def with_entries(config: Mapping[str, Any], entries: Entries) -> dict[str, Any]:
-    """A configuration with the new entries of a plan, by path.
-
-    >>> with_entries({"a": {"b": 4}}, {("a", "b"): 2})
-    {'a': {'b': 2}}
-    """
-    changed = dict(config)
-    for path, value in entries.items():
-        head, *rest = path
-        if not isinstance(head, str):
-            continue
-        inner = changed.get(head)
-        if not rest:
-            changed[head] = value
-        elif isinstance(inner, Mapping):
-            changed[head] = with_entries(inner, {tuple(rest): value})
-        elif isinstance(inner, list | tuple) and isinstance(rest[0], int) and len(rest) == 1:
-            changed[head] = [value if n == rest[0] else v for n, v in enumerate(inner)]
-    return changed

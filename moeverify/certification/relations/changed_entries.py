@@ -13,7 +13,7 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.matching.keys import as_bits
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
 from moeverify.certification.relations.same_in_base import list_cuts
-from moeverify.certification.structure.axes import with_entries
+from moeverify.certification.structure.axes import skeleton_with
 from moeverify.models.folder.skeleton import Skeleton
 from moeverify.models.module_lists import ListCut
 
@@ -86,7 +86,7 @@ def _regrouped(skeleton: Skeleton, giving: Sequence[Entry]) -> Iterator[str]:
     for grown in (e for e in giving if is_count(e.after) and e.after > e.before):
         several = itertools.chain.from_iterable(itertools.combinations(shrunk, count) for count in (1, 2, 3))
         for others in several:
-            back = with_entries(skeleton, {e.path: e.before for e in (grown, *others)})
+            back = skeleton_with(skeleton, {e.path: e.before for e in (grown, *others)})
             if back is not None and back.shapes == skeleton.shapes:
                 yield f"{'; '.join(map(str, (grown, *others)))}, while no shape changed: parts were grouped anew"
                 break

@@ -56,10 +56,10 @@ def _entries(config: Mapping[str, Any], count: int, path: tuple[str, ...] = ()) 
 
 def with_entry(skeleton: Skeleton, path: tuple[str, ...], value: Any) -> Skeleton | None:
     """The skeleton with one entry of its configuration changed; ``None`` if that describes no model."""
-    return with_entries(skeleton, {path: value})
+    return skeleton_with(skeleton, {path: value})
 
 
-def with_entries(skeleton: Skeleton, entries: Mapping[tuple[str, ...], Any]) -> Skeleton | None:
+def skeleton_with(skeleton: Skeleton, entries: Mapping[tuple[str, ...], Any]) -> Skeleton | None:
     """The skeleton with entries of its configuration changed; ``None`` if they describe no model together."""
     config = copy.deepcopy(skeleton.config)
     try:

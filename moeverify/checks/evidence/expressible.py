@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from moeverify.base.entries import EntryPath, name_of, with_entries
 from moeverify.models.forward import call_model
 from moeverify.models.skeleton import Shapes, shapes_of, skeleton
 
 Dim = tuple[str, int]
-Path = tuple[str | int, ...]
 # The allowed sizes of a dimension: the least and the most.
 Allowed = Mapping[Dim, tuple[float, float]]
 # Larger models are not built with weights to see whether they run.
@@ -46,7 +46,7 @@ class ExpressibleCounts:
 
     model: nn.Module
     inputs: Any
-    _built: dict[tuple[Path, int], nn.Module | None] = field(default_factory=dict)
+    _built: dict[tuple[EntryPath, int], nn.Module | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         model: Any = self.model
@@ -74,18 +74,13 @@ class ExpressibleCounts:
                 if built is None or not self._lands(shapes_of(built), dims, share, allowed):
                     continue
                 if self._same_constants(built) and (runs := self._runs_alike(built)) is not False:
-                    name = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-                    return EntryValue(name, int(scaled), runs)
+                    return EntryValue(name_of(path), int(scaled), runs)
         return None
 
-    def _with(self, path: Path, value: int) -> nn.Module | None:
+    def _with(self, path: EntryPath, value: int) -> nn.Module | None:
         if (path, value) not in self._built:
-            document = copy.deepcopy(self._document)
-            place: Any = document
-            for part in path[:-1]:
-                place = place[part]
-            place[path[-1]] = value
             try:
+                document = with_entries(self._document, {path: value})
                 built: nn.Module | None = skeleton(self.model, self._config_of(document))
             except Exception:
                 built = None
@@ -150,7 +145,7 @@ class ExpressibleCounts:
         return numbers.values
 
 
-def _numbers(document: Any, path: Path = ()) -> Iterator[tuple[Path, int]]:
+def _numbers(document: Any, path: EntryPath = ()) -> Iterator[tuple[EntryPath, int]]:
     """Integers of a configuration that may be sizes, with their paths."""
     items = document.items() if isinstance(document, Mapping) else enumerate(document)
     for key, value in items:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.entries import EntryPath
 from moeverify.errors import PruningRefused
 from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles
@@ -25,7 +26,7 @@ from moeverify.pruning.pruner import MoEPruner
 from moeverify.pruning.step.ahead import Reading
 
 # Gets a configuration and a plan's new entries; returns notes, or raises.
-PlanJudge = Callable[[Mapping[str, Any], Mapping[tuple[str | int, ...], int]], Sequence[str]]
+PlanJudge = Callable[[Mapping[str, Any], Mapping[EntryPath, int]], Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)

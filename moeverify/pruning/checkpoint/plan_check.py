@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.entries import EntryPath, name_of, with_entries
 from moeverify.base.foreign import left_by
 from moeverify.errors import PlanError, PruningRefused
 from moeverify.models.forward import Example
@@ -24,7 +25,6 @@ from moeverify.pruning.attributes.slots import value_of
 from moeverify.pruning.checkpoint.plan_coupled import check_coupled
 from moeverify.pruning.checkpoint.plan_routing import follows_experts
 from moeverify.pruning.configuration import ConfigUpdate, Probe, plan_update
-from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.constants.constants import keep_constants, merged
 from moeverify.pruning.constants.derived import DerivedNumbers
 from moeverify.pruning.plan.apply import apply_plan, check_keep
@@ -108,10 +108,10 @@ def _check_attributes(model: nn.Module, plan: Plan, example: Example) -> None:
 def _check_entries(probe: Probe, plan: Plan) -> None:
     for path, value in plan.entries.items():
         if (old := probe.values.get(path)) is None:
-            raise PlanError(f"the plan sets {doc.name_of(path)}, which is no whole number of this configuration")
+            raise PlanError(f"the plan sets {name_of(path)}, which is no whole number of this configuration")
         if value > old * _MOST_GROWTH:
-            raise PlanError(f"the plan sets {doc.name_of(path)} to {value}, far above the base's {old}")
-    check_sizes(doc.with_entries(probe.document, plan.entries), "the plan", PlanError)
+            raise PlanError(f"the plan sets {name_of(path)} to {value}, far above the base's {old}")
+    check_sizes(with_entries(probe.document, plan.entries), "the plan", PlanError)
     try:
         probe.build(plan.entries)
     except Exception as error:
@@ -132,10 +132,10 @@ def _check_needed(probe: Probe, plan: Plan) -> None:
         restores = without[1] - attributes
         old = probe.values[path]
         if not restores and value != old and not follows_experts(str(path[-1]), old, value, plan):
-            raise PlanError(f"the plan sets {doc.name_of(path)} to {value}, which no cut needs; make the plan anew")
+            raise PlanError(f"the plan sets {name_of(path)} to {value}, which no cut needs; make the plan anew")
 
 
-def _built(probe: Probe, entries: Mapping[doc.Path, int]) -> tuple[Shapes, set[Attribute]] | None:
+def _built(probe: Probe, entries: Mapping[EntryPath, int]) -> tuple[Shapes, set[Attribute]] | None:
     """Shapes under ``entries``, and the attributes that differ from the base's; ``None`` if there is no such model."""
     try:
         model = probe.build(entries)

@@ -11,10 +11,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from moeverify.base.entries import Document, EntryPath
 from moeverify.base.scratch import scratch_folder
-from moeverify.pruning.plan.plan import Path
-
-Document = dict[str, Any]
 
 # Sizes never depend on which token ends a text, nor on the library that wrote the file.
 _NO_SIZES = ("_token_id", "_token_ids", "_token_index", "transformers_version", "id2label", "label2id")
@@ -51,7 +49,7 @@ def written_and_loaded(config: Any) -> Any:
         return type(config).from_json_file(f"{folder}/config.json")
 
 
-def integers(document: Mapping | Sequence, path: Path = ()) -> Iterator[tuple[Path, int]]:
+def integers(document: Mapping | Sequence, path: EntryPath = ()) -> Iterator[tuple[EntryPath, int]]:
     """Every positive integer of the document with its path."""
     items = document.items() if isinstance(document, Mapping) else enumerate(document)
     for key, value in items:
@@ -61,36 +59,3 @@ def integers(document: Mapping | Sequence, path: Path = ()) -> Iterator[tuple[Pa
             yield from integers(value, (*path, key))
         elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
             yield (*path, key), value
-
-
-def get(document: Document, path: Path) -> Any:
-    """The entry at ``path``, ``None`` if there is none."""
-    value: Any = document
-    for key in path:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def with_entries(document: Document, entries: Mapping[Path, Any]) -> Document:
-    """A copy of ``document`` with other values at some paths."""
-    result = copy.deepcopy(document)
-    for path, value in entries.items():
-        owner: Any = result
-        for key in path[:-1]:
-            if isinstance(owner[key], tuple):
-                owner[key] = list(owner[key])
-            owner = owner[key]
-        owner[path[-1]] = value
-    return result
-
-
-def name_of(path: Path) -> str:
-    """A path as users write it.
-
-    >>> name_of(("text_config", "layer_sizes", 3))
-    'text_config.layer_sizes[3]'
-    """
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")

@@ -12,10 +12,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from moeverify.base.entries import name_of
 from moeverify.coupling.classify import ROLES, PruningClass
 from moeverify.errors import PruningRefused
 from moeverify.models.skeleton import Shapes
-from moeverify.pruning.configuration.document import name_of
 from moeverify.pruning.configuration.entries import Solution, find_entries, without_needless
 from moeverify.pruning.configuration.probe import Dim, Entries, Probe
 from moeverify.pruning.plan.plan import Adjustment, Reason

@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from moeverify.base.entries import Document, EntryPath, with_entries
 from moeverify.models.skeleton import Shapes
 from moeverify.pruning.configuration import document as doc
-from moeverify.pruning.plan.plan import Path
 
 
 class Trials(Protocol):
     """What a probe knows of one model, and its trials of changed entries."""
 
     config: Any
-    document: doc.Document
+    document: Document
     base: Shapes
     original: nn.Module
 
@@ -24,11 +24,11 @@ class Trials(Protocol):
     def names_read(self) -> frozenset[str]:
         """Names of all attributes that a build of the unchanged model asks of configurations."""
 
-    def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
+    def shapes(self, entries: Mapping[EntryPath, int]) -> Shapes | None:
         """Shapes under changed entries; ``None`` if the architecture does not accept the entries."""
 
 
-def found_pins(probe: Trials) -> dict[Path, int]:
+def found_pins(probe: Trials) -> dict[EntryPath, int]:
     """Entries that set explicitly what the architecture otherwise derives.
 
     An entry that is absent or empty takes the value that modules of the model hold under its name. Exceptions:
@@ -46,7 +46,7 @@ def found_pins(probe: Trials) -> dict[Path, int]:
         idle = set(unread)  # as is usual: one configuration shows it of all of them
     else:
         idle = {n for n, values in unread.items() if not any(_changes_others(probe, {(n,): 2 * v}) for v in values)}
-    pins: dict[Path, int] = {}
+    pins: dict[EntryPath, int] = {}
     for name, values in absent.items():
         for value in sorted(values) if name not in idle else ():
             pinned = {**pins, (name,): value}
@@ -68,10 +68,10 @@ def _sizes_held(probe: Trials) -> dict[str, set[int]]:
     return values
 
 
-def _changes_others(probe: Trials, entries: Mapping[Path, int]) -> bool:
+def _changes_others(probe: Trials, entries: Mapping[EntryPath, int]) -> bool:
     """Whether a configuration made with more entries differs in other ones."""
     try:
-        made = doc.config_from(probe.config, doc.with_entries(probe.document, entries))
+        made = doc.config_from(probe.config, with_entries(probe.document, entries))
     except Exception:  # the build says why
         return True
     more: dict[str, Any] = {str(path[0]): None for path in entries}

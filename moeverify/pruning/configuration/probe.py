@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from moeverify.base.entries import EntryPath, name_of, with_entries
 from moeverify.base.foreign import left_by
 from moeverify.coupling.tracing.weightless import without_weights
 from moeverify.errors import PruningRefused
@@ -28,9 +29,8 @@ from moeverify.pruning.configuration.pins import found_pins
 from moeverify.pruning.configuration.reads import recorded_reads
 from moeverify.pruning.configuration.remembered import Remembered, remembered
 from moeverify.pruning.configuration.short_builds import OtherTensors, ShortBuilds
-from moeverify.pruning.plan.plan import Path
 
-Entries = dict[Path, int]
+Entries = dict[EntryPath, int]
 
 if TYPE_CHECKING:
     from moeverify.pruning.constants.views import View
@@ -45,8 +45,8 @@ class Move:
     between them, e.g. heads x head size = expansion x hidden size. A move without slopes is *silent*: no shape changes.
     """
 
-    up: tuple[Path, ...]
-    down: tuple[Path, ...]
+    up: tuple[EntryPath, ...]
+    down: tuple[EntryPath, ...]
     slopes: Mapping[Dim, int]
     attributes: Mapping[Attribute, Any] = field(default_factory=dict)
     constants: bool = False
@@ -54,9 +54,9 @@ class Move:
     @property
     def name(self) -> str:
         """The entries as users write them, e.g. ``num_heads with head_dim``."""
-        return " with ".join(doc.name_of(path) for path in (*self.up, *self.down))
+        return " with ".join(name_of(path) for path in (*self.up, *self.down))
 
-    def scaled(self, values: Mapping[Path, int], numerator: int, denominator: int) -> Entries | None:
+    def scaled(self, values: Mapping[EntryPath, int], numerator: int, denominator: int) -> Entries | None:
         """The entries times ``numerator / denominator``; ``None`` if one of them is no whole number then."""
         result = {}
         for paths, over, under in ((self.up, numerator, denominator), (self.down, denominator, numerator)):
@@ -125,11 +125,11 @@ class Probe:
         shapes = shapes_of(model).items()
         return {n: shape for n, shape in shapes if n.startswith(self._prefix) and not n.startswith(self.apart)}
 
-    def build(self, entries: Mapping[Path, int]) -> nn.Module:
+    def build(self, entries: Mapping[EntryPath, int]) -> nn.Module:
         """The whole skeleton with changed entries. Raises what the architecture raises."""
         if (confirmed := self._confirmed.pop(_key(entries), None)) is not None:
             return confirmed
-        return self.built_from(doc.config_from(self.config, doc.with_entries(self.document, entries)))
+        return self.built_from(doc.config_from(self.config, with_entries(self.document, entries)))
 
     def built_from(self, config: Any) -> nn.Module:
         """The skeleton under a configuration, inside a weightless copy of the larger model if there is one."""
@@ -146,7 +146,7 @@ class Probe:
         whole.set_submodule(self.part, nn.Identity())
         return whole
 
-    def try_entries(self, entries: Mapping[Path, int]) -> Built | None:
+    def try_entries(self, entries: Mapping[EntryPath, int]) -> Built | None:
         """Shapes and attributes under changed entries; ``None`` if the architecture refuses them or has other
         parameters then.
         """
@@ -159,12 +159,12 @@ class Probe:
         """Cache of recorded forwards of the unchanged skeleton on an example; callers read it and add to it."""
         return self._remembered.forwards_of(example)
 
-    def shapes(self, entries: Mapping[Path, int]) -> Shapes | None:
+    def shapes(self, entries: Mapping[EntryPath, int]) -> Shapes | None:
         """Shapes under changed entries; ``None`` if the architecture does not accept the entries."""
         built = self.try_entries(entries)
         return None if built is None else built.shapes
 
-    def refuses(self, entries: Mapping[Path, int]) -> bool:
+    def refuses(self, entries: Mapping[EntryPath, int]) -> bool:
         """Whether the architecture raises for these entries (already tried)."""
         return _key(entries) in self._remembered.rules
 
@@ -186,7 +186,7 @@ class Probe:
             known.short_builds = ShortBuilds(self.original, self.base, self._prefix)
         return known.short_builds
 
-    def confirms(self, entries: Mapping[Path, int], shapes: Shapes) -> bool:
+    def confirms(self, entries: Mapping[EntryPath, int], shapes: Shapes) -> bool:
         """Whether a build in full has these shapes. The next ``build`` of the same entries returns that skeleton."""
         try:
             built = self.build(entries)
@@ -204,7 +204,7 @@ class Probe:
         for name in ("pins", "values", "_all_moves", "moves", "silent_moves"):
             vars(self).pop(name, None)
 
-    def _built(self, entries: Mapping[Path, int]) -> Built | None:
+    def _built(self, entries: Mapping[EntryPath, int]) -> Built | None:
         if not entries:
             return Built(self.base, {})
         by_layer = any(str(key).isdigit() for path in entries for key in path)
@@ -269,7 +269,7 @@ class Probe:
         """Whether a move changes the size of a factor that must stay, such as the head size."""
         return any(self.fixed.fixes(self.values[path], move.slopes, self.base) for path in move.up)
 
-    def factors_disturbed(self, entries: Mapping[Path, int]) -> dict[Attribute, int]:
+    def factors_disturbed(self, entries: Mapping[EntryPath, int]) -> dict[Attribute, int]:
         """Attributes that hold the size of a fixed factor and change under ``entries``, with the size to keep.
 
         Needed since a projection may keep its shape while its heads become more and smaller.
@@ -297,7 +297,7 @@ class Probe:
         """Moves that change attributes of modules but no shape, such as the number of key heads in latent attention."""
         return tuple(m for m in self._all_moves if m.attributes and not m.slopes)
 
-    def _pairs(self, path: Path, others: Iterable[Path]) -> list[Move]:
+    def _pairs(self, path: EntryPath, others: Iterable[EntryPath]) -> list[Move]:
         """Moves that double an entry which the architecture refuses alone, and double or halve one other with it."""
         result = []
         for other in dict.fromkeys(others):
@@ -310,7 +310,7 @@ class Probe:
                 result.append(self._move((path,), (other,), built))
         return [move for move in result if move.slopes]
 
-    def _move(self, up: tuple[Path, ...], down: tuple[Path, ...], built: Built) -> Move:
+    def _move(self, up: tuple[EntryPath, ...], down: tuple[EntryPath, ...], built: Built) -> Move:
         slopes = {
             (name, dim): new - old
             for name, shape in self.base.items()
@@ -320,5 +320,5 @@ class Probe:
         return Move(up, down, slopes, built.attributes, built.has_constants)
 
 
-def _key(entries: Mapping[Path, int]) -> tuple:
+def _key(entries: Mapping[EntryPath, int]) -> tuple:
     return tuple(sorted((str(path), value) for path, value in entries.items()))

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from moeverify.base.entries import EntryPath
 from moeverify.models.forward import Example
 from moeverify.pruning.configuration.built import Built
 from moeverify.pruning.configuration.short_builds import ShortBuilds
-from moeverify.pruning.plan.plan import Path
 
 # Inputs of other kinds may hold anything.
 _PLAIN = (torch.Tensor, int, float, bool, str, type(None))
@@ -40,7 +40,7 @@ class Remembered:
     built: dict[tuple, Built | None] = field(default_factory=dict)
     rules: dict[tuple, str] = field(default_factory=dict)
     read: frozenset[str] = frozenset()
-    pins: Mapping[Path, int] | None = None
+    pins: Mapping[EntryPath, int] | None = None
     moves: Sequence[Any] | None = None
     forwards: OrderedDict[Hashable, dict[Hashable, Any]] = field(default_factory=OrderedDict)
     _by_example: WeakKeyDictionary[Example, dict[Hashable, Any]] = field(default_factory=WeakKeyDictionary)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.base.entries import EntryPath
 from moeverify.errors import PruningRefused
 from moeverify.models.roles import MoELayer
-from moeverify.pruning.plan.plan import Path
 
 # Names under which architectures keep how many experts a token goes to.
 TOP_K = ("top_k", "num_experts_per_tok", "moe_top_k", "moe_topk", "moe_k", "topk", "k")
@@ -54,7 +54,7 @@ class CountedLayer:
     axes: tuple[ExpertAxis, ...]
     children: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
-    entries: tuple[Path, ...] = ()
+    entries: tuple[EntryPath, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
+from moeverify.base.entries import Document, EntryPath, entry_at, with_entries
 from moeverify.errors import PruningRefused
 from moeverify.models.roles import FoundRoles, MoELayer
 from moeverify.models.skeleton import Shapes, shapes_of, skeleton
 from moeverify.pruning.configuration import document as doc
 from moeverify.pruning.experts.axes import CountedLayer, ExpertAxis, id_tables, listed_children
-from moeverify.pruning.plan.plan import Path
 
 _COUNT_NAME = re.compile(r"expert", re.IGNORECASE)
 _NO_COUNT_NAME = re.compile(r"per_tok|top_?k|shared|size|dim|period|offset|group|zero", re.IGNORECASE)
@@ -29,7 +29,7 @@ _NO_COUNT_NAME = re.compile(r"per_tok|top_?k|shared|size|dim|period|offset|group
 class _Doubled:
     """Entries that were doubled together, and the shapes that came of it."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[EntryPath, ...]
     shapes: Shapes
 
 
@@ -44,11 +44,11 @@ def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
     same = [path for path, value in doc.integers(document) if value in counts]
     tried = [one for path in same if (one := _double(model, document, (path,))) is not None]
     for number in counts:  # a count under two names that must agree
-        named = tuple(p for p in same if doc.get(document, p) == number and _is_count(p))
+        named = tuple(p for p in same if entry_at(document, p) == number and _is_count(p))
         if len(named) > 1 and (one := _double(model, document, named)) is not None:
             tried.append(one)
     grown: dict[str, dict[str, ExpertAxis]] = {layer.name: {} for layer in roles.layers}
-    entries: dict[str, tuple[Path, ...]] = {}
+    entries: dict[str, tuple[EntryPath, ...]] = {}
     for one in tried:
         changed = _changed(base, one.shapes)
         sized = [x for x in roles.layers if x.name not in entries and _counts(x, base, one.shapes, changed)]
@@ -79,25 +79,27 @@ def by_configuration(model: Any, roles: FoundRoles) -> tuple[CountedLayer, ...]:
     )
 
 
-def _counted(model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis], entries: tuple[Path, ...]) -> CountedLayer:
+def _counted(
+    model: nn.Module, layer: MoELayer, axes: Iterable[ExpertAxis], entries: tuple[EntryPath, ...]
+) -> CountedLayer:
     axes = tuple(axes)
     return CountedLayer(layer, axes, listed_children(layer), id_tables(model, layer, axes), entries)
 
 
-def _is_count(path: Path) -> bool:
+def _is_count(path: EntryPath) -> bool:
     words = [key for key in path if isinstance(key, str)]
     return bool(words and _COUNT_NAME.search(words[-1]) and not _NO_COUNT_NAME.search(words[-1]))
 
 
 def _refuse_product_keys(
-    model: Any, document: doc.Document, paths: Iterable[Path], layer: MoELayer, base: Shapes
+    model: Any, document: Document, paths: Iterable[EntryPath], layer: MoELayer, base: Shapes
 ) -> None:
     """Refuse by name a router with product keys: four times the experts, twice the rows of the router."""
     count = len(layer.experts)
     keys = math.isqrt(count)
     routers = tuple(f"{router}." for router in layer.routers)
     for path in paths:
-        if doc.get(document, path) != count or (more := _double(model, document, (path,), times=4)) is None:
+        if entry_at(document, path) != count or (more := _double(model, document, (path,), times=4)) is None:
             continue
         rows = [n for n, d in _changed(base, more.shapes) if n.startswith(routers) and d == 0]
         twice = [n for n in rows if more.shapes[n][0] == 2 * base[n][0]]
@@ -110,10 +112,10 @@ def _refuse_product_keys(
             )
 
 
-def _double(model: Any, document: doc.Document, paths: tuple[Path, ...], times: int = 2) -> _Doubled | None:
-    entries = {path: times * doc.get(document, path) for path in paths}
+def _double(model: Any, document: Document, paths: tuple[EntryPath, ...], times: int = 2) -> _Doubled | None:
+    entries = {path: times * entry_at(document, path) for path in paths}
     try:
-        built = skeleton(model, doc.config_from(model.config, doc.with_entries(document, entries)))
+        built = skeleton(model, doc.config_from(model.config, with_entries(document, entries)))
     except Exception:  # the architecture does not accept it
         return None
     return _Doubled(paths, shapes_of(built))
@@ -190,8 +192,8 @@ def _axis(name: str, dim: int, old: int, new: int, layer: MoELayer) -> ExpertAxi
 
 
 def _other_names(
-    model: Any, entries: tuple[Path, ...], count: int, document: Mapping, effective: Collection[Path]
-) -> tuple[Path, ...]:
+    model: Any, entries: tuple[EntryPath, ...], count: int, document: Mapping, effective: Collection[EntryPath]
+) -> tuple[EntryPath, ...]:
     """Further entries beside a layer's own that hold the same count under another name.
 
     Engines read different names, so none may keep the old number. Exception: entries that are ``effective`` for other

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from moeverify.base.entries import EntryPath
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
 from moeverify.models.roles import FoundRoles
@@ -18,7 +19,7 @@ from moeverify.pruning.experts.by_configuration import by_configuration
 from moeverify.pruning.experts.by_roles import by_roles
 from moeverify.pruning.experts.topology import Topology, topology_of, watch_choices
 from moeverify.pruning.plan.expert_cut import ExpertCut
-from moeverify.pruning.plan.plan import Path, Plan
+from moeverify.pruning.plan.plan import Plan
 
 Scores = Mapping[str, torch.Tensor]
 
@@ -118,7 +119,7 @@ def with_experts(plan: Plan, layout: ExpertLayout, cuts: Sequence[ExpertCut]) ->
     return replace(plan, keep=keep, sizes={key: sizes[key] for key in keep}, experts=tuple(cuts))
 
 
-def new_counts(layout: ExpertLayout, cuts: Sequence[ExpertCut]) -> dict[Path, int]:
+def new_counts(layout: ExpertLayout, cuts: Sequence[ExpertCut]) -> dict[EntryPath, int]:
     """The configuration's entries for the new numbers of experts."""
     after = {cut.layer: cut.after for cut in cuts}
     return {path: after[c.layer.name] for c in layout.layers if c.layer.name in after for path in c.entries}

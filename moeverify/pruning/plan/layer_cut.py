@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from moeverify.base.entries import EntryPath
 from moeverify.models.module_lists import ListCut
 
 
@@ -18,4 +19,4 @@ class LayerCut:
     """
 
     lists: tuple[ListCut, ...]
-    entries: Mapping[tuple[str | int, ...], Any]
+    entries: Mapping[EntryPath, Any]

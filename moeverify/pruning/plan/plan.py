@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from moeverify.base.entries import EntryPath
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
 from moeverify.models.module_lists import renamed
@@ -15,9 +16,6 @@ from moeverify.pruning.attributes.change import AttributeChange
 from moeverify.pruning.plan.expert_cut import ExpertCut
 from moeverify.pruning.plan.folds import Fold
 from moeverify.pruning.plan.layer_cut import LayerCut
-
-# Where an entry of a configuration stands: ("text_config", "hidden_size"), ("intermediate_size", 3).
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +74,7 @@ class Plan:
     keep: Mapping[tuple[str, int], np.ndarray]
     adjustments: tuple[Adjustment, ...] = ()
     sizes: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    entries: Mapping[Path, int] = field(default_factory=dict)
+    entries: Mapping[EntryPath, int] = field(default_factory=dict)
     folds: tuple[Fold, ...] = ()
     constants: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
     attributes: tuple[AttributeChange, ...] = ()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.entries import name_of
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.layouts import roles_of
 from moeverify.errors import SourceError
@@ -28,7 +29,6 @@ from moeverify.models.roles import Roles
 from moeverify.models.skeleton import has_config
 from moeverify.models.sources import LoadedModel
 from moeverify.pruning.configuration import Probe
-from moeverify.pruning.configuration.document import name_of
 from moeverify.pruning.experts.facts import ExpertFacts, facts_of
 from moeverify.pruning.experts.removal import ExpertLayout, expert_layout
 from moeverify.pruning.experts.topology import Topology

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from moeverify.base.entries import Document, EntryPath, entry_at, name_of, with_entries
 from moeverify.base.foreign import left_by
 from moeverify.errors import PruningRefused
 from moeverify.models.limits import check_sizes
@@ -69,35 +70,35 @@ def _check_list(model: nn.Module, cut: ListCut) -> None:
         raise PruningRefused(f"{cut.container} is no list of {cut.before} modules, some of which could be dropped")
 
 
-def _check_entry(document: doc.Document, path: doc.Path, value: Any, cut: LayerCut) -> None:
+def _check_entry(document: Document, path: EntryPath, value: Any, cut: LayerCut) -> None:
     """An entry exists and is of the same kind; a list with one item for each layer keeps those of the kept layers."""
-    old = doc.get(document, path)
+    old = entry_at(document, path)
     if old is None or isinstance(old, Mapping) or _kind(old) is not _kind(value):
-        raise PruningRefused(f"the configuration has no entry {doc.name_of(path)} that could become {value!r}")
+        raise PruningRefused(f"the configuration has no entry {name_of(path)} that could become {value!r}")
     for one in cut.lists:
         if isinstance(old, list | tuple) and len(old) == one.before and len(value) == len(one.kept):
             kept = [old[n] for n in one.kept]
             if list(value) != kept:
-                raise PruningRefused(f"{doc.name_of(path)} becomes {list(value)}; of the layers kept it is {kept}")
+                raise PruningRefused(f"{name_of(path)} becomes {list(value)}; of the layers kept it is {kept}")
 
 
 def _kind(value: Any) -> type:
     return list if isinstance(value, tuple) else type(value)
 
 
-def _check_needed(model: nn.Module, document: doc.Document, before: nn.Module, cut: LayerCut) -> None:
+def _check_needed(model: nn.Module, document: Document, before: nn.Module, cut: LayerCut) -> None:
     for path in cut.entries:
-        old = doc.get(document, path)
+        old = entry_at(document, path)
         if isinstance(old, list | tuple) and len(old) in {one.before for one in cut.lists}:
             continue  # compared with the layers that are kept
         built = _built(model, document, {p: v for p, v in cut.entries.items() if p != path})
         if not isinstance(built, str) and next(differences(before, built, cut.lists), "") == "":
-            raise PruningRefused(f"{doc.name_of(path)} is set although the layers that are kept do not need that")
+            raise PruningRefused(f"{name_of(path)} is set although the layers that are kept do not need that")
 
 
-def _built(model: nn.Module, document: doc.Document, entries: Mapping[doc.Path, Any]) -> nn.Module | str:
+def _built(model: nn.Module, document: Document, entries: Mapping[EntryPath, Any]) -> nn.Module | str:
     """The skeleton under changed entries, or the line with which the architecture refuses them."""
-    changed = doc.with_entries(document, entries)
+    changed = with_entries(document, entries)
     check_sizes(changed, "the kept layers", PruningRefused)
     try:
         return skeleton(model, doc.config_from(model.config, changed))

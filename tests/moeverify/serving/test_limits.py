@@ -9,7 +9,7 @@ from moeverify.models.engines.entries import EXPERTS, sizes_of
 from moeverify.models.engines.limit import Limit, exceeded, exceeded_by, nearest
 from moeverify.models.engines.table import LIMITS, limits_of
 from moeverify.pruning.checkpoint.checkpoint import prune_checkpoint
-from moeverify.serving.at_plan_time import plan_judge, with_entries
+from moeverify.serving.at_plan_time import plan_judge
 from moeverify.serving.engines import ENGINES, engines_named
 from moeverify.serving.folders import outside
 
@@ -111,15 +111,6 @@ def test_what_an_engine_serves_less_well_is_a_note():
     assert parallel.startswith("vllm: experts 5: expert parallelism")
     assert "--ratio experts=0.5 or --ratio experts=0.25" in parallel
     assert "others take a general one" in fused
-
-
-def test_entries_of_a_plan_go_into_parts_and_lists():
-    config = {"text_config": {"hidden_size": 64}, "sizes": [1, 2]}
-    assert with_entries(config, {("text_config", "hidden_size"): 32, ("sizes", 1): 5}) == {
-        "text_config": {"hidden_size": 32},
-        "sizes": [1, 5],
-    }
-    assert config == {"text_config": {"hidden_size": 64}, "sizes": [1, 2]}
 
 
 def test_prune_asks_before_anything_is_written(tmp_path):
