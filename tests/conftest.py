@@ -1,7 +1,7 @@
 """Profiles of Hypothesis, and processes that tests share.
 
-``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default), ``quick`` or ``nightly``. A module that loads what was
-saved uses ``reload_process``, one that verifies in other processes ``fork_servers``: either takes seconds to start.
+``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default), ``quick`` or ``nightly``. Reloads of all tests share one
+process. A module that verifies in other processes uses ``fork_servers``: one takes seconds to start.
 """
 
 import os
@@ -38,21 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(PropertyLogPlugin(config), "property-log")
 
 
-@pytest.fixture(scope="session")
-def _reload_environment(tmp_path_factory):
-    from shared_processes import loading_process
+@pytest.fixture(scope="session", autouse=True)
+def _reload_process(tmp_path_factory):
+    """Reloads of all tests share one process, which forks for each."""
+    from shared_processes import ReloadProcess
 
-    with loading_process(str(tmp_path_factory.mktemp("reload"))) as environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def reload_process(_reload_environment):
-    """Reloads of this module's tests share one process, which forks for each."""
+    process = ReloadProcess(str(tmp_path_factory.mktemp("reload")))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in _reload_environment.items():
-            patch.setenv(name, value)
+        patch.setattr("moeverify.checks.evidence.fresh_process.kept_process", process.place)
         yield
+    process.end()
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ import pytest
 from benchmarks.certify_zoo import CUTS, certify_cut, table
 from moeverify.models.zoo import zoo_types
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 BASELINE = Path(__file__).parents[2] / "reports/baselines/certify-zoo.json"
 QUICK = {("mixtral", "all"), ("deepseek_v3", "experts")}
 MORE = [("gpt_oss", "all"), ("dbrx", "all"), ("deepseek_v4", "hidden"), ("nemotron_h", "all"), ("qwen3_next", "heads")]

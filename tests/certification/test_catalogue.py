@@ -9,8 +9,6 @@ from pruned_folders import RIGHT, WRONG, duplicate_names, write
 from moeverify.certification.certify import examine
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 # In the everyday suite, one of most families; the others are slow together.
 EVERYDAY_RIGHT = {
     "experts-shuffled-sharded-hy_v3",

@@ -18,8 +18,6 @@ from moeverify.cli.app import main
 from moeverify.errors import PlanError, SourceError, UsageError
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 PACKAGE = Path(mv.__file__).parent
 KEPT = [1, 2, 4, 7]
 

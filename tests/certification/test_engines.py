@@ -6,8 +6,6 @@ from foundry import Draft, edit_config
 import moeverify as mv
 from moeverify.certification.relations.engines import contradictions, read_by
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 
 @pytest.mark.parametrize(
     ("config", "vllm", "llama"),

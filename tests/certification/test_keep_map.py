@@ -21,8 +21,6 @@ from moeverify.models.folder.inventory import take_inventory
 from moeverify.models.module_lists import ListCut
 from moeverify.pruning.checkpoint.checkpoint import apply_plan_file
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 CASES = {case.name: case for case in RIGHT}
 EVERYDAY = ("hidden-channels-gpt_oss", "id-table-remapped-deepseek_v4")
 # Layouts, groups with biases, channels of each expert, heads, tables, prefixes, layers for further tokens.

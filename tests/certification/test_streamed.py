@@ -22,8 +22,6 @@ from moeverify.models.exercise import run_all
 from moeverify.models.numerics import float64_throughout
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 KEPT = [1, 2, 4, 7]
 COUNT = {"qwen3_moe": "num_local_experts", "gpt_oss": "num_local_experts", "nemotron_h": "n_routed_experts"}
 

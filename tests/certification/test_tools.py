@@ -9,8 +9,6 @@ from tool_folders import RIGHT, WRONG
 from moeverify.certification.certify import examine
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 # In the everyday suite; the others take as long each.
 EVERYDAY_RIGHT = {"reap-of-each-layer", "one-tensor-an-expert-from-fused-ones-with-a-nested-count"}
 EVERYDAY_WRONG = {

@@ -26,8 +26,6 @@ from moeverify.verification.limits import Limits
 from tests.moeverify.coupling.rules.cases.registry import CASES, Draw, cases
 from tests.moeverify.coupling.rules.removal import OneCall, one_call
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 IDS = {"input_ids": torch.arange(32).view(2, 16)}
 # The tutorial runs from top to bottom, the guide as one script.
 ELSEWHERE = {

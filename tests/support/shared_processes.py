@@ -5,33 +5,39 @@ Each takes seconds of processor time to import torch and transformers. A run of 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from moeverify.checks.evidence.fresh_process import KEPT, SOCKET, Kept
+from moeverify.checks.evidence.fresh_process import KEPT, SOCKET, Kept, kept_process
 from moeverify.errors import SourceError
 from moeverify.verification.worker import Worker
 
 
-@contextlib.contextmanager
-def loading_process(folder: str) -> Iterator[dict[str, str]]:
-    """The environment in which reloads share a process, whose socket lies in ``folder``."""
-    kept = Kept(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SOCKET, "")  # both are as they were afterwards
-        patch.setenv(KEPT, "")
-        kept.start()
-        environment = {name: os.environ[name] for name in (SOCKET, KEPT)}
-    try:
-        yield environment
-    finally:
-        kept.end()
+class ReloadProcess:
+    """The process in which reloads of all tests are forked; the first reload starts it. ``folder``: for its socket."""
+
+    def __init__(self, folder: str) -> None:
+        self._kept = Kept(folder)
+        self._socket = ""
+
+    def place(self) -> tuple[str, str | None]:
+        """Socket and pid of the process: of the fork server's one in a case, else of the one that tests share."""
+        if found := kept_process():
+            return found
+        with pytest.MonkeyPatch.context() as patch:
+            for name in (SOCKET, KEPT):  # tests and what they start find both as they were
+                patch.setenv(name, "")
+            pid = self._kept.start()
+            self._socket = os.environ[SOCKET] or self._socket  # set as the process starts
+        return self._socket, str(pid)
+
+    def end(self) -> None:
+        """Kill the process, if any test has started it."""
+        self._kept.end()
 
 
 # Free servers that are kept: each takes some hundred MB.

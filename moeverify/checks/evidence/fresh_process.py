@@ -129,9 +129,9 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
 
     Returns its exit status and its standard error.
     """
-    if place := os.environ.get(SOCKET):
+    if kept := kept_process():
         temporary = scratch_folder("fresh")
-        with contextlib.suppress(OSError), temporary as folder, _connect(place, os.environ.get(KEPT)) as connection:
+        with contextlib.suppress(OSError), temporary as folder, _connect(*kept) as connection:
             log = Path(folder, "stderr")
             request = {"arguments": list(arguments), "stderr": str(log)}
             connection.sendall(json.dumps(request).encode() + b"\n")
@@ -141,6 +141,12 @@ def load_afresh(arguments: Sequence[str]) -> tuple[int, str]:
         [sys.executable, "-c", PROGRAM, "once", *arguments], capture_output=True, text=True, env=_ENVIRONMENT
     )
     return done.returncode, done.stderr
+
+
+def kept_process() -> tuple[str, str | None] | None:
+    """Socket and pid of the process that a run keeps for reloads, ``None`` if it keeps none."""
+    place = os.environ.get(SOCKET)
+    return (place, os.environ.get(KEPT)) if place else None
 
 
 class Kept:

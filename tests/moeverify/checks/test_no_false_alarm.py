@@ -25,8 +25,6 @@ from synthetic_models import Spec
 from synthetic_models.names import FAMILIES
 from synthetic_models.strategies import specs
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 RATIOS = (0.5, 0.25, 0.125, 0.75)
 
 

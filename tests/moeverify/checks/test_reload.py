@@ -18,8 +18,6 @@ from moeverify.verdict import Status
 from synthetic_models import Spec
 from wild_models.handwritten import custom_code
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 # Kernels round differently on its weights where they lie in a file's buffer than where they are aligned.
 SPEC = Spec(
     activation="swiglu",

@@ -182,7 +182,7 @@ def test_the_faults_are_caught(fault):
         assert re.search(pattern, verdicts[check].message), verdicts[check].message
 
 
-def test_what_was_written_is_judged_in_this_process_too(reload_process):
+def test_what_was_written_is_judged_in_this_process_too():
     (verdict,) = mv.verify("zoo:mixtral", subject=rows_exchanged, checks=["reload"]).verdicts
     assert verdict.status is Status.FAIL
     assert verdict.message.startswith("router-intact: ")
