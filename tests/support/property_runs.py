@@ -150,7 +150,8 @@ class PropertyLogPlugin:
 
 
 # A long run is cut into items that pytest-xdist spreads: the properties that share a graph are tried on so many times
-# the profile's examples, each dearer one on as many as the profile says, in quarters.
+# the profile's examples, each dearer one on as many as the profile says, in quarters. A short run draws
+# half as many for the dearer ones: each example takes a second or more.
 CHEAP_SHARDS, DEAR_SHARDS = 13, 4
 
 
@@ -168,7 +169,7 @@ def examples(names: Sequence[str]) -> int:
     """How many specs an item draws."""
     nightly = settings.get_current_profile_name() == "nightly"
     dear = not all(PROPERTIES[name].groups for name in names)
-    return settings().max_examples // DEAR_SHARDS if nightly and dear else settings().max_examples
+    return settings().max_examples // (DEAR_SHARDS if nightly else 2) if dear else settings().max_examples
 
 
 def run_properties(names: Sequence[str], subject: str, shard: int, log: PropertyLog, folder: Path, **drawn) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
+from hypothesis import settings
 from torch.utils._pytree import tree_map
 
 from tests.moeverify.coupling.rules.removal import OneCall, Recording
@@ -23,8 +24,10 @@ LARGEST = 4096  # elements of an input
 @functools.cache
 def opinfo_calls() -> Mapping[str, tuple[OneCall, ...]]:
     """Different executed operations by name, as the samples of every operator run them in float64 and int64."""
+    profile = settings.get_current_profile_name()
     from torch.testing._internal.common_methods_invocations import op_db
 
+    settings.load_profile(profile)  # PyTorch's modules load one of their own, with ten examples and other seeds
     found: dict[str, dict[str, OneCall]] = defaultdict(dict)
     torch.manual_seed(0)
     with warnings.catch_warnings():

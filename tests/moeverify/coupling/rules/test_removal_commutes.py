@@ -1,8 +1,10 @@
 """Every rule, and the fallback for pointwise operations: removal commutes with the operation."""
 
+import os
+
 import pytest
 import transformers.integrations.moe  # noqa: F401  registers its operation
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeverify.coupling.rules import RULES, rule_for
@@ -58,6 +60,12 @@ def test_removal_commutes_on_samples_of_the_operator(name):
         pytest.skip("no sample of PyTorch's runs it; test_on_random_shapes_and_arguments draws its calls")
     found = [violation for call in calls for violation in rule_violations(call)]
     assert not found, "\n".join(found[:5])
+
+
+def test_samples_of_pytorch_leave_the_profile_of_the_run():
+    """Otherwise every property test that follows in the process would draw ten examples, also in the nightly run."""
+    assert opinfo_calls()
+    assert settings.get_current_profile_name() == os.environ.get("MOEVERIFY_HYPOTHESIS_PROFILE", "ci")
 
 
 def test_pointwise_fallback_on_operator_samples():
