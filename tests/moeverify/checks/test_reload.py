@@ -103,9 +103,14 @@ def test_cached_memory_of_a_gpu_is_free_before_the_fresh_process_loads(monkeypat
     assert "stopped by the test" in found.message
 
 
-def test_without_a_gpu_there_is_nothing_to_free(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("starts CUDA"))
+@pytest.mark.parametrize("initialized", [False, True])
+def test_cached_memory_is_freed_only_where_cuda_is_in_use(initialized, monkeypatch):
+    """Emptying the cache would start CUDA, which takes memory and forbids forks."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("freed"))
     release_cached_memory()
+    assert calls == (["freed"] if initialized else [])
 
 
 def test_a_model_is_loaded_in_the_precision_that_it_came_in():

@@ -19,6 +19,7 @@ def same(first, second):
             frozen.setdefault((item.parameter, item.dim), set()).update(item.positions)
         return classes, frozen
 
+    assert first.classes, "no classes to compare"
     assert plain(first) == plain(second)
 
 
@@ -57,7 +58,10 @@ def test_model_built_under_fake_tensor_mode():
     with FakeTensorMode():
         model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     real = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    same(mv.trace_couplings(model, torch.ones(2, 4)), mv.trace_couplings(real, torch.ones(2, 4)))
+    couplings = mv.trace_couplings(model, torch.ones(2, 4))
+    same(couplings, mv.trace_couplings(real, torch.ones(2, 4)))
+    (inner,) = [c for c in couplings.classes if any(m.parameter == "0.bias" for m in c.members)]
+    assert {(m.parameter, m.dim) for m in inner.members} == {("0.weight", 0), ("0.bias", 0), ("2.weight", 1)}
 
 
 class Listed(nn.Module):
