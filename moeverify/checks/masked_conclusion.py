@@ -49,6 +49,11 @@ class Seen:
     trained: list[str] = field(default_factory=list)
 
 
+def equal(agreement: Agreement) -> bool:
+    """Whether all outputs were compared and are the same."""
+    return not agreement.wrong and not agreement.blind and agreement.error < TOLERANCE
+
+
 def difference(agreement: Agreement) -> str:
     """The message for outputs that differ."""
     if agreement.wrong:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.agreement import (
+    OF_ALL_EXPERTS,
+    OF_EACH_EXPERT,
+    Outputs,
+    agreement,
+    of_each_expert,
+    single_numbers,
+)
 from moeverify.checks.evidence.forces import Change
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.router_tensors import router_axes, router_tensors
 from moeverify.checks.evidence.stayed import former_ids
+from moeverify.checks.masked_conclusion import equal
+from moeverify.checks.registry import Finding, inconclusive
 from moeverify.models.roles import FoundRoles
 
 
@@ -30,15 +40,21 @@ def route_as_pruned(model: nn.Module, context: Context) -> None:
                 tensors[name].copy_(former)
 
 
+def removed_numbers(roles: FoundRoles, stayed: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Numbers of the removed experts of each layer that lost some."""
+    gone = {x.name: sorted(set(range(len(x.experts))) - set(stayed[x.name])) for x in roles.layers}
+    return {name: numbers for name, numbers in gone.items() if numbers}
+
+
 def forbid(model: nn.Module, roles: FoundRoles, stayed: Mapping[str, list[int]]) -> dict[str, Change]:
     """Selection scores of removed experts at minus infinity: biases of ``model`` in place, logits by what is returned.
 
     Minus infinity before softmax or sigmoid leaves a removed expert neither choice nor weight.
     """
     changes: dict[str, Change] = {}
+    removed = removed_numbers(roles, stayed)
     for layer in roles.layers:
-        gone = sorted(set(range(len(layer.experts))) - set(stayed[layer.name]))
-        if not gone:
+        if (gone := removed.get(layer.name)) is None:
             continue
         axes = router_axes(model, layer)
         for name, tensor in router_tensors(model, layer).items():
@@ -54,3 +70,20 @@ def _never(gone: list[int]) -> Change:
         return logits.index_fill(-1, torch.as_tensor(gone, device=logits.device), float("-inf"))
 
     return change
+
+
+def set_apart(outputs: Sequence[Outputs], counts: Collection[tuple[int, int]], layers: int) -> Finding | None:
+    """The finding where all outputs agree but those that follow the number of experts by what they are.
+
+    ``outputs``: those of the pruned model, of the masked original and of the original. ``counts``: numbers of experts
+    before and after. ``layers``: number of MoE layers.
+    """
+    got, expected, _ = outputs
+    for names, reason in (
+        (of_each_expert(got, expected, counts), OF_EACH_EXPERT),
+        (single_numbers(got, layers), OF_ALL_EXPERTS),
+    ):
+        found = agreement(*({n: t for n, t in o.items() if n not in names} for o in outputs))
+        if names and equal(found):
+            return inconclusive(f"{names[0]} {reason}", relative_error=found.error)
+    return None

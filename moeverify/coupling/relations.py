@@ -160,8 +160,9 @@ class Trace:
     to the first one. ``buffers``: names of buffers. ``unknown`` counts operations that no rule handled. ``failed``: how
     a rule first failed. ``untouched``: parameters that no operation used. ``imagined``: number of answers that a
     weightless trace made up. ``made``: dimensions of every new result with its operation's number. ``sliced`` are
-    dimensions that go only where the slices are seen to follow. ``in_training`` names parameters that only a training
-    forward uses, ``as_twins`` those that none does and that go as their twins do.
+    dimensions that go only where the slices are seen to follow. ``idle``: parameters of which operations made only what
+    has no effect. ``in_training`` names those of them, and of the unused ones, whose relations a training forward gave.
+    ``as_twins``: unused ones that go as their twins do.
     """
 
     relations: Relations
@@ -176,6 +177,7 @@ class Trace:
     sliced: tuple[Sliced, ...] = ()
     in_training: frozenset[str] = frozenset()
     as_twins: frozenset[str] = frozenset()
+    idle: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, list[int]]:

@@ -17,6 +17,11 @@ OF_EACH_EXPERT = (
     "the model returns"
 )
 
+OF_ALL_EXPERTS = (
+    "is one number over all experts, such as a balancing loss, and follows how many there are, so it is not compared; "
+    "leave it out of what the model returns"
+)
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -87,6 +92,11 @@ def of_each_expert(got: Outputs, expected: Outputs, counts: Collection[tuple[int
             changed = {(old, new) for old, new in zip(reference.shape, mine.shape, strict=True) if old != new}
             names += [name] if changed <= set(counts) else []
     return sorted(names)
+
+
+def single_numbers(got: Outputs, layers: int) -> list[str]:
+    """Outputs that are one number, or one for each of so many MoE layers."""
+    return sorted(n for n, t in got.items() if t.numel() == 1 or tuple(t.shape) == (layers,))
 
 
 def _selection(mine: torch.Tensor, reference: torch.Tensor) -> tuple[int, torch.Tensor] | None:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from moeverify.checks.evidence.locate import Positions, bits, locate, vote
-from moeverify.checks.evidence.router_tensors import experts_apart, is_matrix, router_axes
+from moeverify.checks.evidence.owners import owners
+from moeverify.checks.evidence.router_tensors import experts_apart, is_map, router_axes
 from moeverify.models.moe_layer import ancestors
 from moeverify.models.roles import FoundRoles, MoELayer
 
@@ -153,7 +154,7 @@ def _settle(part: _Part, settled: Sequence[_Settled], partners: Partners) -> Non
 def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> dict[str, str]:
     """For each tensor of the pruned model the name it had: where listed experts were removed, the others moved up.
 
-    The rows of the router show which experts stayed.
+    The rows of the router show which experts stayed; without such rows their own values do.
     """
     names = {name: name for name in tensors_of(pruned)}
     for layer in roles.layers:
@@ -161,6 +162,9 @@ def source_names(original: nn.Module, pruned: nn.Module, roles: FoundRoles) -> d
         if not len(now_there) < len(layer.parts):
             continue
         stayed = _kept_experts(original, tensors_of(pruned), layer)
+        if not len(stayed):
+            found = owners(original, pruned, layer)
+            stayed = np.array(found if min(found, default=-1) >= 0 else [], dtype=np.int64)
         pairs = zip(now_there, stayed, strict=False)
         moved = {now: then for paths, old in pairs for now, then in zip(paths, layer.parts[int(old)], strict=True)}
         for name in names:
@@ -175,7 +179,7 @@ def _kept_experts(original: nn.Module, after: Mapping[str, torch.Tensor], layer:
     before = tensors_of(original)
     for name, dim in router_axes(original, layer).items():
         old, new = before[name], after.get(name)
-        if is_matrix(old) and new is not None and new.dim() == 2 and new.shape[dim] < old.shape[dim]:
+        if is_map(old) and new is not None and new.dim() == old.dim() and new.shape[dim] < old.shape[dim]:
             positions = locate(bits(new), bits(old))[0].get(dim, np.empty(0, dtype=np.int64))
             return positions[(positions >= 0) & (positions < len(layer.experts))]
     return np.empty(0, dtype=np.int64)

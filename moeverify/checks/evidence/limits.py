@@ -9,6 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _aten = torch.ops.aten
 _COMPARISONS = {_aten.lt.Scalar, _aten.le.Scalar, _aten.gt.Scalar, _aten.ge.Scalar}
+# Bounds of a slice from here on stand for the end of the list. Others count even behind it: a capacity that no list
+# reaches is one.
+_NO_END = 2**62
 
 
 class Limits(TorchDispatchMode):
@@ -28,7 +31,7 @@ class Limits(TorchDispatchMode):
         if func in _COMPARISONS and type(args[1]) is int:
             self.numbers[args[1]] = None
         elif func is _aten.slice.Tensor and args[0].dim() == 1 and args[0].dtype is torch.int64:
-            self.numbers |= {number: None for number in args[2:4] if type(number) is int and 0 < number < len(args[0])}
+            self.numbers |= {number: None for number in args[2:4] if type(number) is int and 0 < number < _NO_END}
         elif func is _aten.topk.default:
             dim = args[2] if len(args) > 2 else -1
             if args[0].dim() and args[0].shape[dim] > self.experts:

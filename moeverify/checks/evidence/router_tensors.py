@@ -135,6 +135,11 @@ def is_matrix(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 2 and min(tensor.shape) > 1
 
 
+def is_map(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has two dimensions or more that are no single position, as slots ``[E, slots, in]`` do."""
+    return sum(size > 1 for size in tensor.shape) > 1
+
+
 def _beside(block: nn.Module, layer: MoELayer) -> Iterator[str]:
     """Leaf modules of the block that are neither experts nor routers.
 

@@ -25,11 +25,15 @@ from moeverify.models.roles import FoundRoles
 TOPK = (torch.topk, torch.Tensor.topk)
 _SORTS = (torch.sort, torch.Tensor.sort, torch.max, torch.Tensor.max)
 _POSITIONS = (torch.argmax, torch.Tensor.argmax, torch.argsort, torch.Tensor.argsort)
+_SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.log_softmax, torch.Tensor.log_softmax, F.log_softmax)
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _PRODUCTS = (
     *(F.linear, *_CONVOLUTIONS, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.Tensor.__rmatmul__),
     *(torch.mm, torch.Tensor.mm, torch.bmm, torch.Tensor.bmm, torch.addmm, torch.einsum),
 )
+
+# What takes channels out of a matrix or puts them back, as norms that are computed on kept channels do.
+_SELECTIONS = (torch.Tensor.index_select, torch.index_select, torch.Tensor.index_copy, torch.index_copy)
 
 # What gives a view or another precision with dimensions in the old order.
 _SAME_ORDER = (torch.Tensor.to, torch.Tensor.float, torch.Tensor.double, torch.Tensor.type, torch.Tensor.type_as)
@@ -80,6 +84,8 @@ class Routing(TorchFunctionMode):
     largest score. Exactly equal scores do not count, since rounding does not change their order. Example: scores of an
     indexer that are cut off at zero. ``seen`` names the layers whose logits passed by, ``chosen`` those whose scores
     were changed at a choice instead. Experts behind product keys are chosen in two halves, which are changed apart.
+    ``choices[layer](scores)`` replaces whatever scores experts are chosen by or put through a softmax, also where the
+    logits passed by before.
 
     ``matrices`` names the matrices of each layer that give its logits, as ``router_matrices`` found them in the
     original. A pruned one may be left with a single channel, and then looks like a list of scales.
@@ -91,9 +97,11 @@ class Routing(TorchFunctionMode):
         roles: FoundRoles,
         change: Mapping[str, Change] | None = None,
         matrices: Mapping[str, tuple[str, ...]] | None = None,
+        choices: Mapping[str, Change] | None = None,
     ) -> None:
         super().__init__()
         self.change = dict(change or {})
+        self.choices = dict(choices or {})
         self.margin = float("inf")
         self.seen: set[str] = set()
         self.chosen: set[str] = set()
@@ -115,7 +123,7 @@ class Routing(TorchFunctionMode):
                     self._matrices[id(matrix)] = _Matrix(matrix, layer.name, axis)
 
     def __enter__(self) -> Self:
-        for name in self.change:
+        for name in {**self.change, **self.choices}:
             block = self.model.get_submodule(name)
             self._handles.append(
                 block.register_forward_pre_hook(lambda *_, name=name: self._inside.append(_Call(name)))
@@ -141,6 +149,9 @@ class Routing(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._inside and (again := self._chosen_by(func, args, kwargs)) is not None:
+            self.chosen.add(self._inside[-1].layer)
+            return self._choose(again, func, args, kwargs)
         if self._inside and func in (*TOPK, *_SORTS, *_POSITIONS):
             if layer := self._choosing(func, args, kwargs):
                 self.chosen.add(layer)
@@ -154,11 +165,18 @@ class Routing(TorchFunctionMode):
                 if known.layer in self.change:
                     dim = _expert_dim(func, args, result, known, self._sizes[known.layer])
                     return self.change[known.layer](result.movedim(dim, -1)).movedim(-1, dim)
-            elif result.numel() == known.tensor.numel() and result is not known.tensor:
+            elif result is not known.tensor and (result.numel() == known.tensor.numel() or func in _SELECTIONS):
                 self._matrices[id(result)] = _Matrix(result, known.layer, _axis_of_view(func, result, known))
         if func in TOPK:
             self._watch(args, kwargs)
         return result
+
+    def _chosen_by(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Change | None:
+        """The change of the scores that this call compares experts by, if there is one."""
+        layer = self._inside[-1].layer
+        if layer not in self.choices or func not in (*TOPK, *_SORTS, *_POSITIONS, *_SOFTMAX):
+            return None
+        return self.choices[layer] if self._scores(func, args, kwargs) in self._sizes[layer] else None
 
     def _choosing(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The current MoE layer, if this call chooses among its experts and its logits did not pass by before."""
@@ -167,8 +185,13 @@ class Routing(TorchFunctionMode):
 
     def _among(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         """The number of scores that a call chooses among; 0 if the layer's logits passed by before."""
+        return 0 if self._inside[-1].layer in self.seen else self._scores(func, args, kwargs)
+
+    @staticmethod
+    def _scores(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+        """The number of scores that a call compares; 0 if it compares none along one dimension."""
         scores = args[0] if args else kwargs.get("input")
-        if self._inside[-1].layer in self.seen or not isinstance(scores, torch.Tensor):
+        if not isinstance(scores, torch.Tensor):
             return 0
         dim = _dim(func, args, kwargs)
         return scores.shape[dim] if dim is not None and scores.dim() and scores.is_floating_point() else 0

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
 from moeverify.checks.evidence.kept import Kept
-from moeverify.checks.evidence.locate import bits
-from moeverify.checks.evidence.router_tensors import experts_apart, experts_now, router_axes, router_tensors
-from moeverify.models.moe_layer import last, parent
+from moeverify.checks.evidence.owners import owners
+from moeverify.checks.evidence.router_tensors import experts_now, router_axes, router_tensors
 from moeverify.models.roles import FoundRoles, MoELayer
 
 
 def stayed_experts(
     original: nn.Module, pruned: nn.Module, roles: FoundRoles, kept: Mapping[tuple[str, int], Kept]
 ) -> dict[str, list[int]]:
-    """For each MoE layer the experts that stayed, in their present order, by the router's rows."""
+    """For each MoE layer the experts that stayed, in their present order, by the router's rows.
+
+    Experts without a router that has rows, such as a table of hashes, are known by their own values.
+    """
     result = {}
     for layer in roles.layers:
         stayed = list(range(len(layer.experts)))
@@ -32,7 +33,8 @@ def stayed_experts(
         # The largest tensor tells best, a matrix: values of a bias may repeat, and noise weights are zero at first.
         for rows in (found[n] for n in sorted(found, key=lambda n: (found[n].exact, tensors[n].numel()))):
             stayed = [int(p) for p in rows.positions.ravel() if p < len(layer.experts)]
-        result[layer.name] = stayed
+        by_content = () if found else experts_by_content(original, pruned, layer, kept).values()
+        result[layer.name] = next((numbers for numbers in by_content if min(numbers) >= 0), stayed)
     return result
 
 
@@ -97,7 +99,7 @@ def experts_by_content(
     An expert whose values fit none or several of the original's is -1; a tensor with ambiguous values is left out.
     """
     if layer.parts:
-        found = [_owner(_tensors(pruned, paths), original, layer) for paths in experts_apart(pruned, layer)]
+        found = owners(original, pruned, layer)
         return {layer.container: found} if any(number >= 0 for number in found) else {}
     result = {}
     for name in layer.stacks:
@@ -105,28 +107,3 @@ def experts_by_content(
         if layer.fused and entry is not None and entry.exact and entry.positions.ndim == 1:
             result[name] = [int(p) for p in entry.positions if p < len(layer.experts)]
     return result
-
-
-def _owner(tensors: dict[str, torch.Tensor], original: nn.Module, layer: MoELayer) -> int:
-    """The original expert that holds all values of an expert's largest parameter; -1 if not exactly one does."""
-    if not tensors:
-        return -1
-    leaf = max(tensors, key=lambda name: tensors[name].numel())
-    values = bits(tensors[leaf]).ravel()
-    fits = []
-    for number, paths in enumerate(layer.parts):
-        theirs = _tensors(original, paths).get(leaf)
-        if theirs is not None and theirs.dtype == tensors[leaf].dtype and np.isin(values, bits(theirs)).all():
-            fits.append(number)
-    return fits[0] if len(fits) == 1 else -1
-
-
-def _tensors(model: nn.Module, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Parameters of one expert, by the place of their module among the expert's and the name in it."""
-    found: dict[str, torch.Tensor] = {}
-    for place, path in enumerate(paths):
-        held = model.get_submodule(parent(path))
-        own = held._parameters.get(last(path))
-        inner = {"": own} if own is not None else dict(held.get_submodule(last(path)).named_parameters())
-        found |= {f"{place}.{name}": tensor for name, tensor in inner.items()}
-    return found

@@ -2,12 +2,14 @@
 
 A result that no recorded operation reads may still be read by a custom kernel. To find out, the forward runs again and
 each such result is overwritten as soon as it is made. If the output is the same bit for bit, by the same operations, no
-operation reads them.
+operation reads them. The same forward shows which parameters feed nothing but such results, such as the noise of a
+router that a training forward adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,9 +23,17 @@ Unread = frozenset[tuple[int, int]]
 """Outputs by the number of the operation that made them and their position among its outputs."""
 
 
+@dataclass(frozen=True)
+class Idle:
+    """``results`` that have no effect on the output, and ``parameters`` that feed nothing else."""
+
+    results: Unread = frozenset()
+    parameters: frozenset[str] = frozenset()
+
+
 def idle_results(
     recorder: Recorder, output: Any, fresh: Callable[[], Recorder], run: Callable[[Recorder], Any], random: torch.Tensor
-) -> Unread:
+) -> Idle:
     """Results in ``recorder.unread()`` that have no effect on ``output`` and are no part of it.
 
     Empty if that cannot be shown. ``run`` repeats the forward under a ``fresh`` recorder and returns its output.
@@ -31,11 +41,11 @@ def idle_results(
     """
     made = recorder.made(output)
     if not recorder.unread() - made:
-        return frozenset()
+        return Idle()
     frozen = stated_frozen(recorder.relations)
     unread = recorder.unread(lambda dim: not frozen(dim)) - made
     if not unread:  # to freeze what is frozen anyway takes no second forward
-        return unread
+        return Idle(unread)
     again = fresh()
     spoil = again.run = _Spoil(again, unread)
     try:
@@ -43,9 +53,10 @@ def idle_results(
             torch.set_rng_state(random)
             second = run(again)
     except TraceError:  # what a hidden reader made of the values
-        return frozenset()
-    same = again.relations.operations == recorder.relations.operations and _same(output, second)
-    return frozenset(spoil.spoiled) if same else frozenset()
+        return Idle()
+    if again.relations.operations != recorder.relations.operations or not _same(output, second):
+        return Idle()
+    return Idle(frozenset(spoil.spoiled), spoil.feed_nothing(second))
 
 
 class _Spoil:
@@ -59,12 +70,17 @@ class _Spoil:
         self._recorder = recorder
         self._unread = unread
         self._made: set[int] = set()
+        # For each operation the memory that it read, and that of its results; ``None`` where Python got its values.
+        self._steps: list[tuple[set[int], set[int] | None]] = []
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = func(*args, **kwargs)
         if self._recorder.paused:
             return result
         given = {_storage(tensor) for tensor in tensors_in(args, kwargs)}
+        outputs = {_storage(tensor) for tensor in tensors_in((result,), {})}
+        written = given if func._schema.is_mutable else set()
+        self._steps.append((given, outputs | written or None))
         for position, output in enumerate(tensors_in((result,), {})):
             if _storage(output) not in given:
                 self._made.add(_storage(output))
@@ -73,6 +89,16 @@ class _Spoil:
             if key in self._unread and _storage(output) in self._made and _write_over(output):
                 self.spoiled.add(key)
         return result
+
+    def feed_nothing(self, output: Any) -> frozenset[str]:
+        """Parameters that operations read, and on which neither ``output`` nor a value that left PyTorch depends."""
+        recorder, read = self._recorder, set[int]()
+        matter = {_storage(leaf) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)} | recorder.escaped
+        for given, results in reversed(self._steps):
+            read |= given
+            if results is None or not matter.isdisjoint(results):
+                matter |= given
+        return frozenset(name for name in recorder.parameters if recorder.storage_of[name] in read - matter)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -81,7 +81,8 @@ class Recorder(TorchDispatchMode):
         self._views: dict[int, list[tuple[_Layout, tuple[int, ...], str]]] = defaultdict(list)
         self._produced: list[_Made] = []
         self._reads: dict[int, int] = {}
-        self._escaped: set[int] = set()
+        self.escaped: set[int] = set()
+        self.storage_of: dict[str, int] = {}
         # Ranges of ``_produced`` from the run of one expert, with a map to the dimensions of another one's copy.
         self.copies: list[tuple[int, int, Callable[[Sequence[int]], tuple[int, ...]]]] = []
         parameters, buffers = _named_tensors(model)
@@ -93,6 +94,7 @@ class Recorder(TorchDispatchMode):
             self._names[id(tensor)] = name
             seen = self._register(tensor, name=name)
             self.tensors[name] = seen.dims
+            self.storage_of[name] = seen.storage
             for layout, dims, _ in self._views[seen.storage][:-1]:
                 if layout == seen.layout:  # two parameters over one memory are tied as well
                     self.relations.equal_all(dims, seen.dims)
@@ -261,7 +263,7 @@ class Recorder(TorchDispatchMode):
         if not self.paused:
             seen = self._look_up(tensor)
             self.relations.freeze_all(seen.dims, f"its data leaves PyTorch by {way}")
-            self._escaped.add(seen.storage)
+            self.escaped.add(seen.storage)
 
     def unread(self, matters: Callable[[int], bool] = lambda _: True) -> frozenset[tuple[int, int]]:
         """Outputs that no operation has read since they were made, as (operation number, position of the output).
@@ -273,7 +275,7 @@ class Recorder(TorchDispatchMode):
         return frozenset(
             (made.operation, made.position)
             for made in self._produced
-            if made.storage not in self._escaped
+            if made.storage not in self.escaped
             and self._reads.get(made.storage, -1) <= made.operation
             and any(sizes[dim] > 1 and matters(dim) for dim in made.dims)
         )

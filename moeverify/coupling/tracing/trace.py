@@ -16,7 +16,7 @@ from moeverify.coupling.relations import Trace
 from moeverify.coupling.solving.divisions import state_common_factors
 from moeverify.coupling.solving.expert_slices import state_expert_slices
 from moeverify.coupling.tracing.escapes import Escapes
-from moeverify.coupling.tracing.idle import idle_results
+from moeverify.coupling.tracing.idle import Idle, idle_results
 from moeverify.coupling.tracing.opaque import Opaque, opaque_layers
 from moeverify.coupling.tracing.recorder import Recorder
 from moeverify.coupling.tracing.siblings import Siblings
@@ -29,6 +29,7 @@ from moeverify.models.forward import (
     plain_operations,
     static_experts,
 )
+from moeverify.models.moe_layer import ancestors
 from moeverify.models.state import same_start
 
 # Why dimensions of what a forward returns are frozen.
@@ -54,6 +55,7 @@ def trace(
     """
     given = (expert_lists, opaque, training)
     imagined: dict[str, int] = {}
+    idle = Idle()
     if is_weightless(model):
         imagination = Imagination()
         with fake_weights(model, example.inputs) as fake_inputs, static_experts(model):
@@ -69,7 +71,9 @@ def trace(
             return _record(model, example, under, *given)
 
         output = run(recorder)
-        recorder.freeze_unread(idle_results(recorder, output, lambda: Recorder(model), run, before))
+        idle = idle_results(recorder, output, lambda: Recorder(model), run, before)
+        recorder.freeze_unread(idle.results)
+    experts = {path for paths in expert_lists for path in paths}
     sliced = state_expert_slices(recorder.relations, recorder.tensors)
     state_common_factors(recorder.relations)
     return Trace(
@@ -83,6 +87,8 @@ def trace(
         imagined=imagined,
         made=recorder.made_dims if keep_made else (),
         sliced=sliced,
+        # An expert that only ran on a sibling's tokens gives nothing that is read.
+        idle=tuple(sorted(n for n in idle.parameters if experts.isdisjoint(ancestors(n)))),
     )
 
 

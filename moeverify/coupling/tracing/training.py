@@ -20,22 +20,26 @@ TraceCopy = Callable[[nn.Module, frozenset[str]], Trace]
 
 
 def with_training(model: nn.Module, traced: Trace, trace_copy: TraceCopy) -> Trace:
-    """``traced`` with the relations of a training forward, if that uses parameters that ``traced`` did not.
+    """``traced`` with the relations of a training forward, if that uses parameters that ``traced`` did not, or not for
+    its output.
 
     ``trace_copy`` traces a copy of the model with the named modules in training mode. The first trace stays alone if
     the copy does not run, or if the second freezes what the first leaves free.
     """
-    if not traced.untouched:
+    unused = (*traced.untouched, *traced.idle)
+    if not unused:
         return traced
     try:
-        second = trace_copy(without_weights(model), frozenset(_around(traced.untouched)))
+        second = trace_copy(without_weights(model), frozenset(_around(unused)))
     except (TraceError, TypeError, RuntimeError):  # a copy that cannot be made or does not run
         return traced
     used = set(traced.untouched) - set(second.untouched)
-    if not used:
+    if not used and not traced.idle:
         return traced
-    both = replace(_joined(traced, second), in_training=frozenset(used))
-    return both if _frozen(both) <= _frozen(traced) else traced
+    both = _joined(traced, second)
+    more = _frozen(both) - _frozen(traced)
+    idle = {name for name, _ in more} & set(traced.idle)
+    return traced if {name for name, _ in more} - idle else replace(both, in_training=frozenset(used | idle))
 
 
 def _around(names: tuple[str, ...]) -> set[str]:

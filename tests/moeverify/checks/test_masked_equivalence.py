@@ -22,8 +22,8 @@ def halves(model, example_inputs, *, pruning_ratio, seed):
     ],
 )
 def test_the_model_that_does_not_run_is_named(monkeypatch, broken, status, said):
-    masked_equivalence = importlib.import_module("moeverify.checks.masked_equivalence")
-    real, order = masked_equivalence.call_model, {"full": 1, "masked": 2, "pruned": 3}
+    modules = [importlib.import_module(f"moeverify.checks.masked_{name}") for name in ("comparison", "runs")]
+    real, order = modules[0].call_model, {"full": 1, "masked": 2, "pruned": 3}
     calls = []
 
     def call_model(model, inputs, **extra):
@@ -32,7 +32,8 @@ def test_the_model_that_does_not_run_is_named(monkeypatch, broken, status, said)
             raise RuntimeError("no such kernel")
         return real(model, inputs, **extra)
 
-    monkeypatch.setattr(masked_equivalence, "call_model", call_model)
+    for module in modules:
+        monkeypatch.setattr(module, "call_model", call_model)
     loaded = load_source("zoo:mixtral")
     result = mv.verify(
         loaded.model, example_inputs=loaded.example_inputs, subject=halves, checks=["masked-equivalence"]

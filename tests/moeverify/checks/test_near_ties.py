@@ -4,7 +4,7 @@ import pytest
 import torch
 from judged import verdicts
 
-from moeverify.checks import masked_equivalence
+from moeverify.checks import masked_comparison
 from moeverify.models.zoo import build_zoo
 from moeverify.subjects import prune_moe
 from moeverify.verdict import Status
@@ -48,7 +48,7 @@ def test_the_right_pruner_passes_beside_a_tie_of_its_own():
 
 def test_ties_of_the_base_do_not_excuse_most_inputs(monkeypatch):
     """With so coarse a measure every choice is a near-tie."""
-    monkeypatch.setattr(masked_equivalence, "NEAR_TIE", 1.0)
+    monkeypatch.setattr(masked_comparison, "NEAR_TIE", 1.0)
     calls = []
 
     def wrong(output):

@@ -14,21 +14,25 @@ IDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
 
 
 class NoisyGate(nn.Module):
-    def __init__(self, noise):
+    def __init__(self, noise, always):
         super().__init__()
+        self.always = always
         self.score, self.spread, self.noise = nn.Linear(12, 5), nn.Linear(12, 5, bias=False), noise
 
     def forward(self, x):
         scores = self.score(x)
-        if self.noise and self.training:
+        spread = F.softplus(self.spread(x)) if self.always else 0
+        if self.always and self.training:
+            scores = scores + torch.randn_like(scores) * spread
+        elif self.noise and self.training:
             scores = scores + torch.randn_like(scores) * F.softplus(self.spread(x))
         return scores.softmax(-1).topk(2, -1)
 
 
 class Net(nn.Module):
-    def __init__(self, noise=True):
+    def __init__(self, noise=True, always=False):
         super().__init__()
-        self.embed, self.gate, self.head = nn.Embedding(20, 12), NoisyGate(noise), nn.Linear(12, 3)
+        self.embed, self.gate, self.head = nn.Embedding(20, 12), NoisyGate(noise, always), nn.Linear(12, 3)
         self.experts = nn.ModuleList(nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 12)) for _ in range(5))
         self.counted = 0
 
@@ -56,6 +60,18 @@ def test_noise_of_a_router_follows_the_hidden_channels():
     assert difference(original, model, plan, IDS) < 1e-12
     assert model.counted == 0
     assert not any(module.training for module in model.modules())
+    model.train()(IDS)
+
+
+def test_noise_that_is_worked_out_and_dropped_follows_the_scores():
+    """In evaluation no operation reads the noise, and its columns seemed to belong to nothing else."""
+    model = net(always=True)
+    classes = mv.trace_couplings(model, IDS).classes
+    places = [{(m.parameter, m.dim) for m in c.members} for c in classes]
+    assert not any(("gate.spread.weight", 0) in c for c in places)
+    assert any({("gate.spread.weight", 1), ("embed.weight", 1)} <= c for c in places)
+    mv.MoEPruner(model, IDS, pruning_ratio=0.5).step()
+    assert model.gate.spread.weight.shape == (5, 6)
     model.train()(IDS)
 
 
