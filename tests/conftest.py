@@ -1,7 +1,7 @@
 """Profiles of Hypothesis, and processes that tests share.
 
-``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default), ``quick`` or ``nightly``. Reloads of all tests share one
-process. A module that verifies in other processes uses ``fork_servers``: one takes seconds to start.
+``MOEVERIFY_HYPOTHESIS_PROFILE`` chooses ``ci`` (the default), ``quick`` or ``nightly``. All tests share the process
+that loads what was saved, and the fork servers that cases run in: either takes seconds to start.
 """
 
 import os
@@ -50,18 +50,13 @@ def _reload_process(tmp_path_factory):
     process.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def _fork_servers():
+    """Runs of all tests borrow fork servers instead of starting their own."""
     from shared_processes import ForkServers
 
     servers = ForkServers()
-    yield servers
-    servers.close()
-
-
-@pytest.fixture(scope="module")
-def fork_servers(_fork_servers):
-    """Runs of this module's tests borrow fork servers instead of starting their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moeverify.verification.executors.local.Worker", _fork_servers.lend)
+        patch.setattr("moeverify.verification.executors.local.Worker", servers.lend)
         yield
+    servers.close()

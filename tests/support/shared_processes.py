@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from moeverify.checks.evidence.fresh_process import KEPT, SOCKET, Kept, kept_process
-from moeverify.errors import SourceError
+from moeverify.errors import MoEVerifyError
 from moeverify.verification.worker import Worker
 
 
@@ -86,7 +86,7 @@ class _Lent(Worker):
         self._sound = False
         try:
             super().run(*arguments, **more)
-        except SourceError:  # the case could not be loaded; a run goes on with the same server
+        except MoEVerifyError:  # source or subject could not be loaded; a run goes on with the same server
             self._sound = True
             raise
         self._sound = True

@@ -8,8 +8,6 @@ import pytest
 
 from moeverify.cli import main
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 
 def call(capfd, *words):
     with pytest.raises(SystemExit) as stop:

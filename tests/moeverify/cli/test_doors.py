@@ -32,6 +32,12 @@ def call(capfd, *words):
     return stop.value.code, out, err
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One working directory for all: runs share a fork server where they share that."""
+    return tmp_path_factory.mktemp("doors")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -54,15 +60,15 @@ def call(capfd, *words):
         (["verify", "stand_ins:two_layers", "--importance", "nobody"], "unknown importance 'nobody'"),
     ],
 )  # fmt: skip
-def test_one_line_and_exit_code_2(words, message, capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_one_line_and_exit_code_2(words, message, capfd, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("MOEVERIFY_LOAD", "")
     code, _, err = call(capfd, *words)
     (line,) = [line for line in err.splitlines() if line.startswith("moeverify: ")]
     assert code == 2
     assert message in line
     assert "Traceback" not in err
-    assert not (tmp_path / "o").exists()
+    assert not (folder / "o").exists()
 
 
 def test_a_run_in_which_everything_was_skipped_says_why(capfd, tmp_path):

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 import moeverify as mv
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 X = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
 
 

@@ -13,8 +13,6 @@ from moeverify.errors import PruningRefused, UsageError
 from moeverify.models.zoo import build_zoo
 from moeverify.pruning.choice.importances import importance_named
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 IDS = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
 BATCHES = [{"input_ids": IDS}, {"input_ids": IDS.flip(1)[:1]}]
 

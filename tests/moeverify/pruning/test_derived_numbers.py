@@ -20,8 +20,6 @@ from moeverify.pruning.plan.folds import Fold
 from tests.support.own_scales import FOLDED, LEFT_ALONE, OwnScales, own_scales
 from tests.support.small_nets import TinyMoE, build
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 IDS = torch.arange(6).view(2, 3)
 ALL = torch.arange(32).view(1, 32)
 

@@ -14,8 +14,6 @@ from moeverify.report.html import render_html
 from moeverify.verdict import Status
 from moeverify.verification import expert_facts
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 LAYER = {"layer": "mlp", "before": 4, "kept": [0, 3], "criterion": "reap", "scores": [4.0, 1.0, 0.0, 2.0],
          "tokens": [10, 5, 0, 20]}  # fmt: skip
 

@@ -20,8 +20,6 @@ from moeverify.suites.properties import PropertyFailed, check_property
 from moeverify.verdict import Status
 from synthetic_models import Spec
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 HERE = Path(__file__).parent
 SCRIPT = """
 import sys

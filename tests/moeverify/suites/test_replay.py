@@ -15,8 +15,6 @@ from moeverify.verdict import Status, Verdict
 from moeverify.verification.settings import Settings
 from synthetic_models import Cycle, Spec
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 FAILURE = Failure("termination", Spec(bias=True), "broken_pruners:fails_on_biases", message="as it was")
 
 

@@ -13,8 +13,6 @@ from moeverify.verification.case import Case
 from moeverify.verification.executors.registry import EXECUTORS, executor, executor_named
 from moeverify.verification.shards import parse_shard
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 NAMES = ["a", "b", "c", "d", "e"]
 CHECKS = ["terminates", "something-pruned"]
 

@@ -17,8 +17,6 @@ from moeverify.errors import SourceError, UsageError
 from moeverify.report.result import VerificationResult, schema
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 FAST = ("terminates", "something-pruned", "shapes")
 
 

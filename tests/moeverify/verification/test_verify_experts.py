@@ -10,8 +10,6 @@ from moeverify.models.sources import load_source
 from moeverify.verification.case import Case
 from moeverify.verification.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("fork_servers")
-
 CHECKS = ["terminates", "ratio-honoured", "masked-equivalence"]
 
 
