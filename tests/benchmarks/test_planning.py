@@ -1,5 +1,7 @@
 """The benchmark of planning runs and prints what it promises."""
 
+import pytest
+
 from benchmarks.planning import main, measure, table
 
 
@@ -11,6 +13,7 @@ def test_a_small_model_is_measured():
     assert "| `moeverify --help` | 0.20 | 0.10 |" in text
 
 
+@pytest.mark.slow
 def test_points_run_in_processes_of_their_own(capsys, tmp_path):
     main(["--layers", "2", "--experts", "4", "--quick", "--output", str(tmp_path)])
     assert "| magnitude | 2 x 4 |" in capsys.readouterr().out
