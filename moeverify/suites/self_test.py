@@ -186,7 +186,7 @@ class SelfTest:
 def case_of(fault: Fault, checks: tuple[str, ...] = ()) -> Case:
     """The case on which a fault shows."""
     return Case(fault.source, f"fault:{fault.name}", fault.pruning_ratio, dtype=fault.dtype, checks=checks,
-                engines=fault.engines, load=fault.load)  # fmt: skip
+                engines=fault.engines, load=fault.load, ignore=fault.ignore)  # fmt: skip
 
 
 def self_test(

@@ -23,7 +23,7 @@ class Fault:
     them must. Other checks may fail as well. ``seconds`` limits the case, for faults that do not come to an end;
     ``needs`` names optional packages without which its check cannot run. With ``inconclusive`` no input can show the
     fault, and a check that names it without approving it has caught it. ``engines`` are those that ``served`` asks,
-    and ``load`` the modules that register them.
+    and ``load`` the modules that register them. ``ignore``: layers and parameters that the run asks to leave whole.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Fault:
     inconclusive: bool = False
     engines: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
 
     @property
     def possible(self) -> bool:
@@ -66,6 +67,7 @@ def fault(
     inconclusive: bool = False,
     engines: tuple[str, ...] = (),
     load: tuple[str, ...] = (),
+    ignore: tuple[str, ...] = (),
 ) -> Callable[[Subject], Subject]:
     """Register the decorated subject as the fault of its module; the first line of its docstring is the cause."""
 
@@ -86,6 +88,7 @@ def fault(
             inconclusive,
             engines,
             load,
+            ignore,
         )
         return prune
 
