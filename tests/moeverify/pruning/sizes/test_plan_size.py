@@ -224,6 +224,19 @@ def test_the_command_prints_tables_and_json(tmp_path):
     assert sum(parts) == data["after"]["total"]["bytes"]
 
 
+def test_what_is_ignored_keeps_its_size(tmp_path):
+    config = {**QWEN3_30B, "hidden_size": 32, "num_hidden_layers": 2, "num_experts": 4, "num_experts_per_tok": 2}
+    source = written(tmp_path, {**config, "moe_intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 64})
+    asked = ["plan-size", source, "--ratio", "hidden=0.5", "--ratio", "routed_experts=0.5", "--json"]
+    entries = {"hidden_size": 16, "moe_intermediate_size": 16}
+    assert entries.items() <= json.loads(CliRunner().invoke(app, asked).stdout)["entries"].items()
+    data = json.loads(CliRunner().invoke(app, [*asked, "--ignore", "model.embed_tokens"]).stdout)
+    assert data["entries"] == {"moe_intermediate_size": 16}
+    assert data["after"]["embeddings"] == data["before"]["embeddings"]
+    unknown = CliRunner().invoke(app, [*asked, "--ignore", "nowhere"])
+    assert "no layer or parameter 'nowhere' to ignore" in str(unknown.exception)
+
+
 def test_a_model_without_a_configuration_is_refused():
     with pytest.raises(SourceError, match="without a configuration"):
         plan_size("wild_models.handwritten.flattened:make")
