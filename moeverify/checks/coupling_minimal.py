@@ -44,14 +44,16 @@ def coupling_minimal(context: Context) -> Finding:
         return wrong
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
-    if suspects := _suspects(laboratory, chosen):
-        for unit in suspects:
-            if _in_use(laboratory, unit.zeroed) and (used := _in_use(laboratory, unit.zeroed, unit.buffers())):
-                return failed(
-                    f"the group {unit.group.name} holds {used[0]}, which is still in use when the rest is gone",
-                    group=unit.group.name,
-                    extra=used[:50],
-                )
+    for unit in _suspects(laboratory, chosen):
+        used = _in_use(laboratory, unit.zeroed)
+        if used and (buffers := unit.buffers()):
+            used = _in_use(laboratory, unit.zeroed, buffers)
+        if used:
+            return failed(
+                f"the group {unit.group.name} holds {used[0]}, which is still in use when the rest is gone",
+                group=unit.group.name,
+                extra=used[:50],
+            )
     parts = 0
     tied = tied_names(context.original)
     for unit in chosen:

@@ -48,7 +48,7 @@ def unrelated_unchanged(context: Context) -> Finding:
     kinds = (int, type(None), str)
     numbers = {key: pair for key, pair in values.items() if type(pair[0]) in kinds and type(pair[1]) is int}
     explained = {pair for key, pair in numbers.items() if _explained(context, key, pair[0])}
-    explained |= {pair for key, pair in numbers.items() if pair not in explained and _shown(context, key, *pair)}
+    explained |= set(_shown(context, {key: pair for key, pair in numbers.items() if pair not in explained}))
     for key, (old, new) in values.items():
         if shorter and any(isinstance(part, int) for part in key):
             continue  # one entry a layer, and layers went
@@ -212,12 +212,16 @@ def _explained(context: Context, key: EntryPath, old: int | str | None) -> bool:
     return False
 
 
-def _shown(context: Context, key: EntryPath, old: Any, new: int) -> bool:
-    if type(old) is not int:
-        return False
+def _shown(context: Context, changed: Mapping[EntryPath, tuple[Any, int]]) -> Iterator[tuple[int, int]]:
+    """Changes of whole numbers by the factor of a size that outputs show."""
+    numbers = {key: pair for key, pair in changed.items() if type(pair[0]) is int}
+    if not numbers:
+        return
     sizes = sizes_before_and_after(context.original, context.pruned, context.source_names)
     inputs, seed = context.example_inputs, context.seed
-    return follows_and_shows(context.original, context.pruned, key, old, new, sizes, inputs, seed)
+    for key, (old, new) in numbers.items():
+        if follows_and_shows(context.original, context.pruned, key, old, new, sizes, inputs, seed):
+            yield old, new
 
 
 def _entries(document: Any, path: EntryPath = ()) -> Iterator[tuple[EntryPath, Any]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
-from moeverify.coupling.classify import ROLES, PruningClass
+from moeverify.coupling.classify import ROLES
 from moeverify.models.left_alone import named_parts
 from moeverify.models.roles import Roles
-from moeverify.pruning.plan.plan import Plan
 from moeverify.pruning.pruner import MoEPruner
 from moeverify.subjects.protocol import Pruned
 
@@ -79,38 +79,7 @@ def prune_moe(
         calibration=calibration,
     )
     classes = pruner.DG.classes  # as they are before; the graph follows what is pruned
-    return _answer(pruner, pruner.step(), classes)
-
-
-def prune_moe_experts(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    pruning_ratio: float,
-    seed: int,
-    round_to: int | None = 4,
-    ignore: Sequence[str] = (),
-    roles: Roles | None = None,
-    importance: Any = None,
-) -> Pruned:
-    """Our own pruner on the routed experts' intermediate channels alone: most of the weights, little of the quality."""
-    torch.manual_seed(seed)
-    others = {role: 0 for role in ROLES if role != "routed_experts"}
-    pruner = make_moe_pruner(
-        model,
-        example_inputs,
-        pruning_ratio,
-        round_to=round_to,
-        ignore=ignore,
-        roles=roles,
-        ratios=others,
-        importance=importance,
-    )
     plan = pruner.step()
-    return _answer(pruner, plan, tuple(cut.pruning_class for cut in plan.cuts))
-
-
-def _answer(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) -> Pruned:
     couplings = pruner.DG.couplings
     frozen = {}
     for item in couplings.frozen:
@@ -125,3 +94,31 @@ def _answer(pruner: MoEPruner, plan: Plan, classes: tuple[PruningClass, ...]) ->
         of_trace=True,
         expert_scores=pruner.expert_scores,
     )
+
+
+def prune_moe_experts(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    pruning_ratio: float,
+    seed: int,
+    round_to: int | None = 4,
+    ignore: Sequence[str] = (),
+    roles: Roles | None = None,
+    importance: Any = None,
+) -> Pruned:
+    """Our own pruner on the routed experts' intermediate channels alone: most of the weights, little of the quality."""
+    others = {role: 0 for role in ROLES if role != "routed_experts"}
+    pruned = prune_moe(
+        model,
+        example_inputs,
+        pruning_ratio=pruning_ratio,
+        seed=seed,
+        round_to=round_to,
+        ignore=ignore,
+        roles=roles,
+        ratios=others,
+        importance=importance,
+    )
+    assert pruned.plan is not None
+    return replace(pruned, classes=tuple(cut.pruning_class for cut in pruned.plan.cuts))
