@@ -109,12 +109,15 @@ def _gives_output(tree: ModelTree, path: str) -> bool:
 
 
 def _scores(shape: tuple[int, ...], name: str, scored: Scored, named: bool) -> bool:
-    """Whether a bare parameter maps inputs to experts: ``[E, in]``, ``[in, E]``, or slots ``[E, slots, in]``."""
+    """Whether a bare parameter maps inputs to experts: ``[E, in]``, ``[in, E]``, or slots ``[E, slots, in]`` and
+    ``[in, E, slots]``.
+    """
     shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
     if len(shape) == 2 and min(shape) > 1:
         fits = any(a in scored.counts and b in scored.inputs for a, b in (shape, shape[::-1]))
         return fits and (chooses(name) or not named) and "bias" not in name
-    return len(shape) == 3 and shape[0] in scored.counts and shape[2] in scored.inputs and chooses(name)
+    slots = ((shape[0], shape[2]), (shape[1], shape[0])) if len(shape) == 3 else ()
+    return chooses(name) and any(a in scored.counts and b in scored.inputs for a, b in slots)
 
 
 def _count(shape: tuple[int, ...], scored: Scored) -> int:

@@ -15,6 +15,8 @@ from moeverify.models.roles import FoundRoles, MoELayer
 Tensors = Mapping[str, torch.Tensor]
 # Dimensions by tensor and number, such as those that a trace couples as channels.
 Axes = Collection[tuple[str, int]]
+# Layers whose outputs are the first dimension of their weight.
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def router_tensors(model: nn.Module, layer: MoELayer) -> dict[str, torch.Tensor]:
@@ -72,16 +74,20 @@ class _Fits:
     def __init__(self, model: nn.Module, count: int, channels: frozenset[tuple[str, int]]) -> None:
         self.count = count
         self._channels = channels
-        self._linear = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
+        self._linear = {f"{path}.weight" for path, m in model.named_modules() if isinstance(m, LINEAR)}
 
     def axis(self, name: str, tensor: torch.Tensor, size: int | None = None) -> int | None:
         """First dimension whose size is ``size`` (the number of experts) and that holds no channels; of linear layers
-        the outputs.
+        and convolutions the outputs.
         """
         table = tensor.dim() > 1 and not tensor.is_floating_point()  # of ids: whatever its sizes
         dims = range(1 if name in self._linear else 0 if table else tensor.dim())
         wanted = self.count if size is None else size
         return next((d for d in dims if tensor.shape[d] == wanted and (name, d) not in self._channels), None)
+
+    def maps(self, name: str) -> bool:
+        """Whether a tensor is the weight of a linear layer or convolution."""
+        return name in self._linear
 
     def axes(self, tensors: Tensors, size: int | None = None) -> dict[str, int]:
         """``axis`` of every tensor that has one."""
@@ -99,7 +105,7 @@ def _of_router(fits: _Fits, parts: list[dict[str, torch.Tensor]]) -> dict[str, i
     root, *inner = parts
     axes = fits.axes({name: tensor for name, tensor in root.items() if is_companion(tensor, fits.count)})
     for part in (root, *reversed(inner)):
-        matrices = fits.axes({name: tensor for name, tensor in part.items() if is_matrix(tensor)})
+        matrices = fits.axes({name: tensor for name, tensor in part.items() if is_matrix(tensor) or fits.maps(name)})
         if matrices:
             rows = 0 in matrices.values()
             axes |= {name: dim for name, dim in fits.axes(part).items() if dim == 0 or not rows}

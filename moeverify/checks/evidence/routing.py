@@ -63,9 +63,9 @@ def router_matrices(model: nn.Module, roles: FoundRoles) -> dict[str, tuple[str,
     """
     names = {}
     for layer in roles.layers:
-        tensors = router_tensors(model, layer)
+        tensors, axes = router_tensors(model, layer), router_axes(model, layer)
         matrices = [n for n, t in tensors.items() if is_matrix(t)]
-        matrices = matrices or [n for n, t in tensors.items() if t.dim() > 2 and t.shape[0] == len(layer.experts)]
+        matrices = matrices or [n for n, t in tensors.items() if t.dim() > 2 and t.shape[axes[n]] == len(layer.experts)]
         plain = [n for n in matrices if "noise" not in n.removeprefix(layer.name)]
         of_router: dict[str, list[str]] = {}
         for name in plain or matrices:

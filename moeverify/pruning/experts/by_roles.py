@@ -17,6 +17,8 @@ from moeverify.models.roles import FoundRoles, MoELayer
 from moeverify.pruning.experts.axes import TOP_K, CountedLayer, ExpertAxis, id_tables, listed_children
 
 _COUNT_ATTRIBUTE = re.compile(r"expert", re.IGNORECASE)
+# Layers whose outputs are the first dimension of their weight: a router of images may be a convolution.
+_LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _OTHER_ATTRIBUTE = re.compile(r"per_tok|top_?k|shared|dim|hidden|size|group|capacity", re.IGNORECASE)
 
 
@@ -71,8 +73,8 @@ def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
     modules = dict(model.get_submodule(path).named_modules(prefix=path))
     root, *inner = [_tensors(module, name) for name, module in modules.items()]
     for part in (root, *reversed(inner)):
-        matrices = {n: t for n, t in part.items() if t.dim() == 2}
-        linear = {n for n in matrices if isinstance(modules[n.rpartition(".")[0]], nn.Linear)}
+        linear = {n for n, t in part.items() if t.dim() > 1 and isinstance(modules[n.rpartition(".")[0]], _LINEAR)}
+        matrices = {n: t for n, t in part.items() if t.dim() == 2 or n in linear}
         if not matrices:
             continue
         for size in (count, *range(count + 1, 2 * count)):
@@ -117,9 +119,10 @@ def _beside(model: nn.Module, layer: MoELayer) -> list[ExpertAxis]:
 
 
 def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], ExpertAxis]) -> tuple[tuple[str, str], ...]:
-    """Attributes of block, container and routers that hold the count.
+    """Attributes of block, container, routers and of the modules that hold the experts' weights with the count.
 
-    By name, or by value where no other dimension in the block has that size.
+    By name, or by value where no other dimension in the block has that size. Exception: inside of one expert by name
+    alone.
     """
     count = len(layer.experts)
     block = model.get_submodule(layer.name)
@@ -131,13 +134,14 @@ def _sizes(model: nn.Module, layer: MoELayer, axes: dict[tuple[str, int], Expert
     }
     result = []
     inner = [name for r in layer.routers for name, _ in model.get_submodule(r).named_modules(prefix=r)]
-    for path in dict.fromkeys((layer.name, layer.container, *inner)):
+    for path in dict.fromkeys((layer.name, layer.container, *inner, *layer.holders)):
         module = model.get_submodule(path)
+        apart = layer.owner(path) is not None
         if isinstance(module, nn.Linear | nn.Embedding):
             continue  # brought in step with their weights
         for name, value in vars(module).items():
             if type(value) is not int or value != count or name in TOP_K or _OTHER_ATTRIBUTE.search(name):
                 continue
-            if _COUNT_ATTRIBUTE.search(name) or count not in other:
+            if _COUNT_ATTRIBUTE.search(name) or (count not in other and not apart):
                 result.append((path, name))
     return tuple(result)

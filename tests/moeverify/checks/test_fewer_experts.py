@@ -195,26 +195,27 @@ def test_scores_that_lose_a_mask_of_the_logits(scores):
 
 
 class Slots(nn.Module):
-    """Soft MoE: every slot of an expert mixes all tokens, ``slots [experts, slots, dim]``."""
+    """Soft MoE: every slot of an expert mixes all tokens; ``shape`` of the slots."""
 
-    def __init__(self):
+    def __init__(self, shape):
         super().__init__()
-        self.slot_embeds = nn.Parameter(torch.randn(4, 2, 12))
+        self.phi = nn.Parameter(torch.randn(shape))
         self.experts = nn.ModuleList(nn.Sequential(nn.Linear(12, 8), nn.GELU(), nn.Linear(8, 12)) for _ in range(4))
         self.experts[0].apply(lambda m: isinstance(m, nn.Linear) and m.weight.data.mul_(0.1))
         self.head = nn.Linear(12, 5)
 
     def forward(self, x):
-        logits = torch.einsum("nd,esd->nes", x, self.slot_embeds)
+        logits = torch.einsum("nd,esd->nes" if self.phi.shape[-1] == 12 else "nd,des->nes", x, self.phi)
         slots = torch.einsum("nd,nes->esd", x, logits.softmax(0))
         out = torch.stack([expert(slot) for expert, slot in zip(self.experts, slots, strict=True)])
         return self.head(x + torch.einsum("esd,nes->nd", out, logits.flatten(1).softmax(-1).view_as(logits)))
 
 
-def test_listed_experts_are_known_by_slots():
+@pytest.mark.parametrize("shape", [(4, 2, 12), (12, 4, 2)])
+def test_listed_experts_are_known_by_slots(shape):
     """The slots tell which experts moved up; a softmax over the tokens of a removed expert is no number."""
     torch.manual_seed(0)
-    found = verdicts(Slots(), torch.randn(7, 12), checks=("masked-equivalence", "untouched-identical"), **EXPERTS)
+    found = verdicts(Slots(shape), torch.randn(7, 12), checks=("masked-equivalence", "untouched-identical"), **EXPERTS)
     assert problems(found) == {}
 
 
@@ -226,6 +227,29 @@ def test_a_removed_expert_that_no_token_chose_is_sent_some():
     model.experts.w1.data[0] *= 0.1  # so that this expert goes
     fewer = {"ratios": {"experts": 0.25}, "pruning_ratio": 0}
     assert problems(verdicts(model, torch.randn(9, 12), checks=("masked-equivalence",), **fewer)) == {}
+
+
+class Pixels(nn.Module):
+    """Each pixel goes to the best expert by a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.router, self.head = nn.Conv2d(6, 4, 1), nn.Conv2d(6, 2, 1)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 1)) for _ in range(4)
+        )
+
+    def forward(self, x):
+        probs = self.router(x).softmax(1)
+        weights, chosen = probs.max(1, keepdim=True)
+        return self.head(sum(expert(x) * weights * (chosen == n) for n, expert in enumerate(self.experts)))
+
+
+def test_a_router_of_pixels():
+    torch.manual_seed(0)
+    found = verdicts(Pixels(), torch.randn(2, 6, 5, 5), checks=("masked-equivalence", "router-intact"), **EXPERTS)
+    assert problems(found) == {}
+    assert found["router-intact"].status is Status.PASS
 
 
 class Counted(Scored):

@@ -119,6 +119,24 @@ def test_sizes_beside_fused_experts_follow_by_name_or_by_value():
     assert layer.attributes == (("0", "n_experts"),)
 
 
+class Grouped(nn.Module):
+    """One linear layer of all experts, which counts them itself, beside a router that is a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.experts = nn.Conv2d(10, 4, 1), nn.Module()
+        self.experts.htoh4, self.experts.h4toh = nn.Module(), nn.Module()
+        for layer, shape in ((self.experts.htoh4, (4, 6, 10)), (self.experts.h4toh, (4, 10, 6))):
+            layer.num_expert, layer.rank = 4, 4
+            layer.weight, layer.bias = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.zeros(shape[:2]))
+
+
+def test_layers_that_hold_all_experts_count_them_and_a_convolution_routes():
+    (layer,) = counted(Grouped())
+    assert {("experts.htoh4", "num_expert"), ("experts.h4toh", "num_expert")} <= set(layer.attributes)
+    assert {("gate.weight", 0): 4, ("gate.bias", 0): 4}.items() <= short(layer).items()
+
+
 def test_a_square_router_is_refused():
     model = nn.Sequential(Stacked(6, 6, Bare))
     with pytest.raises(PruningRefused, match=r"0\.router\.weight is square"):
