@@ -18,6 +18,7 @@ from moeverify.certification.matching.recover import recover
 from moeverify.certification.mixed_types import mark_mixed
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
+from moeverify.models.checkpoints import CODE_OF_ITS_OWN
 from moeverify.models.folder.checkpoint import Checkpoint, open_checkpoint
 from moeverify.models.folder.inventory import Inventory, take_inventory
 from moeverify.models.roles import FoundRoles, Roles, find_roles
@@ -97,6 +98,8 @@ class Evidence:
     @once
     def pruned(self) -> Checkpoint:
         """The pruned folder under its model's names. Raises ``NotVisible`` if its configuration is no model."""
+        if not self.inventory.config:
+            raise NotVisible(f"without a configuration its tensors have no names: {self.inventory.problems[0]}")
         try:
             return open_checkpoint(self.pruned_folder, self.inventory)
         except MoEVerifyError as error:
@@ -104,6 +107,15 @@ class Evidence:
         except Exception as error:  # names and types of strangers
             line = left_by(error)
             raise NotVisible(f"its tensors cannot be named: {line}") from error
+
+    @property
+    def brings_code(self) -> bool:
+        """Whether the architecture of the pruned folder is Python code beside its weights."""
+        try:
+            _ = self.pruned
+        except NotVisible as error:
+            return CODE_OF_ITS_OWN in str(error)
+        return False
 
     @once
     def structure(self) -> Structure:
@@ -127,8 +139,7 @@ class Evidence:
     @once
     def compared(self) -> tuple[Compared, ...]:
         """Every tensor of the pruned folder against the base."""
-        types = {name: assembly.dtype for name, assembly in self.pruned.naming.tensors.items()}
-        return tuple(mark_mixed(compare_all(self.base, self.pruned, self.keep), types))
+        return tuple(mark_mixed(compare_all(self.base, self.pruned, self.keep)))
 
     @property
     def same_config(self) -> bool:

@@ -14,6 +14,8 @@ EVERYDAY_RIGHT = {
     "experts-shuffled-sharded-hy_v3",
     "channels-interleaved-gpt_oss",
     "channels-inside-heads-in-another-order-qwen3_moe",
+    "heads-inside-of-groups-qwen3_moe",
+    "vocabulary-cut-gpt_oss",
     "id-table-remapped-deepseek_v4",
     "cast-nemotron_h",
     "tied-head-stored-apart-qwen3_moe",
@@ -21,6 +23,8 @@ EVERYDAY_RIGHT = {
 }
 EVERYDAY_WRONG = {
     "router-permuted",
+    "heads-of-one-group-spread-over-two",
+    "vocabulary-of-other-tokens-in-the-head",
     "e_score_correction_bias-of-the-first-experts-ernie4_5_moe",
     "expert-rescaled",
     "expert-without-up",

@@ -147,6 +147,49 @@ def test_a_damaged_base_is_no_verdict_on_the_pruned_folder(pair, tmp_path):
         mv.certify(pair / "base", pair / "pruned", oracle="some")
 
 
+DAMAGE = [
+    ("[1, 2]", "config.json is no JSON object"),
+    ("[" * 5000 + "]" * 5000, "is nested deeper than 100 levels"),
+    ("{nope", "is not valid JSON"),
+    (None, "config.json is missing"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), DAMAGE, ids=["list", "deep", "no-json", "missing"])
+def test_a_damaged_pruned_folder_fails_and_a_damaged_base_is_bad_input(pair, capsys, tmp_path, text, words):
+    """The pruned folder is what is judged: exit 1. Without a base there is nothing to judge by: exit 2."""
+    for side, ends in (("pruned", 1), ("base", 2)):
+        folder = shutil.copytree(pair / side, tmp_path / side)
+        (folder / "config.json").unlink()
+        if text is not None:
+            (folder / "config.json").write_text(text)
+        sides = {"base": pair / "base", "pruned": pair / "pruned", side: folder}
+        code, said = command(capsys, sides["base"], sides["pruned"], "--oracle", "none")
+        assert code == ends
+        line = said.out.splitlines()[0] if ends == 1 else said.err.splitlines()[-1]
+        assert words in line
+        assert "model_type" not in said.out + said.err
+
+
+def test_a_damaged_index_is_judged_alike(pair, capsys, tmp_path):
+    index = json.dumps({"weight_map": {"model.norm.weight": "gone.safetensors"}})
+    for side, ends in (("pruned", 1), ("base", 2)):
+        folder = shutil.copytree(pair / side, tmp_path / side)
+        (folder / "model.safetensors.index.json").write_text(index)
+        sides = {"base": pair / "base", "pruned": pair / "pruned", side: folder}
+        code, said = command(capsys, sides["base"], sides["pruned"], "--oracle", "none")
+        assert code == ends
+        assert "gone.safetensors" in said.out + said.err
+
+
+def test_code_beside_the_weights_is_not_run_and_not_judged(pair, tmp_path):
+    folder = shutil.copytree(pair / "pruned", tmp_path / "pruned")
+    edit_config(folder, model_type="of_its_own", auto_map={"AutoConfig": "code.Config"})
+    found = {v.check: v for v in mv.certify(pair / "base", folder, oracle="none").verdicts}
+    assert not any(v.status is Status.FAIL for v in found.values())
+    assert "Python code beside the weights" in found["loads-whole"].message
+
+
 def test_folders_whose_values_cannot_be_compared(pair, tmp_path):
     quantised = shutil.copytree(pair / "pruned", tmp_path / "quantised")
     edit_config(quantised, quantization_config={"quant_method": "fp8"})

@@ -44,7 +44,10 @@ PURE = (Relation.EQUAL, Relation.CAST)
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor or one expert's slice: names and experts after and before, and the outcome of the comparison."""
+    """One tensor or one expert's slice: names and experts after and before, and the outcome of the comparison.
+
+    ``types``: what its values are stored in, the shortest type first.
+    """
 
     name: str
     origin: str
@@ -56,6 +59,7 @@ class Compared:
     detail: str = ""
     change: float = 0.0
     nbytes: int = 0
+    types: tuple[torch.dtype, ...] = ()
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,7 +100,9 @@ class _Comparer:
     def tensor(self, name: str) -> Iterator[Compared]:
         assembly = self.pruned.naming.tensors[name]
         source = self.keep.to_base(name)
-        whole = Compared(name, assembly.origin(), Relation.UNMAPPED, source or "", nbytes=assembly.nbytes)
+        whole = Compared(
+            name, assembly.origin(), Relation.UNMAPPED, source or "", nbytes=assembly.nbytes, types=assembly.types()
+        )
         if source is None or source not in self.keep.base:
             yield replace(whole, base_name="", detail="no layer or expert of the base has these values")
             return
@@ -113,6 +119,7 @@ class _Comparer:
         size = assembly.nbytes // max(len(parts), 1)
         for after, before in enumerate(parts):
             one = replace(whole, origin=assembly.origin(after), expert=after, base_expert=int(before), nbytes=size)
+            one = replace(one, types=assembly.types(after))
             if before < 0:
                 yield replace(one, detail="no expert of the base has these weights")
             else:
@@ -132,7 +139,7 @@ class _Comparer:
             maps = {dim - 1: self.keep.positions(source, dim, one.expert) for dim in dims}
         except Unknown as error:
             return replace(one, detail=f"positions are not known: {error}")
-        return judge(one, self.pruned.read(one.name, one.expert), self.base.read(source, one.base_expert), maps)
+        return self._judged(one, self.pruned.read(one.name, one.expert), self.base.read(source, one.base_expert), maps)
 
     def _matrix(self, one: Compared, source: str) -> Compared:
         try:
@@ -142,7 +149,26 @@ class _Comparer:
         after, before = self.pruned.read(one.name), self.base.read(source)
         if not after.is_floating_point() and self._is_table(source):
             return self._table(one, after, before, maps, source)
-        return judge(one, after, before, maps)
+        for dim in (dim for dim in maps if (source, dim) in self.keep.token_axes):  # added tokens are not judged
+            if (tokens := maps[dim]) is not None and (tokens < 0).any() and len(one.types) == 1:
+                after = after.index_select(dim, torch.as_tensor(np.flatnonzero(tokens >= 0)))
+                maps[dim] = tokens[tokens >= 0]
+        return self._judged(one, after, before, maps)
+
+    def _judged(self, one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps) -> Compared:
+        """Compare, each value in the type that its own source is stored in: gate and up may have two."""
+        found = judge(one, after, before, maps)
+        if len(one.types) < 2 or found.relation in PURE:
+            return found
+        coarse = judge(one, after.to(one.types[0]), before, maps)
+        if coarse.relation not in PURE:
+            return coarse
+        numbers, exact = self.pruned.naming.tensors[one.name].read_types(one.expert), _taken(before, maps)
+        expected = exact.to(after.dtype)
+        for number, dtype in enumerate(one.types):
+            expected = torch.where(numbers == number, exact.to(dtype).to(after.dtype), expected)
+        same = torch.equal(as_bits(after.contiguous()), as_bits(expected.contiguous()))
+        return replace(coarse, evidence={**coarse.evidence, "partly": True}) if same else found
 
     def _table(self, one: Compared, after: torch.Tensor, before: torch.Tensor, maps: Maps, source: str) -> Compared:
         """A table of expert numbers must name the same experts by their new numbers."""

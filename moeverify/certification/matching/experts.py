@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moeverify.certification.matching.keys import hash_rows, match
+from moeverify.certification.matching.keys import hash_rows, in_type, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.models.folder.checkpoint import Checkpoint
 
@@ -37,7 +37,7 @@ class ExpertMatcher:
         self.stacks = stacks_of(keep, layer)
         self.before = len(keep.structure.roles.layers[layer].experts)
         self.after = keep.expert_count(layer)
-        self._known: dict[tuple[str, int], np.ndarray] = {}
+        self._known: dict[tuple[str, int, torch.dtype], np.ndarray] = {}
 
     def find(self, hint: np.ndarray | None, on_found: Callable[[int, int], None]) -> np.ndarray:
         """For each pruned expert the base expert whose weights it has, -1 if none.
@@ -53,11 +53,12 @@ class ExpertMatcher:
             return hint
         base_experts = np.full(self.after, -1)
         for expert in range(self.after):
-            keys = [self._after(stack, expert) for stack in self.stacks]
+            types = [self._type(stack, expert) for stack in self.stacks]
+            keys = [self._after(*pair, expert) for pair in zip(self.stacks, types, strict=True)]
             first = [int(hint[expert])] if hint[expert] >= 0 else []
-            best, share = self._best(keys, first)
+            best, share = self._best(keys, types, first)
             if share < 1.0:
-                other, better = self._best(keys, range(self.before))
+                other, better = self._best(keys, types, range(self.before))
                 if better > share:
                     best, share = other, better
             if share >= ENOUGH:
@@ -65,10 +66,13 @@ class ExpertMatcher:
             on_found(expert, int(base_experts[expert]))
         return base_experts
 
-    def _best(self, keys: Sequence[np.ndarray], candidates: Iterable[int]) -> tuple[int, float]:
+    def _best(
+        self, keys: Sequence[np.ndarray], types: Sequence[torch.dtype], candidates: Iterable[int]
+    ) -> tuple[int, float]:
         best, most = -1, 0.0
         for candidate in candidates:
-            shares = [_share(key, self._before(s, candidate)) for s, key in zip(self.stacks, keys, strict=True)]
+            sides = zip(self.stacks, types, keys, strict=True)
+            shares = [_share(key, self._before(stack, dtype, candidate)) for stack, dtype, key in sides]
             share = float(np.mean(shares))
             if share > most:
                 best, most = candidate, share
@@ -76,14 +80,18 @@ class ExpertMatcher:
                     break
         return best, most
 
-    def _after(self, stack: Stack, expert: int) -> np.ndarray:
-        values = self._slice(self.pruned, self.keep.to_pruned(stack.name) or "", stack.strides[1], expert)
-        return hash_rows(values.movedim(stack.dim, 0)[:, self._columns(stack)[0]])
+    def _type(self, stack: Stack, expert: int) -> torch.dtype:
+        """The shortest type that an expert of the pruned folder is stored in: in it, both sides are compared."""
+        assembly = self.pruned.naming.tensors[self.keep.to_pruned(stack.name) or ""]
+        return assembly.types(None if stack.strides[1] else expert)[0]
 
-    def _before(self, stack: Stack, expert: int) -> np.ndarray:
-        key = (stack.name, expert)
+    def _after(self, stack: Stack, dtype: torch.dtype, expert: int) -> np.ndarray:
+        values = self._slice(self.pruned, self.keep.to_pruned(stack.name) or "", stack.strides[1], expert)
+        return hash_rows(in_type(values.movedim(stack.dim, 0)[:, self._columns(stack)[0]], dtype))
+
+    def _before(self, stack: Stack, dtype: torch.dtype, expert: int) -> np.ndarray:
+        key = (stack.name, expert, dtype)
         if key not in self._known:
-            dtype = self.pruned.naming.tensors[self.keep.to_pruned(stack.name) or ""].dtype
             values = self._slice(self.base, stack.name, stack.strides[0], expert)
             rows = values.movedim(stack.dim, 0)[:, self._columns(stack)[1]]
             self._known[key] = hash_rows(self.keep.as_stored(rows, dtype))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from moeverify.certification.matching.experts import SAMPLES
-from moeverify.certification.matching.keys import hash_rows, match
+from moeverify.certification.matching.keys import hash_rows, in_type, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.models.folder.checkpoint import Checkpoint
 
@@ -41,7 +41,7 @@ class ListMatcher:
         self.base, self.pruned, self.keep, self.path = base, pruned, keep, path
         self.before = _by_entry(keep.base, path)
         self.after = _by_entry(keep.pruned, keep.to_pruned(path) or "")
-        self._known: dict[tuple[str, bool], np.ndarray | None] = {}
+        self._known: dict[tuple[str, bool, torch.dtype | None], np.ndarray | None] = {}
 
     def find(self, hint: np.ndarray | None = None) -> np.ndarray:
         """Base number of each pruned entry, -1 if it matches none. Raises ``Unknown`` if the list was removed."""
@@ -86,15 +86,17 @@ class ListMatcher:
 
     def _keys(self, name: str, is_base: bool, partner: str = "") -> np.ndarray | None:
         """Keys of the rows of a tensor, at samples of the other dimensions; ``None`` if those are not known."""
-        if (name, is_base) in self._known:
-            return self._known[name, is_base]
         base_name = name if is_base else partner
+        stored = self.pruned.naming.tensors.get(self.keep.to_pruned(base_name) or "")
+        key = (name, is_base, None if stored is None else stored.types()[0])
+        if key in self._known:
+            return self._known[key]
         try:
             rows = self._rows(base_name, name, is_base)
         except (Unknown, KeyError, IndexError):
             return None
-        self._known[name, is_base] = None if rows is None else hash_rows(rows)
-        return self._known[name, is_base]
+        self._known[key] = None if rows is None else hash_rows(rows)
+        return self._known[key]
 
     def _rows(self, base_name: str, name: str, is_base: bool) -> torch.Tensor | None:
         shape = self.keep.shape(base_name)
@@ -116,9 +118,9 @@ class ListMatcher:
                 chosen = chosen if positions is None else positions[chosen]
             index.append(torch.as_tensor(np.maximum(chosen, 0)))
         values = (self.base if is_base else self.pruned).read(name)
-        dtype = self.pruned.naming.tensors[pruned_name].dtype
+        dtype = self.pruned.naming.tensors[pruned_name].types()[0]
         taken = values.movedim(rows, 0)[tuple(index)]
-        return self.keep.as_stored(taken, dtype) if is_base else taken
+        return self.keep.as_stored(taken, dtype) if is_base else in_type(taken, dtype)
 
     def _is_known(self, name: str, dim: int) -> bool:
         try:

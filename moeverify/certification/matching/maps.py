@@ -28,6 +28,9 @@ class KeepMap:
     ``[kept]``, or ``[experts, kept]`` where each fused expert keeps its own. -1: not in the base. ``rounded`` is the
     short type that values were rounded to, although they are stored in a longer one. ``twins``: tied tensors of the
     base, each with the name that its values are stored under.
+
+    ``found``: positions of dimensions that no class explains, each by its own values alone. ``tokens``: base numbers of
+    the tokens, along ``token_axes``, if the vocabulary changed.
     """
 
     structure: Structure
@@ -38,6 +41,9 @@ class KeepMap:
     units: dict[int, np.ndarray] = field(default_factory=dict)
     rounded: torch.dtype | None = None
     twins: Mapping[str, str] = field(default_factory=dict)
+    found: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    tokens: np.ndarray | None = None
+    token_axes: frozenset[tuple[str, int]] = frozenset()
 
     def as_stored(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Values of the base as the pruned folder stores them: in ``dtype``, rounded before if all are."""
@@ -97,7 +103,15 @@ class KeepMap:
         """Count again: other entries of the lists are known now."""
         self._counts.clear()
 
+    def is_split(self, number: int) -> bool:
+        """Whether members of a class show different numbers of units, e.g. of heads of queries and keys."""
+        return len(self._votes(number)) > 1
+
     def _count(self, number: int) -> int:
+        votes = self._votes(number)
+        return max(votes, key=lambda kept: votes[kept], default=0)
+
+    def _votes(self, number: int) -> dict[int, int]:
         item = self.structure.classes[number]
         votes: dict[int, int] = {}
         for member in item.coupling.members:
@@ -119,7 +133,7 @@ class KeepMap:
                 continue
             if not rest:
                 votes[kept] = votes.get(kept, 0) + 1
-        return max(votes, key=lambda kept: votes[kept], default=0)
+        return votes
 
     def expert_count(self, layer: int | None) -> int:
         """Experts that a MoE layer keeps. Raises ``Unknown`` if no tensor shows it."""
@@ -161,20 +175,31 @@ class KeepMap:
         ``part`` is the pruned number of the expert whose slice it is. Raises ``Unknown``.
         """
         old, new = self.base[name][dim], self.shape(name)[dim]
+        try:
+            result = self._explained(name, dim, part)
+        except Unknown:
+            if (name, dim) not in self.found:
+                raise
+            result = self.found[name, dim]
+        if result is not None and len(result) != new:
+            raise Unknown(f"{name}, dimension {dim}")
+        return None if result is None or (old == new and np.array_equal(result, np.arange(old))) else result
+
+    def _explained(self, name: str, dim: int, part: int | None) -> np.ndarray | None:
+        """Positions by experts, tokens or a class; ``None`` if none of these holds the dimension."""
+        old, new = self.base[name][dim], self.shape(name)[dim]
         axis = self.structure.axes.get((name, dim))
+        if self.tokens is not None and (name, dim) in self.token_axes:
+            return self.tokens
         if axis is not None:
             if axis.layer not in self.experts:
                 raise Unknown(f"experts of MoE layer {axis.layer}")
-            result = self._of_experts(name, dim)
-        elif (name, dim) in self.structure.slots:
-            result = self._of_units(name, dim, part)
-        elif old == new:
+            return self._of_experts(name, dim)
+        if (name, dim) in self.structure.slots:
+            return self._of_units(name, dim, part)
+        if old == new:
             return None
-        else:
-            raise Unknown(f"{name}, dimension {dim}")
-        if len(result) != new:
-            raise Unknown(f"{name}, dimension {dim}")
-        return None if old == new and np.array_equal(result, np.arange(old)) else result
+        raise Unknown(f"{name}, dimension {dim}")
 
     def _of_experts(self, name: str, dim: int) -> np.ndarray:
         axis = self.structure.axes[name, dim]

@@ -9,6 +9,7 @@ import torch
 
 from moeverify.certification.matching.experts import ExpertMatcher, router_rows
 from moeverify.certification.matching.lists import ListMatcher, shortened_lists
+from moeverify.certification.matching.loose import find_loose, find_tokens
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.certification.matching.units import UnitMatcher
 from moeverify.certification.structure.structure import Structure
@@ -35,6 +36,8 @@ def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepM
     recovery.experts()
     recovery.classes(outside=[], trusting=True)
     recovery.rest()
+    find_tokens(base, pruned, keep)
+    find_loose(base, pruned, keep)
     return keep
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from moeverify.certification.matching.keys import hash_rows, match
+from moeverify.certification.matching.keys import hash_rows, in_type, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
 from moeverify.coupling.solving.classes import Member
 from moeverify.models.folder.checkpoint import Checkpoint
@@ -80,14 +80,16 @@ class UnitMatcher:
         else:
             before_at, after_at = keep.places(number, slot, name, dim)
         before = self.base.read(name, part[1] if stack and part else None)
-        after = self.pruned.read(keep.to_pruned(name) or "", part[0] if stack and part else None)
+        slice_read = part[0] if stack and part else None
+        after = self.pruned.read(keep.to_pruned(name) or "", slice_read)
+        dtype = self.pruned.naming.tensors[keep.to_pruned(name) or ""].types(slice_read)[0]
         others = [d for d in range(len(keep.base[name])) if d != dim and not (stack and d == 0)]
         after_others, before_others = self._others(name, others, part, trusting)
         shift = 1 if stack else 0
         axis = dim - shift
         there = _sampled(before, axis, before_others, before_at)
         here = _sampled(after, axis, after_others, after_at)
-        return _Keys(hash_rows(keep.as_stored(there, after.dtype)), hash_rows(here))
+        return _Keys(hash_rows(keep.as_stored(there, dtype)), hash_rows(in_type(here, dtype)))
 
     def _others(
         self, name: str, dims: Sequence[int], part: Part | None, trusting: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.oracle.running import vocabulary
 from moeverify.certification.oracle.sides import make_sides
 from moeverify.certification.oracle.streamed import STREAMED_VALUES
+from moeverify.certification.oracle.vocabulary import Vocabulary
 from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.forces import Change, towards, towards_each
 from moeverify.checks.evidence.routing import Routing, router_matrices
@@ -57,6 +58,7 @@ def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = S
     large models with ``at_least`` values are read from disk when they are used.
     """
     sides = make_sides(evidence, at_least=at_least)
+    words = Vocabulary.of(evidence.keep.tokens)
     partial = "" if sides.sample is None or sides.sample.whole else str(sides.sample)
     proof = Proof(sample=partial, tolerance=tolerance)
     with float64_throughout(), torch.no_grad(), ExitStack() as stack:
@@ -70,8 +72,9 @@ def prove(evidence: Evidence, tolerance: float = TOLERANCE, *, at_least: int = S
         for number, forced in _attempts(wanted, reached, proof):
             reference.change = _with_force(sides.changes, {t.layer: c for t, c in forced.before})
             theirs.change = {t.pruned_layer: c for t, c in forced.after}
-            tokens = _tokens(sides.full, evidence.options.seed + number).to(input_device(sides.full))
-            _compare(proof, tolerance, sides.full, (sides.masked, reference), (sides.pruned, theirs), tokens)
+            tokens = _tokens(sides.full, evidence.options.seed + number, words)
+            tokens = [ids.to(input_device(sides.full)) for ids in tokens]
+            _compare(proof, tolerance, sides.full, (sides.masked, reference), (sides.pruned, theirs), tokens, words)
         proof.unseen = sorted(set(sides.changes) - reference.seen - reference.chosen)
         proof.unreached = [name for name in wanted if not reached[name]]
     return proof
@@ -156,8 +159,11 @@ def _after(first: Change, second: Change) -> Change:
     return lambda logits: second(first(logits))
 
 
-def _tokens(model: nn.Module, seed: int) -> torch.Tensor:
-    return torch.randint(0, vocabulary(model), _SHAPE, generator=torch.Generator().manual_seed(seed))
+def _tokens(model: nn.Module, seed: int, words: Vocabulary | None) -> list[torch.Tensor]:
+    """Tokens in the numbers of the base and of the pruned folder."""
+    count = vocabulary(model) if words is None else len(words.before)
+    drawn = torch.randint(0, count, _SHAPE, generator=torch.Generator().manual_seed(seed))
+    return [drawn, drawn] if words is None else [words.before[drawn], words.after[drawn]]
 
 
 def _compare(
@@ -166,18 +172,22 @@ def _compare(
     full: nn.Module,
     reference: tuple[nn.Module, Routing],
     pruned: tuple[nn.Module, Routing],
-    tokens: torch.Tensor,
+    tokens: Sequence[torch.Tensor],
+    words: Vocabulary | None,
 ) -> None:
-    inputs = {"input_ids": tokens}
+    inputs = {"input_ids": tokens[0]}
     before = run_all(full, inputs) if not proof.effect or not proof.inputs else None
     outputs = []
-    for model, routing in (reference, pruned):
+    for (model, routing), ids in zip((reference, pruned), tokens, strict=True):
         routing.margin = float("inf")
         with routing:
-            outputs.append(run_all(model, inputs))
+            outputs.append(run_all(model, {"input_ids": ids}))
     expected, got = outputs
     if before is None and not all(bool(tensor.isfinite().all()) for tensor in expected.values()):
         before = run_all(full, inputs)
+    if words is not None:
+        before = None if before is None else words.common(before, got)[0]
+        expected, got = words.common(expected, got)
     distance = agreement(got, expected, expected if before is None else before)
     main = main_output(expected)
     # An output beside the main one may be a selection: scores of fewer experts.

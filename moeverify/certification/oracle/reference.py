@@ -39,6 +39,10 @@ def kept_positions(keep: KeepMap) -> dict[tuple[str, int], Kept]:
         rows = _rows(keep, name, dim, slots[0].number, slots[0].positions)
         if rows is not None:
             result[name, dim] = Kept(rows, True)
+    for (name, dim), positions in keep.found.items():
+        stayed = np.unique(positions)
+        if len(stayed) < keep.base[name][dim]:
+            result[name, dim] = Kept(stayed, True)
     return result
 
 

@@ -20,11 +20,14 @@ def roundings(evidence: Evidence) -> dict[str, torch.dtype]:
     is rounded.
     """
     types: dict[str, set[torch.dtype | None]] = defaultdict(set)
+    before = {name: stored.dtype for name, stored in evidence.base.naming.tensors.items()}
     for item in evidence.compared:
-        types[item.base_name].add(item.evidence.get("dtype") if item.relation in _LOST else None)
-    partly = [name for name, dtypes in types.items() if len(dtypes) > 1]
-    if partly:
-        raise NotVisible(f"{partly[0]} was rounded in part, so that there is no reference")
+        dtype = item.evidence.get("dtype") if item.relation in _LOST else None
+        loses = dtype is not None and torch.promote_types(dtype, before.get(item.base_name, dtype)) != dtype
+        types[item.base_name].add(dtype if loses or item.relation is Relation.ROUNDED else None)
+    partly = [item.base_name for item in evidence.compared if item.evidence.get("partly")]
+    if partly := [*partly, *(name for name, dtypes in types.items() if len(dtypes) > 1)]:
+        raise NotVisible(f"{partly[0]} was rounded in part, so that there is no reference; store it in one type")
     return {name: dtype for name, dtypes in types.items() for dtype in dtypes if dtype is not None}
 
 

@@ -12,6 +12,7 @@ import torch
 from moeverify.certification.evidence import Evidence, NotVisible
 from moeverify.certification.matching.keys import as_bits
 from moeverify.certification.relations.entries import GROUPS, TOP_K, Entry, differing, gives_shapes, is_count
+from moeverify.certification.relations.positions import announces_fewer
 from moeverify.certification.relations.same_in_base import list_cuts
 from moeverify.certification.structure.axes import skeleton_with
 from moeverify.models.folder.skeleton import Skeleton
@@ -41,7 +42,7 @@ def judge_entries(evidence: Evidence) -> tuple[list[str], list[str]]:
             continue
         if is_count(entry.before) and (entry.before, entry.after) in sizes:
             continue  # a size, or a number that follows one
-        if any(_follows_layers(entry, cut) for cut in cuts):
+        if any(_follows_layers(entry, cut) for cut in cuts) or announces_fewer(evidence, entry):
             continue
         fault, doubt = _judge(evidence, entry)
         faults += [fault] if fault else []

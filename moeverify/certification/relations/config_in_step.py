@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,12 +13,15 @@ from moeverify.certification.classify import kind_of
 from moeverify.certification.evidence import Evidence, is_quantised
 from moeverify.certification.matching.lists import lengths
 from moeverify.certification.relations.changed_entries import PREDICTION, judge_entries
-from moeverify.certification.relations.end_tokens import other_ends
+from moeverify.certification.relations.end_tokens import lost_ends, other_ends
 from moeverify.certification.relations.engines import contradictions
 from moeverify.certification.relations.entries import is_count
+from moeverify.certification.relations.positions import shorter_context
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.certification.relations.same_in_base import in_pruned, list_cuts
+from moeverify.certification.relations.stated_type import other_type
 from moeverify.checks.registry import Finding, failed, passed
+from moeverify.errors import MoEVerifyError
 from moeverify.models.folder.checkpoint import Checkpoint
 from moeverify.models.folder.headers import Stored
 from moeverify.models.module_lists import renamed
@@ -52,13 +56,13 @@ def config_in_step(evidence: Evidence) -> Finding:
     if evidence.same_config:
         lines += _grown(evidence)
         faults, unsure = judge_entries(evidence)
-        lines += faults
+        lines += [*faults, *lost_ends(evidence)]
     if lines:
         return failed(more(lines), problems=lines, unsure=unsure)
     if unsure:
         return inconclusive(f"{more(unsure)}: whether that is meant cannot be seen", entries=unsure)
     said = "the configuration implies every shape on disk and differs from the base's in sizes alone"
-    notes = list(other_ends(evidence))
+    notes = [*other_ends(evidence), *other_type(evidence), *shorter_context(evidence)]
     return passed("; ".join([said, *notes]), notes=notes)
 
 
@@ -107,7 +111,10 @@ def _grown(evidence: Evidence) -> Iterator[str]:
     if len(lists) and lengths(after) != lists:
         return  # other layers stand in their places
     tokens = getattr(evidence.base.skeleton.config.get_text_config(), "vocab_size", None)
-    for name in (name for name in before if name in after):
+    loose = set()
+    with contextlib.suppress(MoEVerifyError):
+        loose = {name for name, _ in evidence.keep.found}  # such as keys written out for each head of queries
+    for name in (name for name in before if name in after and name not in loose):
         pairs = zip(before[name], after[name], strict=False)
         if any(new > old and old != tokens for old, new in pairs):
             shapes = f"{list(after[name])}, in the base {list(before[name])}"

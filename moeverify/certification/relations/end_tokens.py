@@ -20,6 +20,22 @@ def other_ends(evidence: Evidence) -> Iterator[str]:
     yield from _line(_FILE, *(_generation(folder) for folder in (evidence.base_folder, evidence.pruned_folder)))
 
 
+def lost_ends(evidence: Evidence) -> Iterator[str]:
+    """Tokens that end a generation but went with a cut vocabulary: it would never end."""
+    try:
+        tokens = evidence.keep.tokens
+    except MoEVerifyError:
+        return
+    if tokens is None:
+        return
+    configs = {"config.json": evidence.inventory.config, _FILE: _generation(evidence.pruned_folder)}
+    for file, config in configs.items():
+        ends = config.get(_KEY)
+        ends = [n for n in (ends if isinstance(ends, list) else [ends]) if isinstance(n, int)]
+        if ends and min(ends) >= len(tokens):
+            yield f"{file}: {_KEY} is {ends[0]}, but {len(tokens)} tokens are left: a generation would never end"
+
+
 def _line(file: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     if _KEY in before and _KEY in after and _tokens(before[_KEY]) != _tokens(after[_KEY]):
         told = f"{_KEY}: {before[_KEY]!r} in the base, {after[_KEY]!r} here"

@@ -21,6 +21,7 @@ from moeverify.certification.relations.registry import inconclusive, more, relat
 from moeverify.certification.relations.same_in_base import in_pruned
 from moeverify.checks.evidence.fresh_process import load_afresh
 from moeverify.checks.registry import Finding, failed, passed
+from moeverify.models.checkpoints import CODE_OF_ITS_OWN
 
 _WORDS = {
     "missing_keys": "is missing in the files: transformers fills it with random or zero values",
@@ -42,6 +43,8 @@ print(json.dumps({k: sorted(map(str, v)) for k, v in info.items() if v}))
 @relation("loads-whole")
 def loads_whole(evidence: Evidence) -> Finding:
     """A fresh process of plain transformers loads the folder: no key missing, unexpected or re-initialised."""
+    if evidence.brings_code:
+        return inconclusive(f"{CODE_OF_ITS_OWN}: whether it loads with that code cannot be seen")
     result, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
     if result is None and is_out_of_memory(error):
         return inconclusive(f"memory ran out while transformers loaded it: {error}")

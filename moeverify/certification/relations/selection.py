@@ -7,6 +7,7 @@ import torch
 from moeverify.certification.classify import Classes, Headline, repeated_experts
 from moeverify.certification.evidence import Evidence
 from moeverify.certification.matching.compare import Relation
+from moeverify.certification.mixed_types import cast_words
 from moeverify.certification.relations.registry import inconclusive, more, relation
 from moeverify.certification.relations.values import classes_of, line, outputs_are_right, share_of_bytes, show
 from moeverify.checks.registry import Finding, failed, passed
@@ -50,7 +51,9 @@ def selection(evidence: Evidence) -> Finding:
             differences=show(classes.reported),
             **facts,
         )
-    return passed(f"{classes.headline.value}: every value is the base's", **facts)
+    types = {name: stored.dtype for name, stored in evidence.base.naming.tensors.items()}
+    notes = [words] if (words := cast_words(evidence.compared, types)) else []
+    return passed("; ".join([f"{classes.headline.value}: every value is the base's", *notes]), notes=notes, **facts)
 
 
 def _twice(evidence: Evidence) -> list[str]:

@@ -39,10 +39,20 @@ class Assembly:
         """One of the sources."""
         return next(iter(self.sources.values()))[0]
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
-        """Type of the values on disk."""
-        return self.first.torch_dtype
+        """Type of the values on disk; the longest, if sources have several."""
+        return self.types()[-1]
+
+    def types(self, part: int | None = None) -> tuple[torch.dtype, ...]:
+        """Types that the sources of the tensor, or of one slice, are stored in; the shortest first."""
+        divided = part is not None and self.converter is not None
+        stored = [
+            one
+            for several in self.sources.values()
+            for one in (several[part : part + 1] if divided and len(several) == self.shape[0] else several)
+        ]
+        return tuple(sorted({one.torch_dtype for one in stored}, key=lambda dtype: (dtype.itemsize, str(dtype))))
 
     @cached_property
     def nbytes(self) -> int:
@@ -80,6 +90,17 @@ class Assembly:
         if part is None:
             return self._convert({p: [self.reader.tensor(s) for s in stored] for p, stored in self.sources.items()})
         return self._convert(self._slices(part))[0]
+
+    def read_types(self, part: int | None = None) -> torch.Tensor:
+        """For each value the number of its type in ``types(part)``, as the conversion moves them."""
+        types = self.types(part)
+
+        def number(stored: Stored) -> torch.Tensor:
+            return torch.full(stored.shape, float(types.index(stored.torch_dtype)))
+
+        if part is None:
+            return self._convert({p: [number(s) for s in stored] for p, stored in self.sources.items()})
+        return self._convert({p: self._part(stored, part, number) for p, stored in self.sources.items()})[0]
 
     def read_into(self, place: torch.Tensor, part: int) -> None:
         """Write one slice into ``place``, which has its shape; what is only concatenated is copied once."""

@@ -21,6 +21,7 @@ from pruned_folders import (  # noqa: F401  entries join the catalogue when thei
     selections,
     tensors,
     topology,
+    vocabulary,
 )
 from pruned_folders.catalogue import RIGHT, WRONG, Case, duplicate_names, write
 

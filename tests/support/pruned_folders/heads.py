@@ -40,6 +40,38 @@ def _(folder, draft):
     return draft.set(num_attention_heads=2, num_key_value_heads=1)
 
 
+def some_heads(draft, queries, keys=None):
+    """Heads of queries that stay, and of keys and values if not all do; each may stand several times."""
+    width = draft.config.head_dim
+
+    def rows(heads):
+        return [head * width + n for head in heads for n in range(width)]
+
+    draft.take(draft.names("q_proj.weight"), 0, rows(queries))
+    draft.take(draft.names("o_proj.weight"), 1, rows(queries))
+    if keys is not None:
+        draft.take(draft.names("k_proj.weight", "v_proj.weight"), 0, rows(keys))
+        draft.set(num_key_value_heads=len(keys))
+    return draft.set(num_attention_heads=len(queries))
+
+
+@right("heads-inside-of-groups", "qwen3_moe", "mixtral")
+def _(folder, draft):
+    return some_heads(draft, [1, 2])
+
+
+@right("heads-and-keys-written-out", "qwen3_moe")
+def _(folder, draft):
+    return some_heads(draft, [0, 1, 2], [0, 0, 1])
+
+
+@wrong(
+    "heads-of-one-group-spread-over-two", "qwen3_moe", "masked-equivalence", "the configuration or the order of parts"
+)
+def _(folder, draft):
+    return some_heads(draft, [0, 1])
+
+
 @wrong("channels-inside-heads-in-another-order-in-one-tensor", "qwen3_moe", "consistency", "v_proj.weight")
 def _(folder, draft):
     return inside_heads(draft, outputs=False)
