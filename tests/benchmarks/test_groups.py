@@ -7,6 +7,7 @@ import pytest
 from benchmarks.groups import exponent, main
 
 
+@pytest.mark.slow
 def test_the_table_gives_the_exponents_of_growth(capsys, tmp_path):
     main(["--experts", "4", "8", "--repeat", "1", "--output", str(tmp_path)])
     text = (tmp_path / "groups.md").read_text("utf-8")

@@ -16,7 +16,6 @@ EVERYDAY_RIGHT = {
     "channels-inside-heads-in-another-order-qwen3_moe",
     "heads-inside-of-groups-qwen3_moe",
     "vocabulary-cut-gpt_oss",
-    "id-table-remapped-deepseek_v4",
     "cast-nemotron_h",
     "tied-head-stored-apart-qwen3_moe",
     "layers-of-each-kind-llama4_text",

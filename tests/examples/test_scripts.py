@@ -47,6 +47,7 @@ def test_checks_a_model_and_writes_the_report(tmp_path):
     assert "<html" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_wrong_ratio_is_one_line(tmp_path):
     done = run("test_moe_pruning.py", "--model", MODEL, "--pruning_ratio", "1.5", cwd=tmp_path)
     assert done.returncode == 2

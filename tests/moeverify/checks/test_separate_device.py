@@ -37,6 +37,7 @@ def run(*words):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_device_refuses_what_cuda_refuses():
     answers = run("refusals")
     allowed = {"same device", "scalar of the CPU", "indices of the CPU", "copies"}

@@ -71,7 +71,9 @@ def test_one_line_and_exit_code_2(words, message, capfd, folder, monkeypatch):
     assert not (folder / "o").exists()
 
 
-def test_a_run_in_which_everything_was_skipped_says_why(capfd, tmp_path):
+def test_a_run_in_which_everything_was_skipped_says_why(capfd, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MOEVERIFY_LOAD", "")
     words = ["verify", "stand_ins:two_layers", "--checks", "reload", "--report", str(tmp_path)]
     code, out, _ = call(capfd, *words)
     assert code == 1

@@ -138,8 +138,16 @@ def test_fixtures_and_marker_verify_the_users_model(consumer):
     ("words", "said"),
     [
         (("--moeverify-subject", "nobody"), "unknown subject 'nobody'"),
-        (("--moeverify-subject", "moe", "--moeverify-roles", "none.toml"), "cannot read none.toml"),
-        (("--moeverify-subject", "moe", "--moeverify-routers-pattern", "("), "not a regular expression"),
+        pytest.param(
+            ("--moeverify-subject", "moe", "--moeverify-roles", "none.toml"),
+            "cannot read none.toml",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--moeverify-subject", "moe", "--moeverify-routers-pattern", "("),
+            "not a regular expression",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_wrong_options_are_one_line(consumer, words, said):

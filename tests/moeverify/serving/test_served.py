@@ -53,7 +53,7 @@ def outcome(pair, seconds=120.0):
     return found
 
 
-@pytest.mark.parametrize("rules", ["strict", "lenient"])
+@pytest.mark.parametrize("rules", ["strict", pytest.param("lenient", marks=pytest.mark.slow)])
 def test_a_right_pruning_is_served_alike(engine, pair, rules):
     engine(WORKER, environment={"STAND_IN": rules})
     found = outcome(pair("mixtral", right))
