@@ -165,7 +165,9 @@ def test_the_pruner_keeps_the_channels_of_most_energy():
     pruner = mv.MoEPruner(
         model, {"input_ids": IDS}, importance=importance, ratios={"routed_experts": 0.5}, pruning_ratio=0.0
     )
-    for cut in pruner.plan().cuts:
+    cuts = pruner.plan().cuts
+    assert len(cuts) == model.config.num_hidden_layers
+    for cut in cuts:
         scores = importance.score_class(cut.pruning_class)
         best = scores.topk(cut.after, dim=-1).indices.sort(dim=-1).values
         assert torch.equal(torch.as_tensor(cut.kept), best)

@@ -36,17 +36,20 @@ def messages(fault, checks):
 
 
 def assert_caught(fault, checks):
+    assert checks, f"nothing of {fault.name} is tried here"
     said = messages(fault, checks)
     for check in checks:
         assert re.search(fault.caught_by[check], said.get(check, "")), (check, said)
 
 
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in (*ENDLESS, *CHEATING)], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "fault",
+    [f for f in FAULTS if f not in (*ENDLESS, *CHEATING) and {*f.caught_by} - {*COSTLY}],
+    ids=lambda f: f.name,
+)
 def test_fault_is_caught_by_name(fault):
     needs(fault.source.removeprefix("zoo:"))
-    checks = [name for name in CHECKS if name in fault.caught_by and name not in COSTLY]
-    if checks:
-        assert_caught(fault, checks)
+    assert_caught(fault, [name for name in CHECKS if name in fault.caught_by and name not in COSTLY])
 
 
 def test_addresses_that_fall_in_the_same_order_again_are_not_left_to_luck(monkeypatch):
