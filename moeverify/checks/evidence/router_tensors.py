@@ -109,6 +109,11 @@ def _of_router(fits: _Fits, parts: list[dict[str, torch.Tensor]]) -> dict[str, i
         if matrices:
             rows = 0 in matrices.values()
             axes |= {name: dim for name, dim in fits.axes(part).items() if dim == 0 or not rows}
+            shapes = {tuple(part[name].shape) for name in matrices if part[name].shape[0] != part[name].shape[1]}
+            for other in inner:  # beside the last one, as a layer for the noise is: none feeds another of its shape
+                maps = [tuple(tensor.shape) for tensor in other.values() if is_map(tensor)]
+                if maps and shapes.issuperset(maps):
+                    axes |= {name: dim for name, dim in fits.axes(other).items() if dim == 0 or not rows}
             break
     else:
         axes |= _with_spare_classes(fits, root, inner)

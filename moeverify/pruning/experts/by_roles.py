@@ -87,10 +87,23 @@ def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
                     "(ratios without `experts`)"
                 )
             dims = {n: 0 if t.shape[0] == size else 1 for n, t in fitting.items()}
+            part = {**part, **_twins(fitting, inner)}
+            dims |= {n: dims[next(iter(fitting))] for n, t in part.items() if n not in dims and t.dim() > 1}
             vectors = {n: t for n, t in {**root, **part}.items() if t.dim() == 1 and t.shape[0] == size}
             return [*(ExpertAxis(n, d, size) for n, d in dims.items()), *(ExpertAxis(n, 0, size) for n in vectors)]
         return []
     return []
+
+
+def _twins(fitting: dict[str, torch.Tensor], parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors of the layers of a router that stand beside its last one, such as that of the noise: of one shape, and
+    not square, so that none feeds another.
+    """
+    shapes = {tuple(t.shape) for t in fitting.values() if t.shape[0] != t.shape[1]}
+    beside = [
+        p for p in parts if (maps := [t for t in p.values() if t.dim() > 1]) and all(t.shape in shapes for t in maps)
+    ]
+    return {name: tensor for part in beside for name, tensor in part.items()}
 
 
 def _parameter_axis(model: nn.Module, name: str, count: int) -> ExpertAxis:

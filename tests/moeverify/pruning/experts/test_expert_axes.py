@@ -8,6 +8,7 @@ from releases import needs
 from small_nets import TinyMoE
 from torch import nn
 
+from moeverify.checks.evidence.router_tensors import search_axes
 from moeverify.errors import PruningRefused
 from moeverify.models.roles import find_roles
 from moeverify.models.zoo import build_zoo
@@ -135,6 +136,28 @@ def test_layers_that_hold_all_experts_count_them_and_a_convolution_routes():
     (layer,) = counted(Grouped())
     assert {("experts.htoh4", "num_expert"), ("experts.h4toh", "num_expert")} <= set(layer.attributes)
     assert {("gate.weight", 0): 4, ("gate.bias", 0): 4}.items() <= short(layer).items()
+
+
+class Noisy(nn.Module):
+    """A router with a layer for the noise, after the scores or before them, behind a layer that both read."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.read = nn.Linear(10, 12)
+        for name in order:
+            setattr(self, name, nn.Linear(12, 5))
+
+
+@pytest.mark.parametrize("order", [("score", "noise"), ("noise", "score")])
+def test_layers_of_a_router_side_by_side_count_experts_both(order):
+    block = nn.Module()
+    block.router = Noisy(order)
+    block.experts = nn.ModuleList(nn.Sequential(nn.Linear(10, 6), nn.Linear(6, 10)) for _ in range(5))
+    model = nn.Sequential(block)
+    (layer,) = by_roles(model, find_roles(model))
+    both = {(f"router.{name}.{leaf}", 0): 5 for name in order for leaf in ("weight", "bias")}
+    assert short(layer) == both
+    assert search_axes(model, layer.layer) == {f"0.{name}": dim for name, dim in both}
 
 
 def test_a_square_router_is_refused():
