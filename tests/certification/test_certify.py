@@ -175,6 +175,7 @@ def test_a_damaged_index_is_judged_alike(pair, capsys, tmp_path):
     index = json.dumps({"weight_map": {"model.norm.weight": "gone.safetensors"}})
     for side, ends in (("pruned", 1), ("base", 2)):
         folder = shutil.copytree(pair / side, tmp_path / side)
+        (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
         (folder / "model.safetensors.index.json").write_text(index)
         sides = {"base": pair / "base", "pruned": pair / "pruned", side: folder}
         code, said = command(capsys, sides["base"], sides["pruned"], "--oracle", "none")
