@@ -88,6 +88,13 @@ def index_leaves_the_folder(folder):
     edit_index(folder, lambda weights: weights.update({next(iter(weights)): "../../secret.safetensors"}))
 
 
+def shard_in_a_sub_folder(folder):
+    shard = first_shard(folder)
+    (folder / "part").mkdir()
+    shard.rename(folder / "part" / shard.name)
+    edit_index(folder, lambda w: w.update({name: f"part/{file}" for name, file in w.items() if file == shard.name}))
+
+
 def index_is_no_json(folder):
     (folder / INDEX).write_text("{")
 
@@ -130,6 +137,7 @@ def config_without_type(folder):
         (not_in_the_index, "but not in model.safetensors.index.json"),
         (index_names_another_file, "which does not hold it; it is in"),
         (index_leaves_the_folder, "outside of the folder"),
+        (shard_in_a_sub_folder, "in a sub-folder, where most loaders do not look"),
         (index_is_no_json, "not valid JSON"),
         (index_without_map, "no weight_map"),
         (whole_file_beside_the_shards, "lies beside"),

@@ -98,7 +98,8 @@ def _matched(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str, dim
     other = keep.to_pruned(name)
     if other is None or other not in keep.pruned or name not in keep.base:
         return None
-    after_at, before_at = [], []
+    after_at: list[slice | torch.Tensor] = [slice(None)]
+    before_at: list[slice | torch.Tensor] = [slice(None)]
     generator = np.random.default_rng(len(name))
     for across in (d for d in range(len(keep.base[name])) if d != dim):
         chosen = np.sort(generator.integers(0, keep.shape(name)[across], SAMPLES))
@@ -112,8 +113,8 @@ def _matched(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str, dim
         after_at.append(torch.as_tensor(chosen))
         before_at.append(torch.as_tensor(source))
     after, before = pruned.read(other).movedim(dim, 0), base.read(name).movedim(dim, 0)
-    here = after[(slice(None), *after_at)].reshape(len(after), -1)
-    there = before[(slice(None), *before_at)].reshape(len(before), -1)
+    here = after[tuple(after_at)].reshape(len(after), -1)
+    there = before[tuple(before_at)].reshape(len(before), -1)
     dtype = pruned.naming.tensors[other].types()[0]
     here, there = in_type(here, dtype), keep.as_stored(there, dtype)
     found, _ = match(hash_rows(here), hash_rows(there))

@@ -26,7 +26,7 @@ def shorter_context(evidence: Evidence) -> Iterator[str]:
     """The announced number of positions, if the folder lowers it."""
     before, after = (side.skeleton.config.get_text_config() for side in (evidence.base, evidence.pruned))
     old, new = getattr(before, _KEY, None), getattr(after, _KEY, None)
-    if is_count(old) and is_count(new) and new < old:
+    if isinstance(old, int) and isinstance(new, int) and new < old:
         yield f"{_KEY} is {new}, in the base {old}: longer inputs are not announced"
 
 

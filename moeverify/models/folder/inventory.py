@@ -174,7 +174,9 @@ def _which_files(folder: Path, files: list[Path], index: Mapping[str, str] | Non
     if SINGLE in names and SINGLE not in set(index.values()):
         yield f"{SINGLE} lies beside {INDEX}, which does not name it: loaders differ in which they read"
     for name in sorted(set(index.values())):
-        if Path(name).name != name:
+        if Path(name).name != name and (folder / name).is_file() and stays_inside(folder / name, folder):
+            yield f"{INDEX} names {name[:80]} in a sub-folder, where most loaders do not look: move the file up"
+        elif Path(name).name != name:
             yield f"{INDEX} names a file outside of the folder: {name[:80]}"
         elif name not in names:
             yield f"{name} is named in {INDEX} but missing"
