@@ -165,13 +165,20 @@ def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> to
     return torch.stack(result).mean(0) if result else None
 
 
-def _position_scores(stack: Stack, batch: Batch, formula: Formula) -> Iterator[torch.Tensor]:
-    """Each unit's mean over its positions, ``[rows, units]``, if the importance scores the stack."""
+def _position_scores(stack: Stack, batch: Batch, formula: Formula) -> list[torch.Tensor]:
+    """Each unit's mean over its positions, ``[rows, units]``; of every matrix by itself if all belong to one row.
+
+    Empty if the importance does not score the stack.
+    """
     places = stack.first.positions.reshape(len(stack.first.positions), -1)
-    if items := list(_items(stack, np.sort(places)[:, :, None], formula)):
-        scores = formula.normalized(_reduced(items, batch.rows, formula.reduction)).float()
-        order = torch.as_tensor(np.argsort(places, kind="stable"), device=scores.device).expand(batch.rows, -1)
-        yield torch.empty_like(scores).scatter_(1, order, scores).view(batch.rows, batch.size, -1).mean(2)
+    items = list(_items(stack, np.sort(places)[:, :, None], formula))
+    if not items:
+        return []
+    rows = max(batch.rows, len(items[0].scores))
+    scores = formula.normalized(_reduced(items, rows, formula.reduction)).float()
+    order = torch.as_tensor(np.argsort(places, kind="stable"), device=scores.device).expand(rows, -1)
+    means = torch.empty_like(scores).scatter_(1, order, scores).view(rows, batch.size, -1).mean(2)
+    return [means] if batch.rows > 1 else list(means.split(1))
 
 
 def _items(stack: Stack, positions: np.ndarray, formula: Formula) -> Iterator[_Item]:

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import moeverify as mv
 from moeverify.errors import PruningRefused
+from moeverify.models.zoo import build_zoo
 from moeverify.pruning.choice import batches, formulas
 from moeverify.pruning.choice.camera import CameraImportance
 from moeverify.pruning.choice.routing_importance import RoutingImportance
@@ -118,17 +119,23 @@ def test_each_expert_has_the_scores_that_torch_pruning_gives_it(experts, monkeyp
         assert torch.allclose(scores, wanted, rtol=1e-6, atol=0, equal_nan=True), vars(importance)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_alike_layers_have_the_scores_that_each_of_them_has_by_itself(bias, monkeypatch):
-    """Heads have many positions in each of four projections, of which some are listed out of order."""
+def llama(bias):
     settings = {"hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 3, "num_attention_heads": 4}
     settings |= {"num_key_value_heads": 2, "head_dim": 4, "vocab_size": 20, "attention_bias": bias, "mlp_bias": bias}
-    model = build(LlamaForCausalLM, LlamaConfig(**settings))
+    return build(LlamaForCausalLM, LlamaConfig(**settings))
+
+
+# Heads have many positions in each projection; those of jetmoe lie in stacks of experts, which count expert by expert.
+@pytest.mark.parametrize(
+    ("make", "bias"), [(lambda: llama(False), False), (lambda: llama(True), True), (lambda: build_zoo("jetmoe"), False)]
+)
+def test_heads_and_alike_layers_have_the_scores_that_each_has_by_itself(make, bias, monkeypatch):
+    model = make()
     for p in model.parameters():
         p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     graph = mv.MoEDependencyGraph().build_dependency(model, {"input_ids": torch.arange(6).view(1, 6)})
     classes = [c for c in graph.classes if c.role in ("heads", "dense_mlp")]
-    assert len(classes) == 6
+    assert len(classes) > 1
     for importance in (*importances(), tp.importance.GroupMagnitudeImportance(bias=bias)):
         with monkeypatch.context() as patch:
             patch.setattr("moeverify.pruning.choice.scores.formula_of", lambda _: None)
