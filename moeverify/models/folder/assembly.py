@@ -46,12 +46,10 @@ class Assembly:
 
     def types(self, part: int | None = None) -> tuple[torch.dtype, ...]:
         """Types that the sources of the tensor, or of one slice, are stored in; the shortest first."""
-        divided = part is not None and self.converter is not None
-        stored = [
-            one
-            for several in self.sources.values()
-            for one in (several[part : part + 1] if divided and len(several) == self.shape[0] else several)
-        ]
+        stored: list[Stored] = []
+        for several in self.sources.values():
+            divided = part is not None and self.converter is not None and len(several) == self.shape[0]
+            stored += [several[part]] if part is not None and divided else several
         return tuple(sorted({one.torch_dtype for one in stored}, key=lambda dtype: (dtype.itemsize, str(dtype))))
 
     @cached_property
