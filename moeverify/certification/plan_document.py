@@ -43,8 +43,8 @@ def plan_document(evidence: Evidence) -> dict[str, Any]:
     headline, keep = classes_of(evidence).headline, evidence.keep
     if headline not in _SELECTIONS:
         raise PlanError(f"{headline.value}: no plan makes this folder from the base; --json - has what was found")
-    if keep.tokens is not None or keep.found:
-        what = "the vocabulary changed" if keep.tokens is not None else f"no class explains {next(iter(keep.found))[0]}"
+    if keep.tokens is not None or keep.loose:
+        what = "the vocabulary changed" if keep.tokens is not None else f"no class explains {keep.loose[0]}"
         raise PlanError(f"{what}: no plan makes this folder from the base; --json - has what was found")
     lists = _lists(keep)
     kept = dict(_kept(keep))

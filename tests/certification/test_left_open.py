@@ -14,8 +14,6 @@ from moeverify.certification.certify import examine
 from moeverify.errors import PlanError
 from moeverify.verdict import Status
 
-pytestmark = pytest.mark.usefixtures("reload_process")
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

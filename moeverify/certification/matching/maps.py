@@ -45,6 +45,12 @@ class KeepMap:
     tokens: np.ndarray | None = None
     token_axes: frozenset[tuple[str, int]] = frozenset()
 
+    @property
+    def loose(self) -> list[str]:
+        """Tensors of which positions went or moved that no class explains."""
+        sizes = {(name, dim): self.base[name][dim] for name, dim in self.found}
+        return [key[0] for key, rows in self.found.items() if not np.array_equal(rows, np.arange(sizes[key]))]
+
     def as_stored(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Values of the base as the pruned folder stores them: in ``dtype``, rounded before if all are."""
         if self.rounded is not None and values.is_floating_point():

@@ -113,7 +113,7 @@ def _grown(evidence: Evidence) -> Iterator[str]:
     tokens = getattr(evidence.base.skeleton.config.get_text_config(), "vocab_size", None)
     loose = set()
     with contextlib.suppress(MoEVerifyError):
-        loose = {name for name, _ in evidence.keep.found}  # such as keys written out for each head of queries
+        loose = set(evidence.keep.loose)  # such as keys written out for each head of queries
     for name in (name for name in before if name in after and name not in loose):
         pairs = zip(before[name], after[name], strict=False)
         if any(new > old and old != tokens for old, new in pairs):

@@ -26,12 +26,12 @@ def consistency(evidence: Evidence) -> Finding:
             "agree is seen by running the models: --oracle full",
             differences=show(classes.reordered),
         )
-    if (loose := list(evidence.keep.found)) and not outputs_are_right(evidence):
+    if (loose := evidence.keep.loose) and not outputs_are_right(evidence):
         return inconclusive(
-            f"{loose[0][0]}: no coupling class explains which positions stayed (heads cut inside of groups that share "
+            f"{loose[0]}: no coupling class explains which positions stayed (heads cut inside of groups that share "
             "keys?); each tensor holds values of the base, whether they go together is seen by running the models: "
             "--oracle full",
-            tensors=[name for name, _ in loose],
+            tensors=loose,
         )
     known = len(evidence.keep.units)
     order = "in another order than the base's" if is_permuted(evidence.keep) else "in the base's order"
