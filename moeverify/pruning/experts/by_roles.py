@@ -87,9 +87,9 @@ def _router_axes(model: nn.Module, path: str, count: int) -> list[ExpertAxis]:
                     "(ratios without `experts`)"
                 )
             dims = {n: 0 if t.shape[0] == size else 1 for n, t in fitting.items()}
-            part = {**part, **_twins(fitting, inner)}
-            dims |= {n: dims[next(iter(fitting))] for n, t in part.items() if n not in dims and t.dim() > 1}
-            vectors = {n: t for n, t in {**root, **part}.items() if t.dim() == 1 and t.shape[0] == size}
+            twins = _twins(fitting, inner)
+            dims |= {n: dims[next(iter(fitting))] for n, t in twins.items() if n not in dims and t.dim() > 1}
+            vectors = {n: t for n, t in {**root, **part, **twins}.items() if t.dim() == 1 and t.shape[0] == size}
             return [*(ExpertAxis(n, d, size) for n, d in dims.items()), *(ExpertAxis(n, 0, size) for n in vectors)]
         return []
     return []
