@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 # A list with fewer layers is not shortened.
@@ -94,22 +93,19 @@ def _kinds(model: nn.Module, layers: Any) -> list[Hashable]:
     return [
         (
             tuple((key, value) for key, value in here.items() if key not in numbers),
-            tuple((name, tuple(t.shape), t.dtype) for name, t in _tensors(layer)),
             tuple(repr(values[number]) for values in lists),
         )
-        for number, (layer, here) in enumerate(zip(layers, attributes, strict=True))
+        for number, here in enumerate(attributes)
     ]
 
 
-def _tensors(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from layer.named_parameters()
-    yield from layer.named_buffers()
-
-
 def _attributes(layer: nn.Module) -> Iterator[tuple[_Attribute, Hashable]]:
-    """Types and attributes of all modules of a layer; an object that is not plain data equals only itself."""
+    """Types, tensors and attributes of all modules of a layer; an object that is not plain data equals only itself."""
     for path, module in layer.named_modules():
         yield (path, "type of module"), id(type(module))
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield (path, f"tensor {name}"), (tuple(tensor.shape), tensor.dtype)
         for name, value in vars(module).items():
             if name not in _INTERNAL:
                 yield (path, name), _comparable(value)

@@ -59,9 +59,17 @@ def skeleton(model: nn.Module, config: Any) -> nn.Module:
 
 
 def shapes_of(model: nn.Module) -> Shapes:
-    """Shapes of all parameters and buffers by name."""
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tuple(tensor.shape) for name, tensor in tensors}
+    """Shapes of all parameters and buffers by name, as ``named_parameters`` and ``named_buffers`` give them."""
+    modules = list(model.named_modules())  # one walk for both
+    result: Shapes = {}
+    for kind in ("_parameters", "_buffers"):
+        seen = set[int]()
+        for path, module in modules:
+            for name, tensor in getattr(module, kind).items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    result[f"{path}.{name}" if path else name] = tuple(tensor.shape)
+    return result
 
 
 def changed_attributes(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,15 +92,18 @@ def _likeness(pruning_class: PruningClass, sources: Sequence[Source]) -> Any:
     """
     if pruning_class.experts:
         return None
-    result = []
-    for source in sources:
-        layer = source.layer
-        if type(layer) is not nn.Linear or source.handler not in _SIDES:
-            return None
-        tensors = (layer.weight, layer.bias, layer.weight.grad, None if layer.bias is None else layer.bias.grad)
-        kinds = tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
-        result.append((source.handler, kinds, source.positions.shape, source.positions.tobytes()))
-    return tuple(result)
+    keys = [_source_key(source) for source in sources]
+    return None if None in keys else tuple(keys)
+
+
+def _source_key(source: Source) -> Any:
+    """Key that is equal for linear layers of the same shapes and positions; ``None`` for anything else."""
+    layer = source.layer
+    if type(layer) is not nn.Linear or source.handler not in _SIDES:
+        return None
+    tensors = (layer.weight, layer.bias, layer.weight.grad, None if layer.bias is None else layer.bias.grad)
+    kinds = tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
+    return source.handler, kinds, source.positions.shape, source.positions.tobytes()
 
 
 def batch_scores(batch: Batch, formula: Formula) -> torch.Tensor:
@@ -147,6 +150,7 @@ def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> to
     single = any(stack.width == 1 for stack in stacks)
     added_up = formula.reduction in ("sum", "mean")
     items: list[_Item] = []
+    together: list[Stack] = []
     result: list[torch.Tensor] = []
     for stack in sorted(stacks, key=lambda stack: stack.width > 1):
         apart = batch.rows > 1 and stack.first.slices and not stack.first.each
@@ -154,15 +158,33 @@ def _share_scores(stacks: Sequence[Stack], batch: Batch, formula: Formula) -> to
             raise NoBatch
         positions = stack.first.positions
         if single and added_up:
-            items += _items(stack, positions, formula)
+            together.append(stack)
         elif single or stack.width <= FEW_POSITIONS:
             for number in range(stack.width):
                 items += _items(stack, positions[:, :, number : number + 1], formula)
         else:  # a head: position by position, then averaged
             result += _position_scores(stack, batch, formula)
+    items += _added_up(together, formula)
     if items:
         result.append(formula.normalized(_reduced(items, batch.rows, formula.reduction)).float()[:, : batch.size])
     return torch.stack(result).mean(0) if result else None
+
+
+def _added_up(stacks: Sequence[Stack], formula: Formula) -> Iterator[_Item]:
+    """The items of all positions of stacks, in the order of these; alike layers in memory are computed at once."""
+    alike: dict[Any, list[int]] = {}
+    for number, stack in enumerate(stacks):
+        key = _source_key(stack.first) if len(stack.sources) == 1 and stack.first.in_memory else None
+        alike.setdefault(number if key is None else key, []).append(number)
+    made: dict[int, list[_Item]] = {number: [] for number in range(len(stacks))}
+    for numbers in alike.values():
+        first, *others = (stacks[number] for number in numbers)
+        merged = replace(first, sources=tuple(s.first for s in (first, *others))) if others else first
+        for item in _items(merged, first.first.positions, formula):
+            for number, scores in zip(numbers, item.scores.split(1) if others else [item.scores], strict=True):
+                made[number].append(_Item(scores, item.units))
+    for items in made.values():
+        yield from items
 
 
 def _position_scores(stack: Stack, batch: Batch, formula: Formula) -> list[torch.Tensor]:

@@ -101,7 +101,7 @@ class Selection:
             if ratio == 0 or not self._may_cut(pruning_class):
                 continue
             try:
-                self.graph.group_of(pruning_class)
+                self.graph.must_expand(pruning_class)
             except BoundaryRefused as error:  # it would take two routed experts along: left alone and told
                 size = pruning_class.coupling.size
                 stopped.append(Adjustment(pruning_class, kept_units(size, ratio), size, Reason(str(error))))

@@ -81,6 +81,12 @@ class Source:
         return weight.device if isinstance(weight, torch.Tensor) else None
 
     @property
+    def in_memory(self) -> bool:
+        """Whether it is a layer whose weight needs no reading from a file."""
+        weight = getattr(self.layer, "weight", None)
+        return isinstance(weight, torch.Tensor) and type(weight.detach()) is torch.Tensor
+
+    @property
     def is_vector(self) -> bool:
         """Whether a channel is a single number, as in a bias or the weight of a norm outside of torch's layers."""
         if self.parameter is None:

@@ -28,7 +28,7 @@ from moeverify.pruning.graph.injection import index_mapping
 from moeverify.pruning.graph.layer_functions import LayerFunctions
 from moeverify.pruning.graph.live import Place, renumber
 from moeverify.pruning.graph.nodes import Nodes
-from moeverify.pruning.graph.roots import is_ignored, layer_roots, root_member
+from moeverify.pruning.graph.roots import is_ignored, layer_roots, root_of
 from moeverify.pruning.graph.traced import ShowsTraced, TracedModel
 from moeverify.pruning.graph.walk import GUARDS, MAX_EXPANSIONS
 from moeverify.pruning.plan.plan import Plan
@@ -275,15 +275,11 @@ class MoEDependencyGraph(Accounted, ShowsTraced, tp.DependencyGraph):
 
         Raises ``PruningRefused`` if the expansion overflows or would take another routed expert along.
         """
-        if pruning_class.joint:
-            raise BoundaryRefused(f"one expert's would take the others' along: {pruning_class.joint}")
-        member = root_member(self.nodes, pruning_class)
-        place = (member.parameter, member.dim)
-        rows = member.positions if units is None else member.positions[list(units)]
-        numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
-        original = self.live.original(place, rows.ravel())
-        end = self.nodes.end_of_place(place)
-        return self._search.group(end, original, np.repeat(numbers, rows.shape[1]), units=True)
+        return self._search.group(*root_of(self.nodes, self.live, pruning_class, units), units=True)
+
+    def must_expand(self, pruning_class: PruningClass) -> None:
+        """Raise as ``group_of`` does for a class that has no group, and make none."""
+        self._search.expand(*root_of(self.nodes, self.live, pruning_class))
 
     def group_at(self, place: Place, original: np.ndarray) -> PruningGroup:
         """The group of positions as they were numbered when the model was traced."""

@@ -133,7 +133,18 @@ class GroupSearch:
         """The group of original ``positions`` at a root.
 
         ``roots`` number them for ``root_idxs``: unit numbers with ``units``, else the positions themselves.
-        ``interface`` allows the model's own inputs and outputs.
+        ``interface`` allows the model's own inputs and outputs. Raises as ``expand``.
+        """
+        graph, expansion = self.expand(end, positions, roots, interface=interface)
+        return self._assemble(graph, end, expansion, positions, units)
+
+    def expand(
+        self, end: End, positions: np.ndarray, roots: np.ndarray, *, interface: bool = False
+    ) -> tuple[DimensionGraph, Expansion]:
+        """What the group of ``positions`` reaches, and on which graph.
+
+        Raises ``PruningRefused`` for frozen positions and an expansion that overflows, ``BoundaryRefused`` for one that
+        takes another routed expert along.
         """
         graph = self._strict
         expansion = self._expand(graph, end, positions, roots)
@@ -158,7 +169,7 @@ class GroupSearch:
                 f"dimension {end.place[1]} of {end.place[0]} is frozen: {frozen.reason}{where}; "
                 "`moeverify inspect` shows all that is"
             )
-        return self._assemble(graph, end, expansion, positions, units)
+        return graph, expansion
 
     def _expand(self, graph: DimensionGraph, end: End, positions: np.ndarray, roots: np.ndarray) -> Expansion:
         return self.walk(graph).expand(graph.node_of(self._dims(end.place)), positions, roots)

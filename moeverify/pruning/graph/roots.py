@@ -10,8 +10,9 @@ from torch import nn
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.coupling.solving.solve import Member
-from moeverify.pruning.graph.live import Place
-from moeverify.pruning.graph.nodes import Nodes
+from moeverify.errors import BoundaryRefused
+from moeverify.pruning.graph.live import LiveIndex, Place
+from moeverify.pruning.graph.nodes import End, Nodes
 
 
 def root_member(nodes: Nodes, pruning_class: PruningClass) -> Member:
@@ -22,6 +23,23 @@ def root_member(nodes: Nodes, pruning_class: PruningClass) -> Member:
             if end.output and isinstance(end.node.module, wanted):
                 return member
     return ends[0][0]
+
+
+def root_of(
+    nodes: Nodes, live: LiveIndex, pruning_class: PruningClass, units: Sequence[int] | None = None
+) -> tuple[End, np.ndarray, np.ndarray]:
+    """Start of the group that removes ``units`` of a class (all if not given).
+
+    Returns a layer's side, its positions as the trace numbers them, and the unit of each. Raises ``BoundaryRefused``
+    for a class whose experts only go together.
+    """
+    if pruning_class.joint:
+        raise BoundaryRefused(f"one expert's would take the others' along: {pruning_class.joint}")
+    member = root_member(nodes, pruning_class)
+    place = (member.parameter, member.dim)
+    rows = member.positions if units is None else member.positions[list(units)]
+    numbers = np.arange(len(member.positions)) if units is None else np.array(list(units), dtype=np.int64)
+    return nodes.end_of_place(place), live.original(place, rows.ravel()), np.repeat(numbers, rows.shape[1])
 
 
 def has_root(nodes: Nodes, pruning_class: PruningClass, types: Sequence[Any]) -> bool:
