@@ -18,14 +18,16 @@ def others(gone: Mapping[str, Sequence[int]]) -> Iterator[tuple[dict[str, Change
     First a low score, for experts that choose or mix tokens. Then zero as a logit, and minus infinity where experts are
     compared. Zero leaves a norm over the logits as it is without them, and a bounded function of them cannot undo it.
     """
-    yield {name: _held(numbers, _LOW) for name, numbers in gone.items()}, {}
+    yield {name: held(numbers, _LOW) for name, numbers in gone.items()}, {}
     yield (
-        {name: _held(numbers, 0.0) for name, numbers in gone.items()},
-        {name: _held(numbers, float("-inf")) for name, numbers in gone.items()},
+        {name: held(numbers, 0.0) for name, numbers in gone.items()},
+        {name: held(numbers, float("-inf")) for name, numbers in gone.items()},
     )
 
 
-def _held(gone: Sequence[int], value: float) -> Change:
+def held(gone: Sequence[int], value: float) -> Change:
+    """The change that gives the experts ``gone`` the same score ``value``."""
+
     def change(scores: torch.Tensor) -> torch.Tensor:
         return scores.index_fill(-1, torch.as_tensor(gone, device=scores.device), value)
 

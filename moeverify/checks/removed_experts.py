@@ -21,6 +21,7 @@ from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.router_tensors import router_axes, router_tensors
 from moeverify.checks.evidence.stayed import former_ids
 from moeverify.checks.masked_conclusion import equal
+from moeverify.checks.other_masks import held
 from moeverify.checks.registry import Finding, inconclusive
 from moeverify.models.roles import FoundRoles
 
@@ -61,15 +62,8 @@ def forbid(model: nn.Module, roles: FoundRoles, stayed: Mapping[str, list[int]])
             if tensor.is_floating_point() and sum(size > 1 for size in tensor.shape) == 1:  # a vector of any shape
                 with torch.no_grad():
                     tensor.index_fill_(axes[name], torch.tensor(gone, device=tensor.device), float("-inf"))
-        changes[layer.name] = _never(gone)
+        changes[layer.name] = held(gone, float("-inf"))
     return changes
-
-
-def _never(gone: list[int]) -> Change:
-    def change(logits: torch.Tensor) -> torch.Tensor:
-        return logits.index_fill(-1, torch.as_tensor(gone, device=logits.device), float("-inf"))
-
-    return change
 
 
 def set_apart(outputs: Sequence[Outputs], counts: Collection[tuple[int, int]], layers: int) -> Finding | None:

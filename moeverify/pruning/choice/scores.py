@@ -45,7 +45,7 @@ def score_units(
 def score_classes(
     graph: MoEDependencyGraph, classes: Sequence[PruningClass], importance: Callable[[Group], torch.Tensor | None]
 ) -> list[torch.Tensor]:
-    """The scores of several classes, as ``score_units`` gives them; those of alike listed experts are computed at once.
+    """The scores of several classes, as ``score_units`` gives them; those of alike layers are computed at once.
 
     Raises ``PruningRefused`` as ``score_units`` does, of the first class that has no score.
     """
