@@ -11,7 +11,7 @@ import torch
 from moeverify.checks.evidence.agreement import agreement
 from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.cut import agrees_with_router
-from moeverify.checks.evidence.forces import PARTS, Change, towards
+from moeverify.checks.evidence.forces import PARTS, in_sequence, towards
 from moeverify.checks.evidence.kept import tensors_of
 from moeverify.checks.evidence.limits import Limits, other_capacity
 from moeverify.checks.evidence.readers import Readers, agree, shown
@@ -166,7 +166,7 @@ class Comparison(Runs):
             send, never = towards(gone[0]), self.forbidden[layer]
             with contextlib.suppress(DoesNotRun):
                 plain = self._run(self.full, "the original", inputs, {layer: send}, self.context.roles)[0]
-                changes = {**self.forbidden, layer: _after(send, never)}
+                changes = {**self.forbidden, layer: in_sequence(send, never)}
                 masked = self._masked(inputs, changes)[0]
                 self.seen.effect = max(self.seen.effect, agreement(masked, masked, plain).effect)
 
@@ -263,7 +263,3 @@ class Comparison(Runs):
             "in_training": self.seen.trained,
             "notes": list(self.context.behaviour.notes()),
         }
-
-
-def _after(first: Change, then: Change) -> Change:
-    return lambda logits: then(first(logits))

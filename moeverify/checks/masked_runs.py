@@ -16,7 +16,7 @@ from moeverify.checks.evidence.behaviour import Draws
 from moeverify.checks.evidence.counters import Counters
 from moeverify.checks.evidence.cut import cut_parts
 from moeverify.checks.evidence.expert_numbers import Scalars, new_numbers, other_numbers
-from moeverify.checks.evidence.forces import Change
+from moeverify.checks.evidence.forces import Change, in_sequence
 from moeverify.checks.evidence.masking import mask_removed
 from moeverify.checks.evidence.routing import Routing
 from moeverify.checks.evidence.sight import Sight
@@ -67,7 +67,7 @@ class Runs:
         if force is not None:
             before = changes.get(force.layer)
             send = force.change(force.expert)
-            changes[force.layer] = lambda logits: send(logits if before is None else before(logits))
+            changes[force.layer] = send if before is None else in_sequence(before, send)
         return changes
 
     def _pruned_routing(self, force: Force | None) -> Routing:

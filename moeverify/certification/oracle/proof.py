@@ -16,7 +16,7 @@ from moeverify.certification.oracle.sides import make_sides
 from moeverify.certification.oracle.streamed import STREAMED_VALUES
 from moeverify.certification.oracle.vocabulary import Vocabulary
 from moeverify.checks.evidence.agreement import agreement
-from moeverify.checks.evidence.forces import Change, towards, towards_each
+from moeverify.checks.evidence.forces import Change, in_sequence, towards, towards_each
 from moeverify.checks.evidence.routing import Routing, router_matrices
 from moeverify.models.device import input_device
 from moeverify.models.exercise import count_reached, run_all
@@ -151,12 +151,8 @@ def _with_force(changes: Mapping[str, Change], forced: Mapping[str, Change]) -> 
     result = dict(changes)
     for layer, force in forced.items():
         before = result.get(layer)
-        result[layer] = force if before is None else _after(before, force)
+        result[layer] = force if before is None else in_sequence(before, force)
     return result
-
-
-def _after(first: Change, second: Change) -> Change:
-    return lambda logits: second(first(logits))
 
 
 def _tokens(model: nn.Module, seed: int, words: Vocabulary | None) -> list[torch.Tensor]:

@@ -15,6 +15,11 @@ FORCED_LOGIT = 10.0
 PARTS = 4
 
 
+def in_sequence(first: Change, then: Change) -> Change:
+    """Both changes, ``then`` on what ``first`` gives."""
+    return lambda logits: then(first(logits))
+
+
 def towards(expert: int) -> Change:
     """Makes one expert the first choice of every token, with nearly all of the weight."""
     return lambda logits: forced(logits, torch.full(logits.shape[:-1], expert, device=logits.device))
