@@ -29,7 +29,7 @@ from moeverify.base.versions import versions
 # Plain forwards that a plan may take.
 TARGET = 10
 # Processes of each point.
-REPEAT = 3
+REPEAT = 5
 IMPORTANCES = ("magnitude", "taylor", "random", "unknown")
 COMMANDS = (
     ("--help",),

@@ -15,6 +15,8 @@ try:
 except ImportError:  # only a saving of time; on the meta device there is nothing to fill
     from contextlib import nullcontext as _no_initial_values  # type: ignore[assignment]
 
+from moeverify.models.element_by_element import CheapResults
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -51,7 +53,7 @@ def without_initial_values() -> AbstractContextManager[None]:
 
 def skeleton(model: nn.Module, config: Any) -> nn.Module:
     """The model's class built from ``config`` on the meta device."""
-    with torch.device("meta"), _no_initial_values():
+    with torch.device("meta"), _no_initial_values(), CheapResults():
         built: Any = type(model)(copy.deepcopy(config))
     if hasattr(built, "tie_weights"):
         built.tie_weights()  # left out together with the initial values

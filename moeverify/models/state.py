@@ -163,10 +163,13 @@ def drawn_since(states: list[Any], model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """Seed every global generator inside, and put their states back."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=list(_devices(model))):
-        torch.manual_seed(seed)
+    """Seed the global generators inside, those of the model's GPUs as well, and put their states back."""
+    python, numpy_state, devices = random.getstate(), np.random.get_state(), _devices(model)
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

@@ -7,7 +7,7 @@ were run before on tensors of the same shapes: then only their results are made 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,18 +15,15 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.coupling.tracing.weightless import Imagination
+from moeverify.models import element_by_element
 
 _OF_DATA = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::bincount")
 _MASKS = (torch.bool, torch.uint8)
-# Operations on elements that keep a floating-point dtype. PyTorch finds the shapes of their results in Python, which
-# costs as much as a small operation with weights.
-ELEMENT_BY_ELEMENT = frozenset(
-    {"add", "cos", "div", "exp", "gelu", "mul", "neg", "pow"}
-    | {"relu", "rsqrt", "sigmoid", "silu", "sin", "sqrt", "sub", "tanh"}
-)
-_OWN = (torch.Tensor, torch.nn.Parameter)
 # Shape, stride and dtype of each result.
 _Results = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+# Results by operation and arguments, of all forwards: those of one model in several sizes are alike for the most part.
+_KNOWN: dict[Hashable, tuple[type, _Results]] = {}
+_MOST = 2**14
 
 
 @contextlib.contextmanager
@@ -38,10 +35,6 @@ def inputs_on_meta(example_inputs: Any) -> Iterator[Any]:
 class OnMeta(Imagination):
     """Runs operations on meta tensors, and makes up results that depend on data."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[Hashable, tuple[type, _Results]] = {}
-
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Raises what PyTorch raises, such as where devices are mixed."""
         name, repeatable = _facts(func)
@@ -50,8 +43,8 @@ class OnMeta(Imagination):
         if not repeatable:
             return super().__call__(func, args, kwargs)
         try:
-            key = (func, _key(args), _key(tuple(kwargs.items())))
-            known = self._known.get(key)
+            key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())))
+            known = _KNOWN.get(key)
         except TypeError:  # an argument that is no key
             return super().__call__(func, args, kwargs)
         if known is not None:
@@ -59,16 +52,21 @@ class OnMeta(Imagination):
             made = [torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in results]
             return made[0] if kind is torch.Tensor else kind(made)
         if (
-            name.removeprefix("aten::") in ELEMENT_BY_ELEMENT
-            and (result := _element_by_element(args, kwargs)) is not None
+            name.removeprefix("aten::") in element_by_element.OPERATIONS
+            and (result := element_by_element.result_of(args, kwargs)) is not None
         ):
-            self._known[key] = torch.Tensor, ((tuple(result.shape), result.stride(), result.dtype),)
+            _remember(key, torch.Tensor, (result,))
             return result
         result = super().__call__(func, args, kwargs)
         if _is_new(result, args, kwargs):
-            several = result if isinstance(result, tuple | list) else (result,)
-            self._known[key] = type(result), tuple((tuple(t.shape), t.stride(), t.dtype) for t in several)
+            _remember(key, type(result), result if isinstance(result, tuple | list) else (result,))
         return result
+
+
+def _remember(key: Hashable, kind: type, results: Sequence[torch.Tensor]) -> None:
+    if len(_KNOWN) >= _MOST:
+        _KNOWN.clear()
+    _KNOWN[key] = kind, tuple((tuple(t.shape), t.stride(), t.dtype) for t in results)
 
 
 @cache
@@ -83,20 +81,6 @@ def _asks_for_data(name: str, args: tuple[Any, ...]) -> bool:
     if name == "aten::index":
         return any(index is not None and index.is_meta and index.dtype in _MASKS for index in args[1])
     return name in _OF_DATA and any(isinstance(a, torch.Tensor) and a.is_meta for a in args)
-
-
-def _element_by_element(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
-    """The result of an operation on contiguous tensors of one floating dtype and numbers; ``None`` for any others."""
-    tensors = [value for value in args if isinstance(value, torch.Tensor)]
-    plain = all(type(value) in (int, float) or isinstance(value, torch.Tensor) for value in args)
-    if not plain or not tensors or kwargs.keys() - {"alpha"}:
-        return None
-    dtype = tensors[0].dtype
-    if not all(t.is_meta and type(t) in _OWN and t.dtype == dtype and t.is_contiguous() for t in tensors):
-        return None
-    if not dtype.is_floating_point:
-        return None
-    return torch.empty(torch.broadcast_shapes(*(t.shape for t in tensors)), dtype=dtype, device="meta")
 
 
 def _key(value: Any) -> Hashable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -64,6 +64,7 @@ class Formula:
 
     importance: Any
     local: Callable[..., torch.Tensor]
+    _rooms: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @property
     def reduction(self) -> str:
@@ -89,12 +90,27 @@ class Formula:
 
         ``copied``: whether the importance copies what it takes, so that it sums over contiguous memory.
         """
-        out = None
-        if copied and type(values) is torch.Tensor:  # written in order: no copy of its own
-            out = torch.empty(values.shape, dtype=values.dtype, device=values.device)
-        elif copied:
-            values, gradients = values.contiguous(), None if gradients is None else gradients.contiguous()
-        return self.local(self.importance, values, gradients, out)
+        if type(values) is not torch.Tensor:
+            if copied:
+                values, gradients = values.contiguous(), None if gradients is None else gradients.contiguous()
+            return self.local(self.importance, values, gradients, None)
+        return self.local(self.importance, values, gradients, self._room(values, in_order=copied))
+
+    def _room(self, values: torch.Tensor, *, in_order: bool) -> _Out:
+        """Memory for scores of ``values``, the same for every call: fresh pages cost more than the arithmetic.
+
+        ``in_order``: contiguous, which saves a copy; otherwise in the order of ``values``. ``None`` if the scores
+        would be the result itself.
+        """
+        if values.dim() <= 2:
+            return None
+        room = self._rooms.get((values.device, values.dtype))
+        if room is None or room.numel() < values.numel():
+            room = torch.empty(values.numel(), dtype=values.dtype, device=values.device)
+            self._rooms[values.device, values.dtype] = room
+        if in_order:
+            return room[: values.numel()].view(values.shape)
+        return room.as_strided(values.shape, torch.empty_like(values, device="meta").stride())
 
     def normalized(self, rows: torch.Tensor) -> torch.Tensor:
         """Each row of ``[experts, channels]`` normalised by itself."""

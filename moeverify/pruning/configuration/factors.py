@@ -6,7 +6,7 @@ They tell two cuts apart that give the same shape: fewer heads, or smaller heads
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moeverify.coupling.couplings import CouplingMap
@@ -58,32 +58,40 @@ def fixed_factors(couplings: CouplingMap) -> FixedFactors:
     for segment in trace.relations.segments:
         if segment.step == 1:
             parts[links.root[segment.whole]].append(segment)
-    sizes: dict[Dim, dict[int, int]] = {}
-    cuts: dict[Dim, frozenset[int]] = {}
-    for name, dims in trace.tensors.items():
-        for axis, dim in enumerate(dims):
-            cut: set[int] = set()
-            places: dict[int, set[int]] = defaultdict(set)
-            for root, start in _with_parts(links.root[dim], parts, links.root):
-                here = products.get(root, ())
-                cut_here = {size for size, *_ in here}
-                cut |= cut_here
-                for size, inner, total in here:
-                    for stay in {inner, total // (size * inner)} - cut_here - {1}:
-                        places[stay].update(range(start, start + total))
-            if places:
-                sizes[name, axis] = {size: len(where) for size, where in places.items()}
-                cuts[name, axis] = frozenset(cut)
-    free = {
-        (n, axis)
-        for n, dims in trace.tensors.items()
-        for axis, d in enumerate(dims)
-        if links.root[d] not in links.frozen
-    }
+    places = {(name, axis): links.root[dim] for name, dims in trace.tensors.items() for axis, dim in enumerate(dims)}
+    factors = {root: _factors_of(root, products, parts, links.root) for root in set(places.values())}
+    sizes = {place: factors[root][0] for place, root in places.items() if factors[root][0]}
+    cuts = {place: factors[places[place]][1] for place in sizes}
+    free = {place for place, root in places.items() if root not in links.frozen}
     return FixedFactors(sizes, cuts, frozenset(free))
 
 
-def _with_parts(root: int, parts: Mapping[int, list[Segment]], roots: Mapping[int, int] | list[int]) -> Iterator:
+def _factors_of(
+    root: int,
+    products: Mapping[int, Sequence[tuple[int, int, int]]],
+    parts: Mapping[int, Sequence[Segment]],
+    roots: Mapping[int, int] | Sequence[int],
+) -> tuple[dict[int, int], frozenset[int]]:
+    """Sizes of a dimension's factors that must stay, each with the positions that it divides, and of those that may be
+    cut.
+
+    ``products``: (factor that may be cut, size inside of it, size of the whole) by dimension.
+    """
+    cut: set[int] = set()
+    places: dict[int, set[int]] = defaultdict(set)
+    for part, start in _with_parts(root, parts, roots):
+        here = products.get(part, ())
+        cut_here = {size for size, *_ in here}
+        cut |= cut_here
+        for size, inner, total in here:
+            for stay in {inner, total // (size * inner)} - cut_here - {1}:
+                places[stay].update(range(start, start + total))
+    return {size: len(where) for size, where in places.items()}, frozenset(cut)
+
+
+def _with_parts(
+    root: int, parts: Mapping[int, Sequence[Segment]], roots: Mapping[int, int] | Sequence[int]
+) -> Iterator[tuple[int, int]]:
     """A dimension and all its parts, recursively, as ``(root, start position)``."""
     seen, left = set(), [(root, 0)]
     while left:

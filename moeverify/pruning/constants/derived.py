@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -78,6 +79,7 @@ class DerivedNumbers:
         self.probe = probe
         self.example = example
         self.roles = roles
+        self._converted = WeakSet[nn.Module]()
 
     @cached_property
     def before(self) -> Forward | None:
@@ -150,6 +152,9 @@ class DerivedNumbers:
 
     def _in_precision(self, skeleton: nn.Module) -> nn.Module:
         """The skeleton in the model's dtypes, since a constant is rounded to the dtype of the tensor it multiplies."""
+        if skeleton in self._converted:
+            return skeleton
+        self._converted.add(skeleton)
         for name, tensor in (*skeleton.named_parameters(), *skeleton.named_buffers()):
             if tensor.dtype != self._dtypes.get(name, tensor.dtype):
                 tensor.data = tensor.data.to(self._dtypes[name])

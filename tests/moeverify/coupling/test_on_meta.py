@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from moeverify.coupling.tracing import on_meta
 from moeverify.coupling.tracing.on_meta import OnMeta
 from moeverify.coupling.tracing.weightless import without_weights
+from moeverify.models.element_by_element import OPERATIONS
 from moeverify.models.forward import Example
 from moeverify.pruning.constants.recorder import ForwardFailed, record_forward, record_on_meta
 
@@ -98,7 +98,7 @@ def test_numbers_of_another_type_are_no_operation_that_ran_before():
     assert kinds == [torch.int64, torch.float32, torch.int64]
 
 
-@pytest.mark.parametrize("name", sorted(on_meta.ELEMENT_BY_ELEMENT))
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_the_result_of_an_operation_on_elements_has_the_form_that_pytorch_gives_it(name):
     """The shortcut, and what it must leave to PyTorch: other layouts, dtypes and mixtures of them."""
     wide, tall, row = (torch.empty(shape, device="meta") for shape in ((2, 3, 4), (3, 1), (4,)))

@@ -294,3 +294,14 @@ def test_classes_outside_of_experts_are_left_to_the_base(kind, monkeypatch):
     of_experts, of_hidden = score_classes(graph, [*classes, hidden], knowing)
     assert torch.equal(of_experts, knowing.score_class(classes[0]))
     assert torch.equal(of_hidden, score_units(graph, hidden, knowing.base))
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 2)])
+def test_scores_stay_when_others_are_computed_in_the_same_memory(shape, copied):
+    formula = formulas.formula_of(tp.importance.GroupMagnitudeImportance())
+    values = torch.randn(shape).transpose(0, 1)
+    first = formula.scores(values, None, copied=copied)
+    formula.scores(torch.zeros(shape).transpose(0, 1), None, copied=copied)
+    wanted = values.square().flatten(2).sum(2) if len(shape) > 2 else values.square()
+    assert torch.allclose(first, wanted)
