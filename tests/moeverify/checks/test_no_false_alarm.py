@@ -52,6 +52,7 @@ NIGHTLY = settings.get_current_profile_name() == "nightly"
 # Every day the same draws, whatever the text of this test; others each night.
 @pytest.mark.slow
 @(seed(random.randrange(2**32)) if NIGHTLY else seed(11))
+@(settings() if NIGHTLY else settings(max_examples=settings().max_examples // 2))
 @given(spec=specs(), ratio=st.sampled_from(RATIOS))
 def test_every_check_passes_on_the_right_pruner(spec, ratio):
     problems = verdicts_on(spec, ratio, default_names())

@@ -54,7 +54,7 @@ def evaluate(home, out):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_cached_data_set_is_all_it_takes(tmp_path):
     missing = evaluate(tmp_path / "home", tmp_path / "scores.json")
     assert missing.returncode == 2
