@@ -64,7 +64,7 @@ class Formula:
 
     importance: Any
     local: Callable[..., torch.Tensor]
-    _rooms: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict)
+    _memory: dict[tuple[torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @property
     def reduction(self) -> str:
@@ -94,9 +94,9 @@ class Formula:
             if copied:
                 values, gradients = values.contiguous(), None if gradients is None else gradients.contiguous()
             return self.local(self.importance, values, gradients, None)
-        return self.local(self.importance, values, gradients, self._room(values, in_order=copied))
+        return self.local(self.importance, values, gradients, self._memory_for(values, in_order=copied))
 
-    def _room(self, values: torch.Tensor, *, in_order: bool) -> _Out:
+    def _memory_for(self, values: torch.Tensor, *, in_order: bool) -> _Out:
         """Memory for scores of ``values``, the same for every call: fresh pages cost more than the arithmetic.
 
         ``in_order``: contiguous, which saves a copy; otherwise in the order of ``values``. ``None`` if the scores
@@ -104,13 +104,13 @@ class Formula:
         """
         if values.dim() <= 2:
             return None
-        room = self._rooms.get((values.device, values.dtype))
-        if room is None or room.numel() < values.numel():
-            room = torch.empty(values.numel(), dtype=values.dtype, device=values.device)
-            self._rooms[values.device, values.dtype] = room
+        held = self._memory.get((values.device, values.dtype))
+        if held is None or held.numel() < values.numel():
+            held = torch.empty(values.numel(), dtype=values.dtype, device=values.device)
+            self._memory[values.device, values.dtype] = held
         if in_order:
-            return room[: values.numel()].view(values.shape)
-        return room.as_strided(values.shape, torch.empty_like(values, device="meta").stride())
+            return held[: values.numel()].view(values.shape)
+        return held.as_strided(values.shape, torch.empty_like(values, device="meta").stride())
 
     def normalized(self, rows: torch.Tensor) -> torch.Tensor:
         """Each row of ``[experts, channels]`` normalised by itself."""

@@ -199,7 +199,7 @@ def test_inputs_without_tokens_are_skipped():
     assert found["topology"].evidence["experts"] == [2]
 
 
-@pytest.mark.parametrize("name", ["zoo:deepseek_v4", "synthetic:fused"])
+@pytest.mark.parametrize("name", [pytest.param("zoo:deepseek_v4", marks=pytest.mark.slow), "synthetic:fused"])
 def test_the_right_removal_passes(name):
     checks = ("topology", "causal", "router-intact", "untouched-identical")
     found = verdicts(load_source(name), checks)

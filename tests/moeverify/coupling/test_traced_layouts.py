@@ -184,6 +184,7 @@ def test_a_view_across_rows_is_not_divided_among_experts():
     assert not problems(verdicts(model, X, pruning_ratio=0.5, round_to=None))
 
 
+@pytest.mark.slow
 def test_a_layout_that_is_not_understood_is_left_alone_with_the_line_and_the_remedy_works():
     model, inputs = megatron_grouped.make()
     roles, _ = traced_roles(model.eval(), inputs)

@@ -85,6 +85,7 @@ def test_what_a_subject_reports_wrongly_is_left_out(told):
     assert expert_facts.removed_experts(Context(told)) == [{"layer": "mlp", "before": 4, "kept": [3, 0]}]
 
 
+@pytest.mark.slow
 def test_scores_and_tokens_travel_from_the_pruner_to_the_report(tmp_path):
     data = tmp_path / "ids.jsonl"
     ids = torch.randint(0, 128, (4, 16), generator=torch.Generator().manual_seed(0)).tolist()

@@ -61,6 +61,7 @@ def test_a_right_pruning_is_served_alike(engine, pair, rules):
     assert max(found.base + found.pruned) < 1e-4
 
 
+@pytest.mark.slow
 def test_experts_that_were_not_renumbered_run_in_transformers_and_not_in_an_engine(engine, pair):
     engine(WORKER)
     found = outcome(pair("mixtral", not_renumbered))
@@ -107,6 +108,7 @@ def test_the_check_serves_what_the_subject_pruned(engine):
     assert len(facts["pruned"]) == 8
 
 
+@pytest.mark.slow
 def test_certify_serves_both_folders_only_if_engines_are_named(engine, pair):
     engine(WORKER)
     folders = pair("mixtral", not_renumbered)

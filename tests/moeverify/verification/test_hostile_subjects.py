@@ -57,7 +57,9 @@ def test_no_way_out_is_a_pass(workers, subject, message):
     assert {verdicts[name].status for name in CHECKS[1:]} == {Status.SKIP}
 
 
-@pytest.mark.parametrize("subject", ["changes_group_and_hangs", "stops_the_fork_server"])
+@pytest.mark.parametrize(
+    "subject", ["changes_group_and_hangs", pytest.param("stops_the_fork_server", marks=pytest.mark.slow)]
+)
 def test_limits_hold_wherever_a_subject_moves(workers, subject):
     verdicts = run(workers, subject, seconds=3)
     assert verdicts["terminates"].status is Status.TIMEOUT

@@ -27,6 +27,7 @@ def run(worker, subject, limits=None, source="stand_ins:two_layers"):
     return {e.verdict.check: e.verdict for e in events if isinstance(e, VerdictReached)}
 
 
+@pytest.mark.slow
 def test_a_hang_names_its_frame(worker):
     verdicts = run(worker, hangs, Limits(seconds=3))
     assert verdicts["terminates"].status is Status.TIMEOUT

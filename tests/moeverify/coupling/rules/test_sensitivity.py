@@ -42,6 +42,7 @@ def test_every_mutant_of_a_rule_is_noticed(name):
     assert not missed, "\n".join(missed)
 
 
+@pytest.mark.slow
 def test_every_statement_of_the_rules_is_reached():
     reached = set()
     for name in PRESENT:
