@@ -101,5 +101,5 @@ def _refuse_unequal(layout: ExpertLayout, kept: Mapping[str, int]) -> None:
             raise PruningRefused(
                 f"{group[0].layer.name} would keep {kept[group[0].layer.name]} experts and another layer "
                 f"{min(numbers - {kept[group[0].layer.name]})}, but the entry {first} of the configuration counts for "
-                "both; give all layers one ratio"
+                "both; give all layers one ratio, and ignore all of them or none"
             )
