@@ -137,14 +137,18 @@ def channel_modules(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> I
 
 
 def _weightless_norms(model: nn.Module, kept: Mapping[tuple[str, int], Kept]) -> Iterable[tuple[str, int, np.ndarray]]:
-    """Norms without parameters that stand in the residual stream: they take the hidden channels."""
+    """Norms without parameters that stand in the residual stream: they take the hidden channels.
+
+    One with buffers keeps statistics of each channel, or normalises a weight (``spectral_norm``).
+    """
     for name, embedding in model.named_modules():
         if isinstance(embedding, nn.Embedding) and (columns := kept.get((f"{name}.weight", 1))):
             break
     else:
         return
     for path, module in model.named_modules():
-        if "norm" in type(module).__name__.lower() and not any(True for _ in module.parameters()):
+        own = (*module.parameters(), *module.buffers())
+        if "norm" in type(module).__name__.lower() and not own and not isinstance(module, _NOT_CUT):
             yield path, embedding.embedding_dim, columns.positions
 
 
