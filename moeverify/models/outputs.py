@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Leaves of a nested value, with those that PyTorch's ``tree_leaves`` does not look for: in dataclasses, in
+    mappings of a class of their own, and in an object that is the value itself.
+    """
+    for leaf in tree_leaves(value):
+        parts = () if isinstance(leaf, torch.Tensor) else [part for _, part in _parts(leaf, whole=leaf is value)]
+        if parts:
+            yield from leaves(parts)
+        else:
+            yield leaf
 
 
 def float_outputs(output: Any) -> dict[str, torch.Tensor]:
@@ -19,7 +33,7 @@ def float_outputs(output: Any) -> dict[str, torch.Tensor]:
 
 def tensor_outputs(output: Any) -> dict[str, torch.Tensor]:
     """All tensors of an output by the same names, those of other types too."""
-    return {name or "output": tensor for name, tensor in _walk(output, "")}
+    return {name or "output": tensor for name, tensor in _walk(output, "", whole=True)}
 
 
 def main_output(outputs: Mapping[str, torch.Tensor]) -> str:
@@ -27,18 +41,21 @@ def main_output(outputs: Mapping[str, torch.Tensor]) -> str:
     return "logits" if "logits" in outputs else next((n for n, t in outputs.items() if t.is_floating_point()), "")
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _walk(value: Any, name: str, *, whole: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return
-    for key, part in _parts(value):
+    for key, part in _parts(value, whole=whole):
         if isinstance(key, int):
             yield from _walk(part, f"{name}[{key}]" if name else f"output {key + 1}")
         else:
             yield from _walk(part, f"{name}.{key}" if name else key)
 
 
-def _parts(value: Any) -> Iterator[tuple[int | str, Any]]:
+def _parts(value: Any, *, whole: bool) -> Iterator[tuple[int | str, Any]]:
+    """Parts of a container by key. An object of any class is one if it is the ``whole`` output: inside of one it may
+    be a cache, which is state and no output.
+    """
     if isinstance(value, Mapping):
         yield from ((str(key), part) for key, part in value.items())
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -47,6 +64,8 @@ def _parts(value: Any) -> Iterator[tuple[int | str, Any]]:
         yield from enumerate(value)
     elif is_dataclass(value) and not isinstance(value, type):
         yield from ((field.name, getattr(value, field.name)) for field in fields(value))
+    elif isinstance(value, SimpleNamespace) or (whole and hasattr(value, "__dict__") and not isinstance(value, type)):
+        yield from vars(value).items()
 
 
 def scale_of(tensor: torch.Tensor) -> float:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.solving.links import stated_frozen
 from moeverify.coupling.tracing.recorder import Recorder, tensors_in
 from moeverify.errors import TraceError
+from moeverify.models.outputs import leaves
 
 Unread = frozenset[tuple[int, int]]
 """Outputs by the number of the operation that made them and their position among its outputs."""
@@ -93,7 +93,7 @@ class _Spoil:
     def feed_nothing(self, output: Any) -> frozenset[str]:
         """Parameters that operations read, and on which neither ``output`` nor a value that left PyTorch depends."""
         recorder, read = self._recorder, set[int]()
-        matter = {_storage(leaf) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)} | recorder.escaped
+        matter = {_storage(leaf) for leaf in leaves(output) if isinstance(leaf, torch.Tensor)} | recorder.escaped
         for given, results in reversed(self._steps):
             read |= given
             if results is None or not matter.isdisjoint(results):
@@ -122,7 +122,7 @@ def _write_over(tensor: torch.Tensor) -> bool:
 
 def _same(first: Any, second: Any) -> bool:
     """Whether two outputs hold the same tensors, bit for bit, in the same places."""
-    mine, other = ([x for x in tree_leaves(o) if isinstance(x, torch.Tensor)] for o in (first, second))
+    mine, other = ([x for x in leaves(o) if isinstance(x, torch.Tensor)] for o in (first, second))
     return len(mine) == len(other) and all(
         a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
         for a, b in zip(mine, other, strict=True)

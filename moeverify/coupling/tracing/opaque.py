@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.relations import Operation, Relations
+from moeverify.models.outputs import leaves
 
 INPUTS, OUTPUTS = "::in", "::out"
 
@@ -126,7 +127,7 @@ def opaque_layers(modules: Mapping[str, nn.Module], recorder: Recorder, layers: 
 
 def _watch(module: nn.Module, name: str, channels: _Channels, recorder: Recorder) -> list[Any]:
     def relate(value: Any, side: str, dims_of: Any) -> None:
-        for tensor in tree_leaves(value):
+        for tensor in leaves(value):
             if not isinstance(tensor, torch.Tensor):
                 continue
             axis = channels.axis(side, tensor)

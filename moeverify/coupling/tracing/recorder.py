@@ -17,13 +17,13 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from moeverify.base.foreign import left_by
 from moeverify.base.lines import line_of_running_code
 from moeverify.coupling.relations import Operation, Relations
 from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
 from moeverify.errors import TraceError
+from moeverify.models.outputs import leaves
 
 # Set by a test suite, so that a rule that fails ends the trace with its own error.
 RULES_RAISE = "MOEVERIFY_RULES_RAISE"
@@ -187,7 +187,7 @@ class Recorder(TorchDispatchMode):
     def freeze(self, value: Any, reason: str) -> None:
         """Freeze every dimension of every tensor in a nested value, and mark it as read."""
         self.relations.operations.append(Operation("(model)", ""))
-        for leaf in tree_leaves(value):
+        for leaf in leaves(value):
             if isinstance(leaf, torch.Tensor):
                 seen = self._look_up(leaf)
                 self.relations.freeze_all(seen.dims, reason)
@@ -282,7 +282,7 @@ class Recorder(TorchDispatchMode):
 
     def made(self, value: Any) -> frozenset[tuple[int, int]]:
         """Outputs that share storage with a tensor of a nested value, as (operation number, position of the output)."""
-        storages = {leaf.untyped_storage()._cdata for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
+        storages = {leaf.untyped_storage()._cdata for leaf in leaves(value) if isinstance(leaf, torch.Tensor)}
         return frozenset((x.operation, x.position) for x in self._produced if x.storage in storages)
 
     def freeze_unread(self, idle: frozenset[tuple[int, int]]) -> None:

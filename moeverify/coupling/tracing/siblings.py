@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.relations import Operation
 from moeverify.coupling.tracing.recorder import Recorder
+from moeverify.models.outputs import leaves
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -157,7 +157,7 @@ class Siblings:
         call.touched = frozenset(recorder.touched)
         recorder.touched |= call.outside
         call.args, call.kwargs, call.output = args, kwargs, output
-        call.dims = tuple(recorder.dims_of(t) for t in tree_leaves(output) if isinstance(t, torch.Tensor))
+        call.dims = tuple(recorder.dims_of(t) for t in leaves(output) if isinstance(t, torch.Tensor))
 
     def _mark(self) -> _Mark:
         record, relations = self.recorder, self.recorder.relations
@@ -191,7 +191,7 @@ class Siblings:
     def _run(self, call: _Call, name: str) -> None:
         result = self.modules[name](*call.args, **(call.kwargs or {}))
         self.recorder.relations.operations.append(Operation("(sibling expert)", name))
-        for mine, theirs in zip(tree_leaves(result), tree_leaves(call.output), strict=False):
+        for mine, theirs in zip(leaves(result), leaves(call.output), strict=False):
             if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
                 self.recorder.relations.equal_all(self.recorder.dims_of(mine), self.recorder.dims_of(theirs))
                 self.recorder.read(mine)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from moeverify.base.collector import without_collector
 from moeverify.base.foreign import left_by
@@ -30,6 +29,7 @@ from moeverify.models.forward import (
     static_experts,
 )
 from moeverify.models.moe_layer import ancestors
+from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 
 # Why dimensions of what a forward returns are frozen.
@@ -118,7 +118,7 @@ def _record(
             Escapes(recorder.escape),
             recorder,
         ):
-            for leaf in tree_leaves(example.inputs):
+            for leaf in leaves(example.inputs):
                 if isinstance(leaf, torch.Tensor):
                     recorder.relations.freeze_all(recorder.produce(leaf), "dimension of the model's input")
             with siblings.watched():
@@ -127,8 +127,8 @@ def _record(
             end = recorder.relations.current
             output = example.transformed(given)
             # What the transform computes with, such as ``out.logits.sum()``, is the model's output all the same.
-            computed_with = [leaf for leaf in tree_leaves(given) if recorder.was_read_after(leaf, end)]
-            recorder.freeze([output, computed_with], MODEL_OUTPUT)
+            computed_with = [leaf for leaf in leaves(given) if recorder.was_read_after(leaf, end)]
+            recorder.freeze([*leaves(output), *computed_with], MODEL_OUTPUT)
     except TraceError:
         raise
     except Exception as error:

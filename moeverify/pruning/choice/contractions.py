@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
+from moeverify.models.outputs import leaves
 from moeverify.models.roles import MoELayer
 
 Place = tuple[str, int]
@@ -157,7 +158,7 @@ def watch_products(model: nn.Module, layer: MoELayer, energies: Energies) -> Ite
 
 
 def _floats(output: Any) -> list[torch.Tensor]:
-    return [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point() and t.requires_grad]
+    return [t for t in leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point() and t.requires_grad]
 
 
 def _count(

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from moeverify.errors import PruningRefused
 from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.outputs import leaves
 from moeverify.pruning.configuration.probe import Attribute
 from moeverify.pruning.configuration.update import companions_of
 from moeverify.pruning.plan.folds import Fold
@@ -79,7 +80,7 @@ class _Trial:
     def output(self) -> list[torch.Tensor]:
         with float64_throughout():
             result = self.module(*copy.copy(self.args), **self.kwargs)
-        return [t for t in tree_leaves(result) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        return [t for t in leaves(result) if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
     def fold(self, name: str, old: float, new: float) -> list[Fold] | None:
         """Folds after which the module with ``new`` computes what it computed with ``old``; ``None`` if none exist."""

@@ -27,6 +27,7 @@ from moeverify.models.forward import (
     plain_operations,
     static_experts,
 )
+from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 from moeverify.pruning.constants.numbers import RESHAPES, Forward, Step
 from moeverify.pruning.plan.plan import Reason
@@ -115,8 +116,8 @@ class _Recorder(TorchDispatchMode):
         result = self._run(func, args, kwargs)
         shared = self._shared_with_written(func, args, kwargs) if mutable else []
         self.forward.muddled.update(self._values[id(tensor)] for tensor in shared)
-        leaves = [result] if isinstance(result, torch.Tensor) else tree_leaves(result)
-        made = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        results = [result] if isinstance(result, torch.Tensor) else tree_leaves(result)
+        made = [leaf for leaf in results if isinstance(leaf, torch.Tensor)]
         if made and not any(leaf.is_floating_point() or leaf.dtype is torch.bool for leaf in made):
             numbers = {}  # positions are computed, not what the model computes
         outputs = tuple(self.value_of(leaf, changed=mutable) for leaf in made)
@@ -151,7 +152,7 @@ class _Recorder(TorchDispatchMode):
 
     def finish(self, output: Any) -> Forward:
         """The record, with the model's output marked as read."""
-        for leaf in tree_leaves(output):
+        for leaf in leaves(output):
             if isinstance(leaf, torch.Tensor):
                 self.forward.readers[self.value_of(leaf)].append(_OUTSIDE)
         return self.forward

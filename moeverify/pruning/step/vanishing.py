@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from moeverify.coupling.classify import PruningClass
 from moeverify.models.forward import Example
 from moeverify.models.numerics import float64_throughout, in_float64
+from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.plan.apply import apply_plan
@@ -61,7 +62,7 @@ def _outputs(model: nn.Module, example: Example) -> list[torch.Tensor]:
     )
     with same_start(model), float64_throughout():
         output = example(model, inputs)
-    return [t for t in tree_leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    return [t for t in leaves(output) if isinstance(t, torch.Tensor) and t.is_floating_point()]
 
 
 def _alike(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
