@@ -6,9 +6,9 @@ import contextlib
 from typing import Any
 
 import torch
-from torch import nn
 
 from moeverify.checks.context import Context
+from moeverify.checks.evidence.own_sizes import contradictions
 from moeverify.checks.evidence.shrunk import shrunk_dim, used_elsewhere
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
 from moeverify.models.exercise import run_tensors
@@ -27,7 +27,7 @@ def shapes(context: Context) -> Finding:
     main output (``logits``, or the first) may not. The verdict names the exception. Does not prove that the values are
     right.
     """
-    if problem := _own_sizes(context.pruned):
+    if problem := _own_sizes(context):
         return problem
     inputs = context.draw(0)
     try:
@@ -62,24 +62,20 @@ def shapes(context: Context) -> Finding:
     return passed(text, caveat=True) if alone or finding else passed(text)
 
 
-def _own_sizes(model: nn.Module) -> Finding | None:
-    """Finding for the first torch layer whose attributes give another size than its weight; else ``None``."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            attributes, real = (module.out_features, module.in_features), tuple(module.weight.shape)
-        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            attributes, real = (module.num_embeddings, module.embedding_dim), tuple(module.weight.shape)
-        elif isinstance(module, nn.LayerNorm) and module.weight is not None:
-            attributes, real = tuple(module.normalized_shape), tuple(module.weight.shape)
-        else:
-            continue
-        if attributes != real:
+def _own_sizes(context: Context) -> Finding | None:
+    """Finding for the first torch layer whose attributes give another size than its weight; else ``None``.
+
+    Unless the original has such a layer of the same class.
+    """
+    usual = {type(context.original.get_submodule(path)) for path, _ in contradictions(context.original)}
+    for name, (says, holds) in contradictions(context.pruned):
+        if type(context.pruned.get_submodule(name)) not in usual:
             return failed(
-                f"the attributes of {name} give its weight the shape {list(attributes)}, and it is {list(real)}; "
+                f"the attributes of {name} give its weight the shape {list(says)}, and it is {list(holds)}; "
                 "set them when you cut the weight",
                 module=name,
-                says=attributes,
-                holds=real,
+                says=says,
+                holds=holds,
             )
     return None
 
