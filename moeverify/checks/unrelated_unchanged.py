@@ -10,6 +10,7 @@ from torch import nn
 from moeverify.base.entries import EntryPath, name_of
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.plain_tensors import changed_tensors
+from moeverify.checks.evidence.router_tensors import experts_now
 from moeverify.checks.evidence.settings import Setting, origins, settings_of, written_by_forward
 from moeverify.checks.evidence.whole_numbers import (
     Number,
@@ -18,6 +19,7 @@ from moeverify.checks.evidence.whole_numbers import (
     unseen_numbers,
 )
 from moeverify.checks.registry import Finding, check, failed, inconclusive, passed
+from moeverify.models.moe_layer import ancestors, parent
 from moeverify.models.skeleton import has_config, shapes_of, skeleton
 
 # Where a model came from and how it is stored, not how it computes.
@@ -73,8 +75,9 @@ def _settings(context: Context) -> Finding | None:
     base, pruned = dict(context.original.named_modules()), dict(context.pruned.named_modules())
     origin = {path: source for path, source in origins(context.pruned, context.source_names).items() if source in base}
     alike = {path for path, source in origin.items() if type(base[source]) is type(pruned[path])}
+    gaps = _lists_with_gaps(context, base, pruned)
     for path in sorted(origin.keys() - alike):
-        if _weightless(base[origin[path]]) and _weightless(pruned[path]) and not _renumbered(path, base, pruned):
+        if _weightless(base[origin[path]]) and _weightless(pruned[path]) and not _renumbered(path, gaps):
             was, now = type(base[origin[path]]).__name__, type(pruned[path]).__name__
             return failed(f"{path} is of the class {now}, the base's of {was}, and no removal explains it", module=path)
     by_place, after = settings_of(context.original), settings_of(context.pruned)
@@ -100,14 +103,14 @@ def _settings(context: Context) -> Finding | None:
     if (finding := _tensors(context, in_base, written)) is not None:
         return finding
     if has_config(context.pruned):
-        return _classes(origin, alike, base, pruned)
+        return _classes(origin, alike, base, pruned, gaps)
     numbers = {
         place: (before[place], after[place])
         for place in before
         if {type(before[place]), type(after[place])} <= {int, type(None)} and before[place] != after[place]
-        and not (origin[place.module] == place.module and _renumbered(place.module, base, pruned))
+        and not (origin[place.module] == place.module and _renumbered(place.module, gaps))
     }  # fmt: skip
-    return _whole_numbers(context, numbers) or _classes(origin, alike, base, pruned)
+    return _whole_numbers(context, numbers) or _classes(origin, alike, base, pruned, gaps)
 
 
 def _tensors(context: Context, in_base: Mapping[str, str], written: Collection[tuple[str, str]]) -> Finding | None:
@@ -128,12 +131,16 @@ def _tensors(context: Context, in_base: Mapping[str, str], written: Collection[t
 
 
 def _classes(
-    origin: Mapping[str, str], alike: Collection[str], base: Mapping[str, nn.Module], pruned: Mapping[str, nn.Module]
+    origin: Mapping[str, str],
+    alike: Collection[str],
+    base: Mapping[str, nn.Module],
+    pruned: Mapping[str, nn.Module],
+    gaps: Collection[str],
 ) -> Finding | None:
     """Modules with weights whose class has a forward of its own: only what it computes in evaluation is compared."""
     for path in sorted(origin.keys() - set(alike)):
         was, now = type(base[origin[path]]), type(pruned[path])
-        if was.forward is not now.forward and not _renumbered(path, base, pruned):
+        if was.forward is not now.forward and not _renumbered(path, gaps):
             return inconclusive(
                 f"{path or 'the model'} is of the class {now.__name__}, the base's of {was.__name__}: outputs in "
                 "evaluation are compared, those in training are not; keep the class to have it judged",
@@ -167,11 +174,25 @@ def _weightless(module: nn.Module) -> bool:
     return next(module.parameters(), None) is None and next(module.buffers(), None) is None
 
 
-def _renumbered(path: str, base: Mapping[str, nn.Module], pruned: Mapping[str, nn.Module]) -> bool:
-    """Whether a list of modules on the way to ``path`` lost some, so that the numbers behind mean others."""
-    parts = path.split(".")
-    above = [".".join(parts[:n]) for n in range(len(parts))]
-    return any(len(list(base[p].children())) != len(list(pruned[p].children())) for p in above)
+def _lists_with_gaps(context: Context, base: Mapping[str, nn.Module], pruned: Mapping[str, nn.Module]) -> set[str]:
+    """Modules that lost some of those inside, so that the numbers of the others mean others.
+
+    Exception: lists of experts of which it is known who stayed.
+    """
+    known = {
+        parent(path)
+        for layer in context.roles.layers
+        if len(context.stayed[layer.name]) == experts_now(context.pruned, layer)
+        for paths in layer.parts
+        for path in paths
+    }
+    both = (path for path in pruned if path in base and path not in known)
+    return {path for path in both if len(list(base[path].children())) != len(list(pruned[path].children()))}
+
+
+def _renumbered(path: str, gaps: Collection[str]) -> bool:
+    """Whether a list of modules on the way to ``path`` has gaps, so that the numbers behind mean others."""
+    return any(above in gaps for above in (*ancestors(parent(path)), ""))
 
 
 def _fresh(context: Context) -> dict[Setting, Any]:

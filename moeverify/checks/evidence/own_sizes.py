@@ -42,6 +42,8 @@ def _own_sizes(module: nn.Module) -> OwnSizes | None:
         return _of_convolution(module)
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return _of_recurrence(module)
+    if isinstance(module, nn.MultiheadAttention):
+        return _both((module.embed_dim, module.num_heads * module.head_dim), module.out_proj.weight)
     return None
 
 

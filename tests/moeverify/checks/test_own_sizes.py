@@ -22,6 +22,7 @@ LAYERS = {
     "batch norm": (lambda: nn.BatchNorm2d(6), "num_features"),
     "batch norm without weights": (lambda: nn.BatchNorm2d(6, affine=False), "num_features"),
     "lstm": (lambda: nn.LSTM(6, 8), "input_size"),
+    "attention": (lambda: nn.MultiheadAttention(8, 4), "head_dim"),
     "cell": (lambda: nn.GRUCell(6, 8), "hidden_size"),
 }
 
