@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from moeverify.errors import SourceError
+from moeverify.models.containers import map_leaves
 from moeverify.models.exercise import run_all
 from moeverify.models.numerics import cast
 from moeverify.models.outputs import scale_of
@@ -27,7 +27,7 @@ def cast_source(name: str, model: nn.Module, inputs: Any, dtype: torch.dtype) ->
     steady = before and not _moved(before, _outputs(model, inputs))
     finest = min((torch.finfo(t.dtype).eps for t in _inexact(model)), default=0.0)
     cast(model, dtype)
-    inputs = tree_map(lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs)
+    inputs = map_leaves(lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs)
     if steady and torch.finfo(dtype).eps <= finest and (moved := _moved(before, _outputs(model, inputs))):
         raise SourceError(
             f"{name} computes other values in {str(dtype).removeprefix('torch.')}: {moved}; "

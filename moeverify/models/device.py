@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from moeverify.errors import SourceError, UsageError
+from moeverify.models.containers import map_leaves
 
 
 def check_device(name: str) -> str:
@@ -67,4 +67,4 @@ def input_device(model: nn.Module) -> torch.device:
 
 def move_inputs(inputs: Any, device: torch.device) -> Any:
     """Every tensor of ``inputs`` on ``device``."""
-    return tree_map(lambda x: x.to(device) if isinstance(x, torch.Tensor) and not x.is_meta else x, inputs)
+    return map_leaves(lambda x: x.to(device) if isinstance(x, torch.Tensor) and not x.is_meta else x, inputs)

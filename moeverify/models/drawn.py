@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.base.foreign import left_by
 from moeverify.errors import SourceError
+from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.forward import call_model
 from moeverify.models.lengths import Sequence, resized, rows_for, sequence_of
 from moeverify.models.numerics import float64_throughout
@@ -126,7 +126,7 @@ class Drawer:
         """
         for manner in MANNERS:
             inputs = self._drawn(manner, torch.Generator().manual_seed(seed))
-            if all(new is old for new, old in zip(tree_leaves(inputs), tree_leaves(self.example), strict=True)):
+            if all(new is old for new, old in zip(leaves(inputs), leaves(self.example), strict=True)):
                 continue
             if (problem := self._problem(inputs)) is None:
                 return Drawn(inputs, manner.name)
@@ -173,7 +173,7 @@ class Drawer:
                 f"the original does not run on its own example inputs ({line}); give inputs that its forward takes"
             ) from error
         result: dict[int, int] = {}
-        for value in tree_leaves(self.example):
+        for value in leaves(self.example):
             if _is_integer(value) and (rows := lookups.rows_for(value)) is not None:
                 result[id(value)] = rows
         return result
@@ -193,7 +193,7 @@ class Drawer:
                 seen[id(value)] = self._one(value, manner, generator).to(value.device)
             return seen[id(value)]
 
-        return tree_map(draw, self.example)
+        return map_leaves(draw, self.example)
 
     def _one(self, value: torch.Tensor, manner: Manner, generator: torch.Generator) -> torch.Tensor:
         here = value.detach().cpu()
@@ -229,7 +229,7 @@ def floats_in(inputs: Any, dtype: torch.dtype | None) -> Any:
         is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
         return value.to(dtype) if is_float and dtype is not None else value
 
-    return tree_map(cast, inputs)
+    return map_leaves(cast, inputs)
 
 
 def _is_integer(value: Any) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
+from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.forward import call_model, eager_attention, plain_operations
 from moeverify.models.state import same_start
 
@@ -74,7 +74,7 @@ def sequence_of(example: Any, tokens: Collection[int], special: Collection[int])
     """The sequence of an example: of its token numbers (tensors whose ``id`` is in ``tokens``), else of a float tensor
     ``[batch, tokens, channels]``; ``None`` if it has none.
     """
-    tensors = [t for t in tree_leaves(example) if isinstance(t, torch.Tensor) and t.numel()]
+    tensors = [t for t in leaves(example) if isinstance(t, torch.Tensor) and t.numel()]
     ids = [t for t in tensors if id(t) in tokens and t.dim() in (1, 2)]
     leading = next(iter(ids), None)
     if leading is None:
@@ -122,7 +122,7 @@ def resized(example: Any, sequence: Sequence, length: int, rows: int) -> Any:
             seen[id(value)] = change(value)
         return seen[id(value)]
 
-    return tree_map(once, example)
+    return map_leaves(once, example)
 
 
 def _is_range(value: torch.Tensor, dim: int) -> bool:

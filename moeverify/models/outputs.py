@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
-
-def leaves(value: Any) -> Iterator[Any]:
-    """Leaves of a nested value, with those that PyTorch's ``tree_leaves`` does not look for: in dataclasses, in
-    mappings of a class of their own, and in an object that is the value itself.
-    """
-    for leaf in tree_leaves(value):
-        parts = () if isinstance(leaf, torch.Tensor) else [part for _, part in _parts(leaf, whole=leaf is value)]
-        if parts:
-            yield from leaves(parts)
-        else:
-            yield leaf
+from moeverify.models.containers import parts_of
 
 
 def float_outputs(output: Any) -> dict[str, torch.Tensor]:
@@ -45,27 +32,11 @@ def _walk(value: Any, name: str, *, whole: bool = False) -> Iterator[tuple[str, 
     if isinstance(value, torch.Tensor):
         yield name, torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         return
-    for key, part in _parts(value, whole=whole):
+    for key, part in parts_of(value, whole=whole):
         if isinstance(key, int):
             yield from _walk(part, f"{name}[{key}]" if name else f"output {key + 1}")
         else:
             yield from _walk(part, f"{name}.{key}" if name else key)
-
-
-def _parts(value: Any, *, whole: bool) -> Iterator[tuple[int | str, Any]]:
-    """Parts of a container by key. An object of any class is one if it is the ``whole`` output: inside of one it may
-    be a cache, which is state and no output.
-    """
-    if isinstance(value, Mapping):
-        yield from ((str(key), part) for key, part in value.items())
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        yield from zip(value._fields, value, strict=True)
-    elif isinstance(value, list | tuple):
-        yield from enumerate(value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from ((field.name, getattr(value, field.name)) for field in fields(value))
-    elif isinstance(value, SimpleNamespace) or (whole and hasattr(value, "__dict__") and not isinstance(value, type)):
-        yield from vars(value).items()
 
 
 def scale_of(tensor: torch.Tensor) -> float:

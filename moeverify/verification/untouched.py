@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+
+from moeverify.models.containers import map_leaves
 
 _CHUNK = 1 << 22  # words at a time: 32 MiB
 _PRIME = 1_000_003
@@ -18,7 +19,7 @@ def own_copy(inputs: Any) -> Any:
     def copied(value: Any) -> Any:
         return value.detach().clone().requires_grad_(value.requires_grad) if isinstance(value, torch.Tensor) else value
 
-    return tree_map(copied, inputs)
+    return map_leaves(copied, inputs)
 
 
 def fingerprint(model: nn.Module) -> tuple[tuple[Any, ...], ...]:

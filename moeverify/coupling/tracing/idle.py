@@ -17,7 +17,7 @@ import torch
 from moeverify.coupling.solving.links import stated_frozen
 from moeverify.coupling.tracing.recorder import Recorder, tensors_in
 from moeverify.errors import TraceError
-from moeverify.models.outputs import leaves
+from moeverify.models.containers import leaves
 
 Unread = frozenset[tuple[int, int]]
 """Outputs by the number of the operation that made them and their position among its outputs."""

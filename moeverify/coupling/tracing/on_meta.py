@@ -12,10 +12,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.tracing.weightless import Imagination
 from moeverify.models import element_by_element
+from moeverify.models.containers import map_leaves
 
 _OF_DATA = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::bincount")
 _MASKS = (torch.bool, torch.uint8)
@@ -29,7 +30,7 @@ _MOST = 2**14
 @contextlib.contextmanager
 def inputs_on_meta(example_inputs: Any) -> Iterator[Any]:
     """A context with the example inputs on the meta device."""
-    yield tree_map(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example_inputs)
+    yield map_leaves(lambda x: x.to("meta") if isinstance(x, torch.Tensor) else x, example_inputs)
 
 
 class OnMeta(Imagination):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from moeverify.coupling.relations import Operation, Relations
-from moeverify.models.outputs import leaves
+from moeverify.models.containers import leaves
 
 INPUTS, OUTPUTS = "::in", "::out"
 

@@ -23,7 +23,7 @@ from moeverify.base.lines import line_of_running_code
 from moeverify.coupling.relations import Operation, Relations
 from moeverify.coupling.rules import SPARE, Call, Rule, rule_for
 from moeverify.errors import TraceError
-from moeverify.models.outputs import leaves
+from moeverify.models.containers import leaves
 
 # Set by a test suite, so that a rule that fails ends the trace with its own error.
 RULES_RAISE = "MOEVERIFY_RULES_RAISE"

@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from moeverify.coupling.relations import Operation
 from moeverify.coupling.tracing.recorder import Recorder
-from moeverify.models.outputs import leaves
+from moeverify.models.containers import leaves
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 

@@ -21,6 +21,7 @@ from moeverify.coupling.tracing.recorder import Recorder
 from moeverify.coupling.tracing.siblings import Siblings
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights, is_weightless
 from moeverify.errors import TraceError
+from moeverify.models.containers import leaves
 from moeverify.models.forward import (
     Example,
     eager_attention,
@@ -29,7 +30,6 @@ from moeverify.models.forward import (
     static_experts,
 )
 from moeverify.models.moe_layer import ancestors
-from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 
 # Why dimensions of what a forward returns are frozen.

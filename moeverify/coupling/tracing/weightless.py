@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.utils._pytree import tree_leaves, tree_map
 
 from moeverify.coupling.tracing.loops import Loops
+from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.folder.stored_tensor import StoredTensor
 
 # Rows of an invented selection, or fewer if there are fewer: enough for programs that put a few tokens into a block.
@@ -92,7 +92,7 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
                         if tensor is not None:
                             replaced.append((slots, name, tensor))
                             slots[name] = fake(tensor)
-            yield tree_map(lambda x: fake(x) if isinstance(x, torch.Tensor) else x, example_inputs)
+            yield map_leaves(lambda x: fake(x) if isinstance(x, torch.Tensor) else x, example_inputs)
     finally:
         for slots, name, tensor in replaced:
             slots[name] = tensor
@@ -100,7 +100,7 @@ def fake_weights(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
 
 def _alone_in_memory(model: nn.Module, example_inputs: Any) -> set[int]:
     """Ids of parameters and buffers that start their storage and share it with no other tensor or input."""
-    given = [x for x in tree_leaves(example_inputs) if isinstance(x, torch.Tensor)]
+    given = [x for x in leaves(example_inputs) if isinstance(x, torch.Tensor)]
     tensors = [t for t in (*model.parameters(), *model.buffers(), *given) if not isinstance(t, FakeTensor)]
     distinct = {id(t): t for t in tensors}
     owners = Counter(t.untyped_storage()._cdata for t in distinct.values())

@@ -17,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from moeverify.models.outputs import leaves
+from moeverify.models.containers import leaves
 from moeverify.models.roles import MoELayer
 
 Place = tuple[str, int]

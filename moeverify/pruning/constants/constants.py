@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from moeverify.errors import PruningRefused
+from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.numerics import float64_throughout, in_float64
-from moeverify.models.outputs import leaves
 from moeverify.pruning.configuration.probe import Attribute
 from moeverify.pruning.configuration.update import companions_of
 from moeverify.pruning.plan.folds import Fold
@@ -75,7 +74,7 @@ class _Trial:
     def __init__(self, module: nn.Module, call: Call) -> None:
         self.stored = module
         self.module = in_float64(module)
-        self.args, self.kwargs = tree_map(_double, call)
+        self.args, self.kwargs = map_leaves(_double, call)
 
     def output(self) -> list[torch.Tensor]:
         with float64_throughout():

@@ -20,6 +20,7 @@ from moeverify.base.lines import line_of_error, line_of_running_code
 from moeverify.coupling.tracing.on_meta import OnMeta, inputs_on_meta
 from moeverify.coupling.tracing.weightless import Imagination, fake_weights
 from moeverify.errors import TraceError
+from moeverify.models.containers import leaves
 from moeverify.models.forward import (
     Example,
     eager_attention,
@@ -27,7 +28,6 @@ from moeverify.models.forward import (
     plain_operations,
     static_experts,
 )
-from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 from moeverify.pruning.constants.numbers import RESHAPES, Forward, Step
 from moeverify.pruning.plan.plan import Reason

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from moeverify.coupling.classify import PruningClass
+from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.forward import Example
 from moeverify.models.numerics import float64_throughout, in_float64
-from moeverify.models.outputs import leaves
 from moeverify.models.state import same_start
 from moeverify.pruning.attributes.change import set_attributes
 from moeverify.pruning.plan.apply import apply_plan
@@ -57,7 +56,7 @@ def vanishes(model: nn.Module, plan: Plan, example: Example) -> bool:
 
 
 def _outputs(model: nn.Module, example: Example) -> list[torch.Tensor]:
-    inputs = tree_map(
+    inputs = map_leaves(
         lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, example.inputs
     )
     with same_start(model), float64_throughout():

@@ -1,4 +1,4 @@
-"""Outputs in containers of a model's own: dataclasses, mappings, plain objects."""
+"""Outputs and inputs in containers of a model's own: dataclasses, mappings, plain objects."""
 
 from collections import UserDict
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 from judged import problems, verdicts
 from torch import nn
 
-from moeverify.models.outputs import leaves, tensor_outputs
+from moeverify.models.containers import leaves, map_leaves
+from moeverify.models.outputs import tensor_outputs
 
 
 @dataclass
@@ -72,3 +73,36 @@ def test_an_object_inside_of_an_output_is_no_output():
     cache = Plain(keys=torch.ones(2))
     assert list(tensor_outputs({"logits": torch.ones(2), "cache": cache})) == ["logits"]
     assert cache in list(leaves({"cache": cache}))
+
+
+@dataclass(frozen=True)
+class Batch:
+    x: torch.Tensor
+    scale: float = 2.0
+
+
+class OfBatches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Net(Record)
+        self.inner.embed = nn.Linear(10, 12)
+
+    def forward(self, batch):
+        return self.inner(batch["x"] if isinstance(batch, UserDict) else batch.x)
+
+
+BATCHES = {"dataclass": Batch, "namespace": SimpleNamespace, "mapping": lambda **parts: UserDict(parts)}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_inputs_are_drawn_and_cast(batch):
+    torch.manual_seed(0)
+    assert problems(verdicts(OfBatches(), (batch(x=torch.randn(3, 8, 10)),))) == {}
+
+
+def test_leaves_are_changed_in_containers_of_the_same_classes():
+    given = [Batch(torch.ones(2)), {"a": SimpleNamespace(b=torch.ones(2))}, UserDict(c=torch.ones(2)), None, 3]
+    changed = map_leaves(lambda x: x + 1 if isinstance(x, torch.Tensor) else x, given)
+    assert [float(x[0]) for x in leaves(changed) if isinstance(x, torch.Tensor)] == [2.0, 2.0, 2.0]
+    assert [type(x) for x in changed] == [type(x) for x in given]
+    assert float(given[0].x[0]) == 1.0
