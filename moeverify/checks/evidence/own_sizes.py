@@ -62,6 +62,6 @@ def _of_convolution(module: _ConvNd) -> OwnSizes:
 
 def _of_recurrence(module: nn.RNNBase | nn.RNNCellBase) -> OwnSizes | None:
     """The weight of the inputs; those of several gates lie in its rows."""
-    weight = getattr(module, "weight_ih", None) if isinstance(module, nn.RNNCellBase) else module.weight_ih_l0
+    weight = getattr(module, "weight_ih" if isinstance(module, nn.RNNCellBase) else "weight_ih_l0")
     gates = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}.get(type(module).__name__)
     return None if gates is None else _both((gates * module.hidden_size, module.input_size), weight)

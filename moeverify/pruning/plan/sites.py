@@ -73,6 +73,10 @@ def update_sizes(model: nn.Module) -> None:
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         elif isinstance(module, nn.MultiheadAttention):
             _update_attention(module)
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            # Without weights, running statistics alone have the size.
+            held = module.weight if module.weight is not None else module.running_mean
+            module.num_features = module.num_features if held is None else held.shape[0]
         weight = getattr(module, "weight", None)
         if weight is None:
             continue
@@ -84,8 +88,6 @@ def update_sizes(model: nn.Module) -> None:
             module.normalized_shape = tuple(weight.shape)
         elif isinstance(module, nn.modules.conv._ConvNd):
             _update_convolution(module)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm):
-            module.num_features = weight.shape[0]
         elif isinstance(module, nn.GroupNorm):
             module.num_channels = weight.shape[0]
         elif isinstance(module, nn.PReLU):
