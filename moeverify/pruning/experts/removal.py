@@ -12,7 +12,7 @@ from torch import nn
 from moeverify.base.entries import EntryPath
 from moeverify.errors import PruningRefused
 from moeverify.models.forward import Example
-from moeverify.models.roles import FoundRoles
+from moeverify.models.roles import FoundRoles, MoELayer
 from moeverify.models.skeleton import has_config
 from moeverify.pruning.experts.axes import CountedLayer
 from moeverify.pruning.experts.by_configuration import by_configuration
@@ -47,9 +47,22 @@ def expert_layout(model: nn.Module, roles: FoundRoles, example: Example) -> Expe
     """
     if not roles.layers:
         raise PruningRefused(_without_layers(model, roles))
+    for layer in roles.layers:
+        _refuse_repeated(model, layer)
     layers = by_configuration(model, roles) if has_config(model) else by_roles(model, roles)
     choices = watch_choices(model, example)
     return ExpertLayout(layers, {c.layer.name: topology_of(model, c, choices) for c in layers})
+
+
+def _refuse_repeated(model: nn.Module, layer: MoELayer) -> None:
+    """Raises ``PruningRefused`` where a list holds one expert under two numbers: its rows of the router are several."""
+    names: dict[int, str] = {}
+    for name, entry in model.get_submodule(layer.container)._modules.items() if layer.layout == "listed" else ():
+        if (first := names.setdefault(id(entry), name)) != name:
+            raise PruningRefused(
+                f"{layer.container} holds one module as its experts {first} and {name}, which cannot be told apart; "
+                "give each a module of its own, or leave whole experts out (ratios without `experts`)"
+            )
 
 
 def _without_layers(model: nn.Module, roles: FoundRoles) -> str:
