@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moeverify.base.foreign import left_by
 from moeverify.checks.evidence.behaviour import Behaviour, observe
 from moeverify.checks.evidence.folding import FoldedWeight, with_constants
 from moeverify.checks.evidence.kept import Kept, recover_kept, source_names, tensors_of
@@ -142,6 +143,15 @@ class Context:
     def laboratory(self) -> Laboratory:
         """The original in float64, and gradients of it with channels held at zero."""
         return Laboratory(self.original, self.roles, self.example_inputs, self.seed)
+
+    @cached_property
+    def without_laboratory(self) -> str:
+        """Why the original gives no gradients in float64; empty if it does."""
+        try:
+            self.laboratory  # noqa: B018
+        except Exception as error:  # whatever the original raises: nothing of the subject has part in it
+            return f"the original gives no gradients in float64: {left_by(error)}"
+        return ""
 
     @cached_property
     def couplings(self) -> CouplingMap | None:

@@ -7,7 +7,7 @@ import numpy as np
 from moeverify.checks.context import Context
 from moeverify.checks.evidence.liveness import Laboratory, Zeroed, chosen_units, joint, places
 from moeverify.checks.reference import compared
-from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 
 # With so many other weights a place is tried, and so often it has to lose its gradient.
 _TRIALS, _AGAIN = 6, 3
@@ -30,6 +30,8 @@ def coupling_complete(context: Context) -> Finding:
     wrong, origin = compared(context, "missing")
     if wrong is not None:
         return wrong
+    if reason := context.without_laboratory:
+        return inconclusive(f"{reason}; give example inputs in tensors, lists, dicts or dataclasses, which can be cast")
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
     zeroed = joint(unit.zeroed for unit in chosen)

@@ -20,7 +20,7 @@ from moeverify.checks.evidence.liveness import (
 )
 from moeverify.checks.evidence.parts import Part, parts_of, tied_names
 from moeverify.checks.reference import compared
-from moeverify.checks.registry import Finding, check, failed, passed, skipped
+from moeverify.checks.registry import Finding, check, failed, inconclusive, passed, skipped
 
 
 @check("coupling-minimal")
@@ -42,6 +42,8 @@ def coupling_minimal(context: Context) -> Finding:
     wrong, _ = compared(context, "extra")
     if wrong is not None:
         return wrong
+    if reason := context.without_laboratory:
+        return inconclusive(f"{reason}; give example inputs in tensors, lists, dicts or dataclasses, which can be cast")
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
     for unit in _suspects(laboratory, chosen):

@@ -11,6 +11,7 @@ from torch import nn
 
 from moeverify.models.containers import leaves, map_leaves
 from moeverify.models.outputs import tensor_outputs
+from moeverify.verdict import Status
 
 
 @dataclass
@@ -106,3 +107,11 @@ def test_leaves_are_changed_in_containers_of_the_same_classes():
     assert [float(x[0]) for x in leaves(changed) if isinstance(x, torch.Tensor)] == [2.0, 2.0, 2.0]
     assert [type(x) for x in changed] == [type(x) for x in given]
     assert float(given[0].x[0]) == 1.0
+
+
+def test_inputs_that_cannot_be_cast_are_no_fault_of_the_pruning():
+    torch.manual_seed(0)
+    found = verdicts(OfBatches(), (Plain(x=torch.randn(3, 8, 10)),))
+    unseen = {name for name, verdict in found.items() if verdict.status is Status.INCONCLUSIVE}
+    assert unseen == {"coupling-complete", "coupling-minimal", "masked-equivalence"} == set(problems(found))
+    assert found["coupling-minimal"].message.startswith("the original gives no gradients in float64: RuntimeError")
