@@ -147,13 +147,16 @@ class Evidence:
         return self.base_inventory.model_type == self.inventory.model_type
 
     def readable(self) -> None:
-        """Raise ``NotVisible`` where values cannot be compared: quantised, or of another architecture."""
+        """Raise ``NotVisible`` where values cannot be compared: quantised, of another architecture, or not there."""
         if not self.same_config:
             types = (self.inventory.model_type, self.base_inventory.model_type)
             raise NotVisible("the pruned folder is a {}, the base a {}".format(*types))
         for name, inventory in (("pruned folder", self.inventory), ("base", self.base_inventory)):
             if is_quantised(inventory.config):
                 raise NotVisible(f"the {name} is quantised: its values are not compared; dequantise it first")
+        if not self.inventory.tensors:
+            cause = next(iter(self.inventory.problems), "its files are empty")
+            raise NotVisible(f"the pruned folder holds no tensor: {cause}")
 
 
 def is_quantised(config: Mapping[str, Any]) -> bool:

@@ -183,6 +183,23 @@ def test_a_damaged_index_is_judged_alike(pair, capsys, tmp_path):
         assert "gone.safetensors" in said.out + said.err
 
 
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_missing_shards_fail_whether_one_is_gone_or_all(pair, capsys, tmp_path, all_of_them):
+    for side, ends in (("pruned", 1), ("base", 2)):
+        folder = tmp_path / side
+        draft = Draft.of("qwen3_moe")
+        (draft if side == "base" else draft.keep_experts(KEPT)).write(folder, shards="60KB")
+        shards = sorted(folder.glob("*.safetensors"))
+        for shard in shards if all_of_them else shards[:1]:
+            shard.unlink()
+        sides = {"base": pair / "base", "pruned": pair / "pruned", side: folder}
+        code, said = command(capsys, sides["base"], sides["pruned"], "--oracle", "none")
+        assert code == ends
+        line = said.out.splitlines()[0] if ends == 1 else said.err.splitlines()[-1]
+        assert f"{shards[0].name} is named in model.safetensors.index.json but missing" in line
+        assert not (all_of_them and "pure selection" in said.out)  # nothing was there to compare
+
+
 def test_code_beside_the_weights_is_not_run_and_not_judged(pair, tmp_path):
     folder = shutil.copytree(pair / "pruned", tmp_path / "pruned")
     edit_config(folder, model_type="of_its_own", auto_map={"AutoConfig": "code.Config"})

@@ -57,6 +57,11 @@ def drop_a_shard(folder):
     first_shard(folder).unlink()
 
 
+def drop_all_shards(folder):
+    for shard in folder.glob("*.safetensors"):
+        shard.unlink()
+
+
 def stray_shard(folder):
     save_file({"left.over": torch.ones(2)}, folder / "model-00009-of-00009.safetensors")
 
@@ -131,6 +136,7 @@ def config_without_type(folder):
     ("spoil", "expected"),
     [
         (drop_a_shard, "is named in model.safetensors.index.json but missing"),
+        (drop_all_shards, "is named in model.safetensors.index.json but missing"),
         (stray_shard, "is a stray shard"),
         (twice, " and in "),
         (not_in_the_shard, "which does not hold it"),

@@ -86,7 +86,7 @@ def take_inventory(folder: Path) -> Inventory:
     except OSError as error:
         raise SourceError(f"{folder} cannot be read: {error.strerror}; check its permissions") from error
     files = [p for p in present if p.suffix == ".safetensors" and not p.name.startswith(_SECOND_COPIES)]
-    if not files:
+    if not files and not (folder / INDEX).is_file():  # an index without its shards is a damaged checkpoint
         raise SourceError(_no_safetensors(folder, present))
     for file in (*files, folder / "config.json", folder / INDEX):
         if file.exists() and not stays_inside(file, folder):
