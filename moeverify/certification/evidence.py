@@ -13,8 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from moeverify.base.foreign import left_by
 from moeverify.certification.matching.compare import Compared, compare_all
+from moeverify.certification.matching.loose import vocabulary_sizes
 from moeverify.certification.matching.maps import KeepMap
 from moeverify.certification.matching.recover import recover
+from moeverify.certification.matching.tokenizers import TokenClaims, read_claims
 from moeverify.certification.mixed_types import mark_mixed
 from moeverify.certification.structure.structure import Structure, structure_of
 from moeverify.errors import MoEVerifyError
@@ -134,7 +136,13 @@ class Evidence:
     def keep(self) -> KeepMap:
         """The keep map, recovered from content."""
         self.readable()
-        return recover(self.base, self.pruned, self.structure)
+        return recover(self.base, self.pruned, self.structure, self.token_claims)
+
+    @once
+    def token_claims(self) -> TokenClaims:
+        """What the tokenizers of both folders say of tokens that went or have other numbers."""
+        sizes = [vocabulary_sizes(side.skeleton.config.to_dict()) for side in (self.base, self.pruned)]
+        return read_claims(self.base_folder, self.pruned_folder, same_size=sizes[0] == sizes[1])
 
     @once
     def compared(self) -> tuple[Compared, ...]:

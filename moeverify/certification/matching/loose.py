@@ -14,6 +14,7 @@ import torch
 
 from moeverify.certification.matching.keys import as_bits, hash_rows, in_type, match
 from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.certification.matching.tokenizers import TokenClaims
 from moeverify.certification.matching.units import SAMPLES
 from moeverify.certification.structure.axes import with_entry
 from moeverify.models.folder.checkpoint import Checkpoint
@@ -21,13 +22,19 @@ from moeverify.models.folder.checkpoint import Checkpoint
 _VOCABULARY = "vocab_size"
 
 
-def find_tokens(base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> None:
-    """Recover the tokens that stayed, if the size of the vocabulary changed; -1 for those that were added."""
-    sizes, now = (dict(_sizes(side.skeleton.config.to_dict())) for side in (base, pruned))
+def find_tokens(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, claims: TokenClaims) -> None:
+    """Recover the tokens that stayed, if the vocabulary changed its size or its numbers; -1 for those that were added.
+
+    A row that is none of the base's counts as that of its text, so that it is compared with the base's.
+    """
+    sizes, now = (vocabulary_sizes(side.skeleton.config.to_dict()) for side in (base, pruned))
     changed = [path for path in sizes if path in now and now[path] != sizes[path]]
+    if not changed and sizes == now and claims.renumber:
+        changed = sorted(sizes, key=lambda path: -sizes[path])[:1]
     if len(changed) != 1:
         return
-    other = with_entry(base.skeleton, changed[0], now[changed[0]])
+    size, count = sizes[changed[0]], now[changed[0]]
+    other = with_entry(base.skeleton, changed[0], count if count != size else size + 1)
     if other is None or other.shapes.keys() != base.skeleton.shapes.keys():
         return
     axes = {
@@ -36,11 +43,20 @@ def find_tokens(base: Checkpoint, pruned: Checkpoint, keep: KeepMap) -> None:
         for dim, (old, new) in enumerate(zip(shape, other.shapes[name], strict=True))
         if old != new
     }
-    votes = [m for name, dim in sorted(axes) if (m := _matched(base, pruned, keep, name, dim)) is not None]
-    votes = [vote for vote in votes if len(vote) == now[changed[0]]]
+    claimed = claims.as_array(count)
+    claimed[claimed >= size] = -1
+    votes = [m for name, dim in sorted(axes) if (m := _matched(base, pruned, keep, name, dim, claimed)) is not None]
+    votes = [vote for vote in votes if len(vote) == count]
     if votes:
-        best = max(votes, key=lambda vote: sum(np.array_equal(vote, other) for other in votes))
-        keep.tokens, keep.token_axes = best, frozenset(axes)
+        best = max(votes, key=lambda v: (sum(np.array_equal(v, other) for other in votes), (v == claimed).sum()))
+        best = np.where(best < 0, claimed, best)
+        keep.tokens = np.where(best < 0, np.arange(count), best) if count == size else best
+        keep.token_axes = frozenset(axes)
+
+
+def vocabulary_sizes(config: Mapping[str, Any]) -> dict[tuple[str, ...], int]:
+    """The entries of a configuration that count tokens, by path."""
+    return dict(_sizes(config))
 
 
 def _sizes(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -93,8 +109,13 @@ def _of_module(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str) -
     return None
 
 
-def _matched(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str, dim: int) -> np.ndarray | None:
-    """Base positions along one dimension by samples of the others; ``None`` if those are not known."""
+def _matched(
+    base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str, dim: int, claimed: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Base positions along one dimension by samples of the others; ``None`` if those are not known.
+
+    Of equal rows the one in its own place, or the one that is ``claimed`` (-1 for none).
+    """
     other = keep.to_pruned(name)
     if other is None or other not in keep.pruned or name not in keep.base:
         return None
@@ -118,7 +139,16 @@ def _matched(base: Checkpoint, pruned: Checkpoint, keep: KeepMap, name: str, dim
     dtype = pruned.naming.tensors[other].types()[0]
     here, there = in_type(here, dtype), keep.as_stored(there, dtype)
     found, _ = match(hash_rows(here), hash_rows(there))
-    least = min(len(here), len(there))
-    stayed = (as_bits(here[:least].contiguous()) == as_bits(there[:least].contiguous())).all(1).numpy()
-    found[:least][stayed] = np.flatnonzero(stayed)  # of equal rows the one in its own place
+    own = np.arange(len(here))
+    _prefer(found, np.where(own < len(there), own, -1), here, there)
+    if claimed is not None and len(claimed) == len(here):
+        _prefer(found, claimed, here, there)
     return found
+
+
+def _prefer(found: np.ndarray, wanted: np.ndarray, here: torch.Tensor, there: torch.Tensor) -> None:
+    """Take the wanted base rows where they hold the same values; -1 for none."""
+    rows = np.flatnonzero(wanted >= 0)
+    theirs = there[torch.as_tensor(wanted[rows])].contiguous()
+    same = (as_bits(here[torch.as_tensor(rows)].contiguous()) == as_bits(theirs)).all(1).numpy()
+    found[rows[same]] = wanted[rows[same]]

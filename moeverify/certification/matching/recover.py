@@ -11,15 +11,17 @@ from moeverify.certification.matching.experts import ExpertMatcher, router_rows
 from moeverify.certification.matching.lists import ListMatcher, shortened_lists
 from moeverify.certification.matching.loose import find_loose, find_tokens
 from moeverify.certification.matching.maps import KeepMap, Unknown
+from moeverify.certification.matching.tokenizers import TokenClaims
 from moeverify.certification.matching.units import UnitMatcher
 from moeverify.certification.structure.structure import Structure
 from moeverify.models.folder.checkpoint import Checkpoint
 
 
-def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepMap:
+def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure, claims: TokenClaims | None = None) -> KeepMap:
     """Recover the keep map: hidden channels first, then layers, experts, and their inner channels.
 
-    Each is recognised where the dimensions around it are known already.
+    Each is recognised where the dimensions around it are known already. ``claims`` of the tokenizers say where to look
+    for tokens, and which of several equal rows is whose.
     """
     keep = KeepMap(structure, base.shapes, pruned.shapes, rounded=_rounded(base, pruned), twins=base.twins)
     recovery = _Recovery(base, pruned, keep)
@@ -36,7 +38,7 @@ def recover(base: Checkpoint, pruned: Checkpoint, structure: Structure) -> KeepM
     recovery.experts()
     recovery.classes(outside=[], trusting=True)
     recovery.rest()
-    find_tokens(base, pruned, keep)
+    find_tokens(base, pruned, keep, claims or TokenClaims())
     find_loose(base, pruned, keep)
     return keep
 

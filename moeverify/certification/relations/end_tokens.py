@@ -16,12 +16,13 @@ _KEY, _FILE = "eos_token_id", "generation_config.json"
 def other_ends(evidence: Evidence) -> Iterator[str]:
     """Where the folder ends a generation at other tokens than the base, one line for each file that says so."""
     sides = evidence.base_inventory.config, evidence.inventory.config
-    yield from _line("config.json", *sides)
-    yield from _line(_FILE, *(_generation(folder) for folder in (evidence.base_folder, evidence.pruned_folder)))
+    yield from _line(evidence, "config.json", *sides)
+    sides = _generation(evidence.base_folder), _generation(evidence.pruned_folder)
+    yield from _line(evidence, _FILE, *sides)
 
 
 def lost_ends(evidence: Evidence) -> Iterator[str]:
-    """Tokens that end a generation but went with a cut vocabulary: it would never end."""
+    """Tokens that end a generation but went with a cut vocabulary or have another number: it would never end."""
     try:
         tokens = evidence.keep.tokens
     except MoEVerifyError:
@@ -34,10 +35,37 @@ def lost_ends(evidence: Evidence) -> Iterator[str]:
         ends = [n for n in (ends if isinstance(ends, list) else [ends]) if isinstance(n, int)]
         if ends and min(ends) >= len(tokens):
             yield f"{file}: {_KEY} is {ends[0]}, but {len(tokens)} tokens are left: a generation would never end"
+        elif (wrong := _stale(evidence, file, ends)) is not None:
+            now = evidence.token_claims.numbers[wrong]
+            yield f"{file}: {_KEY} is {wrong} as in the base, but token {wrong} is the base's {now}"
 
 
-def _line(file: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    if _KEY in before and _KEY in after and _tokens(before[_KEY]) != _tokens(after[_KEY]):
+def _stale(evidence: Evidence, file: str, ends: list[int]) -> int | None:
+    """A number that ends a generation as in the base and is another token by now, if no other number is right.
+
+    What ``generation_config.json`` says counts more than ``config.json``.
+    """
+    if file != _FILE and _KEY in _generation(evidence.pruned_folder):
+        return None
+    config = evidence.base_inventory.config if file != _FILE else _generation(evidence.base_folder)
+    now = evidence.token_claims.numbers
+    before = _tokens(config.get(_KEY))
+    if _tokens(ends) != before or any(repr(now.get(n, n)) in before for n in ends):
+        return None
+    return next((n for n in ends if n in now), None)
+
+
+def _follows(evidence: Evidence, before: Any, after: Any) -> bool:
+    """Whether the tokens are those of the base under the numbers that the tokenizer gives them."""
+    now = evidence.token_claims.numbers
+    numbers = [n for n in (after if isinstance(after, list) else [after]) if isinstance(n, int)]
+    return bool(now) and _tokens([now.get(n, n) for n in numbers]) == _tokens(before)
+
+
+def _line(evidence: Evidence, file: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    if _KEY not in before or _KEY not in after or _follows(evidence, before[_KEY], after[_KEY]):
+        return
+    if _tokens(before[_KEY]) != _tokens(after[_KEY]):
         told = f"{_KEY}: {before[_KEY]!r} in the base, {after[_KEY]!r} here"
         yield f"generation ends at other tokens ({file}: {told[:200]})"
 

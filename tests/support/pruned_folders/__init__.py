@@ -20,6 +20,7 @@ from pruned_folders import (  # noqa: F401  entries join the catalogue when thei
     routers,
     selections,
     tensors,
+    tokenizers,
     topology,
     vocabulary,
 )
