@@ -109,6 +109,30 @@ def test_a_layer_in_another_type_is_found_although_others_are_gone(tmp_path):
     assert "is stored as bfloat16, others of its kind as float32" in found["selection"].message
 
 
+def rows_rounded(draft, part):
+    for name in draft.names(part):
+        draft.tensors[name][::2] = draft.tensors[name][::2].bfloat16().float()
+    return draft
+
+
+def test_rows_rounded_alone_are_a_cast_without_a_reference(base, tmp_path):
+    """They counted as training. Each row is the base's or its rounding; a tensor of both has no type to compare in."""
+    found = judged(base, tmp_path, rows_rounded(experts(base_of("qwen3_moe").copy()), "q_proj.weight"), "full")
+    assert "selection with cast" in found["selection"].message
+    assert found["masked-equivalence"].status is Status.INCONCLUSIVE
+    assert "q_proj.weight was rounded in part" in found["masked-equivalence"].message
+
+
+@pytest.mark.parametrize("neither", [False, True])
+def test_rows_rounded_in_one_layer_alone_fail(base, tmp_path, neither):
+    draft = rows_rounded(experts(base_of("qwen3_moe").copy()), "layers.1.self_attn.q_proj.weight")
+    if neither:
+        draft.tensors["model.layers.1.self_attn.q_proj.weight"][1, 5] += 0.01
+    found = {v.check: v for v in examine(base, draft.write(tmp_path / "pruned"), oracle="none").verdicts}
+    assert found["untouched"].status is Status.FAIL
+    assert ("was altered" if neither else "rounded to bfloat16 in 32 of 64 rows") in found["untouched"].message
+
+
 def test_a_stated_type_that_is_not_the_stored_one_is_named(base, tmp_path):
     folder = edit_config(experts(base_of("qwen3_moe").copy()).write(tmp_path / "pruned"), dtype="bfloat16")
     found = {v.check: v for v in examine(base, folder, oracle="none").verdicts}

@@ -252,6 +252,9 @@ def _differs(
             if dtype != after.dtype and torch.equal(rounded, after):
                 detail = f"rounded to {str(dtype).removeprefix('torch.')}"
                 return replace(one, relation=Relation.ROUNDED, detail=detail, evidence={"dtype": dtype})
+            if dtype != after.dtype and (count := _rounded_rows(after, rounded, different)):
+                detail = f"rounded to {str(dtype).removeprefix('torch.')} in {count:,} of {len(after):,} rows"
+                return replace(one, relation=Relation.ROUNDED, detail=detail, evidence={"dtype": dtype, "partly": True})
     change, factor = difference(after, expected)
     if factor is not None:
         return replace(one, relation=Relation.SCALED, detail=f"times {factor:.6g}", change=change)
@@ -267,6 +270,14 @@ def _differs(
         if bool(expected.isfinite().all()):
             return replace(one, relation=relation, detail=detail, evidence={"broken": True})
     return replace(one, relation=relation, detail=detail, change=change)
+
+
+def _rounded_rows(after: torch.Tensor, rounded: torch.Tensor, different: torch.Tensor) -> int:
+    """Number of rows that are rounded, if all others are the base's; 0 if any is neither."""
+    if after.dim() < 2:
+        return 0
+    same, alike = (~different).flatten(1).all(1), (rounded == after).flatten(1).all(1)
+    return int((~same).sum()) if bool((same | alike).all()) else 0
 
 
 def _computable(values: torch.Tensor) -> torch.Tensor:
