@@ -26,6 +26,7 @@ class Headline(StrEnum):
     SELECTION = "pure selection"
     PERMUTED = "selection with permutation"
     CAST = "selection with cast"
+    PARTIAL = "a selection in part"
     ZEROED = "selection with zeroed parts"
     RESCALED = "selection with rescaled weights"
     MERGED = "merged experts"
@@ -216,6 +217,7 @@ def _headline(
         return Headline.PARTLY
     relations = {item.relation for item in compared}
     for relation, headline in (
+        (Relation.UNMAPPED, Headline.PARTIAL),
         (Relation.ZEROED, Headline.ZEROED),
         (Relation.SCALED, Headline.RESCALED),
         (Relation.ROUNDED, Headline.CAST),

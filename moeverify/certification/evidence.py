@@ -162,9 +162,10 @@ class Evidence:
         for name, inventory in (("pruned folder", self.inventory), ("base", self.base_inventory)):
             if is_quantised(inventory.config):
                 raise NotVisible(f"the {name} is quantised: its values are not compared; dequantise it first")
-        if not self.inventory.tensors:
-            cause = next(iter(self.inventory.problems), "its files are empty")
-            raise NotVisible(f"the pruned folder holds no tensor: {cause}")
+        if not self.pruned.readable:
+            causes = [*self.inventory.problems, *map(" ".join, self.pruned.naming.broken.items())]
+            cause = next(iter(causes), "its names are not the model's")
+            raise NotVisible(f"the pruned folder holds no tensor of its model: {cause}")
 
 
 def is_quantised(config: Mapping[str, Any]) -> bool:

@@ -29,7 +29,8 @@ from moeverify.models.folder.checkpoint import Checkpoint
 from moeverify.models.module_lists import ListCut
 
 SCHEMA_VERSION = "1.1"
-_SELECTIONS = (Headline.SELECTION, Headline.PERMUTED, Headline.CAST)
+# Of a selection in part, the plan's own steps say what no plan gives.
+_SELECTIONS = (Headline.SELECTION, Headline.PERMUTED, Headline.CAST, Headline.PARTIAL)
 _CHUNK = 1 << 26
 
 

@@ -179,3 +179,15 @@ def test_another_token_that_ends_a_generation_is_named(base, tmp_path):
     found = {v.check: v for v in examine(base, draft.write(tmp_path / "pruned"), oracle="none").verdicts}
     assert found["config-in-step"].status is Status.PASS
     assert "eos_token_id: 1 in the base, [1, 2] here" in found["config-in-step"].message
+
+
+def test_experts_that_are_not_recognised_are_no_pure_selection(tmp_path):
+    """The MoE blocks of two of three layers changed places."""
+    draft = experts(base_of("mixtral").copy())
+    for name in draft.names("experts.gate_up_proj", "experts.down_proj", "mlp.gate.weight", layer=0):
+        other = name.replace(".0.", ".1.")
+        draft.tensors[name], draft.tensors[other] = draft.tensors[other], draft.tensors[name]
+    base = base_of("mixtral").copy().write(tmp_path / "base")
+    found = examine(base, draft.write(tmp_path / "pruned"), oracle="none")
+    assert found.headline == "a selection in part"
+    assert next(v for v in found.verdicts if v.check == "selection").status is Status.INCONCLUSIVE

@@ -1,6 +1,7 @@
 """The numeric proof of models that do not fit: weights are read when they are used, and the result is the same."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,6 +180,29 @@ def test_memory_that_runs_out_is_no_fault_of_the_folder(tmp_path, monkeypatch):
     assert finding.message.startswith("memory ran out")
     monkeypatch.setattr(causal_module, "leaks", none_left)
     assert causal(evidence).status is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "words"),
+    [
+        ("ImportError: Loading a GPTQ quantized model requires optimum", Status.INCONCLUSIVE, "requires optimum"),
+        ('  File "q.py", line 9, in validate_environment\nRuntimeError: No GPU', Status.INCONCLUSIVE, "No GPU"),
+        ("ValueError: of the pruned folder alone", Status.FAIL, "of the pruned folder alone"),
+        ("ValueError: of both", Status.INCONCLUSIVE, "neither it nor the base"),
+    ],
+)
+def test_what_the_machine_lacks_or_the_base_shows_is_no_fault_of_the_folder(tmp_path, monkeypatch, log, status, words):
+    evidence = write(*pair(tmp_path))
+    both = "alone" not in log
+
+    def load_afresh(arguments):
+        of_base = Path(arguments[0], "model").resolve() == evidence.base_folder.resolve()
+        return 1, log if both or not of_base else "ValueError: another"
+
+    monkeypatch.setattr(loads_whole, "load_afresh", load_afresh)
+    finding = loads_whole.loads_whole(evidence)
+    assert finding.status is status
+    assert words in finding.message
 
 
 def test_a_forward_that_fails_on_both_sides_is_not_blamed_on_the_pruning(tmp_path, monkeypatch):

@@ -29,6 +29,9 @@ _WORDS = {
     "mismatched_keys": "has another shape than the model",
     "error_msgs": "",
 }
+# Where transformers looks for the packages and devices that a quantised format needs, before it reads the folder.
+_REQUIREMENTS = "in validate_environment"
+_NOT_HERE = "this machine lacks what loading the folder needs"
 # A large model is loaded without its values: names and shapes are compared by transformers all the same.
 _WITHOUT_VALUES = """
 import json, sys, transformers
@@ -48,7 +51,12 @@ def loads_whole(evidence: Evidence) -> Finding:
     result, error = loading_report(evidence.pruned_folder, evidence.inventory.nbytes)
     if result is None and is_out_of_memory(error):
         return inconclusive(f"memory ran out while transformers loaded it: {error}")
+    if result is None and error.startswith(_NOT_HERE):
+        return inconclusive(f"{error}; install what is missing, or certify on a machine that has it")
     if result is None:
+        _, theirs = loading_report(evidence.base_folder, evidence.base_inventory.nbytes)
+        if theirs == error:
+            return inconclusive(f"transformers loads neither it nor the base: {error}")
         return failed(f"transformers does not load it: {error}")
     if result:
         base, _ = loading_report(evidence.base_folder, evidence.base_inventory.nbytes)
@@ -99,7 +107,10 @@ def _without_values(folder: Path) -> tuple[Mapping[str, list[str]] | None, str]:
 
 def _ended(code: int, log: str) -> str:
     """Description of a process that ended without loading the folder."""
-    return f"out of memory: {last_error(log)}" if is_out_of_memory(log, code) else last_error(log)
+    error = last_error(log)
+    if _REQUIREMENTS in log or error.startswith(("ImportError", "ModuleNotFoundError")):
+        return f"{_NOT_HERE}: {error}"
+    return f"out of memory: {error}" if is_out_of_memory(log, code) else error
 
 
 def last_error(text: str) -> str:

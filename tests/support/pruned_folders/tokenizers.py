@@ -7,10 +7,12 @@ import string
 from pathlib import Path
 
 import torch
+from foundry import Draft
 
 from pruned_folders.catalogue import right, wrong
 from pruned_folders.configuration import STEP
-from pruned_folders.scripts import experts
+from pruned_folders.dropped_layers import dropped
+from pruned_folders.scripts import SHUFFLED, experts
 
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 SIZE, END, START = 128, 124, 125
@@ -92,6 +94,50 @@ def _(folder, draft):
     for name in draft.names("embed_tokens.weight", "lm_head.weight"):
         draft.tensors[name][[3, 30, 60, 61, 90, 100, 101, 127]] = 0
     renumbered(folder, draft, KEPT)
+
+
+def _with_rows(draft, order):
+    return draft.take(draft.names("embed_tokens.weight", "lm_head.weight"), 0, order).set(vocab_size=len(order))
+
+
+def _write_tokenizers(folder, order):
+    write_tokenizer(folder / "base", tokenizer())
+    write_tokenizer(folder / "pruned", tokenizer(order), eos_token_id=order.index(END))
+
+
+@right("tokens-hidden-channels-experts-and-a-cast", "qwen3_moe")
+def _(folder, draft):
+    draft.write(folder / "base")
+    made = _with_rows(draft.copy().keep_hidden(list(range(40, 8, -1)), 48), KEPT)
+    experts(made, SHUFFLED).cast(torch.bfloat16).write(folder / "pruned", shards="60KB")
+    _write_tokenizers(folder, KEPT)
+
+
+@right("tokens-in-another-order-layers-and-experts", "mixtral")
+def _(folder, draft):
+    draft.write(folder / "base")
+    _with_rows(experts(dropped(draft.copy())), TURNED).write(folder / "pruned")
+    _write_tokenizers(folder, TURNED)
+
+
+def _tied(folder, order):
+    base = Draft.of("qwen3_moe", tie_word_embeddings=True)
+    base.write(folder / "base")
+    made = experts(base.copy())
+    rows = made.tensors["model.embed_tokens.weight"][torch.as_tensor(order)].contiguous()
+    made.tensors |= {"model.embed_tokens.weight": rows, "lm_head.weight": rows}
+    made.write(folder / "pruned")
+    _write_tokenizers(folder, TURNED)
+
+
+@right("renumbered-tokens-of-a-tied-head", "qwen3_moe")
+def _(folder, draft):
+    _tied(folder, TURNED)
+
+
+@wrong("renumbered-tokens-of-a-tied-head-two-exchanged", "qwen3_moe", "untouched", "token 50 ('ay') holds the row")
+def _(folder, draft):
+    _tied(folder, [*TURNED[:50], TURNED[51], TURNED[50], *TURNED[52:]])
 
 
 @wrong("renumbered-tokenizer-beside-rows-that-stayed", "qwen3_moe", "untouched", "holds the row of the base's token")
