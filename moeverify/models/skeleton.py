@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 Attribute = tuple[str, str]  # (module, name)
+PlainAttributes = Mapping[str, Mapping[str, Any]]
+_PLAIN = (int, float, str, tuple, list, type(None))
 
 
 def has_config(model: nn.Module) -> TypeGuard[PreTrainedModel]:
@@ -74,21 +76,22 @@ def shapes_of(model: nn.Module) -> Shapes:
     return result
 
 
-def changed_attributes(
-    before: nn.Module, after: nn.Module, modules: Mapping[str, nn.Module] | None = None
-) -> dict[Attribute, Any]:
-    """Plain public attributes (numbers, names, lists of them) that differ between two builds, with the new value.
+def plain_attributes(model: nn.Module) -> PlainAttributes:
+    """Public attributes that are numbers, names or lists of them, by the path of each module."""
+    return {
+        path: {n: v for n, v in vars(module).items() if not n.startswith("_") and isinstance(v, _PLAIN)}
+        for path, module in model.named_modules()
+    }
 
-    ``modules``: those of ``before`` by name, if they are known.
-    """
-    plain = (int, float, str, tuple, list, type(None))
-    modules = dict(before.named_modules()) if modules is None else modules
+
+def changed_attributes(before: nn.Module | PlainAttributes, after: nn.Module) -> dict[Attribute, Any]:
+    """Plain public attributes that differ between two builds, with the new value."""
+    known = plain_attributes(before) if isinstance(before, nn.Module) else before
     changes = {}
     for path, module in after.named_modules():
-        old = vars(modules[path]) if path in modules else {}
-        for name, value in vars(module).items():
-            if name.startswith("_") or name not in old or old[name] is value:
-                continue
-            if isinstance(value, plain) and isinstance(old[name], plain) and old[name] != value:
+        now = vars(module)
+        for name, was in known.get(path, {}).items():
+            value = now.get(name, was)
+            if value is not was and isinstance(value, _PLAIN) and value != was:
                 changes[path, name] = value
     return changes

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from moeverify.models.alike_layers import alike_layers, representatives
-from moeverify.models.skeleton import Attribute, Shapes, changed_attributes
+from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, plain_attributes
 from moeverify.pruning.configuration.built import Built
 
 
@@ -50,7 +50,7 @@ class ShortBuilds:
     """
 
     def __init__(self, original: nn.Module, base: Shapes, prefix: str = "") -> None:
-        self._original, self._modules = original, dict(original.named_modules())
+        self._modules, self._attributes = dict(original.named_modules()), plain_attributes(original)
         self._layers = {layer.path: layer for layer in _layers(original) if layer.path.startswith(prefix)}
         self._by_type: dict[type, list[_Layer]] = defaultdict(list)
         for path, layer in self._layers.items():
@@ -85,7 +85,7 @@ class ShortBuilds:
             raise OtherTensors
         if not self._in_place(model, made):
             return None
-        attributes = changed_attributes(self._original, model, self._modules)
+        attributes = changed_attributes(self._attributes, model)
         if shapes.keys() != self._names or not self._agree(shapes, attributes):
             return None
         return Built({name: shapes[source] for name, source in self._tensors.items()}, self._in_all(attributes))
