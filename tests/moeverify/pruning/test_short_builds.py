@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Qwen3MoeConfig, Qwen
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeAttention
 
 import moeverify as mv
+from moeverify.pruning.configuration.document import config_from, document_of
 from moeverify.pruning.configuration.probe import Probe
 from moeverify.pruning.configuration.short_builds import ShortBuilds
 
@@ -146,3 +147,11 @@ def test_constructors_are_as_they_were():
     original = Layer.__init__
     plan(stack())
     assert Layer.__init__ is original
+
+
+def test_configurations_keep_their_own_text():
+    config = Qwen3MoeConfig(num_hidden_layers=3)
+    before = repr(config)
+    made = config_from(config, document_of(config))
+    assert repr(config) == before
+    assert repr(made).startswith("Qwen3MoeConfig {")
