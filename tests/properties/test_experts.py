@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from everyday import everyday
 
 from moeverify.pruning.choice import rounding
 from moeverify.suites.properties import NotApplicable, PropertyFailed, check_property, removal
@@ -25,7 +26,7 @@ SPECS = {
 NAMES = ("truth", "expert-removal", "experts-and-channels", "kept-experts-permuted", "expert-permutation")
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", everyday(SPECS, ("plain", "groups", "ids")))
 @pytest.mark.parametrize("name", NAMES)
 def test_holds_on_every_kind_of_router(name, kind):
     check_property(name, SPECS[kind])
