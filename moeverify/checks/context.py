@@ -146,11 +146,14 @@ class Context:
 
     @cached_property
     def without_laboratory(self) -> str:
-        """Why the original gives no gradients in float64; empty if it does."""
+        """Why the original gives no gradients in float64, with the remedy; empty if it does."""
         try:
             self.laboratory  # noqa: B018
         except Exception as error:  # whatever the original raises: nothing of the subject has part in it
-            return f"the original gives no gradients in float64: {left_by(error)}"
+            return (
+                f"the original gives no gradients in float64: {left_by(error)}; give example inputs in tensors, lists, "
+                "dicts or dataclasses, which can be cast"
+            )
         return ""
 
     @cached_property

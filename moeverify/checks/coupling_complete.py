@@ -31,7 +31,7 @@ def coupling_complete(context: Context) -> Finding:
     if wrong is not None:
         return wrong
     if reason := context.without_laboratory:
-        return inconclusive(f"{reason}; give example inputs in tensors, lists, dicts or dataclasses, which can be cast")
+        return inconclusive(reason)
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
     zeroed = joint(unit.zeroed for unit in chosen)

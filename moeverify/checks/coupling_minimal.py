@@ -43,7 +43,7 @@ def coupling_minimal(context: Context) -> Finding:
     if wrong is not None:
         return wrong
     if reason := context.without_laboratory:
-        return inconclusive(f"{reason}; give example inputs in tensors, lists, dicts or dataclasses, which can be cast")
+        return inconclusive(reason)
     laboratory = context.laboratory
     chosen = chosen_units(context.seed, laboratory, classes)
     for unit in _suspects(laboratory, chosen):

@@ -7,13 +7,13 @@ transformers' ``per_layer_config`` alike. All of them are paths such as ``("text
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moeverify.base.entries import Document, EntryPath
 from moeverify.base.scratch import scratch_folder
+from moeverify.pruning.configuration.replaced import replaced
 
 # Sizes never depend on which token ends a text, nor on the library that wrote the file.
 _NO_SIZES = ("_token_id", "_token_ids", "_token_index", "transformers_version", "id2label", "label2id")
@@ -32,26 +32,13 @@ def config_from(config: Any, document: Document) -> Any:
 
     Raises whatever the class raises for entries that it does not accept.
     """
-    with _without_text(type(config)):
+    # ``from_dict`` makes a text of each new configuration, for a log at level info.
+    with replaced(type(config), "__repr__", object.__repr__):
         made = type(config).from_dict(copy.deepcopy(document))
     for private in PRIVATE:
         if getattr(config, private, None) is not None:
             setattr(made, private, getattr(config, private))
     return made
-
-
-@contextlib.contextmanager
-def _without_text(kind: type) -> Iterator[None]:
-    """A context that spares the text of each new configuration, which ``from_dict`` makes for a log at level info."""
-    own = vars(kind).get("__repr__")
-    kind.__repr__ = object.__repr__  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        if own is not None:
-            kind.__repr__ = own  # type: ignore[method-assign]
-        else:
-            del kind.__repr__
 
 
 def written_and_loaded(config: Any) -> Any:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from moeverify.pruning.configuration.replaced import replaced
+
 
 @contextlib.contextmanager
 def recorded_reads(config: Any) -> Iterator[set[str]]:
@@ -17,21 +19,9 @@ def recorded_reads(config: Any) -> Iterator[set[str]]:
     classes = [c for c in type(config).__mro__[:-1] if "__getattribute__" in vars(c)] or [type(config)]
     with contextlib.ExitStack() as stack:
         for kind in classes:
-            stack.enter_context(_recording(kind, names))
+            noting = _noting(cast(Any, kind).__getattribute__, names)
+            stack.enter_context(replaced(kind, "__getattribute__", noting))
         yield names
-
-
-@contextlib.contextmanager
-def _recording(kind: type, names: set[str]) -> Iterator[None]:
-    own, original = "__getattribute__" in vars(kind), cast(Any, kind).__getattribute__
-    kind.__getattribute__ = _noting(original, names)  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        if own:
-            kind.__getattribute__ = original  # type: ignore[method-assign]
-        else:
-            del kind.__getattribute__  # type: ignore[misc]
 
 
 def _noting(original: Callable[[Any, str], Any], names: set[str]) -> Callable[[Any, str], Any]:

@@ -19,6 +19,7 @@ from torch import nn
 from moeverify.models.alike_layers import alike_layers, representatives
 from moeverify.models.skeleton import Attribute, Shapes, changed_attributes, plain_attributes
 from moeverify.pruning.configuration.built import Built
+from moeverify.pruning.configuration.replaced import replaced
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,9 @@ def _one_generation_config() -> Iterator[None]:
     except ImportError:
         yield
         return
-    own, empty = vars(GenerationConfig)["from_model_config"], GenerationConfig()
-    GenerationConfig.from_model_config = staticmethod(lambda *_, **__: empty)  # type: ignore[method-assign,assignment]
-    try:
+    empty = GenerationConfig()
+    with replaced(GenerationConfig, "from_model_config", staticmethod(lambda *_, **__: empty)):
         yield
-    finally:
-        GenerationConfig.from_model_config = own  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -167,7 +165,7 @@ def _intercepted(kind: type, built: Sequence[bool], made: list[nn.Module]) -> It
     """A context that records new modules of exactly this type; the n-th is empty unless ``built[n]``. One more than
     ``built`` is built, any further ones are empty.
     """
-    own, original = "__init__" in vars(kind), kind.__init__  # type: ignore[misc]
+    original = kind.__init__  # type: ignore[misc]
 
     def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         if type(self) is not kind:
@@ -180,11 +178,5 @@ def _intercepted(kind: type, built: Sequence[bool], made: list[nn.Module]) -> It
         else:
             nn.Module.__init__(self)
 
-    kind.__init__ = init  # type: ignore[misc]
-    try:
+    with replaced(kind, "__init__", init):
         yield
-    finally:
-        if own:
-            kind.__init__ = original  # type: ignore[misc]
-        else:
-            del kind.__init__  # type: ignore[misc]
